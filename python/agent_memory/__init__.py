@@ -1,0 +1,1 @@
+"""agent_memory: a fast, resilient Redis client for Python with a Rust core."""
