@@ -1,0 +1,134 @@
+"""Every exception this package raises by itself, and `Outcome`.
+
+All of them subclass redis-py's, so code written for redis-py keeps working: `RedisUnavailableError` is a
+`redis.exceptions.ConnectionError`, `RedisTimeoutError` a `redis.exceptions.TimeoutError`.
+
+Errors are raised on hot paths (a rejection by an open circuit must cost little), so they only store what they are told and
+build their message in `__str__`. They never carry a password or a stored value.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisPyConnectionError
+from redis.exceptions import ExceptionType, MaxConnectionsError
+from redis.exceptions import TimeoutError as RedisPyTimeoutError
+
+__all__ = [
+    "CircuitOpenError",
+    "ConnectionLimitError",
+    "Outcome",
+    "RecoveryQueueFullError",
+    "RedisTimeoutError",
+    "RedisUnavailableError",
+]
+
+
+class Outcome(enum.IntEnum):
+    """What is known about the effect of a command that raised; every error carries it as `error.outcome`."""
+
+    NOT_SENT = 0
+    """No complete command left this process (or none reached the server): it was not executed."""
+    REJECTED = 1
+    """The server answered that it did not run the command."""
+    APPLIED = 2
+    """The server ran it and answered; a script or transaction may have had effects before it failed."""
+    UNKNOWN = 3
+    """Bytes left and no answer came: it may or may not have been executed, now or a little later."""
+
+
+_OUTCOME_WORDS = {
+    Outcome.NOT_SENT: "not sent",
+    Outcome.REJECTED: "rejected",
+    Outcome.APPLIED: "applied",
+    Outcome.UNKNOWN: "outcome unknown",
+}
+
+
+class _Described:
+    """The facts every error of the client carries, and the message made of them when somebody reads it."""
+
+    # redis-py's base class would set these two in its __init__, which costs more than the rest of a rejection.
+    error_type = ExceptionType.NETWORK
+    status_code: str | None = None
+
+    outcome: Outcome = Outcome.UNKNOWN
+    client: str | None = None
+    endpoint: str | None = None
+    operation: str | None = None
+    state: str | None = None
+    retry_after_s: float | None = None
+    args: tuple[Any, ...]
+
+    def __init__(
+        self,
+        *args: object,
+        outcome: Outcome | None = None,
+        client: str | None = None,
+        endpoint: str | None = None,
+        operation: str | None = None,
+    ) -> None:
+        # BaseException.__new__ has stored args already; calling redis-py's __init__ is what makes its errors slow.
+        if outcome is not None:
+            self.outcome = outcome
+        if client is not None:
+            self.client = client
+        if endpoint is not None:
+            self.endpoint = endpoint
+        if operation is not None:
+            self.operation = operation
+
+    def _reason(self) -> str:
+        return str(self.args[0]) if self.args else "Redis is unavailable"
+
+    def __str__(self) -> str:
+        where = [word for word in (self.client, self.operation) if word]
+        prefix = " ".join(where)
+        if self.endpoint:
+            prefix = f"{prefix} at {self.endpoint}" if prefix else self.endpoint
+        details = [_OUTCOME_WORDS[self.outcome]]
+        if self.state is not None:
+            details.append(f"circuit {self.state}")
+        if self.retry_after_s is not None:
+            details.append(f"next probe in {self.retry_after_s:.1f} s")
+        message = f"{self._reason()} ({', '.join(details)})"
+        return f"{prefix}: {message}" if prefix else message
+
+
+class RedisUnavailableError(_Described, RedisPyConnectionError):
+    """The server could not be reached, or the connection broke.
+
+    Attributes: `outcome`, and where known `client`, `endpoint`, `operation`, `state` of the circuit and `retry_after_s`.
+    """
+
+
+class RedisTimeoutError(_Described, RedisPyTimeoutError):
+    """The server did not answer in time. A timeout does not mean "not executed": look at `outcome`."""
+
+    def _reason(self) -> str:
+        return str(self.args[0]) if self.args else "timed out"
+
+
+class CircuitOpenError(RedisUnavailableError):
+    """The circuit breaker rejected the call without trying: nothing was sent.
+
+    `retry_after_s` is the time until the next probe is allowed.
+    """
+
+    outcome = Outcome.NOT_SENT
+    state = "open"
+
+    def _reason(self) -> str:
+        return str(self.args[0]) if self.args else "rejected, the circuit is open"
+
+
+class ConnectionLimitError(RedisUnavailableError, MaxConnectionsError):
+    """All `max_connections` connections stayed busy for as long as the call may wait. Says nothing about the server."""
+
+    outcome = Outcome.NOT_SENT
+
+
+class RecoveryQueueFullError(RuntimeError):
+    """The recovery queue is at its bound in entries or bytes; the write was not queued."""
