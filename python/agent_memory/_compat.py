@@ -1,0 +1,191 @@
+"""The only module that knows both worlds: what asyncio sources and their generated sync twins call alike.
+
+tools/generate_sync.py turns `AsyncThing` into `Thing` and `async_thing` into `thing`, so everything here comes in such
+pairs with equal signatures. Code that differs beyond names stands under `if ASYNC:`, which the generator prunes.
+
+What a name promises is the same on both sides:
+
+* `spawn` runs a function in the background, in a task or a daemon thread, in an empty contextvars Context, so that a
+  worker does not keep its first caller's variables alive.
+* `Event` may be set from any thread and any event loop: breakers are shared between sync and asyncio clients, and their
+  listeners run wherever the state changed.
+* Nothing here polls: waiting ends by an event, a result or the timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+ASYNC: Final = True
+"""True in asyncio sources; the generator keeps only the other branch in their sync twins."""
+
+AsyncLock = asyncio.Lock
+Lock = threading.Lock
+
+async_sleep = asyncio.sleep
+sleep = time.sleep
+
+# The event loop keeps weak references to its tasks only: without this set a background task may vanish while it waits.
+_background_tasks: set[asyncio.Task[Any]] = set()
+
+
+class AsyncEvent:
+    """A flag that tasks of any event loop wait for and any thread may set."""
+
+    __slots__ = ("_is_set", "_lock", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._lock = threading.Lock()
+        self._waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[bool]]] = deque()
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Raises the flag and wakes all who wait, each in its own event loop."""
+        with self._lock:
+            self._is_set = True
+            waiters, self._waiters = self._waiters, deque()
+        for loop, future in waiters:
+            try:
+                loop.call_soon_threadsafe(_resolve, future)
+            except RuntimeError:
+                pass  # its loop is closed: nobody waits any more
+
+    def clear(self) -> None:
+        """Takes the flag down."""
+        with self._lock:
+            self._is_set = False
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the flag is up, at most `timeout` seconds (None: for ever); returns whether it came up."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._is_set:
+                return True
+            future: asyncio.Future[bool] = loop.create_future()
+            waiter = (loop, future)
+            self._waiters.append(waiter)
+        timer = None if timeout is None else loop.call_later(timeout, _resolve, future, False)
+        try:
+            return await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            with self._lock:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+
+class Event(threading.Event):
+    """A flag that threads wait for and any thread may set."""
+
+
+def _resolve(future: asyncio.Future[bool], result: bool = True) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+class AsyncTask(Generic[T]):
+    """A function at work in the background, in an asyncio task."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self._task = task
+
+    def is_done(self) -> bool:
+        """Whether it has returned or raised."""
+        return self._task.done()
+
+    async def join(self, timeout: float | None = None) -> bool:
+        """Waits for the end, at most `timeout` seconds (None: for ever); returns whether it ended.
+
+        Never raises the error of what it waits for. Returns False at once when called by the background work itself.
+        """
+        if self._task is asyncio.current_task():
+            return False
+        done, _ = await asyncio.wait([self._task], timeout=timeout)
+        return bool(done)
+
+    async def result(self) -> T:
+        """Waits for the end; returns what the function returned or raises what it raised."""
+        return await asyncio.shield(self._task)
+
+
+class Task(Generic[T]):
+    """A function at work in the background, in a daemon thread."""
+
+    __slots__ = ("_error", "_thread", "_value")
+
+    _value: T
+
+    def __init__(self, function: Callable[..., T], args: tuple[Any, ...], name: str | None) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(function, args), name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self, function: Callable[..., T], args: tuple[Any, ...]) -> None:
+        try:
+            self._value = contextvars.Context().run(function, *args)
+        except BaseException as error:  # kept for result(), as an asyncio task keeps it
+            self._error = error
+
+    def is_done(self) -> bool:
+        """Whether it has returned or raised."""
+        return not self._thread.is_alive()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits for the end, at most `timeout` seconds (None: for ever); returns whether it ended.
+
+        Never raises the error of what it waits for. Returns False at once when called by the background work itself.
+        """
+        if self._thread is threading.current_thread():
+            return False
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def result(self) -> T:
+        """Waits for the end; returns what the function returned or raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def async_spawn(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, name: str | None = None) -> AsyncTask[T]:
+    """Runs a coroutine function in a background task of the running event loop; `name` is the task's."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(function(*args), name=name, context=contextvars.Context())
+    _background_tasks.add(task)
+    task.add_done_callback(_background_tasks.discard)
+    return AsyncTask(task)
+
+
+def spawn(function: Callable[..., T], *args: Any, name: str | None = None) -> Task[T]:
+    """Runs a function in a daemon thread, which never keeps the interpreter from exiting; `name` is the thread's."""
+    return Task(function, args, name)
+
+
+async def async_gather(*tasks: AsyncTask[T]) -> list[T]:
+    """The results of spawned tasks, in their order; raises the first error met after all have ended."""
+    for task in tasks:
+        await task.join()
+    return [await task.result() for task in tasks]
+
+
+def gather(*tasks: Task[T]) -> list[T]:
+    """The results of spawned threads, in their order; raises the first error met after all have ended."""
+    for task in tasks:
+        task.join()
+    return [task.result() for task in tasks]
