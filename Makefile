@@ -1,0 +1,115 @@
+# Each target does its own set-up: a virtual environment in .venv, and the wheel built as `pip install .` builds it.
+# What it needs from the machine: Python 3.11 or newer, a Rust toolchain, a C linker, make.
+#
+#   make demo     a real server, traffic, an outage, the recovery; writes demo-report.html
+#   make test     the Rust tests, then the Python tests against the built wheel
+#   make bench    the benches, peers side by side
+#   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
+#   make wheel    the release wheel, in dist/
+#   make clean    removes what the targets above made
+#
+# PYTHON=python3.13 chooses the interpreter, PYTEST_ARGS="-k breaker" is handed to pytest, DEMO_ARGS to the demo.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+PYTHON_SOURCES := pyproject.toml README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
+
+# A toolchain that rustup installed for this user is found even by a shell that has not been told.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-rust test-python bench lint format generate wheel clean check-rust
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+check-rust:
+	@command -v cargo >/dev/null || { echo "missing: cargo (agent_memory has a Rust core; install a Rust toolchain, https://rustup.rs)"; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null \
+		|| { echo "missing: a C linker (cc), which rustc calls; on Debian: apt-get install build-essential"; exit 1; }
+
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON) (Python 3.11 or newer; choose another with PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "too old: $$($(PYTHON) --version 2>&1), agent_memory needs Python 3.11 or newer (choose another with PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "missing: the venv module of $(PYTHON); on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# The build backend's version is the one pyproject.toml asks for, so a build without isolation is the build pip would do.
+$(STAMPS)/build-tools: $(STAMPS)/venv pyproject.toml
+	$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))' > $(STAMPS)/build-requires.txt
+	$(BIN)/pip install --quiet --requirement $(STAMPS)/build-requires.txt
+	@touch $@
+
+# cargo decides what of the Rust is out of date: a change in Python alone only packs the wheel again.
+$(STAMPS)/wheel: $(STAMPS)/build-tools $(RUST_SOURCES) $(PYTHON_SOURCES) | check-rust
+	@rm -rf dist
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	@touch $@
+
+# The wheel with the dependencies of one extra. The extras are resolved again only when pyproject.toml changes.
+$(STAMPS)/extra-%: $(STAMPS)/venv pyproject.toml | $(STAMPS)/wheel
+	$(BIN)/pip install --quiet "$$(echo dist/agent_memory-*.whl)[$*]"
+	@touch $@
+
+$(STAMPS)/installed: $(STAMPS)/wheel
+	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/agent_memory-*.whl
+	@touch $@
+
+wheel: $(STAMPS)/wheel
+	@ls dist/*.whl
+
+# --- what a change is checked with --------------------------------------------------------------------------------------
+
+test: test-rust test-python
+
+test-rust: $(STAMPS)/venv check-rust
+	cargo test --workspace --quiet
+
+test-python: $(STAMPS)/extra-test $(STAMPS)/installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMPS)/extra-lint $(STAMPS)/extra-test $(STAMPS)/installed check-rust
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 \
+		|| { echo "missing: rustfmt or clippy (rustup component add rustfmt clippy)"; exit 1; }
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python tools/generate_sync.py --check
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m mypy.stubtest agent_memory._core
+
+format: $(STAMPS)/extra-lint
+	cargo fmt --all
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	$(BIN)/python tools/generate_sync.py
+
+generate: $(STAMPS)/extra-lint
+	$(BIN)/python tools/generate_sync.py
+
+# --- what it does and how fast ------------------------------------------------------------------------------------------
+
+demo: $(STAMPS)/extra-demo $(STAMPS)/installed
+	$(BIN)/python demo/run.py $(DEMO_ARGS)
+
+bench: $(STAMPS)/extra-bench $(STAMPS)/installed
+	cargo bench --workspace
+	$(BIN)/python -m pytest benches/python $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) target dist demo-report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find python tests benches tools -name __pycache__ -type d -prune -exec rm -rf {} +
