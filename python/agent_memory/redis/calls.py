@@ -1,0 +1,80 @@
+"""What the sync and the asyncio client share about one call: packing, callbacks, timeouts, the words of an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+from redis.exceptions import DataError
+
+from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
+from agent_memory.policy import CommandCategory
+from agent_memory.redis import private
+from agent_memory.redis.commands import NOT_BLOCKING, READING_PIPELINE, blocking_timeout_s
+from agent_memory.redis.plans import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent_memory.policy import Guard, ResiliencePolicy
+    from agent_memory.redis.plans import Plan, PlanTable
+
+__all__ = ["call_back", "deadline_of", "describe", "pack_with_buffers", "pipeline_operation", "read_timeout_s"]
+
+BLOCKING_MARGIN_S: Final = 5.0
+"""How much longer than a blocking command's own timeout its reply may take, where `socket_timeout` is None."""
+
+
+def pack_with_buffers(args: tuple[Any, ...], head: tuple[bytes, ...] | None, error: TypeError) -> bytes:
+    """Pack arguments that hiredis does not take as they are: bytearray and memoryview; raises DataError for the rest."""
+    plain = tuple(bytes(value) if isinstance(value, bytearray | memoryview) else value for value in args)
+    try:
+        return hiredis.pack_command(plain if head is None else (*head, *plain[1:]))
+    except TypeError:
+        raise DataError(str(error)) from None
+
+
+def call_back(callback: Callable[..., Any], reply: Any, options: dict[str, Any]) -> Any:
+    """Shape a reply as redis-py does; the options that are meant for the transport do not reach the callback."""
+    if options:
+        options.pop("keys", None)
+        options.pop(private.NEVER_DECODE, None)
+        options.pop(private.EMPTY_RESPONSE, None)
+    return callback(reply, **options)
+
+
+def read_timeout_s(plan: Plan, args: Sequence[Any], timeout_s: float | None) -> float | None:
+    """How long to wait for the reply: a blocking command gets its own timeout plus the ordinary one as a margin."""
+    if plan.route is not Route.BLOCKING:
+        return timeout_s
+    block_s = blocking_timeout_s(plan.name, args)
+    if block_s is None:
+        return None
+    if block_s == NOT_BLOCKING:
+        return timeout_s
+    return block_s + (BLOCKING_MARGIN_S if timeout_s is None else timeout_s)
+
+
+def deadline_of(resilience: ResiliencePolicy | None, timeout_s: float | None) -> float:
+    """The bound of a whole call, retries and pauses included: the policy's, else twice the socket's timeout (seconds)."""
+    if resilience is not None and resilience.deadline is not None:
+        return resilience.deadline
+    return 2.0 * (private.DEFAULT_SOCKET_TIMEOUT if timeout_s is None else timeout_s)
+
+
+def describe(error: Exception, guard: Guard | None, operation: str) -> None:
+    """Add to an error what the transport does not know: the client, the operation, the state of the circuit."""
+    if isinstance(error, RedisUnavailableError | RedisTimeoutError):
+        error.operation = operation
+        if guard is not None:
+            error.client = guard.name
+            error.state = guard.state
+            if error.state == "open":
+                error.retry_after_s = guard.retry_after_s
+
+
+def pipeline_operation(plans: PlanTable, commands: Sequence[Any], watching: bool) -> str:
+    """The operation a pipeline counts as: as risky as its riskiest command, so only one that reads may be sent again."""
+    if not watching and all(plans[command[0][0]].category is CommandCategory.READ for command in commands):
+        return READING_PIPELINE
+    return "PIPELINE"

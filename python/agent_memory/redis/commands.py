@@ -1,0 +1,117 @@
+"""What kind of command a name is: whether it may be sent again, whether it blocks, whether it changes its connection.
+
+The tables follow the servers' own flags (COMMAND on Valkey 9.1 and Redis 7.0: "readonly", "write", "blocking"); what those
+do not say is added by hand: questions about the server that carry no flag (PING, INFO, …), and which writes are absolute.
+A name that is in no table counts as a relative write, the category that is never sent twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_memory.policy import CommandCategory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["NOT_BLOCKING", "READING_PIPELINE", "blocking_timeout_s", "category_of"]
+
+READING_PIPELINE: Final = "PIPELINE (READS)"
+"""The operation that a pipeline of reads counts as; any other is a "PIPELINE"."""
+
+_READS: Final = frozenset(
+    """
+    BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH GEOPOS
+    GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETRANGE HEXISTS HEXPIRETIME HGET HGETALL HKEYS HLEN HMGET
+    HPEXPIRETIME HPTTL HRANDFIELD HSCAN HSTRLEN HTTL HVALS KEYS LCS LINDEX LLEN LOLWUT LPOS LRANGE MGET PEXPIRETIME
+    PFCOUNT PTTL RANDOMKEY SCAN SCARD SDIFF SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER SORT_RO SRANDMEMBER SSCAN
+    STRLEN SUBSTR SUNION TOUCH TTL TYPE XLEN XPENDING XRANGE XREAD XREVRANGE ZCARD ZCOUNT ZDIFF ZINTER ZINTERCARD
+    ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE
+    ZREVRANK ZSCAN ZSCORE ZUNION ECHO INFO LASTSAVE PING ROLE TIME
+    """.split()
+) | frozenset(
+    {
+        "ACL CAT", "ACL GETUSER", "ACL LIST", "ACL USERS", "ACL WHOAMI", "CLIENT GETNAME", "CLIENT ID", "CLIENT INFO",
+        "CLIENT LIST", "CLUSTER COUNTKEYSINSLOT", "CLUSTER GETKEYSINSLOT", "CLUSTER INFO", "CLUSTER KEYSLOT",
+        "CLUSTER LINKS", "CLUSTER MYID", "CLUSTER NODES", "CLUSTER REPLICAS", "CLUSTER SHARDS", "CLUSTER SLOTS", "COMMAND",
+        "COMMAND COUNT", "COMMAND DOCS", "COMMAND GETKEYS", "COMMAND INFO", "COMMAND LIST", "CONFIG GET", "FUNCTION DUMP",
+        "FUNCTION LIST", "FUNCTION STATS", "LATENCY HISTORY", "LATENCY LATEST", "MEMORY STATS", "MEMORY USAGE",
+        "MODULE LIST", "OBJECT ENCODING", "OBJECT FREQ", "OBJECT IDLETIME", "OBJECT REFCOUNT", "PUBSUB CHANNELS",
+        "PUBSUB NUMPAT", "PUBSUB NUMSUB", "PUBSUB SHARDCHANNELS", "PUBSUB SHARDNUMSUB", "SCRIPT EXISTS", "SLOWLOG GET",
+        "SLOWLOG LEN", "XINFO CONSUMERS", "XINFO GROUPS", "XINFO STREAM", READING_PIPELINE,
+    }
+)  # fmt: skip
+
+_ABSOLUTE_WRITES: Final = frozenset(
+    """
+    DEL EXPIREAT HDEL HMSET HSET HSETEX LSET MSET PERSIST PEXPIREAT PFADD PSETEX SADD SET SETBIT SETEX SETRANGE SREM
+    UNLINK XACK XDEL ZADD ZREM
+    """.split()
+)
+"""Sending them again leaves the same data, as long as nobody else wrote in between; SET and ZADD with conditions do not."""
+
+_BLOCKING: Final = frozenset(
+    """
+    BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN WAIT WAITAOF XREAD XREADGROUP
+    """.split()
+)
+_CONNECTION_STATE: Final = frozenset(
+    """
+    ASKING AUTH DISCARD EXEC HELLO MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY READWRITE REPLCONF RESET
+    SELECT SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WATCH
+    """.split()
+) | frozenset(
+    {
+        "CLIENT CACHING", "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT", "CLIENT NO-TOUCH", "CLIENT REPLY",
+        "CLIENT SETINFO", "CLIENT SETNAME", "CLIENT TRACKING",
+    }
+)  # fmt: skip
+
+NOT_BLOCKING: Final = -1.0
+"""What `blocking_timeout_s` returns for a command that answers at once."""
+
+
+def category_of(name: str) -> CommandCategory:
+    """The category of a command name ("GET", "CONFIG GET"; upper case)."""
+    if name in _CONNECTION_STATE:
+        return CommandCategory.CONNECTION_STATE
+    if name in _BLOCKING:
+        return CommandCategory.BLOCKING
+    if name in _READS:
+        return CommandCategory.READ
+    if name in _ABSOLUTE_WRITES:
+        return CommandCategory.ABSOLUTE_WRITE
+    return CommandCategory.RELATIVE_WRITE
+
+
+def blocking_timeout_s(name: str, args: Sequence[Any]) -> float | None:
+    """How long the server may keep a command of the blocking family: seconds, None for ever, NOT_BLOCKING for at once.
+
+    `args` is the whole command, its name first. An argument that cannot be read as a number is left to the server to refuse.
+    """
+    milliseconds = False
+    if name in {"XREAD", "XREADGROUP"}:
+        position = _position_of_block(args)
+        if position is None:
+            return NOT_BLOCKING
+        value, milliseconds = args[position], True
+    elif name in {"WAIT", "WAITAOF"}:
+        value, milliseconds = args[-1], True
+    elif name in {"BLMPOP", "BZMPOP"}:
+        value = args[1] if len(args) > 1 else 0
+    else:
+        value = args[-1]
+    try:
+        timeout_s = float(value) / (1000.0 if milliseconds else 1.0)
+    except (TypeError, ValueError):
+        return NOT_BLOCKING
+    return timeout_s if timeout_s > 0 else None
+
+
+def _position_of_block(args: Sequence[Any]) -> int | None:
+    for index, argument in enumerate(args[:-1]):
+        if index > 0 and argument in ("BLOCK", b"BLOCK", "block", b"block"):
+            return index + 1
+        if argument in ("STREAMS", b"STREAMS", "streams", b"streams"):
+            return None  # what follows are keys and ids
+    return None

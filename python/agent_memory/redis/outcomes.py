@@ -1,0 +1,117 @@
+"""What an error says about the command: the kind of failure (for the guard) and the outcome (for the caller).
+
+Two places ask: the transports, which attach an outcome to every error reply as it is parsed (`reply_error`), and whoever
+guards a call, who must tell a sick server from a caller's mistake (`classify`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from redis import exceptions as redis_py
+
+from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.policy import FailureKind
+from agent_memory.redis.private import parse_reply_error
+
+__all__ = ["ERRORS_OF_CONNECTIONS", "as_ours", "classify", "reply_error"]
+
+# First words of error replies that say "I did not run this, and it is not the command's fault".
+_UNAVAILABLE_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
+"""The server cannot serve anybody now: counts for the breaker, may be retried."""
+_RETRYABLE_CODES: Final = frozenset({"TRYAGAIN", "READONLY", "NOREPLICAS"})
+"""This command could not run here and now: may be retried, does not count for the breaker."""
+
+ERRORS_OF_CONNECTIONS: Final = (redis_py.ConnectionError, redis_py.TimeoutError, OSError, asyncio.IncompleteReadError)
+"""What a broken or missing connection raises, in our transports, in redis-py's and in injected clients."""
+
+_CALLERS_CONNECTION_ERRORS: Final = (
+    redis_py.MaxConnectionsError,
+    redis_py.AuthenticationError,
+    redis_py.AuthorizationError,
+    ConnectionLimitError,
+)
+"""ConnectionErrors by type that say nothing about the health of the server."""
+
+
+class _ReplyFacts:
+    """What the first word of an error reply decides."""
+
+    __slots__ = ("kind", "outcome")
+
+    def __init__(self, kind: FailureKind | None, outcome: Outcome) -> None:
+        self.kind = kind
+        self.outcome = outcome
+
+
+_ORDINARY: Final = _ReplyFacts(None, Outcome.REJECTED)
+_UNAVAILABLE: Final = _ReplyFacts(FailureKind.UNAVAILABLE_REPLY, Outcome.REJECTED)
+_RETRYABLE: Final = _ReplyFacts(FailureKind.REJECTED_REPLY, Outcome.REJECTED)
+_PARTIAL: Final = _ReplyFacts(None, Outcome.APPLIED)
+
+_SCRIPT_MARKS: Final = ("script:", "user_script", "Error running script", "on @user_function")
+
+
+def _facts_of(text: str) -> _ReplyFacts:
+    code = text.split(" ", 1)[0]
+    # A script that fails half-way answers with the code of the command that failed in it ("READONLY … script: 4e6d…"):
+    # what it did before has happened, so such a reply must not look like "did not run".
+    if any(mark in text for mark in _SCRIPT_MARKS):
+        return _PARTIAL
+    if code in _UNAVAILABLE_CODES:
+        return _UNAVAILABLE
+    if code in _RETRYABLE_CODES:
+        return _RETRYABLE
+    if text == "ERR max number of clients reached":
+        return _UNAVAILABLE
+    return _ORDINARY
+
+
+def reply_error(text: str) -> Exception:
+    """The exception for one error reply: redis-py's class, with `.outcome` and the kind the guard needs attached."""
+    error: Exception = parse_reply_error(text)
+    facts = _facts_of(text)
+    error.outcome = facts.outcome  # type: ignore[attr-defined]
+    error.failure_kind = facts.kind  # type: ignore[attr-defined]
+    return error
+
+
+def classify(error: BaseException) -> tuple[FailureKind | None, Outcome]:
+    """The kind of failure and the outcome of `error`, whoever raised it.
+
+    The kind is None when the server answered and is well (WRONGTYPE, a caller's bug, …): such an error is passed on and
+    counts neither for nor against the server. An error of a foreign client whose outcome is not stated is UNKNOWN unless
+    its type proves more.
+    """
+    outcome: Outcome | None = getattr(error, "outcome", None)
+    if isinstance(error, _CALLERS_CONNECTION_ERRORS):
+        return FailureKind.CLIENT, Outcome.NOT_SENT if outcome is None else outcome
+    if isinstance(error, redis_py.ResponseError | redis_py.BusyLoadingError):
+        kind = getattr(error, "failure_kind", None)
+        if outcome is None:  # raised by redis-py's own path: its text lost the code, its class kept it
+            facts = _facts_of(f"{getattr(error, 'status_code', None) or ''} {error}")
+            kind, outcome = facts.kind, facts.outcome
+        return kind, outcome
+    if isinstance(error, redis_py.TimeoutError | TimeoutError):
+        return FailureKind.TIMEOUT, Outcome.UNKNOWN if outcome is None else outcome
+    if isinstance(error, ERRORS_OF_CONNECTIONS):
+        refused = outcome is Outcome.NOT_SENT or isinstance(error, ConnectionRefusedError)
+        if outcome is None:
+            outcome = Outcome.NOT_SENT if refused else Outcome.UNKNOWN
+        return (FailureKind.REFUSED if refused else FailureKind.RESET), outcome
+    return None, Outcome.UNKNOWN if outcome is None else outcome
+
+
+def as_ours(error: Exception, endpoint: str) -> Exception:
+    """The same error as a class of this package, with its outcome, where it came out of redis-py's own path.
+
+    Errors that are ours already, replies of the server and callers' bugs come back as they are.
+    """
+    if isinstance(error, RedisUnavailableError | RedisTimeoutError) or not isinstance(error, ERRORS_OF_CONNECTIONS):
+        return error
+    kind, outcome = classify(error)
+    if kind is FailureKind.CLIENT or kind is FailureKind.UNAVAILABLE_REPLY:
+        return error
+    ours = RedisTimeoutError if kind is FailureKind.TIMEOUT else RedisUnavailableError
+    return ours(str(error) or type(error).__name__, outcome=outcome, endpoint=endpoint)

@@ -1,0 +1,87 @@
+"""What has to be known about a command name before it is sent, looked up once and kept.
+
+A `Plan` binds a name to its category, to the guard's handle for it and to the way it travels. Clients keep one `PlanTable`;
+the lookup is one dictionary access on the hot path.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_memory._core import monotonic_ns
+from agent_memory.policy import CommandCategory
+from agent_memory.redis.commands import category_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_memory._core import Guard
+
+__all__ = ["Plan", "PlanTable", "Route"]
+
+MAX_PLANS: Final = 1_024
+"""Bound of remembered names: far more than servers have commands, few enough that invented names cannot fill memory."""
+
+
+class Route(enum.IntEnum):
+    """The way a command travels."""
+
+    SHARED = 0
+    """With all others: over an idle socket or the shared connection."""
+    BLOCKING = 1
+    """On a leased connection whose read deadline is the command's own timeout plus a margin."""
+    STATE = 2
+    """On a leased connection that is closed afterwards, because the command changes the connection."""
+
+
+class Plan:
+    """Everything the hot path needs of one command name."""
+
+    __slots__ = ("abandon", "admit", "answered_error", "category", "failure", "head", "name", "route", "success")
+
+    def __init__(self, name: str, guard: Guard | None) -> None:
+        self.name = name
+        self.category = category_of(name)
+        words = name.split()
+        self.head: tuple[bytes, ...] | None = tuple(word.encode() for word in words) if len(words) > 1 else None
+        self.route = {
+            CommandCategory.BLOCKING: Route.BLOCKING,
+            CommandCategory.CONNECTION_STATE: Route.STATE,
+        }.get(self.category, Route.SHARED)
+        operation: Any = _Unguarded if guard is None else guard.operation(name, category=int(self.category))
+        self.admit: Callable[[], int] = operation.admit
+        self.success: Callable[[int], None] = operation.success
+        self.failure: Callable[[int, int, int, int, int, int], float] = operation.failure
+        self.abandon: Callable[[int], None] = operation.abandon
+        self.answered_error: Callable[[int], None] = operation.answered_error
+
+
+class PlanTable(dict[Any, Plan]):
+    """Plans by the first argument of a command, made when they are first asked for; safe to share between threads."""
+
+    def __init__(self, guard: Guard | None) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def __missing__(self, first: Any) -> Plan:
+        name = (first if isinstance(first, str) else bytes(first).decode("utf-8", "replace")).strip().upper()
+        plan = Plan(name, self._guard)
+        if len(self) < MAX_PLANS:
+            self[first] = plan
+        return plan
+
+
+def _ignore(_permit: int) -> None:
+    """Nobody guards: nothing is recorded."""
+
+
+class _Unguarded:
+    """The handle of a view without a guard: every call is admitted, nothing is retried."""
+
+    admit = staticmethod(monotonic_ns)
+    success = abandon = answered_error = staticmethod(_ignore)
+
+    @staticmethod
+    def failure(*_facts: int) -> float:
+        return -1.0

@@ -1,0 +1,182 @@
+"""The names of redis-py (8.1) that are not public API and that this package needs all the same, in one place.
+
+redis-py connects and handshakes; the transports take over the socket afterwards. What that takes of redis-py's inside is
+here and nowhere else, so that a new redis-py is checked by reading one file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, cast
+
+import redis
+import redis.asyncio
+from redis._defaults import DEFAULT_SOCKET_TIMEOUT
+from redis._parsers.base import BaseParser
+from redis._parsers.helpers import get_response_callbacks
+from redis.asyncio.connection import Connection as AsyncConnection
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
+from redis.exceptions import ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+from redis.utils import SENTINEL
+
+__all__ = [
+    "DEFAULT_SOCKET_TIMEOUT",
+    "EMPTY_RESPONSE",
+    "NEVER_DECODE",
+    "SENTINEL",
+    "AsyncConnection",
+    "BaseParser",
+    "CaseInsensitiveDict",
+    "async_connect",
+    "blocking_connect",
+    "callbacks_after_fallback",
+    "detach_stream",
+    "detach_socket",
+    "is_stock_async_pool",
+    "is_stock_pool",
+    "new_async_connection",
+    "new_connection",
+    "no_async_retries",
+    "no_maintenance_notifications",
+    "no_retries",
+    "parse_reply_error",
+]
+
+
+def parse_reply_error(text: str) -> Exception:
+    """redis-py's exception for the text of an error reply."""
+    return cast(Exception, BaseParser.parse_error(text))
+
+
+def callbacks_after_fallback(asked: int | None, legacy_responses: bool) -> dict[str, Any]:
+    """The callbacks that give RESP2 replies the shapes that the client would have shown over RESP3.
+
+    Redis-py has three such shapes: today's (no protocol named), RESP3's own, and the unified one; the last two are what its
+    unified RESP2 callbacks make.
+    """
+    legacy = legacy_responses and asked is None
+    return dict(CaseInsensitiveDict(get_response_callbacks(user_protocol=2, legacy_responses=legacy)))
+
+
+def is_stock_pool(pool: Any) -> bool:
+    """Whether the pool and its connections are redis-py's own, so that a transport may connect in the pool's place."""
+    return type(pool) in _STOCK_POOLS and pool.connection_class in _STOCK_CONNECTIONS and pool.cache is None
+
+
+def is_stock_async_pool(pool: Any) -> bool:
+    """The same for an asyncio pool."""
+    return type(pool) in _STOCK_ASYNC_POOLS and pool.connection_class in _STOCK_ASYNC_CONNECTIONS
+
+
+_STOCK_POOLS = frozenset({redis.ConnectionPool, redis.BlockingConnectionPool})
+_STOCK_CONNECTIONS = frozenset({redis.Connection, redis.SSLConnection, redis.UnixDomainSocketConnection})
+_STOCK_ASYNC_POOLS = frozenset({redis.asyncio.ConnectionPool, redis.asyncio.BlockingConnectionPool})
+_STOCK_ASYNC_CONNECTIONS = frozenset(
+    {redis.asyncio.Connection, redis.asyncio.SSLConnection, redis.asyncio.UnixDomainSocketConnection}
+)
+
+
+# A notice that a server is about to move would relax the timeouts of a redis-py connection; ours are swept elsewhere.
+_MAINTENANCE_ARGUMENTS = frozenset(
+    {
+        "maint_notifications_pool_handler",
+        "maintenance_notification_hash",
+        "orig_host_address",
+        "orig_socket_timeout",
+        "orig_socket_connect_timeout",
+        "oss_cluster_maint_notifications_handler",
+    }
+)
+
+
+def _arguments(pool: Any) -> dict[str, Any]:
+    # Retries are the guard's: redis-py's default of ten inside each of ours would multiply. Health checks would send a
+    # PING of their own into a stream that is ours.
+    arguments = {name: value for name, value in pool.connection_kwargs.items() if name not in _MAINTENANCE_ARGUMENTS}
+    arguments["health_check_interval"] = 0
+    arguments["maint_notifications_config"] = no_maintenance_notifications()
+    return arguments
+
+
+def no_retries() -> Retry:
+    """redis-py's way of saying "once"."""
+    return Retry(NoBackoff(), 0)
+
+
+def no_async_retries() -> AsyncRetry:
+    """The same for asyncio."""
+    return AsyncRetry(NoBackoff(), 0)
+
+
+def no_maintenance_notifications() -> MaintNotificationsConfig:
+    """The setting that saves the handshake the question whether the server announces its maintenance."""
+    return MaintNotificationsConfig(enabled=False)
+
+
+def new_connection(pool: Any) -> redis.Connection:
+    """An unconnected connection as `pool` would make it, without retries of its own."""
+    connection = pool.connection_class(**_arguments(pool))
+    connection.retry = no_retries()
+    return cast(redis.Connection, connection)
+
+
+def new_async_connection(pool: Any) -> AsyncConnection:
+    """The same for asyncio."""
+    connection = pool.connection_class(**_arguments(pool))
+    connection.retry = no_async_retries()
+    return cast(AsyncConnection, connection)
+
+
+def _hello_was_refused(error: ResponseError, connection: Any) -> bool:
+    # Servers before 6.0 do not know HELLO, a proxy may not pass it, an ACL may forbid it, -NOPROTO says "not version 3".
+    return int(connection.protocol) == 3 and ("hello" in str(error).lower() or "NOPROTO" in str(error))
+
+
+def blocking_connect(connection: redis.Connection) -> None:
+    """Connect and handshake; a server that refuses HELLO gets RESP2. Raises redis-py's errors."""
+    try:
+        connection.connect()
+    except ResponseError as error:
+        connection.disconnect()
+        if not _hello_was_refused(error, connection):
+            raise
+        connection.protocol = 2
+        connection.connect()
+
+
+async def async_connect(connection: AsyncConnection) -> None:
+    """The same for asyncio."""
+    try:
+        await connection.connect()
+    except ResponseError as error:
+        await connection.disconnect(nowait=True)
+        if not _hello_was_refused(error, connection):
+            raise
+        connection.protocol = 2
+        await connection.connect()
+
+
+def detach_socket(connection: redis.Connection) -> socket.socket:
+    """The connected socket of a connection; the connection keeps it too, so that disconnect() still closes it."""
+    return cast(socket.socket, connection._sock)
+
+
+def detach_stream(connection: AsyncConnection) -> tuple[asyncio.Transport, asyncio.StreamWriter]:
+    """Take the asyncio transport out of a freshly connected connection.
+
+    Returns the transport and the StreamWriter, which must be kept as long as the transport: its finaliser closes it.
+    Afterwards the connection counts itself as not connected.
+    """
+    writer, reader = connection._writer, connection._reader
+    assert writer is not None
+    assert reader is not None
+    connection._reader = connection._writer = None
+    connection._parser.on_disconnect()
+    # Nothing can be buffered: the handshake is request and answer, and nothing was subscribed to.
+    assert not cast(Any, reader)._buffer
+    return cast(asyncio.Transport, writer.transport), writer

@@ -1,0 +1,447 @@
+"""The transport of the synchronous client: a last-in-first-out list of idle blocking sockets.
+
+A call takes a channel (one connected socket and its reply reader) off the list, sends, receives, parses and puts it back.
+`list.pop` and `list.append` are atomic, so the common path takes no lock; the lock is for the rare things: connecting,
+waiting at the bound of `max_connections`, closing, forking.
+
+Rules
+- A channel is on the idle list only between a complete reply and the next command. Whatever interrupts a round trip (an
+  error, a timeout, KeyboardInterrupt) closes the channel: a stream that may be out of step is never used again.
+- Timeouts are the kernel's (SO_RCVTIMEO and SO_SNDTIMEO on a blocking socket: no poll() per call). Where those cannot be
+  trusted (TLS, sockets patched by gevent) `settimeout` is used instead. They bound one system call; the deadline of the
+  whole attempt is checked after every partial read, and the kernel's timeout is shortened to what is left of it, so a
+  server that drips bytes cannot stretch a call.
+- A child of fork() starts with an empty list and never touches a socket of its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+from redis import exceptions as redis_py
+
+from agent_memory._core import monotonic_ns
+from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.redis import private
+from agent_memory.redis.outcomes import reply_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["BlockingTransport", "Channel"]
+
+IDLE_CHECK_NS: Final = 1_000_000_000
+"""A channel idle for longer is looked at before use: the server may have closed it meanwhile."""
+RECEIVE_BUFFER_BYTES: Final = 65_536
+"""Bytes asked of the kernel in one recv; larger replies take several."""
+USER_TIMEOUT_MS: Final = 45_000
+"""TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged; as long as the keepalive needs to find a dead peer."""
+DEFAULT_MAX_CONNECTIONS: Final = 100
+"""Bound of open channels where the pool names none (redis-py's default)."""
+
+_INCOMPLETE: Final = object()
+_PushNotification: Final = hiredis.PushNotification
+_NS_PER_S: Final = 1_000_000_000
+_RELIABLE_KERNEL_TIMEOUTS: Final = struct.calcsize("ll") == 16  # timeval of 64-bit Linux and macOS
+
+
+class Channel:
+    """A connected, handshaken socket, its buffer and its reply reader; owned by one call at a time."""
+
+    __slots__ = (
+        "buffer",
+        "connection",
+        "feed",
+        "gets",
+        "kernel_timeouts",
+        "last_used_ns",
+        "protocol",
+        "receive_into",
+        "send",
+        "sock",
+        "timeout_s",
+    )
+
+    def __init__(self, connection: Any, timeout_s: float | None, now_ns: int) -> None:
+        sock = private.detach_socket(connection)
+        encoder = connection.encoder
+        decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
+        reader = hiredis.Reader(
+            protocolError=redis_py.InvalidResponse, replyError=reply_error, notEnoughData=_INCOMPLETE, **decoding
+        )
+        self.connection = connection
+        self.protocol = int(connection.protocol)
+        self.sock = sock
+        self.feed: Callable[..., None] = reader.feed
+        self.gets: Callable[..., Any] = reader.gets
+        self.send = sock.send
+        self.receive_into = sock.recv_into
+        self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
+        self.last_used_ns = now_ns
+        self.kernel_timeouts = _RELIABLE_KERNEL_TIMEOUTS and type(sock).__module__ == "socket"
+        self.timeout_s: float | None = -1.0  # unlike any value, so that the first set_timeout acts
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            _set_user_timeout(sock)
+        self.set_timeout(timeout_s)
+
+    def set_timeout(self, timeout_s: float | None) -> None:
+        """Bound every later send and receive; None waits for ever."""
+        if timeout_s == self.timeout_s:
+            return
+        if self.kernel_timeouts:
+            self.sock.settimeout(None)
+            whole_s, rest = divmod(0.0 if timeout_s is None else max(timeout_s, 1e-6), 1.0)
+            timeval = struct.pack("ll", int(whole_s), int(rest * 1e6))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        else:
+            self.sock.settimeout(timeout_s)
+        self.timeout_s = timeout_s
+
+    def is_fresh(self) -> bool:
+        """Whether an idle channel may be used: open, and with nothing to read (nobody asked for anything)."""
+        try:
+            if self.kernel_timeouts:
+                self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                return False  # end of stream, or bytes that belong to no command
+            poller = select.poll()
+            poller.register(self.sock, select.POLLIN)
+            return not poller.poll(0)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except (OSError, ValueError):
+            return False
+
+    def never_arrived(self) -> bool:
+        """After an end of stream: whether the peer's kernel proves that the last command was not received whole.
+
+        The peer's FIN acknowledges everything it had received before it closed, and what arrives later is never read by the
+        process behind it. So if the last byte that we sent is not acknowledged, the command was not executed. (A reset
+        proves nothing: it may overtake an acknowledgement.) Only plain TCP can tell.
+        """
+        if type(self.sock) is not socket.socket or self.sock.family == getattr(socket, "AF_UNIX", None):
+            return False
+        try:
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 216)
+        except (AttributeError, OSError):
+            return False
+        if len(info) < 216:
+            return False
+        (acknowledged,) = struct.unpack_from("=Q", info, 120)
+        sent, sent_again = struct.unpack_from("=QQ", info, 200)
+        return int(acknowledged) - 1 < int(sent) - int(sent_again)  # the acknowledged count includes the SYN
+
+    def close(self) -> None:
+        """Close the socket; never raises."""
+        try:
+            self.connection.disconnect()
+        except Exception:
+            pass
+
+
+def _set_user_timeout(sock: socket.socket) -> None:
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, option, USER_TIMEOUT_MS)
+        except OSError:
+            pass  # a transport that is not TCP in the end, such as a tunnel's socket
+
+
+class BlockingTransport:
+    """Sends commands for any number of threads over at most `max_connections` sockets.
+
+    Thread-safe and fork-safe. Errors are `RedisUnavailableError` and `RedisTimeoutError` with their outcome; error replies
+    are returned as exception instances, not raised.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        arguments = pool.connection_kwargs
+        self._pool = pool
+        self._timeout_s: float | None = arguments.get("socket_timeout", 5)
+        self._timeout_ns = None if self._timeout_s is None else int(self._timeout_s * _NS_PER_S)
+        self._max_connections: int = pool.max_connections or DEFAULT_MAX_CONNECTIONS
+        self.endpoint = endpoint_of(arguments)
+        self.protocol = int(arguments.get("protocol") or 3)
+        """The protocol that was negotiated last; what the response callbacks have to follow."""
+        self._start_afresh()
+        _TRANSPORTS.add(self)
+
+    def _start_afresh(self) -> None:
+        self._idle: list[Channel] = []
+        self._open: set[Channel] = set()
+        self._connecting = 0
+        self._waiting = 0
+        self._generation = 0
+        self._changed = threading.Condition(threading.Lock())
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's sockets without a byte on the wire; they are closed here when nothing refers to them."""
+        self._start_afresh()
+
+    # --- one round trip -------------------------------------------------------------------------------------------
+
+    def call(self, packed: bytes, started_ns: int, raw: bool = False) -> Any:
+        """Send one packed command and return its reply; an error reply is returned as an exception instance.
+
+        `started_ns` (of `_core.monotonic_ns`) is when the attempt began: it has `socket_timeout` from then on. `raw` leaves
+        bytes undecoded.
+        """
+        try:
+            channel = self._idle.pop()
+        except IndexError:
+            channel = self._acquire(self._timeout_s)
+        if started_ns - channel.last_used_ns > IDLE_CHECK_NS:
+            channel = self._freshen(channel)
+        reply = self.round_trip(channel, packed, started_ns, self._timeout_ns, raw)
+        channel.last_used_ns = started_ns
+        self._idle.append(channel)
+        if self._waiting:
+            self._wake_one()
+        return reply
+
+    def round_trip(self, channel: Channel, packed: bytes, started_ns: int, timeout_ns: int | None, raw: bool) -> Any:
+        """Send and receive on a channel that the caller owns; on any error the channel is closed and forgotten."""
+        sent = 0
+        try:
+            sent = channel.send(packed)
+            if sent != len(packed):
+                sent = self._send_rest(channel, packed, sent, started_ns, timeout_ns)
+            count = channel.receive_into(channel.buffer)
+            if not count:
+                raise EOFError
+            channel.feed(channel.buffer, 0, count)
+            reply = channel.gets(False) if raw else channel.gets()
+            if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
+                reply = self._receive_rest(channel, started_ns, timeout_ns, raw)
+        except (OSError, EOFError, redis_py.RedisError) as error:
+            raise self._broken(channel, error, sent == len(packed)) from error
+        except BaseException:
+            self.discard(channel)
+            raise
+        return reply
+
+    def call_within(
+        self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None, *, keep: bool = True
+    ) -> Any:
+        """The same with a timeout of its own (None: wait for ever); `keep=False` closes the channel afterwards."""
+        channel = self.acquire(started_ns, self._timeout_s)
+        try:
+            channel.set_timeout(timeout_s)
+        except OSError as error:
+            raise self._broken(channel, error, False) from error
+        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
+        reply = self.round_trip(channel, packed, started_ns, timeout_ns, raw)
+        if keep:
+            self.release(channel, started_ns)
+        else:
+            self.discard(channel)
+        return reply
+
+    def _send_rest(self, channel: Channel, packed: bytes, sent: int, started_ns: int, timeout_ns: int | None) -> int:
+        view = memoryview(packed)
+        while sent < len(packed):
+            self._check_deadline(channel, started_ns, timeout_ns)
+            sent += channel.send(view[sent:])
+        return sent
+
+    def _receive_rest(self, channel: Channel, started_ns: int, timeout_ns: int | None, raw: bool) -> Any:
+        buffer, receive_into, feed, gets = channel.buffer, channel.receive_into, channel.feed, channel.gets
+        try:
+            while True:
+                reply = gets(False) if raw else gets()
+                if reply is _INCOMPLETE:
+                    self._check_deadline(channel, started_ns, timeout_ns)
+                    count = receive_into(buffer)
+                    if not count:
+                        raise EOFError
+                    feed(buffer, 0, count)
+                elif reply.__class__ is not _PushNotification:
+                    return reply
+        finally:
+            if timeout_ns == self._timeout_ns:
+                channel.set_timeout(self._timeout_s)
+
+    @staticmethod
+    def _check_deadline(channel: Channel, started_ns: int, timeout_ns: int | None) -> None:
+        """Raise TimeoutError past the deadline, else shorten the socket's timeout to what is left of it."""
+        if timeout_ns is None:
+            return
+        left_ns = started_ns + timeout_ns - monotonic_ns()
+        if left_ns <= 0:
+            raise TimeoutError
+        left_s = left_ns / _NS_PER_S
+        # A large reply that streams in takes many reads in a millisecond: only a real change is worth a system call.
+        if channel.timeout_s is None or left_s < channel.timeout_s * 0.95:
+            channel.set_timeout(left_s)
+
+    def _broken(self, channel: Channel, error: Exception, all_sent: bool) -> Exception:
+        """Close the channel and say what is known about the command."""
+        if not all_sent or (isinstance(error, EOFError | BrokenPipeError) and channel.never_arrived()):
+            outcome = Outcome.NOT_SENT
+        else:
+            outcome = Outcome.UNKNOWN
+        self.discard(channel)
+        if isinstance(error, BlockingIOError | TimeoutError):
+            what = "no answer in time" if all_sent else "could not send in time"
+            return RedisTimeoutError(what, outcome=outcome, endpoint=self.endpoint)
+        if isinstance(error, redis_py.RedisError):
+            # The reader met bytes that are not the protocol: whatever sits there, it is not a Redis that we can trust.
+            return RedisUnavailableError(f"protocol error: {error}", outcome=outcome, endpoint=self.endpoint)
+        what = "connection closed by the server" if isinstance(error, EOFError) else _reason(error)
+        return RedisUnavailableError(what, outcome=outcome, endpoint=self.endpoint)
+
+    # --- channels -------------------------------------------------------------------------------------------------
+
+    def acquire(self, now_ns: int, timeout_s: float | None) -> Channel:
+        """Lease a channel (a fresh one where none is idle), waiting at the bound for at most `timeout_s`."""
+        try:
+            channel = self._idle.pop()
+        except IndexError:
+            return self._acquire(timeout_s)
+        if now_ns - channel.last_used_ns > IDLE_CHECK_NS:
+            return self._freshen(channel)
+        return channel
+
+    def release(self, channel: Channel, now_ns: int) -> None:
+        """Return a leased channel that stands between a complete reply and the next command."""
+        if channel not in self._open:  # the transport was closed or forked meanwhile
+            channel.close()
+            return
+        try:
+            channel.set_timeout(self._timeout_s)
+        except OSError:
+            self.discard(channel)
+            return
+        channel.last_used_ns = now_ns
+        self._idle.append(channel)
+        if self._waiting:
+            self._wake_one()
+
+    def discard(self, channel: Channel) -> None:
+        """Close a leased channel for good."""
+        with self._changed:
+            self._open.discard(channel)
+            if self._waiting:
+                self._changed.notify()
+        channel.close()
+
+    def _wake_one(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _freshen(self, channel: Channel) -> Channel:
+        """Replace a channel that the server closed while it was idle; its idle siblings are checked when they are used."""
+        while not channel.is_fresh():
+            self.discard(channel)
+            try:
+                channel = self._idle.pop()
+            except IndexError:
+                return self._acquire(self._timeout_s)
+        return channel
+
+    def _acquire(self, timeout_s: float | None) -> Channel:
+        deadline_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)
+        with self._changed:
+            self._waiting += 1
+            try:
+                while True:
+                    # Counting ourselves as waiting first makes this look decisive: whoever returns a channel after it
+                    # sees the count and notifies. (Others take channels without the lock, so it may still be too late.)
+                    try:
+                        return self._idle.pop()
+                    except IndexError:
+                        pass
+                    if len(self._open) + self._connecting < self._max_connections:
+                        self._connecting += 1
+                        break
+                    left_s = None if deadline_ns is None else (deadline_ns - monotonic_ns()) / _NS_PER_S
+                    if left_s is not None and left_s <= 0:
+                        raise ConnectionLimitError(
+                            f"all {self._max_connections} connections stayed busy for {timeout_s} s",
+                            endpoint=self.endpoint,
+                        )
+                    self._changed.wait(left_s)
+            finally:
+                self._waiting -= 1
+            generation = self._generation
+        return self._connect(generation)
+
+    def _connect(self, generation: int) -> Channel:
+        channel = None
+        try:
+            channel = self.open_channel()
+        finally:
+            with self._changed:
+                self._connecting -= 1
+                if channel is not None and generation == self._generation:
+                    self._open.add(channel)
+                elif self._waiting:
+                    self._changed.notify()
+        return channel
+
+    def open_channel(self) -> Channel:
+        """Connect and handshake outside the bound (a probe, or under `_connect`'s count); the caller owns the channel."""
+        connection = private.new_connection(self._pool)
+        try:
+            private.blocking_connect(connection)
+            channel = Channel(connection, self._timeout_s, monotonic_ns())
+        except BaseException as error:
+            connection.disconnect()
+            failure = connect_failure(error, self.endpoint)
+            if failure is error:
+                raise
+            raise failure from error
+        self.protocol = channel.protocol
+        return channel
+
+    def close(self) -> None:
+        """Close every channel, also those in use (their calls fail); the transport may be used again afterwards."""
+        with self._changed:
+            self._generation += 1
+            channels, self._open, self._idle = self._open, set(), []
+            self._changed.notify_all()
+        for channel in channels:
+            channel.close()
+
+
+def connect_failure(error: BaseException, endpoint: str) -> BaseException:
+    """What a failed connect or handshake raises: nothing of the command has been sent, whatever went wrong."""
+    if isinstance(error, redis_py.AuthenticationError | redis_py.AuthorizationError | redis_py.ResponseError):
+        error.outcome = Outcome.NOT_SENT  # type: ignore[union-attr]
+        return error
+    if isinstance(error, redis_py.TimeoutError | TimeoutError):
+        return RedisTimeoutError("timed out while connecting", outcome=Outcome.NOT_SENT, endpoint=endpoint)
+    if isinstance(error, redis_py.ConnectionError | OSError):
+        return RedisUnavailableError(_reason(error), outcome=Outcome.NOT_SENT, endpoint=endpoint)
+    return error
+
+
+def endpoint_of(arguments: dict[str, Any]) -> str:
+    """host:port or socket path of a pool's connections, for messages and metrics."""
+    path = arguments.get("path")
+    return str(path) if path else f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text[:-1] if text.endswith(".") else text
+
+
+_TRANSPORTS: weakref.WeakSet[BlockingTransport] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for transport in list(_TRANSPORTS):
+        transport.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

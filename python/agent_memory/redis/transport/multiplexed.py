@@ -1,0 +1,619 @@
+"""The transport of the asyncio client: one connection per event loop, shared by all its tasks.
+
+Commands issued in one iteration of the loop leave in one write; replies are matched to their callers in order. Nothing is
+allocated per call but a future: deadlines are swept, not armed.
+
+A connection (`MultiplexedConnection`) is in one of three states:
+
+- *open*: takes commands.
+- *suspect*: its oldest command is past its deadline and no byte has arrived for as long. It takes no new commands, and one
+  replacement is being opened. If bytes arrive first, it is open again and the replacement is dropped: a server that stalled
+  for seconds costs no reconnect. If the replacement's handshake ends first, the suspect is dead: a black hole is found.
+- *closed*: its unanswered commands have failed, NOT_SENT where they had not been handed to the socket, else UNKNOWN.
+
+Rules
+- A slot (the future of one command) stays in the queue until its reply arrives, whatever became of its caller. A cancelled
+  or timed-out caller leaves an orphan whose reply is dropped, so the stream stays in step and a cancellation never costs a
+  reconnect. A command that is cancelled before it was flushed is not sent.
+- Slots are bounded (`MAX_IN_FLIGHT`, orphans included) and so are bytes (the socket's own high-water mark closes admission).
+  Callers beyond the bound wait in the order they came, at most for their timeout.
+- The transport belongs to the running loop. Its tasks and callbacks run in an empty context, so that they keep no
+  contextvars of whichever caller came first alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import itertools
+import random
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+import hiredis
+from redis import exceptions as redis_py
+
+from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.redis import private
+from agent_memory.redis.outcomes import reply_error
+from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_TIMEOUT_MS, connect_failure, endpoint_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MultiplexedConnection", "MultiplexedTransport"]
+
+MAX_IN_FLIGHT: Final = 8_192
+"""Bound of unanswered commands on one connection, orphans included."""
+RECEIVE_BUFFER_BYTES: Final = 65_536
+"""Bytes asked of the kernel in one read."""
+MAX_RECONNECT_DELAY_S: Final = 0.5
+"""Longest pause between two attempts to connect; short, because a refused attempt costs next to nothing."""
+FIRST_RECONNECT_DELAY_S: Final = 0.02
+LATE_SWEEP_S: Final = 0.05
+"""A sweep that runs this late means that the loop was blocked: replies may be waiting in the kernel, so let it read first."""
+
+_INCOMPLETE: Final = object()
+_PushNotification: Final = hiredis.PushNotification
+
+
+class MultiplexedConnection(asyncio.BufferedProtocol):
+    """One shared connection: the queue of slots, the write of this iteration, the sweep of deadlines."""
+
+    __slots__ = (
+        "_answered",
+        "_buffer",
+        "_context",
+        "_expired",
+        "_feed",
+        "_gets",
+        "_last_read_s",
+        "_loop",
+        "_marks",
+        "_outgoing",
+        "_owner",
+        "_raw",
+        "_slots",
+        "_sweep_at_s",
+        "_sweeper",
+        "_timeout_s",
+        "_transport",
+        "_writable",
+        "_writer",
+        "accepting",
+        "closed",
+        "protocol",
+        "suspect",
+    )
+
+    def __init__(self, owner: MultiplexedTransport, connection: Any, timeout_s: float | None) -> None:
+        encoder = connection.encoder
+        decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
+        reader = hiredis.Reader(
+            protocolError=redis_py.InvalidResponse, replyError=reply_error, notEnoughData=_INCOMPLETE, **decoding
+        )
+        self._owner = owner
+        self._loop = owner.loop
+        self._timeout_s = timeout_s
+        # One per connection: a Context can be entered by one thread at a time, and loops run in several.
+        self._context = contextvars.Context()
+        self.protocol = int(connection.protocol)
+        self._feed: Callable[..., None] = reader.feed
+        self._gets: Callable[..., Any] = reader.gets
+        self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
+        self._slots: collections.deque[asyncio.Future[Any]] = collections.deque()
+        self._outgoing: list[bytes] = []
+        self._marks: collections.deque[tuple[int, float]] = collections.deque()  # (slots up to here, flushed at)
+        self._raw: collections.deque[int] = collections.deque()  # absolute numbers of the slots that want bytes
+        self._answered = 0  # slots that have left the queue; the absolute number of the queue's head
+        self._expired = 0  # absolute number up to which the sweep has failed the slots
+        self._last_read_s = 0.0
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at_s = 0.0
+        self._writable = True
+        self.accepting = True
+        self.suspect = False
+        self.closed = False
+        # The writer must live as long as the transport, which its finaliser would close.
+        self._transport, self._writer = private.detach_stream(connection)
+        # Paused meanwhile because uvloop chooses how to read (into our buffer or not) when reading starts.
+        self._transport.pause_reading()
+        self._transport.set_protocol(self)
+        self._transport.resume_reading()
+        _set_user_timeout(self._transport)
+
+    # --- the caller's side ----------------------------------------------------------------------------------------
+
+    def send(self, packed: bytes, raw: bool = False) -> asyncio.Future[Any]:
+        """Append one packed command to this iteration's write; its future gets the reply (error replies as values)."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        slots = self._slots
+        if raw:
+            self._raw.append(self._answered + len(slots))
+        if not self._outgoing:
+            self._loop.call_soon(self._flush, context=self._context)
+        self._outgoing.append(packed)
+        slots.append(future)
+        if len(slots) >= MAX_IN_FLIGHT:
+            self.accepting = False
+        return future
+
+    def forget(self, future: asyncio.Future[Any]) -> bool:
+        """Take back a cancelled command that has not been flushed; True when it will not be sent."""
+        unsent = len(self._outgoing)
+        slots = self._slots
+        for offset in range(1, unsent + 1):
+            if slots[-offset] is future:
+                number = self._answered + len(slots) - offset
+                del slots[-offset]
+                del self._outgoing[-offset]
+                # Raw slots behind it move up by one.
+                self._raw = collections.deque(n - (n > number) for n in self._raw if n != number)
+                return True
+        return False
+
+    @property
+    def in_flight(self) -> int:
+        """Unanswered commands, orphans included."""
+        return len(self._slots)
+
+    def _flush(self) -> None:
+        outgoing = self._outgoing
+        if not outgoing or self.closed:
+            return
+        self._outgoing = []
+        now_s = self._loop.time()
+        self._marks.append((self._answered + len(self._slots), now_s))
+        if self._sweeper is None and self._timeout_s is not None:
+            self._arm_sweep(now_s + self._timeout_s)
+        self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+
+    # --- the loop's side ------------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """asyncio asks where to read to."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """asyncio has read `nbytes`: match the replies in them to the slots."""
+        try:
+            self._feed(self._buffer, 0, nbytes)
+            answered = self._match_raw() if self._raw else self._match()
+        except redis_py.RedisError as error:
+            # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
+            self.fail(RedisUnavailableError(f"protocol error: {error}", endpoint=self._owner.endpoint))
+            return
+        self._last_read_s = self._loop.time()
+        self._answered = answered
+        marks = self._marks
+        while marks and marks[0][0] <= answered:
+            marks.popleft()
+        if self.suspect:
+            self._owner.trust_again(self)
+        if not self.accepting:
+            self._owner.admit_waiters(self)
+
+    def _match(self) -> int:
+        gets, slots = self._gets, self._slots
+        popleft = slots.popleft
+        answered = self._answered
+        while True:
+            reply = gets()
+            if reply is _INCOMPLETE:
+                return answered
+            if reply.__class__ is _PushNotification:
+                continue
+            if not slots:
+                raise redis_py.InvalidResponse("a reply that no command asked for")
+            future = popleft()
+            answered += 1
+            if not future.done():
+                future.set_result(reply)
+
+    def _match_raw(self) -> int:
+        """The same while some slot in flight wants its reply undecoded."""
+        raw, slots, answered = self._raw, self._slots, self._answered
+        while True:
+            wants_bytes = bool(raw) and raw[0] == answered
+            reply = self._gets(False) if wants_bytes else self._gets()
+            if reply is _INCOMPLETE:
+                return answered
+            if reply.__class__ is _PushNotification:
+                continue
+            if not slots:
+                raise redis_py.InvalidResponse("a reply that no command asked for")
+            if wants_bytes:
+                raw.popleft()
+            future = slots.popleft()
+            answered += 1
+            if not future.done():
+                future.set_result(reply)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full: close admission."""
+        self._writable = False
+        self.accepting = False
+
+    def resume_writing(self) -> None:
+        """The socket's buffer has drained."""
+        self._writable = True
+        self._owner.admit_waiters(self)
+
+    def has_room(self) -> int:
+        """How many more commands may be sent now."""
+        return MAX_IN_FLIGHT - len(self._slots) if self._writable and not self.suspect and not self.closed else 0
+
+    def eof_received(self) -> bool:
+        """The server closed its side."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """asyncio reports that the socket is gone."""
+        reason = "connection closed by the server" if error is None else (str(error) or type(error).__name__)
+        self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
+
+    # --- deadlines ------------------------------------------------------------------------------------------------
+
+    def _arm_sweep(self, at_s: float) -> None:
+        self._sweep_at_s = at_s
+        self._sweeper = self._loop.call_at(at_s, self._sweep, context=self._context)
+
+    def _sweep(self) -> None:
+        """Fail the slots past their deadline, notice a silent server, and come back when the next deadline is due."""
+        self._sweeper = None
+        timeout_s = self._timeout_s
+        if self.closed or timeout_s is None or not self._marks:
+            return
+        now_s = self._loop.time()
+        if now_s - self._sweep_at_s > LATE_SWEEP_S:
+            self._arm_sweep(now_s)
+            return
+        due_s = now_s - timeout_s
+        upto = self._expired
+        next_s = now_s + timeout_s
+        for slots_upto, flushed_s in self._marks:
+            if flushed_s > due_s:
+                next_s = flushed_s + timeout_s
+                break
+            upto = slots_upto
+        self._expire(upto)
+        if self._marks[0][1] <= due_s:
+            silent_since_s = max(self._last_read_s, self._marks[0][1])
+            if silent_since_s <= due_s:
+                if not self.suspect:
+                    self._owner.distrust(self)
+            else:
+                next_s = min(next_s, silent_since_s + timeout_s)
+        self._arm_sweep(next_s)
+
+    def _expire(self, upto: int) -> None:
+        first = max(self._expired, self._answered) - self._answered
+        for future in list(itertools.islice(self._slots, first, max(first, upto - self._answered))):
+            if not future.done():
+                future.set_exception(
+                    RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self._owner.endpoint)
+                )
+        self._expired = max(self._expired, upto)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def fail(self, error: RedisUnavailableError) -> None:
+        """Close at once and fail every slot: NOT_SENT if it had not been flushed, else UNKNOWN."""
+        if self.closed:
+            return
+        self.closed = True
+        self.accepting = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        self._transport.abort()
+        slots, unsent = self._slots, len(self._outgoing)
+        self._slots, self._outgoing = collections.deque(), []
+        self._raw.clear()
+        self._marks.clear()
+        flushed = len(slots) - unsent
+        for index, future in enumerate(slots):
+            if not future.done():
+                outcome = Outcome.UNKNOWN if index < flushed else Outcome.NOT_SENT
+                # One instance each: a traceback grows with every task that raises it.
+                future.set_exception(type(error)(*error.args, outcome=outcome, endpoint=error.endpoint))
+        self._owner.connection_closed(self)
+
+
+class MultiplexedTransport:
+    """The shared connection of one event loop to one endpoint, and its replacement when it fails.
+
+    Not thread-safe: used by the tasks of its loop only. Errors are `RedisUnavailableError` and `RedisTimeoutError` with
+    their outcome; error replies are returned as exception instances, not raised.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        arguments = pool.connection_kwargs
+        self._pool = pool
+        self.loop = asyncio.get_running_loop()
+        self.timeout_s: float | None = arguments.get("socket_timeout", 5)
+        self.endpoint = endpoint_of(arguments)
+        self.protocol = int(arguments.get("protocol") or 3)
+        """The protocol that was negotiated last; what the response callbacks have to follow."""
+        self.current: MultiplexedConnection | None = None
+        self._suspect: MultiplexedConnection | None = None
+        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._woken = 0  # waiters that have been admitted and have not sent yet
+        self._connecting: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._not_before_s = 0.0
+        self._random = random.Random()
+        self._max_leases = max(1, (pool.max_connections or DEFAULT_MAX_CONNECTIONS) - 1)
+        self._leases = asyncio.Semaphore(self._max_leases)
+        self._idle_leases: list[MultiplexedConnection] = []  # at most _max_leases, by the semaphore
+        self.connections_opened = 0
+        """Connections that became the shared one; a stall or a cancellation must not raise it."""
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def send(self, packed: bytes, raw: bool = False) -> asyncio.Future[Any] | None:
+        """The fast path: hand the command to the open connection; None when the caller has to `wait_and_send`."""
+        connection = self.current
+        if connection is None or not connection.accepting:
+            return None
+        return connection.send(packed, raw)
+
+    async def wait_and_send(self, packed: bytes, raw: bool = False) -> asyncio.Future[Any]:
+        """Wait for a connection and for room in it (first come, first served, for `socket_timeout`), then send.
+
+        Raises RedisTimeoutError or RedisUnavailableError with outcome NOT_SENT.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                while True:
+                    await self._wait_for_turn()
+                    connection = self.current
+                    if connection is not None and connection.has_room():
+                        return connection.send(packed, raw)
+        except TimeoutError:
+            what = "no connection in time" if self.current is None else f"{MAX_IN_FLIGHT} commands in flight already"
+            raise RedisTimeoutError(what, outcome=Outcome.NOT_SENT, endpoint=self.endpoint) from None
+
+    async def call_within(self, packed: bytes, raw: bool, timeout_s: float | None) -> Any:
+        """One command with a timeout of its own, shorter than `socket_timeout`: what is left of a call that is retried."""
+        future = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                future = self.send(packed, raw)
+                if future is None:
+                    future = await self.wait_and_send(packed, raw)
+                return await future
+        except TimeoutError:
+            outcome = Outcome.NOT_SENT if future is None else Outcome.UNKNOWN
+            raise RedisTimeoutError("no answer in time", outcome=outcome, endpoint=self.endpoint) from None
+        except asyncio.CancelledError:
+            self.forget(future)
+            raise
+
+    def forget(self, future: asyncio.Future[Any] | None) -> None:
+        """A caller was cancelled: if its command has not left yet, do not send it."""
+        if future is None:
+            return
+        if not future.cancelled():
+            if future.done():
+                future.exception()  # mark it as seen: nobody will
+            return
+        if self.current is not None:
+            self.current.forget(future)
+
+    async def _wait_for_turn(self) -> None:
+        connection = self.current
+        if connection is not None and connection.accepting and not self._waiters:
+            return
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self._waiters.append(waiter)
+        if connection is None and self._connecting is None:
+            self._start_connecting()
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._woken -= 1  # admitted and then cancelled: pass the turn on
+                if self.current is not None:
+                    self.admit_waiters(self.current)
+            else:
+                waiter.cancel()
+            raise
+        self._woken -= 1
+
+    def admit_waiters(self, connection: MultiplexedConnection) -> None:
+        """There may be room: let waiters in, in order, and open the fast path when none is left."""
+        if connection is not self.current:
+            return
+        room = connection.has_room() - self._woken
+        waiters = self._waiters
+        while room > 0 and waiters:
+            waiter = waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self._woken += 1
+                room -= 1
+        connection.accepting = room > 0
+
+    # --- connecting -----------------------------------------------------------------------------------------------
+
+    def _start_connecting(self) -> None:
+        self._connecting = self.loop.create_task(self._connect(), context=contextvars.Context())
+
+    async def _connect(self) -> None:
+        """Connect; on failure tell the waiters, and go on as long as a suspect needs a replacement."""
+        try:
+            while True:
+                pause_s = self._not_before_s - self.loop.time()
+                if pause_s > 0:
+                    await asyncio.sleep(pause_s)
+                try:
+                    connection = await self.open_connection(self.timeout_s)
+                except Exception as error:
+                    self._failures += 1
+                    self._not_before_s = self.loop.time() + self._reconnect_delay_s()
+                    self._fail_waiters(error)
+                    if self._suspect is None:
+                        return
+                    continue
+                self._adopt(connection)
+                return
+        finally:
+            if self._connecting is asyncio.current_task():
+                self._connecting = None
+
+    def _reconnect_delay_s(self) -> float:
+        """Full jitter under a cap that doubles: clients that lost a server together do not come back together."""
+        cap_s = min(MAX_RECONNECT_DELAY_S, FIRST_RECONNECT_DELAY_S * 2.0 ** min(self._failures, 16))
+        return self._random.uniform(0.0, cap_s)
+
+    async def open_connection(self, timeout_s: float | None) -> MultiplexedConnection:
+        """Connect and handshake one connection (names are resolved anew) whose commands may take `timeout_s`.
+
+        Raises with outcome NOT_SENT. The caller owns the connection.
+        """
+        connection = private.new_async_connection(self._pool)
+        try:
+            await private.async_connect(connection)
+            return MultiplexedConnection(self, connection, timeout_s)
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            failure = connect_failure(error, self.endpoint)
+            if failure is error:
+                raise
+            raise failure from error
+
+    def _adopt(self, connection: MultiplexedConnection) -> None:
+        self._failures = 0
+        self._not_before_s = 0.0
+        self.connections_opened += 1
+        self.protocol = connection.protocol
+        suspect, self._suspect = self._suspect, None
+        self.current = connection
+        if suspect is not None:
+            # The server answers a new connection and not the old one: the old one is dead.
+            suspect.fail(RedisUnavailableError("silent past a deadline, replaced", endpoint=self.endpoint))
+        self.admit_waiters(connection)
+
+    def _fail_waiters(self, error: Exception) -> None:
+        waiters, self._waiters = self._waiters, collections.deque()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(_another(error))
+
+    def hurry(self) -> None:
+        """Somebody knows that the server is back: forget the pause before the next attempt."""
+        self._failures = 0
+        self._not_before_s = 0.0
+
+    # --- leased connections ---------------------------------------------------------------------------------------
+
+    async def call_leased(self, packed: bytes, raw: bool, timeout_s: float | None, *, keep: bool) -> Any:
+        """One command on a connection of its own, because it may block or changes its connection.
+
+        `timeout_s` bounds the wait for the reply (None: for ever); `keep=False` closes the connection afterwards, as does
+        any interruption: a blocked command that nobody waits for must not take an element later.
+        """
+        connection = await self._lease()
+        done = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await connection.send(packed, raw)
+            done = keep
+            return reply
+        except TimeoutError:
+            raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
+        finally:
+            if done and not connection.closed:
+                self._idle_leases.append(connection)
+            else:
+                connection.fail(RedisUnavailableError("the leased connection was closed", endpoint=self.endpoint))
+            self._leases.release()
+
+    async def _lease(self) -> MultiplexedConnection:
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self._leases.acquire()
+        except TimeoutError:
+            raise ConnectionLimitError(
+                f"all {self._max_leases} leased connections stayed busy for {self.timeout_s} s", endpoint=self.endpoint
+            ) from None
+        while self._idle_leases:
+            connection = self._idle_leases.pop()
+            if not connection.closed:
+                return connection
+        try:
+            return await self.open_connection(None)
+        except BaseException:
+            self._leases.release()
+            raise
+
+    # --- what connections report ----------------------------------------------------------------------------------
+
+    def distrust(self, connection: MultiplexedConnection) -> None:
+        """The connection is silent past a deadline: no new commands, open a replacement."""
+        if connection is not self.current:
+            return
+        connection.suspect = True
+        connection.accepting = False
+        self.current = None
+        self._suspect = connection
+        if self._connecting is None:
+            self._start_connecting()
+
+    def trust_again(self, connection: MultiplexedConnection) -> None:
+        """Bytes arrived on the suspect before its replacement stood: it goes on."""
+        connection.suspect = False
+        if connection is not self._suspect:
+            return
+        self._suspect = None
+        self.current = connection
+        self._failures = 0
+        self._not_before_s = 0.0
+        self._stop_connecting()
+        self.admit_waiters(connection)
+
+    def _stop_connecting(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+
+    def connection_closed(self, connection: MultiplexedConnection) -> None:
+        """A connection has failed and its slots with it; the next caller (or a waiter) connects anew."""
+        if connection is self._suspect:
+            self._suspect = None
+        if connection is self.current:
+            self.current = None
+            if self._waiters and self._connecting is None and not self.loop.is_closed():
+                self._start_connecting()
+
+    def close(self) -> None:
+        """Close the connections and fail what is in flight; the transport may be used again afterwards."""
+        self._stop_connecting()
+        closed = RedisUnavailableError("the client was closed", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
+        self._fail_waiters(closed)
+        leased, self._idle_leases = self._idle_leases, []
+        for connection in (self.current, self._suspect, *leased):
+            if connection is not None:
+                connection.fail(closed)
+        self.current = self._suspect = None
+
+
+def _another(error: Exception) -> Exception:
+    """An equal exception for the next waiter: one instance raised by many tasks would grow its traceback."""
+    if isinstance(error, RedisUnavailableError | RedisTimeoutError):
+        twin = type(error)(*error.args, outcome=error.outcome, endpoint=error.endpoint)
+        twin.__cause__ = error.__cause__
+        return twin
+    return error
+
+
+def _set_user_timeout(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if sock is not None and option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, option, USER_TIMEOUT_MS)
+        except OSError:
+            pass
