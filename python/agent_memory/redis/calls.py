@@ -16,7 +16,8 @@ from agent_memory.redis.plans import Route
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_memory.policy import Guard, ResiliencePolicy
+    from agent_memory._core import Guard
+    from agent_memory.policy.resilience import ResiliencePolicy
     from agent_memory.redis.plans import Plan, PlanTable
 
 __all__ = ["call_back", "deadline_of", "describe", "pack_with_buffers", "pipeline_operation", "read_timeout_s"]
@@ -57,8 +58,8 @@ def read_timeout_s(plan: Plan, args: Sequence[Any], timeout_s: float | None) -> 
 
 def deadline_of(resilience: ResiliencePolicy | None, timeout_s: float | None) -> float:
     """The bound of a whole call, retries and pauses included: the policy's, else twice the socket's timeout (seconds)."""
-    if resilience is not None and resilience.deadline is not None:
-        return resilience.deadline
+    if resilience is not None and resilience.retry.deadline is not None:
+        return resilience.retry.deadline
     return 2.0 * (private.DEFAULT_SOCKET_TIMEOUT if timeout_s is None else timeout_s)
 
 

@@ -9,7 +9,7 @@ import redis
 import redis.client
 from redis.exceptions import ResponseError
 
-from agent_memory.policy import DEFAULT_RESILIENCE, Guard, ResiliencePolicy
+from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._retry import retry
 from agent_memory.redis.calls import (
@@ -26,6 +26,8 @@ from agent_memory.redis.transport.blocking import BlockingTransport, connect_fai
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from agent_memory._core import Guard
 
     Attempt = Callable[[int, float | None], Any]
 
@@ -67,7 +69,7 @@ class Redis(redis.Redis):
         self._resilience = resilience
         self._own_guard = guard is None and resilience is not None
         if guard is None and resilience is not None:
-            guard = resilience.make_guard(kwargs.get("client_name") or "redis")
+            guard = resilience.make_guard(kwargs.get("client_name") or "redis", self.endpoint)
         self._attach(guard)
 
     def _attach(self, guard: Guard | None) -> None:

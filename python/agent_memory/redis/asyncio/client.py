@@ -11,7 +11,7 @@ import redis.asyncio
 import redis.asyncio.client
 from redis.exceptions import ResponseError
 
-from agent_memory.policy import DEFAULT_RESILIENCE, Guard, ResiliencePolicy
+from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._async_retry import async_retry
 from agent_memory.redis.calls import (
@@ -30,6 +30,8 @@ from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Awaitable, Callable
+
+    from agent_memory._core import Guard
 
     Attempt = Callable[[int, float | None], Awaitable[Any]]
 
@@ -70,7 +72,7 @@ class Redis(redis.asyncio.Redis):
         super().__init__(*args, **kwargs)
         self._resilience = resilience
         if guard is None and resilience is not None:
-            guard = resilience.make_guard(kwargs.get("client_name") or "redis")
+            guard = resilience.make_guard(kwargs.get("client_name") or "redis", self.endpoint)
         pool = self.connection_pool
         arguments = pool.connection_kwargs
         self.guard = guard

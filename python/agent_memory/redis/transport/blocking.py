@@ -31,6 +31,7 @@ from agent_memory._core import monotonic_ns
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import private
 from agent_memory.redis.outcomes import reply_error
+from agent_memory.redis.transport.proof import all_acknowledged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,23 +121,8 @@ class Channel:
             return False
 
     def never_arrived(self) -> bool:
-        """After an end of stream: whether the peer's kernel proves that the last command was not received whole.
-
-        The peer's FIN acknowledges everything it had received before it closed, and what arrives later is never read by the
-        process behind it. So if the last byte that we sent is not acknowledged, the command was not executed. (A reset
-        proves nothing: it may overtake an acknowledgement.) Only plain TCP can tell.
-        """
-        if type(self.sock) is not socket.socket or self.sock.family == getattr(socket, "AF_UNIX", None):
-            return False
-        try:
-            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 216)
-        except (AttributeError, OSError):
-            return False
-        if len(info) < 216:
-            return False
-        (acknowledged,) = struct.unpack_from("=Q", info, 120)
-        sent, sent_again = struct.unpack_from("=QQ", info, 200)
-        return int(acknowledged) - 1 < int(sent) - int(sent_again)  # the acknowledged count includes the SYN
+        """After an end of stream: whether it is proven that the last command was not received whole."""
+        return type(self.sock) is socket.socket and not all_acknowledged(self.sock)
 
     def close(self) -> None:
         """Close the socket; never raises."""

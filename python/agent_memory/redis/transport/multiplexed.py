@@ -38,6 +38,7 @@ from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError
 from agent_memory.redis import private
 from agent_memory.redis.outcomes import reply_error
 from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_TIMEOUT_MS, connect_failure, endpoint_of
+from agent_memory.redis.transport.proof import acknowledged_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,11 +63,13 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     """One shared connection: the queue of slots, the write of this iteration, the sweep of deadlines."""
 
     __slots__ = (
+        "_alone",
         "_answered",
         "_buffer",
         "_context",
         "_expired",
         "_feed",
+        "_first_byte",
         "_gets",
         "_last_read_s",
         "_loop",
@@ -81,6 +84,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_transport",
         "_writable",
         "_writer",
+        "_written",
         "accepting",
         "closed",
         "protocol",
@@ -104,7 +108,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self._slots: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._outgoing: list[bytes] = []
-        self._marks: collections.deque[tuple[int, float]] = collections.deque()  # (slots up to here, flushed at)
+        # One mark per flush: (absolute number of its last slot + 1, when, offset of its first byte in our stream).
+        self._marks: collections.deque[tuple[int, float, int]] = collections.deque()
         self._raw: collections.deque[int] = collections.deque()  # absolute numbers of the slots that want bytes
         self._answered = 0  # slots that have left the queue; the absolute number of the queue's head
         self._expired = 0  # absolute number up to which the sweep has failed the slots
@@ -112,6 +117,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
         self._writable = True
+        self._written = 0
+        self._alone = False  # whether the last flush had a single command
         self.accepting = True
         self.suspect = False
         self.closed = False
@@ -122,6 +129,9 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._transport.set_protocol(self)
         self._transport.resume_reading()
         _set_user_timeout(self._transport)
+        # What the handshake has sent is acknowledged by its replies: our stream begins behind it.
+        secret = self._transport.get_extra_info("sslcontext") is not None
+        self._first_byte = None if secret else acknowledged_bytes(self._transport.get_extra_info("socket"))
 
     # --- the caller's side ----------------------------------------------------------------------------------------
 
@@ -131,12 +141,18 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         slots = self._slots
         if raw:
             self._raw.append(self._answered + len(slots))
-        if not self._outgoing:
-            self._loop.call_soon(self._flush, context=self._context)
-        self._outgoing.append(packed)
         slots.append(future)
-        if len(slots) >= MAX_IN_FLIGHT:
-            self.accepting = False
+        outgoing = self._outgoing
+        if outgoing:
+            outgoing.append(packed)
+            if len(slots) >= MAX_IN_FLIGHT:
+                self.accepting = False
+        elif self._alone and len(slots) == 1:
+            # Callers have been coming one at a time: nobody to share a write with, so do not wait for the loop's next turn.
+            self._write(packed)
+        else:
+            outgoing.append(packed)
+            self._loop.call_soon(self._flush, context=self._context)
         return future
 
     def forget(self, future: asyncio.Future[Any]) -> bool:
@@ -163,11 +179,17 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if not outgoing or self.closed:
             return
         self._outgoing = []
+        self._alone = len(outgoing) == 1
+        self._write(outgoing[0] if self._alone else b"".join(outgoing))
+
+    def _write(self, packed: bytes) -> None:
+        """Hand bytes to the socket and note when; from here on their commands may be executed."""
         now_s = self._loop.time()
-        self._marks.append((self._answered + len(self._slots), now_s))
+        self._marks.append((self._answered + len(self._slots), now_s, self._written))
+        self._written += len(packed)
         if self._sweeper is None and self._timeout_s is not None:
             self._arm_sweep(now_s + self._timeout_s)
-        self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        self._transport.write(packed)
 
     # --- the loop's side ------------------------------------------------------------------------------------------
 
@@ -251,7 +273,12 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """asyncio reports that the socket is gone."""
         reason = "connection closed by the server" if error is None else (str(error) or type(error).__name__)
-        self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
+        received = self._written
+        if self._first_byte is not None and (error is None or isinstance(error, BrokenPipeError)):
+            acknowledged = acknowledged_bytes(self._transport.get_extra_info("socket"))
+            if acknowledged is not None:
+                received = acknowledged - self._first_byte
+        self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint), received)
 
     # --- deadlines ------------------------------------------------------------------------------------------------
 
@@ -272,7 +299,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         due_s = now_s - timeout_s
         upto = self._expired
         next_s = now_s + timeout_s
-        for slots_upto, flushed_s in self._marks:
+        for slots_upto, flushed_s, _ in self._marks:
             if flushed_s > due_s:
                 next_s = flushed_s + timeout_s
                 break
@@ -298,8 +325,12 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
 
     # --- the end --------------------------------------------------------------------------------------------------
 
-    def fail(self, error: RedisUnavailableError) -> None:
-        """Close at once and fail every slot: NOT_SENT if it had not been flushed, else UNKNOWN."""
+    def fail(self, error: RedisUnavailableError, received: int | None = None) -> None:
+        """Close at once and fail every slot: NOT_SENT if it had not been flushed, else UNKNOWN.
+
+        `received` says how many bytes of our stream the peer has received at the most, where that is proven: flushes that
+        begin behind them were not executed either.
+        """
         if self.closed:
             return
         self.closed = True
@@ -309,13 +340,19 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             self._sweeper = None
         self._transport.abort()
         slots, unsent = self._slots, len(self._outgoing)
+        maybe_executed = len(slots) - unsent
+        if received is not None:
+            maybe_executed = 0
+            for slots_upto, _, first_byte in self._marks:
+                if first_byte >= received:
+                    break
+                maybe_executed = slots_upto - self._answered
         self._slots, self._outgoing = collections.deque(), []
         self._raw.clear()
         self._marks.clear()
-        flushed = len(slots) - unsent
         for index, future in enumerate(slots):
             if not future.done():
-                outcome = Outcome.UNKNOWN if index < flushed else Outcome.NOT_SENT
+                outcome = Outcome.UNKNOWN if index < maybe_executed else Outcome.NOT_SENT
                 # One instance each: a traceback grows with every task that raises it.
                 future.set_exception(type(error)(*error.args, outcome=outcome, endpoint=error.endpoint))
         self._owner.connection_closed(self)

@@ -1,0 +1,44 @@
+"""The resilience of one client in one frozen value: breaker, retries, budget, probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from agent_memory.policy.settings import BreakerSettings, RetryBudget, RetryPolicy, make_guard
+
+if TYPE_CHECKING:
+    from agent_memory._core import Guard
+
+__all__ = ["DEFAULT_RESILIENCE", "ResiliencePolicy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResiliencePolicy:
+    """How a drop-in client guards its calls.
+
+    - `breaker`: when the circuit opens and closes (default: three failures in a row).
+    - `retry`: how often and how soon a failed call is tried again. The default retries three times after at most 50, 100 and
+      200 ms (full jitter). Only what was not sent, what the server rejected, and reads are ever sent again. Its `deadline`
+      bounds a whole call in seconds; None means twice the client's `socket_timeout`.
+    - `budget`: the bucket that retries pay from; None lets every retry pass.
+    - `probe_interval`: while the circuit is open, the longest pause in seconds between two background PINGs that look for
+      the server; None leaves it to the breaker's `reset_timeout`.
+    """
+
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_retries=3, base_delay=0.05, max_delay=1.0))
+    budget: RetryBudget | None = field(default_factory=RetryBudget)
+    probe_interval: float | None = 0.75
+
+    def __post_init__(self) -> None:
+        if self.probe_interval is not None and not self.probe_interval > 0:
+            raise ValueError(f"probe_interval must be > 0, got {self.probe_interval!r}")
+
+    def make_guard(self, name: str, endpoint: str | None = None) -> Guard:
+        """A guard of these settings; clients that share it are admitted and rejected together."""
+        return make_guard(name, endpoint=endpoint, breaker=self.breaker, retry=self.retry, budget=self.budget)
+
+
+DEFAULT_RESILIENCE: Final = ResiliencePolicy()
+"""What a drop-in client does unless it is told otherwise."""
