@@ -2,8 +2,21 @@
 
 use pyo3::prelude::*;
 
-#[pymodule]
+mod clock;
+mod convert;
+mod errors;
+mod guard;
+mod settings;
+mod stats;
+
+#[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add("DEBUG_BUILD", cfg!(debug_assertions))
+    module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+    module.add_function(wrap_pyfunction!(clock::monotonic_ns, module)?)?;
+    module.add_class::<settings::BreakerRules>()?;
+    module.add_class::<settings::RetryRules>()?;
+    module.add_class::<settings::BudgetRules>()?;
+    module.add_class::<guard::Guard>()?;
+    module.add_class::<guard::Operation>()
 }

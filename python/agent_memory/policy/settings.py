@@ -1,0 +1,188 @@
+"""Frozen settings of the policies, refused with parameter, rule and value when they make no sense.
+
+The rules themselves, and every default that is a number, are explained in the Rust modules of the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from agent_memory import _core
+
+__all__ = ["BreakerSettings", "JitterName", "RetryBudget", "RetryDecision", "RetryPolicy", "Strategy", "make_guard"]
+
+StrategyName: TypeAlias = Literal["exponential", "linear", "constant", "fibonacci"]
+JitterName: TypeAlias = Literal["none", "full", "equal", "decorrelated"]
+
+Strategy: TypeAlias = StrategyName | Callable[[int], float]
+"""The growth of the delay: a name, or a callable that is given the attempt (from 0) and returns seconds."""
+
+RetryDecision: TypeAlias = Callable[[int, int, int], float | None]
+"""Retry logic of one's own: `decide(attempt, kind, outcome)` returns the seconds to wait, or None to give up.
+
+`kind` is a `FailureKind`, `outcome` an `Outcome`. It is asked only where repeating the command is safe, and the
+deadline and the budget still have the last word.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """When a circuit opens, and how it closes again.
+
+    It opens on `failure_threshold` failures in a row (None switches that off); and, where rates are given, when a
+    window of the last `window_calls` calls (100 unless given) or `window_seconds` seconds holds at least
+    `minimum_calls` results and the share of failures reaches `failure_rate`, or the share of calls slower than
+    `slow_call_duration` seconds reaches `slow_call_rate`.
+
+    It stays open for `reset_timeout` seconds, doubled after each failed probe up to `max_reset_timeout` (None: no
+    growth). Then `half_open_max_calls` probes are admitted; as many successes close the circuit, one failure opens it
+    again. A probe that has not come back after `probe_timeout` seconds makes room for another.
+    """
+
+    failure_threshold: int | None = 3
+    reset_timeout: float = 300.0
+    failure_rate: float | None = field(default=None, kw_only=True)
+    slow_call_rate: float | None = field(default=None, kw_only=True)
+    slow_call_duration: float | None = field(default=None, kw_only=True)
+    window_calls: int | None = field(default=None, kw_only=True)
+    window_seconds: float | None = field(default=None, kw_only=True)
+    minimum_calls: int | None = field(default=None, kw_only=True)
+    half_open_max_calls: int = field(default=1, kw_only=True)
+    probe_timeout: float = field(default=30.0, kw_only=True)
+    max_reset_timeout: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.rules()
+
+    def rules(self) -> _core.BreakerRules:
+        """The same in the form the core takes; raises ValueError or TypeError for what makes no sense."""
+        return _core.BreakerRules(
+            self.failure_threshold,
+            self.reset_timeout,
+            failure_rate=self.failure_rate,
+            slow_call_rate=self.slow_call_rate,
+            slow_call_duration=self.slow_call_duration,
+            window_calls=self.window_calls,
+            window_seconds=self.window_seconds,
+            minimum_calls=self.minimum_calls,
+            half_open_max_calls=self.half_open_max_calls,
+            probe_timeout=self.probe_timeout,
+            max_reset_timeout=self.max_reset_timeout,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a failed command is tried again, and after which delays.
+
+    Attempt n (from 0) is followed by a delay of at most `min(base_delay * backoff_factor**n, max_delay)` seconds,
+    spread by `jitter`; other strategies are "linear", "constant", "fibonacci" and a callable, whose delay is taken as
+    it is. `deadline` bounds the whole call in seconds. `overrides` maps operation names ("get") to policies of their
+    own, or to a `RetryDecision`.
+
+    Whatever the policy says, a command is repeated only where that is safe: it was not sent, the server rejected it,
+    or it only reads.
+    """
+
+    max_retries: int = 3
+    base_delay: float = 1.0
+    backoff_factor: float = 2.0
+    max_delay: float = field(default=30.0, kw_only=True)
+    strategy: Strategy = field(default="exponential", kw_only=True)
+    jitter: JitterName = field(default="full", kw_only=True)
+    deadline: float | None = field(default=None, kw_only=True)
+    overrides: Mapping[str, RetryPolicy | RetryDecision] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        # A copy nobody else can change: the policy is frozen all the way down.
+        object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
+        self.rules()
+        self.override_rules()
+
+    def rules(self) -> _core.RetryRules:
+        """The same in the form the core takes; raises ValueError or TypeError for what makes no sense."""
+        return _core.RetryRules(
+            self.max_retries,
+            self.base_delay,
+            self.backoff_factor,
+            max_delay=self.max_delay,
+            strategy=self.strategy,
+            jitter=self.jitter,
+            deadline=self.deadline,
+        )
+
+    def override_rules(self) -> dict[str, _core.RetryRules | RetryDecision]:
+        """The overrides in the form the core takes."""
+        rules: dict[str, _core.RetryRules | RetryDecision] = {}
+        for name, override in self.overrides.items():
+            if isinstance(override, RetryPolicy):
+                if override.overrides:
+                    raise ValueError(f"overrides[{name!r}] must be a policy without overrides, got {override!r}")
+                rules[name] = override.rules()
+            elif callable(override):
+                rules[name] = override
+            else:
+                given = type(override).__name__
+                raise TypeError(f"overrides[{name!r}] must be a RetryPolicy or a callable, got {given}")
+        return rules
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """A bucket of tokens that retries pay from, so that retries never drown a server in trouble.
+
+    A retry costs `retry_cost` tokens; a success gives `success_refund` back, and time `refill_per_s`, up to
+    `capacity`. By default: a burst of 35 retries, then one for 14 successes plus one a second.
+    """
+
+    capacity: float = 500.0
+    retry_cost: float = field(default=14.0, kw_only=True)
+    success_refund: float = field(default=1.0, kw_only=True)
+    refill_per_s: float = field(default=14.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.rules()
+
+    def rules(self) -> _core.BudgetRules:
+        """The same in the form the core takes; raises ValueError or TypeError for what makes no sense."""
+        return _core.BudgetRules(
+            self.capacity,
+            retry_cost=self.retry_cost,
+            success_refund=self.success_refund,
+            refill_per_s=self.refill_per_s,
+        )
+
+
+_DEFAULT_BUDGET = RetryBudget()
+
+
+def make_guard(
+    name: str,
+    *,
+    endpoint: str | None = None,
+    breaker: BreakerSettings | None = None,
+    retry: RetryPolicy | None = None,
+    budget: RetryBudget | None = _DEFAULT_BUDGET,
+    seed: int | None = None,
+    clock: Callable[[], int] | None = None,
+) -> _core.Guard:
+    """A guard for one client, made of settings; None means the defaults, except that `budget=None` lets every retry
+    pass.
+
+    `seed` makes the jitter repeatable, `clock` replaces the monotonic clock (a callable that returns nanoseconds):
+    both are for tests.
+    """
+    retry = retry or RetryPolicy()
+    return _core.Guard(
+        name,
+        endpoint=endpoint,
+        breaker=(breaker or BreakerSettings()).rules(),
+        retry=retry.rules(),
+        budget=None if budget is None else budget.rules(),
+        overrides=retry.override_rules(),
+        seed=seed,
+        clock=clock,
+    )

@@ -1,0 +1,432 @@
+//! `Guard` and `Operation`: the questions a client asks per command.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use agent_memory_core::breaker::{BreakerConfig, BreakerOptions, Change};
+use agent_memory_core::config::ns_to_seconds;
+use agent_memory_core::guard::{self as core, FailedAttempt, OperationIndex};
+use agent_memory_core::retry::{Category, FailureKind, RetryConfig};
+use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use crate::clock::Clock;
+use crate::convert::numbered;
+use crate::errors::{Rejected, circuit_open, refused};
+use crate::settings::{BreakerRules, BudgetRules, RetryRules};
+
+/// What `Operation.failure` answers when the command must not be tried again.
+const NO_RETRY: f64 = -1.0;
+
+/// Python's part of a retry policy.
+enum OwnLogic {
+    /// `strategy(attempt) -> seconds`: the delay, within the policy's other rules.
+    Strategy(Py<PyAny>),
+    /// `override(attempt, kind, outcome) -> seconds | None`: the decision, within what is safe.
+    Decision(Py<PyAny>),
+}
+
+impl OwnLogic {
+    fn callable(&self) -> &Py<PyAny> {
+        match self {
+            OwnLogic::Strategy(callable) | OwnLogic::Decision(callable) => callable,
+        }
+    }
+}
+
+/// Breaker, retries, budget and metrics of one client, behind one lock that is never held while Python runs.
+///
+/// `breaker`, `retry` and `budget` are the checked rules that the settings classes of `agent_memory.policy` carry.
+/// `budget=None` lets every retry pass. `overrides` maps operation names to `RetryRules`, or to a callable
+/// `decide(attempt, kind, outcome) -> seconds | None` that is asked only where repeating the command is safe. `clock`
+/// is a callable that returns nanoseconds, for tests.
+#[pyclass(frozen, module = "agent_memory._core", weakref)]
+pub(crate) struct Guard {
+    core: core::Guard,
+    clock: Clock,
+    name: Py<PyString>,
+    endpoint: Option<Py<PyString>>,
+    listeners: Mutex<Vec<Py<PyAny>>>,
+    default_strategy: Option<Py<PyAny>>,
+    own_logic: HashMap<String, OwnLogic>,
+}
+
+#[pymethods]
+impl Guard {
+    #[new]
+    #[pyo3(signature = (
+        name, *, endpoint=None, breaker=None, retry=None, budget=None, overrides=None, seed=None, clock=None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn new(
+        py: Python<'_>,
+        name: Bound<'_, PyString>,
+        endpoint: Option<Bound<'_, PyString>>,
+        breaker: Option<Bound<'_, BreakerRules>>,
+        retry: Option<Bound<'_, RetryRules>>,
+        budget: Option<Bound<'_, BudgetRules>>,
+        overrides: Option<Bound<'_, PyDict>>,
+        seed: Option<u64>,
+        clock: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let clock = Clock::new(clock);
+        let now_ns = clock.now_ns(py)?;
+        let breaker = match breaker {
+            Some(rules) => rules.get().config,
+            None => BreakerConfig::new(&BreakerOptions::default()).map_err(|error| refused(&error))?,
+        };
+        let default_strategy = retry.as_ref().and_then(|rules| own_strategy(py, rules.get()));
+        let retry = match retry {
+            Some(rules) => rules.get().config,
+            None => RetryConfig::default(),
+        };
+        let (configs, own_logic) = parse_overrides(overrides)?;
+        let seed = seed.unwrap_or_else(crate::clock::random_seed);
+        Ok(Self {
+            core: core::Guard::new(breaker, retry, configs, budget.map(|rules| rules.get().config), seed, now_ns),
+            clock,
+            name: name.unbind(),
+            endpoint: endpoint.map(Bound::unbind),
+            listeners: Mutex::new(Vec::new()),
+            default_strategy,
+            own_logic,
+        })
+    }
+
+    /// The name of the client.
+    #[getter]
+    fn name(&self, py: Python<'_>) -> Py<PyString> {
+        self.name.clone_ref(py)
+    }
+
+    /// The handle of one command name. Make it once and keep it. Beyond 512 names, further ones are counted together.
+    #[pyo3(signature = (name, *, category))]
+    fn operation(slf: &Bound<'_, Self>, name: Bound<'_, PyString>, category: i64) -> PyResult<Operation> {
+        let guard = slf.get();
+        let category: Category = numbered("category", category)?;
+        let index = guard.core.operation(name.to_str()?);
+        let own_logic = match guard.own_logic.get(name.to_str()?) {
+            Some(OwnLogic::Strategy(callable)) => Some(OwnLogic::Strategy(callable.clone_ref(slf.py()))),
+            Some(OwnLogic::Decision(callable)) => Some(OwnLogic::Decision(callable.clone_ref(slf.py()))),
+            None => own_default(slf.py(), guard, name.to_str()?),
+        };
+        Ok(Operation { guard: slf.clone().unbind(), index, name: name.unbind(), category, own_logic })
+    }
+
+    /// `closed`, `open` or `half_open`; an open circuit whose time is over becomes half-open by being looked at, too.
+    #[getter]
+    fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
+        let (state, change) = self.core.state(self.clock.now_ns(py)?);
+        self.announce(py, change);
+        Ok(state.name())
+    }
+
+    /// Seconds until the next probe may be admitted: 0.0 when calls are admitted, infinite when forced open.
+    #[getter]
+    fn retry_after_s(&self, py: Python<'_>) -> PyResult<f64> {
+        let snapshot = self.core.snapshot(self.clock.now_ns(py)?);
+        Ok(snapshot.retry_after_ns.map_or(f64::INFINITY, ns_to_seconds))
+    }
+
+    /// A background probe found the server answering: an open circuit becomes half-open. Tells whether it did.
+    fn server_answered(&self, py: Python<'_>) -> PyResult<bool> {
+        let change = self.core.server_answered(self.clock.now_ns(py)?);
+        self.announce(py, change);
+        Ok(change.is_some())
+    }
+
+    /// Takes the price of one retry from the budget, for work that is repeated outside of a call. Tells whether it
+    /// was there.
+    fn pay_retry(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.core.pay_retry(self.clock.now_ns(py)?))
+    }
+
+    /// Closes the circuit and forgets every result that it was judged by. The counters of `stats()` go on.
+    fn reset(&self, py: Python<'_>) -> PyResult<()> {
+        let change = self.core.reset(self.clock.now_ns(py)?);
+        self.announce(py, change);
+        Ok(())
+    }
+
+    /// Opens the circuit until `reset()`.
+    fn force_open(&self, py: Python<'_>) -> PyResult<()> {
+        let change = self.core.force_open(self.clock.now_ns(py)?);
+        self.announce(py, change);
+        Ok(())
+    }
+
+    /// Calls `listener(name, old, new)` after each change of state. What it raises is logged.
+    fn add_listener(&self, listener: Bound<'_, PyAny>) -> PyResult<()> {
+        if !listener.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "listener must be callable, got {}",
+                listener.get_type().name()?
+            )));
+        }
+        self.listeners().push(listener.unbind());
+        Ok(())
+    }
+
+    /// Undoes one `add_listener` of an equal callable. Tells whether there was one.
+    fn remove_listener(&self, listener: &Bound<'_, PyAny>) -> PyResult<bool> {
+        // Comparing calls Python, so it is done on a copy, without the lock.
+        let copies: Vec<_> = self.listeners().iter().map(|known| known.clone_ref(listener.py())).collect();
+        for copy in copies {
+            if copy.bind(listener.py()).eq(listener)? {
+                let mut listeners = self.listeners();
+                let place = listeners.iter().position(|known| known.is(&copy));
+                return Ok(place.map(|index| listeners.remove(index)).is_some());
+            }
+        }
+        Ok(false)
+    }
+
+    /// Everything that was counted, as a dict of plain values.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (_, change) = self.core.state(self.clock.now_ns(py)?);
+        self.announce(py, change);
+        crate::stats::guard_stats(py, &self.core, self.name.bind(py), self.clock.now_ns(py)?)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("<Guard {} {}>", self.name.bind(py).repr()?, self.state(py)?))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Clock::Manual(callable) = &self.clock {
+            visit.call(callable)?;
+        }
+        visit.call(&self.default_strategy)?;
+        for logic in self.own_logic.values() {
+            visit.call(logic.callable())?;
+        }
+        // The collector stops the other threads, one of which may hold this lock: then this round finds no cycle here.
+        if let Ok(listeners) = self.listeners.try_lock() {
+            for listener in listeners.iter() {
+                visit.call(listener)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let listeners = std::mem::take(&mut *self.listeners());
+        drop(listeners);
+    }
+}
+
+impl Guard {
+    fn listeners(&self) -> MutexGuard<'_, Vec<Py<PyAny>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the listeners; no lock is held.
+    #[inline]
+    fn announce(&self, py: Python<'_>, change: Option<Change>) {
+        if let Some(change) = change {
+            self.announce_change(py, change);
+        }
+    }
+
+    #[cold]
+    fn announce_change(&self, py: Python<'_>, change: Change) {
+        let listeners: Vec<_> = self.listeners().iter().map(|listener| listener.clone_ref(py)).collect();
+        for listener in listeners {
+            if let Err(error) = listener.call1(py, (&self.name, change.old.name(), change.new.name())) {
+                log_listener_error(py, self.name.bind(py), error);
+            }
+        }
+    }
+}
+
+fn log_listener_error(py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) {
+    let logged = (|| {
+        let logger = py.import("logging")?.call_method1("getLogger", ("agent_memory.policy",))?;
+        let details = PyDict::new(py);
+        details.set_item("exc_info", error.value(py))?;
+        let message = "a listener of circuit %s raised";
+        logger.call_method("error", (message, name), Some(&details))?;
+        Ok::<_, PyErr>(())
+    })();
+    if logged.is_err() {
+        error.write_unraisable(py, None);
+    }
+}
+
+fn own_strategy(py: Python<'_>, rules: &RetryRules) -> Option<Py<PyAny>> {
+    rules.strategy.as_ref().map(|callable| callable.clone_ref(py))
+}
+
+/// The default policy's own strategy, unless the operation has rules of its own.
+fn own_default(py: Python<'_>, guard: &Guard, name: &str) -> Option<OwnLogic> {
+    if guard.core.has_override(name) {
+        return None;
+    }
+    guard.default_strategy.as_ref().map(|callable| OwnLogic::Strategy(callable.clone_ref(py)))
+}
+
+type Overrides = (HashMap<String, RetryConfig>, HashMap<String, OwnLogic>);
+
+fn parse_overrides(overrides: Option<Bound<'_, PyDict>>) -> PyResult<Overrides> {
+    let (mut configs, mut own_logic) = (HashMap::new(), HashMap::new());
+    for (name, value) in overrides.into_iter().flatten() {
+        let name: String = name.extract()?;
+        if let Ok(rules) = value.cast::<RetryRules>() {
+            let rules = rules.get();
+            configs.insert(name.clone(), rules.config);
+            if let Some(callable) = own_strategy(value.py(), rules) {
+                own_logic.insert(name, OwnLogic::Strategy(callable));
+            }
+        } else if value.is_callable() {
+            own_logic.insert(name, OwnLogic::Decision(value.unbind()));
+        } else {
+            let given = value.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "overrides['{name}'] must be a retry policy or a callable, got {given}"
+            )));
+        }
+    }
+    Ok((configs, own_logic))
+}
+
+/// One command name of a guard. Every admission is answered by exactly one of `success`, `answered_error`, `failure`
+/// and `abandon`.
+#[pyclass(frozen, module = "agent_memory._core", weakref)]
+pub(crate) struct Operation {
+    guard: Py<Guard>,
+    index: OperationIndex,
+    name: Py<PyString>,
+    category: Category,
+    own_logic: Option<OwnLogic>,
+}
+
+#[pymethods]
+impl Operation {
+    /// The command name, as it was asked for.
+    #[getter]
+    fn name(&self, py: Python<'_>) -> Py<PyString> {
+        self.name.clone_ref(py)
+    }
+
+    /// The category, as an int of `CommandCategory`.
+    #[getter]
+    fn category(&self) -> u8 {
+        self.category as u8
+    }
+
+    /// Admits one attempt and returns its permit: the time of `monotonic_ns()`. Raises `CircuitOpenError` instead
+    /// while the circuit is open.
+    fn admit(&self, py: Python<'_>) -> PyResult<u64> {
+        let guard = self.guard.get();
+        let (result, change) = guard.core.admit(self.index, guard.clock.now_ns(py)?);
+        guard.announce(py, change);
+        result.map_err(|rejection| {
+            let who = Rejected { client: &guard.name, endpoint: guard.endpoint.as_ref(), operation: Some(&self.name) };
+            circuit_open(py, &who, rejection)
+        })
+    }
+
+    /// The attempt succeeded.
+    #[pyo3(signature = (permit, /))]
+    fn success(&self, py: Python<'_>, permit: &Bound<'_, PyAny>) -> PyResult<()> {
+        let guard = self.guard.get();
+        let change = guard.core.success(self.index, permit.extract()?, guard.clock.now_ns(py)?);
+        guard.announce(py, change);
+        Ok(())
+    }
+
+    /// The server answered with an ordinary command error, such as WRONGTYPE: no fault of the transport.
+    #[pyo3(signature = (permit, /))]
+    fn answered_error(&self, py: Python<'_>, permit: &Bound<'_, PyAny>) -> PyResult<()> {
+        let guard = self.guard.get();
+        let change = guard.core.answered_error(self.index, permit.extract()?, guard.clock.now_ns(py)?);
+        guard.announce(py, change);
+        Ok(())
+    }
+
+    /// The attempt was cancelled: it counts as neither success nor failure.
+    #[pyo3(signature = (permit, /))]
+    fn abandon(&self, permit: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.guard.get().core.abandon(self.index, permit.extract()?);
+        Ok(())
+    }
+
+    /// The attempt failed. Returns the seconds to wait before the next attempt, or a negative number for no further
+    /// one.
+    ///
+    /// `kind` is a `FailureKind`, `outcome` an `Outcome`, `attempt` counts from 0; `call_started_ns` is the first
+    /// attempt's permit, `deadline_ns` the time of `monotonic_ns()` at which the call must be over, or 0.
+    #[pyo3(signature = (permit, kind, outcome, attempt, call_started_ns, deadline_ns, /))]
+    #[expect(clippy::too_many_arguments, reason = "one call per failure, all facts at once")]
+    fn failure(
+        &self,
+        py: Python<'_>,
+        permit: u64,
+        kind: i64,
+        outcome: i64,
+        attempt: u64,
+        call_started_ns: u64,
+        deadline_ns: u64,
+    ) -> PyResult<f64> {
+        let guard = self.guard.get();
+        let kind: FailureKind = numbered("kind", kind)?;
+        let failed = FailedAttempt {
+            kind,
+            outcome: numbered("outcome", outcome)?,
+            category: self.category,
+            attempt,
+            call_started_ns,
+            deadline_ns,
+        };
+        let now_ns = guard.clock.now_ns(py)?;
+        let change = guard.core.failure(self.index, permit, kind, now_ns);
+        guard.announce(py, change);
+        let own_delay_s = match self.ask_own_logic(py, &failed)? {
+            Asked::Refuses => return Ok(NO_RETRY),
+            Asked::Says(delay_s) => Some(delay_s),
+            Asked::Nobody => None,
+        };
+        Ok(guard.core.retry_delay_s(self.index, &failed, own_delay_s, now_ns).unwrap_or(NO_RETRY))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("<Operation {} of {}>", self.name.bind(py).repr()?, self.guard.get().name.bind(py).repr()?))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.guard)?;
+        visit.call(self.own_logic.as_ref().map(OwnLogic::callable))
+    }
+}
+
+enum Asked {
+    Nobody,
+    Says(f64),
+    Refuses,
+}
+
+impl Operation {
+    /// Asks the user's callable, where there is one and a retry would be safe.
+    fn ask_own_logic(&self, py: Python<'_>, failed: &FailedAttempt) -> PyResult<Asked> {
+        let answer = match &self.own_logic {
+            None => return Ok(Asked::Nobody),
+            Some(OwnLogic::Strategy(callable)) => {
+                if !self.guard.get().core.may_retry(self.index, failed) {
+                    return Ok(Asked::Refuses);
+                }
+                callable.call1(py, (failed.attempt,))?
+            }
+            Some(OwnLogic::Decision(callable)) => {
+                if !failed.may_repeat() {
+                    return Ok(Asked::Refuses);
+                }
+                callable.call1(py, (failed.attempt, failed.kind as u8, failed.outcome as u8))?
+            }
+        };
+        let delay_s: Option<f64> = answer.extract(py)?;
+        // A negative or undefined delay can only mean no.
+        Ok(delay_s.filter(|delay_s| *delay_s >= 0.0).map_or(Asked::Refuses, Asked::Says))
+    }
+}
