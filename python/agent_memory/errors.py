@@ -3,8 +3,8 @@
 All of them subclass redis-py's, so code written for redis-py keeps working: `RedisUnavailableError` is a
 `redis.exceptions.ConnectionError`, `RedisTimeoutError` a `redis.exceptions.TimeoutError`.
 
-Errors are raised on hot paths (a rejection by an open circuit must cost little), so they only store what they are told and
-build their message in `__str__`. They never carry a password or a stored value.
+Errors are raised on hot paths (a rejection by an open circuit must cost little), so they only store what they are told
+and build their message in `__str__`. They never carry a password or a stored value.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class _Described:
 class RedisUnavailableError(_Described, RedisPyConnectionError):
     """The server could not be reached, or the connection broke.
 
-    Attributes: `outcome`, and where known `client`, `endpoint`, `operation`, `state` of the circuit and `retry_after_s`.
+    Attributes: `outcome`, and where known `client`, `endpoint`, `operation`, `state` of the circuit and
+    `retry_after_s`.
     """
 
 
