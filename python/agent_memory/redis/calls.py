@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
 from redis.exceptions import DataError
@@ -20,7 +20,23 @@ if TYPE_CHECKING:
     from agent_memory.policy.resilience import ResiliencePolicy
     from agent_memory.redis.plans import Plan, PlanTable
 
-__all__ = ["call_back", "deadline_of", "describe", "pack_with_buffers", "pipeline_operation", "read_timeout_s"]
+__all__ = [
+    "callback_of",
+    "pack_command",
+    "call_back",
+    "deadline_of",
+    "describe",
+    "pack_with_buffers",
+    "pipeline_operation",
+    "read_timeout_s",
+]
+
+pack_command: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
+"""hiredis's packer; its stub says that a command has one word."""
+
+# dict's own `get`: the client's dictionary upper-cases every name it is asked for, in Python.
+callback_of: Final = cast("Callable[[Any, str], Callable[..., Any] | None]", dict.get)
+"""`callback_of(response_callbacks, "GET")`: the callback that shapes a reply, or None."""
 
 BLOCKING_MARGIN_S: Final = 5.0
 """How much longer than a blocking command's own timeout its reply may take, where `socket_timeout` is None."""
@@ -28,9 +44,9 @@ BLOCKING_MARGIN_S: Final = 5.0
 
 def pack_with_buffers(args: tuple[Any, ...], head: tuple[bytes, ...] | None, error: TypeError) -> bytes:
     """Pack arguments that hiredis does not take as they are: bytearray and memoryview; raises DataError for the rest."""
-    plain = tuple(bytes(value) if isinstance(value, bytearray | memoryview) else value for value in args)
+    plain: Any = tuple(bytes(value) if isinstance(value, bytearray | memoryview) else value for value in args)
     try:
-        return hiredis.pack_command(plain if head is None else (*head, *plain[1:]))
+        return pack_command(plain if head is None else (*head, *plain[1:]))
     except TypeError:
         raise DataError(str(error)) from None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-import hiredis
-import redis
-import redis.client
+from redis.client import Pipeline as RedisPyPipeline
+from redis.client import Redis as RedisPy
+from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
@@ -14,8 +15,10 @@ from agent_memory.redis import private
 from agent_memory.redis._retry import retry
 from agent_memory.redis.calls import (
     call_back,
+    callback_of,
     deadline_of,
     describe,
+    pack_command,
     pack_with_buffers,
     pipeline_operation,
     read_timeout_s,
@@ -25,21 +28,17 @@ from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.transport.blocking import BlockingTransport, connect_failure, endpoint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from agent_memory._core import Guard
 
     Attempt = Callable[[int, float | None], Any]
 
 __all__ = ["Pipeline", "Redis"]
 
-_pack_command: Final = hiredis.pack_command
-_callback_of: Final = dict.get
 _EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
 _NEVER_DECODE: Final = private.NEVER_DECODE
 
 
-class Redis(redis.Redis):
+class Redis(RedisPy):
     """redis-py's client on a transport of our own, with resilience built in.
 
     Takes every argument of `redis.Redis`, and by keyword:
@@ -93,7 +92,7 @@ class Redis(redis.Redis):
         kwargs.setdefault("retry", private.no_retries())
         if "maint_notifications_config" not in kwargs:
             kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
-        pool = redis.ConnectionPool.from_url(url, **kwargs)
+        pool = ConnectionPool.from_url(url, **kwargs)
         client = cls(connection_pool=pool, single_connection_client=single, **own)
         client.auto_close_connection_pool = True
         return client
@@ -115,7 +114,7 @@ class Redis(redis.Redis):
             return self._execute_foreign(plan, args, options)
         head = plan.head
         try:
-            packed = _pack_command(args) if head is None else _pack_command((*head, *args[1:]))
+            packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
             packed = pack_with_buffers(args, head, error)
         if plan.route:
@@ -139,7 +138,7 @@ class Redis(redis.Redis):
                 plan.success(permit)
         if transport.protocol != self._asked_protocol:
             return self._finish_after_fallback(plan, reply, options)
-        callback = _callback_of(self.response_callbacks, plan.name)
+        callback = callback_of(self.response_callbacks, plan.name)
         return reply if callback is None else call_back(callback, reply, options)
 
     def _recover(
@@ -189,7 +188,7 @@ class Redis(redis.Redis):
         reply = self._guarded(plan, attempt)
         if transport.protocol != self._asked_protocol:
             return self._finish_after_fallback(plan, reply, options)
-        callback = _callback_of(self.response_callbacks, plan.name)
+        callback = callback_of(self.response_callbacks, plan.name)
         return reply if callback is None else call_back(callback, reply, options)
 
     def _execute_foreign(self, plan: Plan, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -198,7 +197,7 @@ class Redis(redis.Redis):
         def attempt(permit: int, timeout_s: float | None) -> Any:
             del permit, timeout_s  # the connection's own timeouts bound it
             try:
-                return redis.Redis.execute_command(self, *args, **options)
+                return RedisPy.execute_command(self, *args, **options)
             except Exception as error:
                 raise as_ours(error, self.endpoint) from error
 
@@ -247,7 +246,7 @@ class Redis(redis.Redis):
         super().close()
 
 
-class Pipeline(redis.client.Pipeline):
+class Pipeline(RedisPyPipeline):
     """redis-py's pipeline; its execution is one guarded call.
 
     It is retried by itself only where nothing can have been executed, or where it only reads. With WATCH it is bound to its
@@ -271,7 +270,7 @@ class Pipeline(redis.client.Pipeline):
             self.command_stack, self.scripts = list(commands), set(scripts)
             self._lease()
             try:
-                return cast("list[Any]", redis.client.Pipeline.execute(self, raise_on_error))
+                return RedisPyPipeline.execute(self, raise_on_error)
             except Exception as error:
                 raise as_ours(error, self._client.endpoint) from error
 
@@ -285,7 +284,7 @@ class Pipeline(redis.client.Pipeline):
             del permit, timeout_s
             self._lease()
             try:
-                return redis.client.Pipeline.immediate_execute_command(self, *args, **options)
+                return RedisPyPipeline.immediate_execute_command(self, *args, **options)
             except Exception as error:
                 raise as_ours(error, self._client.endpoint) from error
 

@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 from redis._parsers.base import BaseParser
-from redis._parsers.helpers import get_response_callbacks
+from redis._parsers.response_callbacks import get_response_callbacks
 from redis.asyncio.connection import Connection as AsyncConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -60,7 +60,8 @@ def callbacks_after_fallback(asked: int | None, legacy_responses: bool) -> dict[
     unified RESP2 callbacks make.
     """
     legacy = legacy_responses and asked is None
-    return dict(CaseInsensitiveDict(get_response_callbacks(user_protocol=2, legacy_responses=legacy)))
+    callbacks: Any = get_response_callbacks(user_protocol=2, legacy_responses=legacy)
+    return dict(CaseInsensitiveDict(callbacks))
 
 
 def is_stock_pool(pool: Any) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from asyncio import get_running_loop
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-import hiredis
-import redis.asyncio
-import redis.asyncio.client
+from redis.asyncio.client import Pipeline as RedisPyPipeline
+from redis.asyncio.client import Redis as RedisPy
+from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
@@ -16,8 +17,10 @@ from agent_memory.redis import private
 from agent_memory.redis._async_retry import async_retry
 from agent_memory.redis.calls import (
     call_back,
+    callback_of,
     deadline_of,
     describe,
+    pack_command,
     pack_with_buffers,
     pipeline_operation,
     read_timeout_s,
@@ -29,7 +32,7 @@ from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from agent_memory._core import Guard
 
@@ -37,13 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline", "Redis"]
 
-_pack_command: Final = hiredis.pack_command
-_callback_of: Final = dict.get
 _EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
 _NEVER_DECODE: Final = private.NEVER_DECODE
 
 
-class Redis(redis.asyncio.Redis):
+class Redis(RedisPy):
     """redis.asyncio's client on a shared connection with implicit pipelining, with resilience built in.
 
     Takes every argument of `redis.asyncio.Redis`, and by keyword:
@@ -92,7 +93,7 @@ class Redis(redis.asyncio.Redis):
         kwargs.setdefault("retry", private.no_async_retries())
         if "maint_notifications_config" not in kwargs:
             kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
-        pool = redis.asyncio.ConnectionPool.from_url(url, **kwargs)
+        pool = ConnectionPool.from_url(url, **kwargs)
         client = cls(connection_pool=pool, single_connection_client=single_connection_client, **own)
         client.auto_close_connection_pool = True
         return client
@@ -113,7 +114,7 @@ class Redis(redis.asyncio.Redis):
             return await self._execute_foreign(plan, args, options)
         head = plan.head
         try:
-            packed = _pack_command(args) if head is None else _pack_command((*head, *args[1:]))
+            packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
             packed = pack_with_buffers(args, head, error)
         try:
@@ -145,7 +146,7 @@ class Redis(redis.asyncio.Redis):
                 plan.success(permit)
         if transport.protocol != self._asked_protocol:
             return await self._finish_after_fallback(plan, reply, options)
-        callback = _callback_of(self.response_callbacks, plan.name)
+        callback = callback_of(self.response_callbacks, plan.name)
         if callback is None:
             return reply
         shaped = call_back(callback, reply, options)
@@ -199,7 +200,7 @@ class Redis(redis.asyncio.Redis):
         reply = await self._guarded(plan, attempt)
         if transport.protocol != self._asked_protocol:
             return await self._finish_after_fallback(plan, reply, options)
-        callback = _callback_of(self.response_callbacks, plan.name)
+        callback = callback_of(self.response_callbacks, plan.name)
         if callback is None:
             return reply
         shaped = call_back(callback, reply, options)
@@ -211,7 +212,7 @@ class Redis(redis.asyncio.Redis):
         async def attempt(permit: int, timeout_s: float | None) -> Any:
             del permit, timeout_s  # the connection's own timeouts bound it
             try:
-                return await redis.asyncio.Redis.execute_command(self, *args, **options)
+                return await RedisPy.execute_command(self, *args, **options)
             except Exception as error:
                 raise as_ours(error, self.endpoint) from error
 
@@ -268,7 +269,7 @@ class Redis(redis.asyncio.Redis):
         super().__del__(*args)
 
 
-class Pipeline(redis.asyncio.client.Pipeline):
+class Pipeline(RedisPyPipeline):
     """redis-py's pipeline; its execution is one guarded call.
 
     It is retried by itself only where nothing can have been executed, or where it only reads. With WATCH it is bound to its
@@ -292,7 +293,7 @@ class Pipeline(redis.asyncio.client.Pipeline):
             self.command_stack, self.scripts = list(commands), set(scripts)
             await self._lease()
             try:
-                return cast("list[Any]", await redis.asyncio.client.Pipeline.execute(self, raise_on_error))
+                return await RedisPyPipeline.execute(self, raise_on_error)
             except Exception as error:
                 raise as_ours(error, self._client.endpoint) from error
 
@@ -306,7 +307,7 @@ class Pipeline(redis.asyncio.client.Pipeline):
             del permit, timeout_s
             await self._lease()
             try:
-                return await redis.asyncio.client.Pipeline.immediate_execute_command(self, *args, **options)
+                return await RedisPyPipeline.immediate_execute_command(self, *args, **options)
             except Exception as error:
                 raise as_ours(error, self._client.endpoint) from error
 
@@ -315,7 +316,7 @@ class Pipeline(redis.asyncio.client.Pipeline):
     async def _lease(self) -> None:
         if self.connection is None:
             try:
-                self.connection = await self.connection_pool.get_connection()
+                self.connection = cast(Any, await self.connection_pool.get_connection())
             except Exception as error:
                 failure = connect_failure(error, self._client.endpoint)
                 if failure is error:

@@ -361,16 +361,18 @@ class BlockingTransport:
         return self._connect(generation)
 
     def _connect(self, generation: int) -> Channel:
-        channel = None
         try:
             channel = self.open_channel()
-        finally:
+        except BaseException:
             with self._changed:
                 self._connecting -= 1
-                if channel is not None and generation == self._generation:
-                    self._open.add(channel)
-                elif self._waiting:
+                if self._waiting:
                     self._changed.notify()
+            raise
+        with self._changed:
+            self._connecting -= 1
+            if generation == self._generation:
+                self._open.add(channel)
         return channel
 
     def open_channel(self) -> Channel:

@@ -270,11 +270,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         """The server closed its side."""
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """asyncio reports that the socket is gone."""
-        reason = "connection closed by the server" if error is None else (str(error) or type(error).__name__)
+        reason = "connection closed by the server" if exc is None else (str(exc) or type(exc).__name__)
         received = self._written
-        if self._first_byte is not None and (error is None or isinstance(error, BrokenPipeError)):
+        if self._first_byte is not None and (exc is None or isinstance(exc, BrokenPipeError)):
             acknowledged = acknowledged_bytes(self._transport.get_extra_info("socket"))
             if acknowledged is not None:
                 received = acknowledged - self._first_byte
