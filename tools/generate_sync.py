@@ -41,6 +41,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
     ("python/agent_memory/redis/_async_probe.py", "python/agent_memory/redis/_probe.py"),
     ("python/agent_memory/redis/_async_retry.py", "python/agent_memory/redis/_retry.py"),
+    ("python/agent_memory/storage/_async_commands.py", "python/agent_memory/storage/_commands.py"),
+    ("python/agent_memory/storage/_async_foreign.py", "python/agent_memory/storage/_foreign.py"),
     ("python/agent_memory/storage/_async_recovery.py", "python/agent_memory/storage/_recovery.py"),
     ("python/agent_memory/storage/async_redis_client.py", "python/agent_memory/storage/redis_client.py"),
 ]
@@ -240,7 +242,7 @@ def generate(source: Path, target: Path) -> str:
     ruff = [sys.executable, "-m", "ruff"]
     # An import that only asyncio needed is unused now, and names that lost a prefix sort elsewhere.
     text = _run(
-        [*ruff, "check", "--quiet", "--fix-only", "--select=I,F401", "--stdin-filename", str(target), "-"], text
+        [*ruff, "check", "--quiet", "--fix-only", "--select=I,F401,C416", "--unsafe-fixes", "--stdin-filename", str(target), "-"], text
     )
     return _run([*ruff, "format", "--quiet", "--stdin-filename", str(target), "-"], text)
 

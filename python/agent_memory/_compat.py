@@ -19,10 +19,12 @@ import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
+L = TypeVar("L")
 
 ASYNC: Final = True
 """True in asyncio sources; the generator keeps only the other branch in their sync twins."""
@@ -189,3 +191,135 @@ def gather(*tasks: Task[T]) -> list[T]:
     for task in tasks:
         task.join()
     return [task.result() for task in tasks]
+
+
+class AsyncHome:
+    """The event loop in which an owner's background work runs, wherever the need for it is noticed."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def settle(self) -> None:
+        """Remembers the running loop as the place for work that a thread without a loop asks for."""
+        self._loop = asyncio.get_running_loop()
+
+    def post(self, function: Callable[[], object]) -> bool:
+        """Calls `function` in the running loop, else soon in the remembered one; returns False where there is none."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            loop = self._loop
+            if loop is None:
+                return False
+            try:
+                loop.call_soon_threadsafe(function, context=contextvars.Context())
+            except RuntimeError:
+                return False  # the loop is closed
+            return True
+        function()
+        return True
+
+
+class Home:
+    """The process in which an owner's background work runs: the sync twin of AsyncHome, where any thread will do."""
+
+    __slots__ = ()
+
+    def settle(self) -> None:
+        """Nothing to remember: threads start anywhere."""
+
+    def post(self, function: Callable[[], object]) -> bool:
+        """Calls `function`; returns True."""
+        function()
+        return True
+
+
+class AsyncKeyedLocks:
+    """One lock per key and event loop, first come, first served; as many entries as there are holders and waiters."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, _KeyedLock[asyncio.Lock]] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: Hashable) -> AsyncIterator[None]:
+        """Holds the lock of `key` for the length of the block."""
+        # No mutex: the entries of one loop are touched by its thread only, and one dict operation is atomic.
+        place = (id(asyncio.get_running_loop()), key)
+        entry = self._entries.get(place)
+        if entry is None:
+            entry = self._entries[place] = _KeyedLock(asyncio.Lock())
+        entry.users += 1
+        try:
+            async with entry.lock:
+                yield
+        finally:
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[place]
+
+
+class KeyedLocks:
+    """One lock per key; as many entries as there are holders and waiters."""
+
+    __slots__ = ("_entries", "_mutex")
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, _KeyedLock[threading.Lock]] = {}
+        self._mutex = threading.Lock()
+
+    @contextmanager
+    def hold(self, key: Hashable) -> Iterator[None]:
+        """Holds the lock of `key` for the length of the block."""
+        with self._mutex:
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _KeyedLock(threading.Lock())
+            entry.users += 1
+        try:
+            with entry.lock:
+                yield
+        finally:
+            with self._mutex:
+                entry.users -= 1
+                if not entry.users:
+                    del self._entries[key]
+
+
+class _KeyedLock(Generic[L]):
+    __slots__ = ("lock", "users")
+
+    def __init__(self, lock: L) -> None:
+        self.lock = lock
+        self.users = 0
+
+
+async def async_in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Runs a blocking function in a thread, so that the event loop goes on meanwhile."""
+    return await asyncio.to_thread(function, *args)
+
+
+def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Runs a blocking function: here the caller may be blocked."""
+    return function(*args)
+
+
+async def async_settle(value: Any) -> Any:
+    """Awaits `value` and what it gives, to any depth, until it is no awaitable any more.
+
+    An awaitable that gives itself (redis-py's pipelines and clients do) is a value.
+    """
+    while hasattr(value, "__await__"):
+        settled = await value
+        if settled is value:
+            break
+        value = settled
+    return value
+
+
+def settle(value: Any) -> Any:
+    """Returns `value`: the sync twin of `async_settle`."""
+    return value
