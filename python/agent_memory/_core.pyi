@@ -1,7 +1,10 @@
 """Types of the extension module; `python -m mypy.stubtest agent_memory._core` checks them against the binary."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "BreakerRules",
@@ -11,7 +14,9 @@ __all__ = [
     "Operation",
     "RetryRules",
     "__version__",
+    "kernel_tiers",
     "monotonic_ns",
+    "score_rows",
 ]
 
 __version__: Final[str]
@@ -114,3 +119,24 @@ class Operation:
         deadline_ns: int,
         /,
     ) -> float: ...
+
+# --- scoring --------------------------------------------------------------------------------------------------------
+
+def kernel_tiers() -> list[str]: ...
+def score_rows(
+    query: NDArray[Any],
+    vectors: NDArray[Any],
+    similarity: str,
+    similarity_weight: float,
+    parts: Sequence[tuple[str, float, NDArray[Any]]],
+    decay: tuple[str, float, float],
+    min_max: bool,
+    mask: NDArray[np.bool_] | None,
+    threshold: float | None,
+    k: int,
+    threads: int,
+    components: bool,
+    kernel: str | None,
+) -> tuple[
+    NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], list[NDArray[np.float64]], int
+]: ...

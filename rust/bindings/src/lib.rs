@@ -6,11 +6,13 @@ mod clock;
 mod convert;
 mod errors;
 mod guard;
+mod scoring;
 mod settings;
 mod stats;
 
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    scoring::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add_function(wrap_pyfunction!(clock::monotonic_ns, module)?)?;

@@ -14,4 +14,5 @@ pub mod guard;
 pub mod metrics;
 pub mod random;
 pub mod retry;
+pub mod scoring;
 pub mod window;

@@ -1,0 +1,454 @@
+//! The inner loops, one implementation per instruction set, and the only `unsafe` code of the scoring core.
+//!
+//! # Rules
+//!
+//! * A [`Kernels`] value can only be made for a [`Tier`] that this processor has, so calling through it is sound.
+//! * Two kinds of loop exist. The *fast* ones (`f32` dot products, integer dot products of 4-bit codes) differ between
+//!   tiers in rounding or not at all; the *exact* one ([`Rows::exact_dot`]) is one fixed sequence of `f64` operations
+//!   on every tier, and every score that leaves the core was computed by it. So results never depend on the processor.
+//! * [`Rows`] describes memory that may belong to Python and may be written by another thread while it is read. It is
+//!   read through raw pointers only, never through a `&[f32]`; no address, length or branch that matters for memory
+//!   safety depends on a value read from it. A torn or changing value gives some number, never an access out of bounds.
+//!
+//! # Bounds
+//!
+//! [`Kernels::dot_squares`] sums at least eight partial sums side by side on every tier, so no product passes through more
+//! than `h = d/8 + 16` roundings for `d` dimensions, and `|computed - exact| <= gamma(h) * |q||x|` with
+//! `gamma(h) = h*u/(1 - h*u)`, `u = 2^-24` (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., chapters 3
+//! and 4), as long as nothing over- or underflows. See [`f32_error_factor`] and [`F32_SAFE_SQUARES`].
+//! [`Kernels::nibble_dots`] is integer arithmetic and exact for at most [`MAX_DIMENSIONS`] dimensions.
+
+#![allow(unsafe_code)]
+#![allow(clippy::cast_ptr_alignment)] // every read is an unaligned one
+#![allow(clippy::needless_range_loop, clippy::needless_pass_by_value)] // lanes of several arrays go together
+
+use half::slice::HalfFloatSliceExt;
+use std::marker::PhantomData;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+/// Largest number of dimensions: `15 * 127 * 65_536` stays far below `i32::MAX`, and `gamma` far below one.
+pub const MAX_DIMENSIONS: usize = 65_536;
+
+/// Codes are stored in blocks of this many dimensions: 32 bytes of two 4-bit codes each.
+pub const BLOCK_DIMENSIONS: usize = 64;
+
+/// Queries that [`Kernels::nibble_dots_tile`] multiplies with one unpacked row.
+pub const TILE_QUERIES: usize = 4;
+
+/// Squared norms between which the `f32` kernels neither overflow nor lose an amount to underflow that matters beside
+/// [`f32_error_factor`]; rows outside are computed in `f64`.
+pub const F32_SAFE_SQUARES: std::ops::Range<f32> = 1e-24..1e30;
+
+/// `gamma(d/8 + 16)` of the module's text, doubled to spare.
+#[must_use]
+pub fn f32_error_factor(dimensions: usize) -> f64 {
+    let unit = (dimensions as f64 / 8.0 + 16.0) * f64::from(f32::EPSILON) / 2.0;
+    2.0 * unit / (1.0 - unit)
+}
+
+/// An instruction set with kernels of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Portable Rust; always there.
+    Scalar,
+    /// 128-bit NEON of aarch64.
+    Neon,
+    /// 256-bit AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F and BW with VNNI.
+    Avx512,
+}
+
+impl Tier {
+    /// Every tier, slowest first.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// The name by which it is forced: `scalar`, `neon`, `avx2`, `avx512`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this processor can run it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512vnni")
+            }
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+}
+
+/// The element type of an array of vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// IEEE 754 binary16.
+    F16,
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary64.
+    F64,
+}
+
+impl Element {
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+}
+
+/// A matrix in memory that may change while it is read: rows of contiguous elements at a constant distance in bytes.
+#[derive(Clone, Copy)]
+#[allow(clippy::struct_field_names)] // a number of rows is called what it is
+pub struct Rows<'a> {
+    start: *const u8,
+    rows: usize,
+    dimensions: usize,
+    stride_bytes: isize,
+    element: Element,
+    owner: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: `Rows` only ever reads, and the module's rules allow the memory to change under it.
+unsafe impl Send for Rows<'_> {}
+// SAFETY: as above; there is no state of its own to share.
+unsafe impl Sync for Rows<'_> {}
+
+impl<'a> Rows<'a> {
+    /// Describes foreign memory.
+    ///
+    /// # Safety
+    ///
+    /// `dimensions` must be at least 1. For the lifetime `'a` every row `start + row * stride_bytes`, `row < rows`, must be `dimensions` readable
+    /// elements. Their values may change at any time; alignment does not matter.
+    #[must_use]
+    pub const unsafe fn from_raw(
+        start: *const u8,
+        rows: usize,
+        dimensions: usize,
+        stride_bytes: isize,
+        element: Element,
+    ) -> Self {
+        Self { start, rows, dimensions, stride_bytes, element, owner: PhantomData }
+    }
+
+    /// Describes rows of a slice.
+    ///
+    /// # Panics
+    ///
+    /// If the slice does not hold a whole number of rows.
+    #[must_use]
+    pub fn from_slice(values: &'a [f32], dimensions: usize) -> Self {
+        assert!(dimensions > 0 && values.len().is_multiple_of(dimensions), "whole rows are needed");
+        let stride_bytes = isize::try_from(dimensions * 4).expect("a row is smaller than the address space");
+        let rows = values.len() / dimensions;
+        Self {
+            start: values.as_ptr().cast(),
+            rows,
+            dimensions,
+            stride_bytes,
+            element: Element::F32,
+            owner: PhantomData,
+        }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Elements of a row.
+    #[must_use]
+    pub const fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// The type of an element.
+    #[must_use]
+    pub const fn element(&self) -> Element {
+        self.element
+    }
+
+    fn row(&self, row: usize) -> *const u8 {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let row = isize::try_from(row).expect("checked against the number of rows");
+        // SAFETY: in bounds by the assertion and the promise made to `from_raw`.
+        unsafe { self.start.offset(row * self.stride_bytes) }
+    }
+
+    /// The first element of every row as `f64`: what a column of numbers is made of.
+    #[must_use]
+    pub fn column(&self) -> Vec<f64> {
+        let rows = 0..self.rows;
+        // SAFETY (all three): a row has at least one element, by the promise made to `from_raw`.
+        match self.element {
+            Element::F32 => {
+                rows.map(|row| f64::from(unsafe { self.row(row).cast::<f32>().read_unaligned() })).collect()
+            }
+            Element::F64 => rows.map(|row| unsafe { self.row(row).cast::<f64>().read_unaligned() }).collect(),
+            Element::F16 => {
+                let bits = |row| unsafe { self.row(row).cast::<u16>().read_unaligned() };
+                rows.map(|row| half::f16::from_bits(bits(row)).to_f64()).collect()
+            }
+        }
+    }
+
+    /// Copies a row into `out` as `f32`, rounding `f64` elements to nearest.
+    ///
+    /// # Panics
+    ///
+    /// If `row` is out of range or `out` is not `dimensions` long.
+    pub fn copy_f32(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.dimensions, "one slot per dimension");
+        let start = self.row(row);
+        // SAFETY (all three): the row holds `dimensions` elements and so does `out`; the copies are of bytes, so
+        // alignment does not matter, and `out` cannot overlap memory that was handed in as `Rows`.
+        match self.element {
+            Element::F32 => unsafe { std::ptr::copy_nonoverlapping(start, out.as_mut_ptr().cast(), out.len() * 4) },
+            Element::F64 => {
+                for (index, slot) in out.iter_mut().enumerate() {
+                    #[allow(clippy::cast_possible_truncation)] // rounding is what is wanted here
+                    let value = unsafe { start.cast::<f64>().add(index).read_unaligned() } as f32;
+                    *slot = value;
+                }
+            }
+            Element::F16 => {
+                let mut halves = [half::f16::ZERO; 64];
+                for (piece, slots) in out.chunks_mut(64).enumerate() {
+                    let bytes = slots.len() * 2;
+                    unsafe { std::ptr::copy_nonoverlapping(start.add(piece * 128), halves.as_mut_ptr().cast(), bytes) };
+                    halves[..slots.len()].convert_to_f32_slice(slots);
+                }
+            }
+        }
+    }
+
+    /// `(q.x, x.x)` in `f64`: element `i` goes to partial sum `i % 8`, the sums are added in a fixed tree. The relative
+    /// error of either is at most `(d/8 + 4) * 2^-53` of the sum of the absolute products.
+    ///
+    /// # Panics
+    ///
+    /// If `row` is out of range or the query has another number of dimensions.
+    #[must_use]
+    pub fn exact_dot(&self, query: &[f64], row: usize) -> (f64, f64) {
+        assert_eq!(query.len(), self.dimensions, "query and rows have the same dimensions");
+        let start = self.row(row);
+        #[cfg(target_arch = "x86_64")]
+        if self.element == Element::F32 && Tier::Avx2.is_available() {
+            // SAFETY: AVX2 was found, and the row is as long as the query.
+            return unsafe { avx2::exact_dot(query, start.cast()) };
+        }
+        match self.element {
+            // SAFETY (all three): the index runs over the query, which is as long as the row.
+            Element::F32 => exact_sums(query, |i| f64::from(unsafe { start.cast::<f32>().add(i).read_unaligned() })),
+            Element::F64 => exact_sums(query, |i| unsafe { start.cast::<f64>().add(i).read_unaligned() }),
+            Element::F16 => exact_sums(query, |i| {
+                // SAFETY: as above.
+                half::f16::from_bits(unsafe { start.cast::<u16>().add(i).read_unaligned() }).to_f64()
+            }),
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// `|q - x|^2` in `f64`, with the order of summation and the error of [`Self::exact_dot`].
+    ///
+    /// # Panics
+    ///
+    /// If `row` is out of range or the query has another number of dimensions.
+    #[must_use]
+    pub fn exact_distance_square(&self, query: &[f64], row: usize) -> f64 {
+        assert_eq!(query.len(), self.dimensions, "query and rows have the same dimensions");
+        let start = self.row(row);
+        let difference = |i: usize| {
+            // SAFETY: the index runs over the query, which is as long as the row.
+            let x = unsafe {
+                match self.element {
+                    Element::F32 => f64::from(start.cast::<f32>().add(i).read_unaligned()),
+                    Element::F64 => start.cast::<f64>().add(i).read_unaligned(),
+                    Element::F16 => half::f16::from_bits(start.cast::<u16>().add(i).read_unaligned()).to_f64(),
+                }
+            };
+            query[i] - x
+        };
+        exact_sums(query, difference).1
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)] // the element type must be known inside the loop
+fn exact_sums(query: &[f64], value: impl Fn(usize) -> f64) -> (f64, f64) {
+    let mut dots = [0.0_f64; 8];
+    let mut squares = [0.0_f64; 8];
+    let whole = query.len() / 8 * 8; // separate multiplications and additions: a fused one would differ between tiers
+    for (block, chunk) in query[..whole].chunks_exact(8).enumerate() {
+        for lane in 0..8 {
+            let x = value(block * 8 + lane);
+            dots[lane] += chunk[lane] * x;
+            squares[lane] += x * x;
+        }
+    }
+    for (lane, &q) in query[whole..].iter().enumerate() {
+        let x = value(whole + lane);
+        dots[lane] += q * x;
+        squares[lane] += x * x;
+    }
+    let tree = |s: [f64; 8]| ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    (tree(dots), tree(squares))
+}
+
+/// The sum of the squares, in the order of [`Rows::exact_dot`].
+#[must_use]
+pub fn exact_square(values: &[f64]) -> f64 {
+    exact_sums(values, |index| values[index]).1
+}
+
+/// The kernels of one tier. Holding one proves that the processor has the tier.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels(Tier);
+
+impl Kernels {
+    /// The kernels of `tier`, or `None` if this processor does not have it.
+    #[must_use]
+    pub fn forced(tier: Tier) -> Option<Self> {
+        tier.is_available().then_some(Self(tier))
+    }
+
+    /// The fastest kernels that this processor has.
+    #[must_use]
+    pub fn detect() -> Self {
+        let best = Tier::ALL.into_iter().rev().find(|tier| tier.is_available());
+        Self(best.unwrap_or(Tier::Scalar))
+    }
+
+    /// The tier these kernels are of.
+    #[must_use]
+    pub const fn tier(self) -> Tier {
+        self.0
+    }
+
+    /// For each listed row of an `f32` matrix: `q.x` into `dots` and `x.x` into `squares`, in `f32`.
+    ///
+    /// # Panics
+    ///
+    /// If the rows are not `f32`, a row is out of range, or lengths disagree.
+    pub fn dot_squares(self, query: &[f32], rows: &Rows<'_>, listed: &[u32], dots: &mut [f32], squares: &mut [f32]) {
+        assert_eq!(rows.element, Element::F32, "the fast kernel reads f32");
+        assert_eq!(query.len(), rows.dimensions, "query and rows have the same dimensions");
+        assert!(dots.len() == listed.len() && squares.len() == listed.len(), "one result per row");
+        let work = listed.iter().zip(dots.iter_mut().zip(squares.iter_mut()));
+        let work = work.map(|(&row, out)| (rows.row(row as usize).cast::<f32>(), out));
+        match self.0 {
+            Tier::Scalar => scalar::dot_squares(query, work),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX2 and FMA; each pointer is a row of `query.len()` readable elements.
+            Tier::Avx2 => unsafe { avx2::dot_squares(query, work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX-512 F; the pointers are as above.
+            Tier::Avx512 => unsafe { avx512::dot_squares(query, work) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `self` proves NEON; the pointers are as above.
+            Tier::Neon => unsafe { neon::dot_squares(query, work) },
+            #[allow(unreachable_patterns)]
+            _ => unreachable!("a tier of another architecture is never available"),
+        }
+    }
+
+    /// Integer dot products of consecutive rows of packed 4-bit codes with one signed query.
+    ///
+    /// Row `r` is `codes[r * query.len() / 2 ..][.. query.len() / 2]`; in each 32 bytes the low halves are dimensions
+    /// 0 to 31 of a block and the high halves 32 to 63.
+    ///
+    /// # Panics
+    ///
+    /// If the query is not whole blocks, holds -128, or `codes` does not hold `out.len()` rows.
+    pub fn nibble_dots(self, query: &[i8], codes: &[u8], out: &mut [i32]) {
+        let row_bytes = check_codes(query);
+        assert_eq!(codes.len(), out.len() * row_bytes, "codes hold one row per result");
+        match self.0 {
+            Tier::Scalar => scalar::nibble_dots(query, codes, out),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX2; lengths were checked.
+            Tier::Avx2 => unsafe { avx2::nibble_dots(query, codes, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX-512 F, BW and VNNI; lengths were checked.
+            Tier::Avx512 => unsafe { avx512::nibble_dots(query, codes, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `self` proves NEON; lengths were checked.
+            Tier::Neon => unsafe { neon::nibble_dots(query, codes, out) },
+            #[allow(unreachable_patterns)]
+            _ => unreachable!("a tier of another architecture is never available"),
+        }
+    }
+
+    /// As [`Self::nibble_dots`] for [`TILE_QUERIES`] queries at once, so that a row is unpacked once for all of them.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::nibble_dots`].
+    pub fn nibble_dots_tile(self, queries: [&[i8]; TILE_QUERIES], codes: &[u8], out: [&mut [i32]; TILE_QUERIES]) {
+        let row_bytes = queries.map(check_codes)[0];
+        for (query, slots) in queries.iter().zip(&out) {
+            assert_eq!(query.len(), row_bytes * 2, "all queries have the same dimensions");
+            assert_eq!(codes.len(), slots.len() * row_bytes, "codes hold one row per result");
+        }
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX2; lengths were checked.
+            Tier::Avx2 => unsafe { avx2::nibble_dots_tile(queries, codes, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX-512 F, BW and VNNI; lengths were checked.
+            Tier::Avx512 => unsafe { avx512::nibble_dots_tile(queries, codes, out) },
+            _ => {
+                for (query, slots) in queries.into_iter().zip(out) {
+                    self.nibble_dots(query, codes, slots);
+                }
+            }
+        }
+    }
+}
+
+fn check_codes(query: &[i8]) -> usize {
+    assert!(!query.is_empty() && query.len().is_multiple_of(BLOCK_DIMENSIONS), "whole blocks are needed");
+    assert!(query.len() <= MAX_DIMENSIONS, "sums must fit an i32");
+    debug_assert!(!query.contains(&i8::MIN), "-128 would let the 16-bit sums overflow");
+    query.len() / 2
+}
+
+#[cfg(test)]
+mod tests;
