@@ -13,6 +13,9 @@ owner is killed with SIGKILL, and it kills even a child stopped by SIGSTOP. It h
 
 A forked child of the owner is not the owner: its end changes nothing. Where there is no such signal (not Linux), a
 server is stopped by close(), garbage collection and interpreter exit only.
+
+Children are made with posix_spawn and not with `subprocess`: gevent replaces the latter by one that runs Python's fork
+handlers in the child, where ours would close the descriptors that the child is to inherit.
 """
 
 from __future__ import annotations
@@ -21,28 +24,31 @@ import functools
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-__all__ = ["spawn"]
+__all__ = ["Child", "spawn"]
 
-_SHELL_WRAPPER = '[ "$PPID" = "$1" ] || exit 125; shift; exec "$@"'
+_SHELL_WRAPPER = '[ "$PPID" = "$1" ] || exit 125; shift; umask 077; exec "$@"'
 
 _PYTHON_WRAPPER = """
 import ctypes, os, signal, sys
 if ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) or os.getppid() != int(sys.argv[1]):
     os._exit(125)
+os.umask(0o077)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
 def _wrap(command: Sequence[str], owner_pid: int) -> list[str]:
     if not sys.platform.startswith("linux"):
-        return list(command)
+        return ["/bin/sh", "-c", _SHELL_WRAPPER, "sh", str(owner_pid), *command]
     setpriv = _find_setpriv()
     if setpriv is not None:
         return [setpriv, "--pdeathsig", "KILL", "/bin/sh", "-c", _SHELL_WRAPPER, "sh", str(owner_pid), *command]
@@ -72,12 +78,54 @@ def _find_setpriv() -> str | None:
     return setpriv if probe.returncode == 0 else None
 
 
+class Child:
+    """A child process of this process. Thread-safe; a signal never hits another process that got its number."""
+
+    def __init__(self, pid: int) -> None:
+        """Take over a process that nobody else waits for."""
+        self.pid = pid
+        self._lock = threading.Lock()
+        self._exit_code: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code (minus the signal's number if killed), or None while the process runs."""
+        with self._lock:
+            return self._poll()
+
+    def _poll(self) -> int | None:
+        if self._exit_code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                # Reaped behind our back, by a handler of SIGCHLD for instance. How it ended is lost.
+                pid, status = self.pid, 0
+            if pid:
+                self._exit_code = os.waitstatus_to_exitcode(status)
+        return self._exit_code
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end of the process; return False if it runs on after `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        interval_s = 0.0005
+        while self.poll() is None:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(interval_s)
+            interval_s = min(interval_s * 2, 0.02)
+        return True
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal if the process still runs."""
+        with self._lock:
+            if self._poll() is None:
+                os.kill(self.pid, number)
+
+
 class _Spawner:
     """The thread whose end means the end of the process."""
 
     def __init__(self) -> None:
-        self._requests: queue.SimpleQueue[tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]]]
-        self._requests = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Callable[[], int], Future[int]]] = queue.SimpleQueue()
         self._owner_pid = os.getpid()
         thread = threading.Thread(target=self._serve, name="agent-memory-spawner", daemon=True)
         thread.start()
@@ -85,8 +133,8 @@ class _Spawner:
     def serves_this_process(self) -> bool:
         return self._owner_pid == os.getpid()
 
-    def submit(self, make: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        future: Future[subprocess.Popen[bytes]] = Future()
+    def submit(self, make: Callable[[], int]) -> int:
+        future: Future[int] = Future()
         self._requests.put((make, future))
         return future.result()
 
@@ -115,12 +163,12 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def spawn(command: Sequence[str], log_path: Path, kept_descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], log_path: Path, kept_descriptors: Sequence[int] = ()) -> Child:
     """
     Start `command` as a direct child that dies with this process, its output appended to `log_path`.
 
-    The child leads a session of its own, so that Ctrl-C reaches the owner alone, which then decides. The descriptors in
-    `kept_descriptors` stay open in it. Raises OSError. Thread-safe.
+    The child leads a session of its own, so that Ctrl-C reaches the owner alone, which then decides; its files are private
+    (umask 077). The descriptors in `kept_descriptors` stay open in it. Raises OSError. Thread-safe.
     """
     global _spawner
     with _spawner_lock:
@@ -129,16 +177,27 @@ def spawn(command: Sequence[str], log_path: Path, kept_descriptors: Sequence[int
         spawner = _spawner
     wrapped = _wrap(command, os.getpid())
 
-    def make() -> subprocess.Popen[bytes]:
-        with open(log_path, "ab") as log:
-            return subprocess.Popen(
+    def make() -> int:
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            # A duplicate is inheritable, and a number above all others takes the place of nothing that is still needed.
+            free = max(log, *kept_descriptors, 2) + 1
+            return os.posix_spawn(
+                wrapped[0],
                 wrapped,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=tuple(kept_descriptors),
-                umask=0o077,
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                    *((os.POSIX_SPAWN_DUP2, kept, free + index) for index, kept in enumerate(kept_descriptors)),
+                ],
+                setsid=True,
+                setsigmask=(),
+                # Python ignores these, and what is ignored stays so in a child.
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
             )
+        finally:
+            os.close(log)
 
-    return spawner.submit(make)
+    return Child(spawner.submit(make))

@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import ssl
-import subprocess
 import threading
 import time
 import weakref
@@ -45,7 +44,7 @@ class _Holdings:
         self.owner_pid = os.getpid()
         self.stop_timeout_s = stop_timeout_s
         self.keeps_data = keeps_data
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: _lifeline.Child | None = None
         self.workspace: Workspace | None = None
         self.data_lock: FileLock | None = None
         self.reservation: PortReservation | None = None
@@ -57,14 +56,11 @@ class _Holdings:
         if gracefully:
             # A stopped process does not see SIGTERM until it goes on.
             process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(self.stop_timeout_s)
-            except subprocess.TimeoutExpired:
-                pass
-        process.kill()
-        process.wait(_REAP_TIMEOUT_S)
-        self.process = None
+            process.send_signal(signal.SIGTERM)
+            process.wait(self.stop_timeout_s)
+        process.send_signal(signal.SIGKILL)
+        if process.wait(_REAP_TIMEOUT_S):
+            self.process = None
 
     def release(self) -> None:
         """End the server and give everything back. In a forked child, which owns none of it, do nothing."""
@@ -410,7 +406,7 @@ class EmbeddedServer:
             raise ServerError(f"the server belongs to process {self._holdings.owner_pid}, not to its forked child")
         return self._lock
 
-    def _require_process(self) -> subprocess.Popen[bytes]:
+    def _require_process(self) -> _lifeline.Child:
         process = self._holdings.process
         if process is None or process.poll() is not None:
             raise ServerError("the server does not run")
@@ -452,7 +448,7 @@ class EmbeddedServer:
         self._paused = False
         self._wait_ready(process, log_start)
 
-    def _wait_ready(self, process: subprocess.Popen[bytes], log_start: int) -> None:
+    def _wait_ready(self, process: _lifeline.Child, log_start: int) -> None:
         address = self._address()
         context = None
         if self._tls:
@@ -463,7 +459,7 @@ class EmbeddedServer:
         while True:
             remaining_s = deadline_s - time.monotonic()
             if process.poll() is not None:
-                raise ServerStartError(self._explain(f"ended with code {process.returncode}", log_start))
+                raise ServerStartError(self._explain(f"ended with code {process.poll()}", log_start))
             if remaining_s <= 0:
                 reason = f"was not ready within {self._ready_timeout_s:g} s (last answer: {answer})"
                 raise ServerStartError(self._explain(reason, log_start))
@@ -523,10 +519,6 @@ class EmbeddedServer:
 
     def _forget_in_child(self) -> None:
         self._lock = threading.RLock()
-        process = self._holdings.process
-        if process is not None and process.returncode is None:
-            # Not ours to reap; without a return code its destructor would warn that it still runs.
-            process.returncode = 0
         self._holdings.close_copies()
 
 

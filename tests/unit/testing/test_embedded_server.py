@@ -290,6 +290,15 @@ def test_path_keeps_data_over_kill_and_over_owners(tmp_path):
         assert client.mget("one", "two") == [b"1", b"2"]
 
 
+def test_data_is_private(tmp_path):
+    with EmbeddedServer(tmp_path / "data") as server, redis.from_url(server.url) as client:
+        client.set("key", "value")
+    files = [file for file in server.path.rglob("*") if file.is_file()]
+    assert files
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert stat.S_IMODE(server.path.stat().st_mode) == 0o700
+
+
 def test_two_owners_of_one_path_are_told_apart(tmp_path):
     with EmbeddedServer(tmp_path) as first:
         second = EmbeddedServer(tmp_path)
@@ -373,6 +382,30 @@ def test_the_python_wrapper_does_the_same_without_setpriv(tmp_path):
         owner.kill()
         for pid in pids:
             wait_until(lambda pid=pid: is_gone(pid), f"server {pid} ends after its owner")
+
+
+def test_ctrl_c_reaches_the_owner_alone(server):
+    assert os.getsid(server.pid) == server.pid != os.getsid(0)
+
+
+def test_it_works_with_gevent(tmp_path):
+    pytest.importorskip("gevent")
+    code = """
+        from gevent import monkey
+        monkey.patch_all()
+        import redis
+        from agent_memory.testing import EmbeddedServer, FaultProxy
+        with EmbeddedServer() as server, FaultProxy(server) as proxy:
+            with redis.from_url(proxy.url) as client:
+                client.ping()
+                server.pause()
+                server.resume()
+                server.restart()
+                client.ping()
+        print("done", flush=True)
+    """
+    with run_owner(code, tmp_path) as owner:
+        assert owner.stdout.readline() == "done\n"
 
 
 def test_abandoned_folders_are_removed_by_the_next_owner(tmp_path):
