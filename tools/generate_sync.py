@@ -39,8 +39,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # source of test_NAME.py beside it (a test of something that only asyncio has is called test_asyncio_NAME.py and has no
 # twin).
 PAIRS = [
+    ("python/agent_memory/redis/_async_guarded.py", "python/agent_memory/redis/_guarded.py"),
     ("python/agent_memory/redis/_async_probe.py", "python/agent_memory/redis/_probe.py"),
     ("python/agent_memory/redis/_async_retry.py", "python/agent_memory/redis/_retry.py"),
+    ("python/agent_memory/redis/asyncio/pipeline.py", "python/agent_memory/redis/pipeline.py"),
     ("python/agent_memory/storage/_async_commands.py", "python/agent_memory/storage/_commands.py"),
     ("python/agent_memory/storage/_async_foreign.py", "python/agent_memory/storage/_foreign.py"),
     ("python/agent_memory/storage/_async_recovery.py", "python/agent_memory/storage/_recovery.py"),

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from asyncio import get_running_loop
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from redis.asyncio.client import Pipeline as RedisPyPipeline
 from redis.asyncio.client import Redis as RedisPy
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
-from agent_memory.redis._async_retry import async_retry
-from agent_memory.redis.calls import (
-    call_back,
-    callback_of,
-    deadline_of,
-    describe,
-    pack_command,
-    pack_with_buffers,
-    pipeline_operation,
-    read_timeout_s,
-)
-from agent_memory.redis.outcomes import as_ours
-from agent_memory.redis.plans import Plan, PlanTable, Route
-from agent_memory.redis.transport.blocking import connect_failure, endpoint_of
+from agent_memory.redis._async_guarded import AsyncGuardedCalls
+from agent_memory.redis.asyncio.pipeline import Pipeline
+from agent_memory.redis.calls import call_back, callback_of, pack_command, pack_with_buffers
 from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Awaitable
 
     from agent_memory._core import Guard
-
-    Attempt = Callable[[int, float | None], Awaitable[Any]]
 
 __all__ = ["Pipeline", "Redis"]
 
@@ -44,7 +27,7 @@ _EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
 _NEVER_DECODE: Final = private.NEVER_DECODE
 
 
-class Redis(RedisPy):
+class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own bases disagree on command_info
     """redis.asyncio's client on a shared connection with implicit pipelining, with resilience built in.
 
     Takes every argument of `redis.asyncio.Redis`, and by keyword:
@@ -71,20 +54,9 @@ class Redis(RedisPy):
             if kwargs.get("maint_notifications_config") is None:
                 kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
         super().__init__(*args, **kwargs)
-        self._resilience = resilience
-        if guard is None and resilience is not None:
-            guard = resilience.make_guard(kwargs.get("client_name") or "redis", self.endpoint)
-        pool = self.connection_pool
-        arguments = pool.connection_kwargs
-        self.guard = guard
-        self._plans = PlanTable(guard)
-        self._timeout_s: float | None = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
-        self._deadline_s = deadline_of(resilience, self._timeout_s)
-        self._foreign = self.single_connection_client or not private.is_stock_async_pool(pool)
-        self._transports = transports_of(pool)
-        self._asked_protocol = int(arguments.get("protocol") or 3)
-        self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
-        self._own_callbacks: dict[str, Callable[..., Any]] = {}
+        self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"))
+        self._foreign = self.single_connection_client or not private.is_stock_async_pool(self.connection_pool)
+        self._transports = transports_of(self.connection_pool)
 
     @classmethod
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
@@ -109,7 +81,7 @@ class Redis(RedisPy):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command, guarded, and return its reply as redis-py would show it."""
-        plan = self._plans[args[0]]
+        plan = self.plans[args[0]]
         if self._foreign:
             return await self._execute_foreign(plan, args, options)
         head = plan.head
@@ -144,184 +116,37 @@ class Redis(RedisPy):
                 reply = await self._recover(transport, plan, packed, raw, permit, reply)
             else:
                 plan.success(permit)
+        callbacks = self.response_callbacks
         if transport.protocol != self._asked_protocol:
-            return await self._finish_after_fallback(plan, reply, options)
-        callback = callback_of(self.response_callbacks, plan.name)
+            callbacks = self.callbacks_for(transport.protocol)
+        callback = callback_of(callbacks, plan.name)
         if callback is None:
             return reply
         shaped = call_back(callback, reply, options)
-        return await shaped if inspect.isawaitable(shaped) else shaped
-
-    async def _recover(
-        self, transport: MultiplexedTransport, plan: Plan, packed: bytes, raw: bool, permit: int, error: Exception
-    ) -> Any:
-        """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
-
-        async def attempt(permit: int, timeout_s: float | None) -> Any:
-            del permit
-            return await transport.call_within(packed, raw, timeout_s)
-
-        return await self._retry(plan, attempt, permit, error)
-
-    async def _retry(self, plan: Plan, attempt: Attempt, permit: int, error: Exception) -> Any:
-        try:
-            return await async_retry(plan, attempt, permit, error, self._timeout_s, self._deadline_s)
-        except Exception as last:
-            describe(last, self.guard, plan.name)
-            raise
-
-    async def _guarded(self, plan: Plan, attempt: Attempt) -> Any:
-        """One guarded call of anything that takes a permit and a timeout and returns a reply."""
-        permit = plan.admit()
-        try:
-            reply = await attempt(permit, self._timeout_s)
-        except Exception as error:
-            return await self._retry(plan, attempt, permit, error)
-        except BaseException:
-            plan.abandon(permit)
-            raise
-        if isinstance(reply, Exception):
-            return await self._retry(plan, attempt, permit, reply)
-        plan.success(permit)
-        return reply
-
-    async def _execute_leased(
-        self, transport: MultiplexedTransport, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
-        """A command that may block or that changes its connection: on a connection of its own."""
-        timeout_s = read_timeout_s(plan, args, self._timeout_s)
-        raw = _NEVER_DECODE in options
-        keep = plan.route is not Route.STATE
-
-        async def attempt(permit: int, attempt_timeout_s: float | None) -> Any:
-            del permit, attempt_timeout_s  # a blocking command may take longer than an ordinary one
-            return await transport.call_leased(packed, raw, timeout_s, keep=keep)
-
-        reply = await self._guarded(plan, attempt)
-        if transport.protocol != self._asked_protocol:
-            return await self._finish_after_fallback(plan, reply, options)
-        callback = callback_of(self.response_callbacks, plan.name)
-        if callback is None:
-            return reply
-        shaped = call_back(callback, reply, options)
-        return await shaped if inspect.isawaitable(shaped) else shaped
-
-    async def _execute_foreign(self, plan: Plan, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """redis-py's own path, guarded: a pinned connection, or a pool that is not redis-py's own."""
-
-        async def attempt(permit: int, timeout_s: float | None) -> Any:
-            del permit, timeout_s  # the connection's own timeouts bound it
-            try:
-                return await RedisPy.execute_command(self, *args, **options)
-            except Exception as error:
-                raise as_ours(error, self.endpoint) from error
-
-        return await self._guarded(plan, attempt)
+        return await shaped if hasattr(shaped, "__await__") else shaped
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""
         return Pipeline(self, transaction, shard_hint)
 
-    # --- replies --------------------------------------------------------------------------------------------------
-
-    def set_response_callback(self, command: str, callback: Callable[..., Any]) -> None:
-        """Set a custom response callback, also for the case that the server refuses RESP3."""
-        super().set_response_callback(command, callback)
-        self._own_callbacks[command.upper()] = callback
-        self._fallback_callbacks = None
-
-    async def _finish_after_fallback(self, plan: Plan, reply: Any, options: dict[str, Any]) -> Any:
-        """The server spoke RESP2 where RESP3 was asked for: RESP2's callbacks give the reply the shape that was asked for."""
-        callbacks = self._fallback_callbacks
-        if callbacks is None:
-            arguments = self.connection_pool.connection_kwargs
-            callbacks = private.callbacks_after_fallback(
-                arguments.get("protocol"), arguments.get("legacy_responses", True)
-            )
-            callbacks.update(self._own_callbacks)
-            self._fallback_callbacks = callbacks
-        callback = callbacks.get(plan.name)
-        if callback is None:
-            return reply
-        shaped = call_back(callback, reply, options)
-        return await shaped if inspect.isawaitable(shaped) else shaped
-
-    # --- state ----------------------------------------------------------------------------------------------------
-
-    @property
-    def endpoint(self) -> str:
-        """host:port or socket path of the server."""
-        return endpoint_of(self.connection_pool.connection_kwargs)
-
-    def stats(self) -> dict[str, Any]:
-        """The guard's figures: state of the circuit, calls, errors by kind, retries, rejections, latencies by operation."""
-        return {} if self.guard is None else self.guard.stats()
+    def transport_here(self) -> MultiplexedTransport | None:
+        """The transport of the running event loop; None when commands travel redis-py's own way."""
+        if self._foreign:
+            return None
+        return self._transports.get(get_running_loop()) or self._transports.open()
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close the connections of this client in every loop; those of a pool that was given to it stay open."""
         if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
             self._transports.close()
+        if self._prober is not None:
+            await self._prober.stop(0)
         await super().aclose(close_connection_pool)
 
     def __del__(self, *args: Any) -> None:
         if getattr(self, "auto_close_connection_pool", False) and hasattr(self, "_transports"):
             self._transports.close()
         super().__del__(*args)
-
-
-class Pipeline(RedisPyPipeline):
-    """redis-py's pipeline; its execution is one guarded call.
-
-    It is retried by itself only where nothing can have been executed, or where it only reads. With WATCH it is bound to its
-    connection and never retried.
-    """
-
-    def __init__(self, client: Redis, transaction: bool, shard_hint: str | None) -> None:
-        super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
-        self._client = client
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Run the collected commands; replies in their order."""
-        commands, scripts = list(self.command_stack), set(self.scripts)
-        if not commands and not self.watching:
-            return []
-        plan = self._client._plans[pipeline_operation(self._client._plans, commands, self.watching)]
-
-        async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
-            del permit, timeout_s  # the connection's own timeouts bound it
-            # Executing empties the pipeline, also when it fails.
-            self.command_stack, self.scripts = list(commands), set(scripts)
-            await self._lease()
-            try:
-                return await RedisPyPipeline.execute(self, raise_on_error)
-            except Exception as error:
-                raise as_ours(error, self._client.endpoint) from error
-
-        return cast("list[Any]", await self._client._guarded(plan, attempt))
-
-    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
-        """WATCH and what follows it until MULTI: sent at once on the pipeline's connection."""
-        plan = self._client._plans[args[0]]
-
-        async def attempt(permit: int, timeout_s: float | None) -> Any:
-            del permit, timeout_s
-            await self._lease()
-            try:
-                return await RedisPyPipeline.immediate_execute_command(self, *args, **options)
-            except Exception as error:
-                raise as_ours(error, self._client.endpoint) from error
-
-        return await self._client._guarded(plan, attempt)
-
-    async def _lease(self) -> None:
-        if self.connection is None:
-            try:
-                self.connection = cast(Any, await self.connection_pool.get_connection())
-            except Exception as error:
-                failure = connect_failure(error, self._client.endpoint)
-                if failure is error:
-                    raise
-                raise failure from error
 
 
 class TransportsByLoop(dict[Any, MultiplexedTransport]):

@@ -34,7 +34,7 @@ from agent_memory.redis.outcomes import reply_error
 from agent_memory.redis.transport.proof import all_acknowledged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["BlockingTransport", "Channel"]
 
@@ -47,6 +47,7 @@ USER_TIMEOUT_MS: Final = 45_000
 DEFAULT_MAX_CONNECTIONS: Final = 100
 """Bound of open channels where the pool names none (redis-py's default)."""
 
+_PING: Final = hiredis.pack_command(("PING",))
 _INCOMPLETE: Final = object()
 _PushNotification: Final = hiredis.PushNotification
 _NS_PER_S: Final = 1_000_000_000
@@ -214,10 +215,12 @@ class BlockingTransport:
             raise
         return reply
 
-    def call_within(
-        self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None, *, keep: bool = True
-    ) -> Any:
-        """The same with a timeout of its own (None: wait for ever); `keep=False` closes the channel afterwards."""
+    def call_within(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None) -> Any:
+        """The same with a timeout of its own (None: wait for ever)."""
+        return self.call_leased(packed, started_ns, raw, timeout_s, keep=True)
+
+    def call_leased(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None, *, keep: bool) -> Any:
+        """The same for a command that blocks (`timeout_s` says how long) or changes its connection (`keep=False` closes it)."""
         channel = self.acquire(started_ns, self._timeout_s)
         try:
             channel.set_timeout(timeout_s)
@@ -230,6 +233,67 @@ class BlockingTransport:
         else:
             self.discard(channel)
         return reply
+
+    def ping_afresh(self) -> None:
+        """PING on a new connection outside the bound, for a probe; raises what the connection raises."""
+        channel = self.open_channel()
+        try:
+            reply = self.round_trip(channel, _PING, monotonic_ns(), self._timeout_ns, False)
+        finally:
+            channel.close()
+        if isinstance(reply, Exception):
+            raise reply
+
+    def call_many(
+        self, windows: Iterator[tuple[bytes, int]], started_ns: int, raw: frozenset[int] = frozenset()
+    ) -> list[Any]:
+        """Send windows of packed commands and return all replies; error replies as exception instances.
+
+        A window is its bytes and the number of its replies; the next one is sent before the replies of the one before are
+        read, so the server always has work. Every window has `socket_timeout`. `raw` numbers the replies that stay bytes.
+        """
+        channel = self.acquire(started_ns, self._timeout_s)
+        replies: list[Any] = []
+        unread = 0
+        sent = False
+        try:
+            for packed, count in windows:
+                whole = channel.send(packed)
+                sent = sent or whole > 0
+                if whole != len(packed):
+                    self._send_rest(channel, packed, whole, started_ns, self._timeout_ns)
+                if unread:
+                    self._receive_many(channel, unread, replies, started_ns, raw)
+                    started_ns = monotonic_ns()
+                unread = count
+            self._receive_many(channel, unread, replies, started_ns, raw)
+        except (OSError, EOFError, redis_py.RedisError) as error:
+            raise self._broken(channel, error, sent) from error
+        except BaseException:
+            self.discard(channel)
+            raise
+        self.release(channel, started_ns)
+        return replies
+
+    def _receive_many(
+        self, channel: Channel, count: int, replies: list[Any], started_ns: int, raw: frozenset[int]
+    ) -> None:
+        buffer, receive_into, feed, gets = channel.buffer, channel.receive_into, channel.feed, channel.gets
+        append, upto, timeout_ns = replies.append, len(replies) + count, self._timeout_ns
+        first = True
+        while len(replies) < upto:
+            reply = gets() if not raw or len(replies) not in raw else gets(False)
+            if reply is _INCOMPLETE:
+                if not first:
+                    self._check_deadline(channel, started_ns, timeout_ns)
+                first = False
+                received = receive_into(buffer)
+                if not received:
+                    raise EOFError
+                feed(buffer, 0, received)
+            elif reply.__class__ is not _PushNotification:
+                append(reply)
+        channel.set_timeout(self._timeout_s)
 
     def _send_rest(self, channel: Channel, packed: bytes, sent: int, started_ns: int, timeout_ns: int | None) -> int:
         view = memoryview(packed)

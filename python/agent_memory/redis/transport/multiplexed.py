@@ -41,7 +41,7 @@ from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_
 from agent_memory.redis.transport.proof import acknowledged_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["MultiplexedConnection", "MultiplexedTransport"]
 
@@ -55,8 +55,32 @@ FIRST_RECONNECT_DELAY_S: Final = 0.02
 LATE_SWEEP_S: Final = 0.05
 """A sweep that runs this late means that the loop was blocked: replies may be waiting in the kernel, so let it read first."""
 
+_PING: Final = hiredis.pack_command(("PING",))
 _INCOMPLETE: Final = object()
 _PushNotification: Final = hiredis.PushNotification
+
+
+class _Window:
+    """The slot of a window of a pipeline: stands in the queue once for each of its commands, resolves once for all."""
+
+    __slots__ = ("_missing", "future", "replies")
+
+    def __init__(self, future: asyncio.Future[list[Any]], count: int) -> None:
+        self.future = future
+        self.replies: list[Any] = []
+        self._missing = count
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def set_result(self, reply: Any) -> None:
+        self.replies.append(reply)
+        self._missing -= 1
+        if not self._missing:
+            self.future.set_result(self.replies)
+
+    def set_exception(self, error: Exception) -> None:
+        self.future.set_exception(error)
 
 
 class MultiplexedConnection(asyncio.BufferedProtocol):
@@ -106,7 +130,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._feed: Callable[..., None] = reader.feed
         self._gets: Callable[..., Any] = reader.gets
         self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
-        self._slots: collections.deque[asyncio.Future[Any]] = collections.deque()
+        self._slots: collections.deque[asyncio.Future[Any] | _Window] = collections.deque()
         self._outgoing: list[bytes] = []
         # One mark per flush: (absolute number of its last slot + 1, when, offset of its first byte in our stream).
         self._marks: collections.deque[tuple[int, float, int]] = collections.deque()
@@ -153,6 +177,27 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         else:
             outgoing.append(packed)
             self._loop.call_soon(self._flush, context=self._context)
+            if len(slots) >= MAX_IN_FLIGHT:
+                self.accepting = False
+        return future
+
+    def send_window(self, packed: bytes, count: int, raw: Iterable[int]) -> asyncio.Future[list[Any]]:
+        """Append the commands of a pipeline, packed as one, to this iteration's write; its future gets all the replies.
+
+        `raw` numbers, from 0, the replies that stay undecoded.
+        """
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        slots = self._slots
+        first = self._answered + len(slots)
+        self._raw.extend(first + number for number in sorted(raw))
+        if not self._outgoing:
+            self._loop.call_soon(self._flush, context=self._context)
+        slots.extend([_Window(future, count)] * count)
+        # One entry per slot, so that the unflushed slots can be counted from the end.
+        self._outgoing.append(packed)
+        self._outgoing.extend([b""] * (count - 1))
+        if len(slots) >= MAX_IN_FLIGHT:
+            self.accepting = False
         return future
 
     def forget(self, future: asyncio.Future[Any]) -> bool:
@@ -168,6 +213,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 self._raw = collections.deque(n - (n > number) for n in self._raw if n != number)
                 return True
         return False
+
+    @property
+    def answered(self) -> int:
+        """Commands answered since the connection was opened."""
+        return self._answered
 
     @property
     def in_flight(self) -> int:
@@ -375,7 +425,10 @@ class MultiplexedTransport:
         """The protocol that was negotiated last; what the response callbacks have to follow."""
         self.current: MultiplexedConnection | None = None
         self._suspect: MultiplexedConnection | None = None
-        self._waiters: collections.deque[asyncio.Future[None]] = collections.deque()
+        # In the order they came, with when. As many as there are tasks that wait: each holds one place.
+        self._waiters: collections.deque[tuple[asyncio.Future[None], float]] = collections.deque()
+        self._waiters_sweeper: asyncio.TimerHandle | None = None
+        self._progress: tuple[int, int] | None = None  # what the last sweep of the waiters saw
         self._woken = 0  # waiters that have been admitted and have not sent yet
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
@@ -397,22 +450,17 @@ class MultiplexedTransport:
         return connection.send(packed, raw)
 
     async def wait_and_send(self, packed: bytes, raw: bool = False) -> asyncio.Future[Any]:
-        """Wait for a connection and for room in it (first come, first served, for `socket_timeout`), then send.
+        """Wait for a connection and for room in it, first come, first served, then send.
 
-        Raises RedisTimeoutError or RedisUnavailableError with outcome NOT_SENT.
+        Raises RedisTimeoutError, RedisUnavailableError or ConnectionLimitError, all with outcome NOT_SENT.
         """
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                while True:
-                    await self._wait_for_turn()
-                    connection = self.current
-                    if connection is not None and connection.has_room():
-                        return connection.send(packed, raw)
-        except TimeoutError:
-            what = "no connection in time" if self.current is None else f"{MAX_IN_FLIGHT} commands in flight already"
-            raise RedisTimeoutError(what, outcome=Outcome.NOT_SENT, endpoint=self.endpoint) from None
+        while True:
+            await self._wait_for_turn()
+            connection = self.current
+            if connection is not None and connection.has_room():
+                return connection.send(packed, raw)
 
-    async def call_within(self, packed: bytes, raw: bool, timeout_s: float | None) -> Any:
+    async def call_within(self, packed: bytes, _permit: int, raw: bool, timeout_s: float | None) -> Any:
         """One command with a timeout of its own, shorter than `socket_timeout`: what is left of a call that is retried."""
         future = None
         try:
@@ -444,7 +492,9 @@ class MultiplexedTransport:
         if connection is not None and connection.accepting and not self._waiters:
             return
         waiter: asyncio.Future[None] = self.loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters.append((waiter, self.loop.time()))
+        if self._waiters_sweeper is None and self.timeout_s is not None:
+            self._arm_waiters_sweep(self.timeout_s)
         if connection is None and self._connecting is None:
             self._start_connecting()
         try:
@@ -459,6 +509,33 @@ class MultiplexedTransport:
             raise
         self._woken -= 1
 
+    def _arm_waiters_sweep(self, delay_s: float) -> None:
+        self._waiters_sweeper = self.loop.call_later(delay_s, self._sweep_waiters, context=contextvars.Context())
+
+    def _sweep_waiters(self) -> None:
+        """Fail the waiters whose time is over: `socket_timeout` without a connection or progress, else twice that."""
+        self._waiters_sweeper = None
+        timeout_s = self.timeout_s
+        if timeout_s is None:
+            return
+        progress = None if self.current is None else (id(self.current), self.current.answered)
+        moving = progress is not None and progress != self._progress
+        self._progress = progress
+        waiters = self._waiters
+        due_s = self.loop.time() - timeout_s * (2.0 if moving else 1.0)
+        while waiters and waiters[0][1] <= due_s:
+            waiter, _ = waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(self._no_turn())
+        if waiters:
+            self._arm_waiters_sweep(timeout_s / 4)
+
+    def _no_turn(self) -> Exception:
+        if self.current is None:
+            return RedisTimeoutError("no connection in time", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
+        # The server answers, only not as fast as it is asked: that says nothing against it.
+        return ConnectionLimitError(f"{MAX_IN_FLIGHT} commands in flight left no room in time", endpoint=self.endpoint)
+
     def admit_waiters(self, connection: MultiplexedConnection) -> None:
         """There may be room: let waiters in, in order, and open the fast path when none is left."""
         if connection is not self.current:
@@ -466,7 +543,7 @@ class MultiplexedTransport:
         room = connection.has_room() - self._woken
         waiters = self._waiters
         while room > 0 and waiters:
-            waiter = waiters.popleft()
+            waiter, _ = waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 self._woken += 1
@@ -535,18 +612,70 @@ class MultiplexedTransport:
 
     def _fail_waiters(self, error: Exception) -> None:
         waiters, self._waiters = self._waiters, collections.deque()
-        for waiter in waiters:
+        for waiter, _ in waiters:
             if not waiter.done():
                 waiter.set_exception(_another(error))
+
+    async def ping_afresh(self) -> None:
+        """PING on a new connection, for a probe; raises what the connection raises. On an answer nobody waits to connect."""
+        connection = await self.open_connection(self.timeout_s)
+        try:
+            reply = await connection.send(_PING)
+        finally:
+            connection.fail(RedisUnavailableError("the probe is over", endpoint=self.endpoint))
+        if isinstance(reply, Exception):
+            raise reply
+        self.hurry()
 
     def hurry(self) -> None:
         """Somebody knows that the server is back: forget the pause before the next attempt."""
         self._failures = 0
         self._not_before_s = 0.0
 
+    # --- pipelines ------------------------------------------------------------------------------------------------
+
+    async def call_many(
+        self, windows: Iterator[tuple[bytes, int]], _permit: int, raw: frozenset[int] = frozenset()
+    ) -> list[Any]:
+        """Send windows of packed commands and return all replies; error replies as exception instances.
+
+        A window is its bytes and the number of its replies. It leaves in one piece; at most two of them are under way, and
+        other tasks' commands go between them. `raw` numbers the replies that stay undecoded.
+        """
+        replies: list[Any] = []
+        under_way: asyncio.Future[list[Any]] | None = None
+        first = 0
+        try:
+            for packed, count in windows:
+                raw_here = [number - first for number in raw if first <= number < first + count] if raw else ()
+                following = await self._send_window(packed, count, raw_here)
+                first += count
+                if under_way is not None:
+                    replies += await under_way
+                under_way = following
+            if under_way is not None:
+                replies += await under_way
+        except asyncio.CancelledError:
+            self.forget(under_way)
+            raise
+        except (RedisUnavailableError, RedisTimeoutError) as error:
+            if replies:
+                error.outcome = Outcome.UNKNOWN  # what had been answered was executed
+            raise
+        return replies
+
+    async def _send_window(self, packed: bytes, count: int, raw: Iterable[int]) -> asyncio.Future[list[Any]]:
+        connection = self.current
+        while connection is None or not connection.accepting:
+            await self._wait_for_turn()
+            connection = self.current
+            if connection is not None and connection.has_room():
+                break
+        return connection.send_window(packed, count, raw)
+
     # --- leased connections ---------------------------------------------------------------------------------------
 
-    async def call_leased(self, packed: bytes, raw: bool, timeout_s: float | None, *, keep: bool) -> Any:
+    async def call_leased(self, packed: bytes, _permit: int, raw: bool, timeout_s: float | None, *, keep: bool) -> Any:
         """One command on a connection of its own, because it may block or changes its connection.
 
         `timeout_s` bounds the wait for the reply (None: for ever); `keep=False` closes the connection afterwards, as does
@@ -628,6 +757,9 @@ class MultiplexedTransport:
     def close(self) -> None:
         """Close the connections and fail what is in flight; the transport may be used again afterwards."""
         self._stop_connecting()
+        if self._waiters_sweeper is not None:
+            self._waiters_sweeper.cancel()
+            self._waiters_sweeper = None
         closed = RedisUnavailableError("the client was closed", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
         self._fail_waiters(closed)
         leased, self._idle_leases = self._idle_leases, []

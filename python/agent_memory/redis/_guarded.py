@@ -1,0 +1,195 @@
+# Generated from _async_guarded.py by tools/generate_sync.py: edit that file, not this one.
+
+"""What a drop-in client does around its hot path: admission, retries, leased connections, callbacks, the probe.
+
+The hot path itself (`execute_command`) is written by hand in both clients, because the two transports are different machines;
+everything that only awaits and decides is here, once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from redis.client import Redis as RedisPy
+from redis.exceptions import ResponseError
+
+from agent_memory._compat import ASYNC
+from agent_memory.redis import private
+from agent_memory.redis._probe import Prober
+from agent_memory.redis._retry import retry
+from agent_memory.redis.calls import call_back, callback_of, deadline_of, describe, read_timeout_s
+from agent_memory.redis.outcomes import as_ours
+from agent_memory.redis.plans import Plan, PlanTable, Route
+from agent_memory.redis.transport.blocking import endpoint_of
+
+if TYPE_CHECKING:
+    from agent_memory._core import Guard
+    from agent_memory.policy.resilience import ResiliencePolicy
+
+__all__ = ["GuardedCalls"]
+
+Attempt = Callable[[int, float | None], Any]
+"""One attempt at a call: given its permit and the seconds it may take, returns the reply, an error reply as a value."""
+
+T = TypeVar("T")
+
+_EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
+_NEVER_DECODE: Final = private.NEVER_DECODE
+_NOTHING: Final = object()
+
+
+class GuardedCalls:
+    """The part of a drop-in client that guards; mixed into a subclass of redis-py's client."""
+
+    connection_pool: Any
+    response_callbacks: Any
+
+    def _bind(self, resilience: ResiliencePolicy | None, guard: Guard | None, name: str) -> None:
+        """Bind to a guard (made of `resilience` where none is given); the last step of construction."""
+        arguments = self.connection_pool.connection_kwargs
+        self._timeout_s: float | None = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
+        self._deadline_s = deadline_of(resilience, self._timeout_s)
+        self._asked_protocol = int(arguments.get("protocol") or 3)
+        self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
+        self._own_callbacks: dict[str, Callable[..., Any]] = {}
+        self._prober: Prober | None = None
+        if guard is None and resilience is not None:
+            guard = resilience.make_guard(name, self.endpoint)
+            if resilience.probe_interval is not None:
+                self._prober = Prober(
+                    guard, _ping_of(weakref.ref(self)), interval_s=resilience.probe_interval, name=name
+                )
+        self.guard = guard
+        self.plans = PlanTable(guard)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def guarded(self, plan: Plan, attempt: Attempt) -> Any:
+        """One guarded call of anything that takes a permit and a timeout and returns a reply."""
+        permit = plan.admit()
+        try:
+            reply = attempt(permit, self._timeout_s)
+        except Exception as error:
+            return self._retry(plan, attempt, permit, error)
+        except BaseException:
+            plan.abandon(permit)
+            raise
+        if isinstance(reply, Exception):
+            return self._retry(plan, attempt, permit, reply)
+        plan.success(permit)
+        return reply
+
+    def _retry(self, plan: Plan, attempt: Attempt, permit: int, error: Exception) -> Any:
+        """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
+        try:
+            return retry(plan, attempt, permit, error, self._timeout_s, self._deadline_s)
+        except Exception as last:
+            describe(last, self.guard, plan.name)
+            raise
+
+    def _recover(self, transport: Any, plan: Plan, packed: bytes, raw: bool, permit: int, error: Exception) -> Any:
+        """The same for a command that travels with others."""
+
+        def attempt(permit: int, timeout_s: float | None) -> Any:
+            return transport.call_within(packed, permit, raw, timeout_s)
+
+        return self._retry(plan, attempt, permit, error)
+
+    def _execute_leased(
+        self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """A command that may block or that changes its connection: on a connection of its own."""
+        timeout_s = read_timeout_s(plan, args, self._timeout_s)
+        raw = _NEVER_DECODE in options
+        keep = plan.route is not Route.STATE
+
+        def attempt(permit: int, attempt_timeout_s: float | None) -> Any:
+            del attempt_timeout_s  # a blocking command may take longer than an ordinary one
+            return transport.call_leased(packed, permit, raw, timeout_s, keep=keep)
+
+        try:
+            reply = self.guarded(plan, attempt)
+        except ResponseError:
+            empty = options.get(_EMPTY_RESPONSE, _NOTHING)
+            if empty is _NOTHING:
+                raise
+            return empty
+        callback = callback_of(self.callbacks_for(transport.protocol), plan.name)
+        if callback is None:
+            return reply
+        shaped = call_back(callback, reply, options)
+        if ASYNC and hasattr(shaped, "__await__"):
+            return shaped
+        return shaped
+
+    def _execute_foreign(self, plan: Plan, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """redis-py's own path, guarded: a pinned connection, or a pool that is not redis-py's own."""
+
+        def attempt(permit: int, timeout_s: float | None) -> Any:
+            del permit, timeout_s  # the connection's own timeouts bound it
+            try:
+                return RedisPy.execute_command(cast(RedisPy, self), *args, **options)
+            except Exception as error:
+                raise as_ours(error, self.endpoint) from error
+
+        return self.guarded(plan, attempt)
+
+    # --- replies --------------------------------------------------------------------------------------------------
+
+    def set_response_callback(self, command: str, callback: Callable[..., Any]) -> None:
+        """Set a custom response callback, also for the case that the server refuses RESP3."""
+        self.response_callbacks[command] = callback
+        self._own_callbacks[command.upper()] = callback
+        self._fallback_callbacks = None
+
+    def callbacks_for(self, protocol: int) -> Mapping[Any, Callable[..., Any]]:
+        """The callbacks for replies of a connection that negotiated `protocol`.
+
+        Where the server spoke RESP2 though RESP3 was asked for, those that give its replies the shape that was asked for.
+        """
+        if protocol == self._asked_protocol:
+            return cast("Mapping[Any, Callable[..., Any]]", self.response_callbacks)
+        callbacks = self._fallback_callbacks
+        if callbacks is None:
+            arguments = self.connection_pool.connection_kwargs
+            callbacks = private.callbacks_after_fallback(
+                arguments.get("protocol"), arguments.get("legacy_responses", True)
+            )
+            callbacks.update(self._own_callbacks)
+            self._fallback_callbacks = callbacks
+        return callbacks
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> str:
+        """host:port or socket path of the server."""
+        return endpoint_of(self.connection_pool.connection_kwargs)
+
+    def stats(self) -> dict[str, Any]:
+        """The guard's figures: state of the circuit, calls, errors by kind, retries, rejections, latencies by operation."""
+        return {} if self.guard is None else self.guard.stats()
+
+    def transport_here(self) -> Any:
+        """The transport that commands of the caller travel by; None when they go redis-py's own way."""
+        raise NotImplementedError
+
+    def ping_afresh(self) -> None:
+        """PING on a new connection, outside the guard: what the background probe asks. Raises what the connection raises."""
+        transport = self.transport_here()
+        if transport is None:
+            RedisPy.execute_command(cast(RedisPy, self), "PING")
+        else:
+            transport.ping_afresh()
+
+
+def _ping_of(client: weakref.ref[GuardedCalls]) -> Callable[[], object]:
+    # The prober lives in the background: through a strong reference it would keep an abandoned client alive.
+    def ping() -> None:
+        alive = client()
+        if alive is not None:
+            alive.ping_afresh()
+
+    return ping

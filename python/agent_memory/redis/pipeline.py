@@ -1,0 +1,115 @@
+# Generated from asyncio/pipeline.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The pipeline of the drop-in client: one guarded call, sent and answered on our transport."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.client import Pipeline as RedisPyPipeline
+
+from agent_memory.redis.calls import pipeline_operation
+from agent_memory.redis.outcomes import as_ours
+from agent_memory.redis.pipelines import Prepared, prepare, results
+from agent_memory.redis.transport.blocking import connect_failure
+
+if TYPE_CHECKING:
+    from agent_memory.redis.client import Redis
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline(RedisPyPipeline):
+    """redis-py's pipeline; its execution is one guarded call that is as risky as its riskiest command.
+
+    It is retried by itself only where nothing can have been executed, or where it only reads. With WATCH it is bound to its
+    connection, travels redis-py's way and is never retried.
+    """
+
+    def __init__(self, client: Redis, transaction: bool, shard_hint: str | None) -> None:
+        super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
+        self._client = client
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Run the collected commands; results in their order.
+
+        Raises the first error among the results unless `raise_on_error` is false.
+        """
+        commands: Any = self.command_stack
+        if not commands and not self.watching:
+            return []
+        client = self._client
+        transport = client.transport_here()
+        if transport is not None and self.connection is None:
+            wanted: Any = self.transaction
+            prepared = prepare(client.plans, commands, bool(wanted or self.explicit_transaction))
+            if prepared is not None:
+                try:
+                    return self._execute_shared(transport, prepared, raise_on_error)
+                finally:
+                    cast(Any, self).reset()
+        return self._execute_leased(raise_on_error)
+
+    def _execute_shared(self, transport: Any, prepared: Prepared, raise_on_error: bool) -> list[Any]:
+        """Send the commands with everybody else's and shape the replies."""
+        client = self._client
+        if self.scripts:
+            self._load_scripts()
+
+        def attempt(permit: int, timeout_s: float | None) -> list[Any]:
+            del timeout_s  # every window of commands has the whole of it
+            replies = transport.call_many(prepared.windows(), permit, prepared.raw)
+            callbacks = client.callbacks_for(transport.protocol)
+            return results(self, callbacks, prepared, replies, raise_on_error)
+
+        return cast("list[Any]", client.guarded(client.plans[prepared.operation], attempt))
+
+    def _load_scripts(self) -> None:
+        """Make sure that the server has the scripts that the pipeline is about to call."""
+        scripts = list(self.scripts)
+        known = self._client.execute_command("SCRIPT EXISTS", *(script.sha for script in scripts))
+        for script, is_known in zip(scripts, known, strict=True):
+            if not is_known:
+                script.sha = self._client.execute_command("SCRIPT LOAD", script.script)
+
+    def _execute_leased(self, raise_on_error: bool) -> list[Any]:
+        """redis-py's own way on a connection of the pool, guarded."""
+        commands, scripts = list(self.command_stack), set(self.scripts)
+        client = self._client
+        plan = client.plans[pipeline_operation(client.plans, commands, self.watching)]
+
+        def attempt(permit: int, timeout_s: float | None) -> list[Any]:
+            del permit, timeout_s  # the connection's own timeouts bound it
+            # Executing empties the pipeline, also when it fails.
+            self.command_stack, self.scripts = list(commands), set(scripts)
+            self._lease()
+            try:
+                return RedisPyPipeline.execute(self, raise_on_error)
+            except Exception as error:
+                raise as_ours(error, client.endpoint) from error
+
+        return cast("list[Any]", client.guarded(plan, attempt))
+
+    def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        """WATCH and what follows it until MULTI: sent at once on the pipeline's connection."""
+        client = self._client
+
+        def attempt(permit: int, timeout_s: float | None) -> Any:
+            del permit, timeout_s
+            self._lease()
+            try:
+                return RedisPyPipeline.immediate_execute_command(self, *args, **options)
+            except Exception as error:
+                raise as_ours(error, client.endpoint) from error
+
+        return client.guarded(client.plans[args[0]], attempt)
+
+    def _lease(self) -> None:
+        if self.connection is None:
+            try:
+                self.connection = cast(Any, self.connection_pool.get_connection())
+            except Exception as error:
+                failure = connect_failure(error, self._client.endpoint)
+                if failure is error:
+                    raise
+                raise failure from error

@@ -1,0 +1,166 @@
+"""What the sync and the asyncio pipeline share: packing the commands, and making redis-py's results of the replies.
+
+A pipeline is one guarded call that is as risky as its riskiest command. It leaves in windows of at most `MAX_WINDOW` commands
+(a transaction in one piece); the next window is packed while the one before is under way, so memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis.exceptions import ExecAbortError, ResponseError, WatchError
+
+from agent_memory.policy import CommandCategory
+from agent_memory.redis import private
+from agent_memory.redis.calls import call_back, callback_of, pack_command, pack_with_buffers
+from agent_memory.redis.commands import READING_PIPELINE
+from agent_memory.redis.plans import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from agent_memory.redis.plans import PlanTable
+
+    Command = tuple[tuple[Any, ...], dict[str, Any]]
+    """The arguments of a command and the options of its callback, as redis-py's pipelines collect them."""
+
+__all__ = [
+    "MAX_SHARED_TRANSACTION",
+    "MAX_WINDOW",
+    "Prepared",
+    "prepare",
+    "results",
+]
+
+MAX_WINDOW: Final = 1_000
+"""Commands packed and sent at once by a pipeline."""
+MAX_SHARED_TRANSACTION: Final = 4_000
+"""Commands of a transaction that may travel with others; a longer one gets a connection of its own."""
+
+_EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
+_NEVER_DECODE: Final = private.NEVER_DECODE
+_MULTI: Final = pack_command((b"MULTI",))
+_EXEC: Final = pack_command((b"EXEC",))
+
+
+class Prepared:
+    """A pipeline that is ready to travel with others' commands: its plan's name, its commands packed, who wants bytes."""
+
+    __slots__ = ("commands", "operation", "packed", "raw", "transaction")
+
+    def __init__(
+        self, commands: Sequence[Command], operation: str, packed: list[bytes], raw: frozenset[int], transaction: bool
+    ) -> None:
+        self.commands = commands
+        self.operation = operation
+        self.packed = packed
+        self.raw = raw
+        self.transaction = transaction
+
+    def windows(self) -> Iterator[tuple[bytes, int]]:
+        """Bytes to send and the number of replies they will get."""
+        packed = self.packed
+        if self.transaction:
+            yield b"".join((_MULTI, *packed, _EXEC)), len(packed) + 2
+            return
+        for first in range(0, len(packed), MAX_WINDOW):
+            window = packed[first : first + MAX_WINDOW]
+            yield b"".join(window), len(window)
+
+
+def prepare(plans: PlanTable, commands: Sequence[Command], transaction: bool) -> Prepared | None:
+    """Pack the commands; None when one of them blocks or changes its connection, so that redis-py's own way must be gone."""
+    if transaction and len(commands) > MAX_SHARED_TRANSACTION:
+        return None
+    packed: list[bytes] = []
+    append = packed.append
+    only_reads = True
+    raw: list[int] = []
+    for args, options in commands:
+        plan = plans[args[0]]
+        if plan.route is not Route.SHARED or plan.name.startswith("HIMPORT"):
+            return None
+        if only_reads and plan.category is not CommandCategory.READ:
+            only_reads = False
+        if _EMPTY_RESPONSE in options and transaction:
+            continue  # redis-py's transactions do not send it: its answer is known
+        if _NEVER_DECODE in options:
+            raw.append(len(packed))
+        head = plan.head
+        try:
+            append(pack_command(args) if head is None else pack_command((*head, *args[1:])))
+        except TypeError as error:
+            append(pack_with_buffers(args, head, error))
+    return Prepared(commands, READING_PIPELINE if only_reads else "PIPELINE", packed, frozenset(raw), transaction)
+
+
+def results(pipeline: Any, callbacks: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool) -> list[Any]:
+    """What `execute` returns or raises, made of the replies as redis-py makes it."""
+    shape = _results_of_transaction if prepared.transaction else _results_of_pipeline
+    return shape(pipeline, callbacks, prepared, replies, raise_on_error)
+
+
+def _results_of_pipeline(
+    pipeline: Any, callbacks: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool
+) -> list[Any]:
+    """One result per command: its reply as redis-py shapes it, or its error."""
+    shaped: list[Any] = []
+    for (args, options), reply in zip(prepared.commands, replies, strict=True):
+        if isinstance(reply, Exception):
+            if _EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
+                shaped.append(options[_EMPTY_RESPONSE])
+                continue
+            _check_whole(replies, reply)
+            if raise_on_error or not isinstance(reply, ResponseError):
+                if isinstance(reply, ResponseError):
+                    pipeline.annotate_exception(reply, len(shaped) + 1, args)
+                raise reply
+            shaped.append(reply)
+            continue
+        callback = callback_of(callbacks, args[0])
+        shaped.append(reply if callback is None else call_back(callback, reply, options))
+    return shaped
+
+
+def _check_whole(replies: list[Any], error: Exception) -> None:
+    """A rejected command may be sent again, a pipeline of which other commands have run may not."""
+    if not all(isinstance(reply, Exception) for reply in replies):
+        error.failure_kind = None  # type: ignore[attr-defined]
+
+
+def _results_of_transaction(
+    pipeline: Any, callbacks: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool
+) -> list[Any]:
+    """The results of a MULTI … EXEC whose replies are those of MULTI, of each command sent, and of EXEC."""
+    commands = prepared.commands
+    queued = iter(replies[1:-1])
+    # Positions where the results of EXEC have a gap: a command that was refused, or that was not sent at all.
+    gaps: list[tuple[int, Any]] = []
+    if isinstance(replies[0], Exception):
+        gaps.append((0, replies[0]))
+    for index, (args, options) in enumerate(commands):
+        if _EMPTY_RESPONSE in options:
+            gaps.append((index, options[_EMPTY_RESPONSE]))
+            continue
+        reply = next(queued)
+        if isinstance(reply, Exception):
+            pipeline.annotate_exception(reply, index + 1, args)
+            gaps.append((index, reply))
+    outcome = replies[-1]
+    if isinstance(outcome, Exception):
+        if isinstance(outcome, ExecAbortError) and gaps:
+            raise cast(Exception, gaps[0][1])
+        raise outcome
+    if outcome is None:
+        raise WatchError("Watched variable changed.")
+    for index, gap in gaps:
+        outcome.insert(index, gap)
+    if len(outcome) != len(commands):
+        raise ResponseError("Wrong number of response items from pipeline execution")
+    if raise_on_error:
+        pipeline.raise_first_error(commands, outcome)
+    for index, (args, options) in enumerate(commands):
+        callback = callback_of(callbacks, args[0])
+        if callback is not None and not isinstance(outcome[index], Exception):
+            outcome[index] = call_back(callback, outcome[index], options)
+    return cast("list[Any]", outcome)
