@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 
+import hypothesis
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -16,6 +17,10 @@ from redis.retry import Retry
 
 import servers
 from agent_memory.testing import EmbeddedServer, FaultProxy
+
+# How long one example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 
 class SharedServers:
