@@ -154,6 +154,7 @@ class BlockingTransport:
         self._pool = pool
         self._timeout_s: float | None = arguments.get("socket_timeout", 5)
         self._timeout_ns = None if self._timeout_s is None else int(self._timeout_s * _NS_PER_S)
+        self._health_check_ns = int((arguments.get("health_check_interval") or 0) * _NS_PER_S)
         self._max_connections: int = pool.max_connections or DEFAULT_MAX_CONNECTIONS
         self.endpoint = endpoint_of(arguments)
         self.protocol = int(arguments.get("protocol") or 3)
@@ -186,7 +187,7 @@ class BlockingTransport:
         except IndexError:
             channel = self._acquire(self._timeout_s)
         if started_ns - channel.last_used_ns > IDLE_CHECK_NS:
-            channel = self._freshen(channel)
+            channel = self._freshen(channel, started_ns)
         reply = self.round_trip(channel, packed, started_ns, self._timeout_ns, raw)
         channel.last_used_ns = started_ns
         self._idle.append(channel)
@@ -357,7 +358,7 @@ class BlockingTransport:
         except IndexError:
             return self._acquire(timeout_s)
         if now_ns - channel.last_used_ns > IDLE_CHECK_NS:
-            return self._freshen(channel)
+            return self._freshen(channel, now_ns)
         return channel
 
     def release(self, channel: Channel, now_ns: int) -> None:
@@ -387,15 +388,26 @@ class BlockingTransport:
         with self._changed:
             self._changed.notify()
 
-    def _freshen(self, channel: Channel) -> Channel:
-        """Replace a channel that the server closed while it was idle; its idle siblings are checked when they are used."""
-        while not channel.is_fresh():
+    def _freshen(self, channel: Channel, now_ns: int) -> Channel:
+        """Replace a channel that has died while it was idle; its idle siblings are checked when they are used."""
+        while not self._is_alive(channel, now_ns):
             self.discard(channel)
             try:
                 channel = self._idle.pop()
             except IndexError:
                 return self._acquire(self._timeout_s)
         return channel
+
+    def _is_alive(self, channel: Channel, now_ns: int) -> bool:
+        if not channel.is_fresh():
+            return False
+        if not self._health_check_ns or now_ns - channel.last_used_ns < self._health_check_ns:
+            return True
+        # Idle for so long, a connection may have been forgotten by something in between without a word to either end.
+        try:
+            return not isinstance(self.round_trip(channel, _PING, monotonic_ns(), self._timeout_ns, False), Exception)
+        except (RedisUnavailableError, RedisTimeoutError):
+            return False
 
     def _acquire(self, timeout_s: float | None) -> Channel:
         deadline_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)

@@ -94,6 +94,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_expired",
         "_feed",
         "_first_byte",
+        "_health_timer",
+        "_read_at_check_s",
         "_gets",
         "_last_read_s",
         "_loop",
@@ -138,6 +140,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._answered = 0  # slots that have left the queue; the absolute number of the queue's head
         self._expired = 0  # absolute number up to which the sweep has failed the slots
         self._last_read_s = 0.0
+        self._read_at_check_s = 0.0
+        self._health_timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
         self._writable = True
@@ -156,6 +160,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         # What the handshake has sent is acknowledged by its replies: our stream begins behind it.
         secret = self._transport.get_extra_info("sslcontext") is not None
         self._first_byte = None if secret else acknowledged_bytes(self._transport.get_extra_info("socket"))
+        self._arm_health_check()
 
     # --- the caller's side ----------------------------------------------------------------------------------------
 
@@ -330,6 +335,22 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 received = acknowledged - self._first_byte
         self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint), received)
 
+    # --- health ---------------------------------------------------------------------------------------------------
+
+    def _check_health(self) -> None:
+        """After an idle interval send a PING: a connection that died in silence is then replaced before it is needed."""
+        if self.closed:
+            return
+        if not self._slots and self._last_read_s == self._read_at_check_s:
+            self.send(_PING)
+        self._read_at_check_s = self._last_read_s
+        self._arm_health_check()
+
+    def _arm_health_check(self) -> None:
+        interval_s = self._owner.health_check_s
+        if interval_s:
+            self._health_timer = self._loop.call_later(interval_s, self._check_health, context=self._context)
+
     # --- deadlines ------------------------------------------------------------------------------------------------
 
     def _arm_sweep(self, at_s: float) -> None:
@@ -385,9 +406,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             return
         self.closed = True
         self.accepting = False
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        for timer in (self._sweeper, self._health_timer):
+            if timer is not None:
+                timer.cancel()
+        self._sweeper = self._health_timer = None
         self._transport.abort()
         slots, unsent = self._slots, len(self._outgoing)
         maybe_executed = len(slots) - unsent
@@ -420,6 +442,7 @@ class MultiplexedTransport:
         self._pool = pool
         self.loop = asyncio.get_running_loop()
         self.timeout_s: float | None = arguments.get("socket_timeout", 5)
+        self.health_check_s: float = arguments.get("health_check_interval") or 0.0
         self.endpoint = endpoint_of(arguments)
         self.protocol = int(arguments.get("protocol") or 3)
         """The protocol that was negotiated last; what the response callbacks have to follow."""
