@@ -11,10 +11,13 @@ import contextlib
 
 import hypothesis
 import pytest
+import pytest_asyncio
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import agent_memory.redis
+import agent_memory.redis.asyncio
 import servers
 from agent_memory.testing import EmbeddedServer, FaultProxy
 
@@ -102,3 +105,29 @@ def proxy():
             return started.enter_context(FaultProxy(upstream, **options))
 
         yield start
+
+
+@pytest.fixture
+def connect():
+    """A factory of our clients: connect(where, **options) with anything that has `connection_kwargs`."""
+    with contextlib.ExitStack() as opened:
+
+        def open_client(where, **options):
+            client = agent_memory.redis.Redis(**where.connection_kwargs | options)
+            opened.callback(client.close)
+            return client
+
+        yield open_client
+
+
+@pytest_asyncio.fixture
+async def async_connect():
+    """The same for asyncio."""
+    async with contextlib.AsyncExitStack() as opened:
+
+        def open_client(where, **options):
+            client = agent_memory.redis.asyncio.Redis(**where.connection_kwargs | options)
+            opened.push_async_callback(client.aclose)
+            return client
+
+        yield open_client

@@ -15,7 +15,7 @@ from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError
 from agent_memory.policy import FailureKind
 from agent_memory.redis.private import parse_reply_error
 
-__all__ = ["ERRORS_OF_CONNECTIONS", "as_ours", "classify", "reply_error"]
+__all__ = ["ERRORS_OF_CONNECTIONS", "as_ours", "classify", "reply_error", "undecodable"]
 
 # First words of error replies that say "I did not run this, and it is not the command's fault".
 _UNAVAILABLE_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
@@ -74,6 +74,12 @@ def reply_error(text: str) -> Exception:
     facts = _facts_of(text)
     error.outcome = facts.outcome  # type: ignore[attr-defined]
     error.failure_kind = facts.kind  # type: ignore[attr-defined]
+    return error
+
+
+def undecodable(error: UnicodeError) -> UnicodeError:
+    """The same error with its outcome: the reply came whole, so the command ran and the stream is in step."""
+    error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]
     return error
 
 

@@ -14,7 +14,7 @@ A connection (`MultiplexedConnection`) is in one of three states:
 Rules
 - A slot (the future of one command) stays in the queue until its reply arrives, whatever became of its caller. A cancelled
   or timed-out caller leaves an orphan whose reply is dropped, so the stream stays in step and a cancellation never costs a
-  reconnect. A command that is cancelled before it was flushed is not sent.
+  reconnect. Cancelled while it waits for room, a command is never sent; afterwards it is, and may be executed.
 - Slots are bounded (`MAX_IN_FLIGHT`, orphans included) and so are bytes (the socket's own high-water mark closes admission).
   Callers beyond the bound wait in the order they came, at most for their timeout.
 - The transport belongs to the running loop. Its tasks and callbacks run in an empty context, so that they keep no
@@ -36,12 +36,14 @@ from redis import exceptions as redis_py
 
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import private
-from agent_memory.redis.outcomes import reply_error
+from agent_memory.redis.outcomes import reply_error, undecodable
 from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_TIMEOUT_MS, connect_failure, endpoint_of
 from agent_memory.redis.transport.proof import acknowledged_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    _Send = Callable[["MultiplexedConnection"], asyncio.Future[Any]]
 
 __all__ = ["MultiplexedConnection", "MultiplexedTransport"]
 
@@ -91,6 +93,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_answered",
         "_buffer",
         "_context",
+        "_deferred",
         "_expired",
         "_feed",
         "_first_byte",
@@ -144,6 +147,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._health_timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at_s = 0.0
+        self._deferred = False
         self._writable = True
         self._written = 0
         self._alone = False  # whether the last flush had a single command
@@ -205,20 +209,6 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             self.accepting = False
         return future
 
-    def forget(self, future: asyncio.Future[Any]) -> bool:
-        """Take back a cancelled command that has not been flushed; True when it will not be sent."""
-        unsent = len(self._outgoing)
-        slots = self._slots
-        for offset in range(1, unsent + 1):
-            if slots[-offset] is future:
-                number = self._answered + len(slots) - offset
-                del slots[-offset]
-                del self._outgoing[-offset]
-                # Raw slots behind it move up by one.
-                self._raw = collections.deque(n - (n > number) for n in self._raw if n != number)
-                return True
-        return False
-
     @property
     def answered(self) -> int:
         """Commands answered since the connection was opened."""
@@ -276,7 +266,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         popleft = slots.popleft
         answered = self._answered
         while True:
-            reply = gets()
+            try:
+                reply = gets()
+            except UnicodeError as error:
+                reply = undecodable(error)
             if reply is _INCOMPLETE:
                 return answered
             if reply.__class__ is _PushNotification:
@@ -293,7 +286,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         raw, slots, answered = self._raw, self._slots, self._answered
         while True:
             wants_bytes = bool(raw) and raw[0] == answered
-            reply = self._gets(False) if wants_bytes else self._gets()
+            try:
+                reply = self._gets(False) if wants_bytes else self._gets()
+            except UnicodeError as error:
+                reply = undecodable(error)
             if reply is _INCOMPLETE:
                 return answered
             if reply.__class__ is _PushNotification:
@@ -364,9 +360,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if self.closed or timeout_s is None or not self._marks:
             return
         now_s = self._loop.time()
-        if now_s - self._sweep_at_s > LATE_SWEEP_S:
+        if now_s - self._sweep_at_s > LATE_SWEEP_S and not self._deferred:
+            self._deferred = True  # only once: in a loop that is always late the deadlines hold all the same
             self._arm_sweep(now_s)
             return
+        self._deferred = False
         due_s = now_s - timeout_s
         upto = self._expired
         next_s = now_s + timeout_s
@@ -448,11 +446,11 @@ class MultiplexedTransport:
         """The protocol that was negotiated last; what the response callbacks have to follow."""
         self.current: MultiplexedConnection | None = None
         self._suspect: MultiplexedConnection | None = None
-        # In the order they came, with when. As many as there are tasks that wait: each holds one place.
-        self._waiters: collections.deque[tuple[asyncio.Future[None], float]] = collections.deque()
+        # In the order they came: who waits, what sends for him, since when. When there is room his command leaves before he
+        # wakes, so that nobody who comes later can overtake it. As many as there are tasks that wait: each holds one place.
+        self._waiters: collections.deque[tuple[asyncio.Future[asyncio.Future[Any]], _Send, float]] = collections.deque()
         self._waiters_sweeper: asyncio.TimerHandle | None = None
         self._progress: tuple[int, int] | None = None  # what the last sweep of the waiters saw
-        self._woken = 0  # waiters that have been admitted and have not sent yet
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._not_before_s = 0.0
@@ -472,65 +470,56 @@ class MultiplexedTransport:
             return None
         return connection.send(packed, raw)
 
-    async def wait_and_send(self, packed: bytes, raw: bool = False) -> asyncio.Future[Any]:
-        """Wait for a connection and for room in it, first come, first served, then send.
+    async def wait_and_send(self, packed: bytes, raw: bool = False, until_s: float | None = None) -> asyncio.Future[Any]:
+        """Wait for a connection and for room in it, then send: until `until_s` of the loop's clock, or as the sweep says.
 
         Raises RedisTimeoutError, RedisUnavailableError or ConnectionLimitError, all with outcome NOT_SENT.
         """
-        while True:
-            await self._wait_for_turn()
-            connection = self.current
-            if connection is not None and connection.has_room():
-                return connection.send(packed, raw)
+        future = self.send(packed, raw)
+        if future is not None:
+            return future
+        return await self._wait_for_turn(lambda connection: connection.send(packed, raw), until_s)
 
     async def call_within(self, packed: bytes, _permit: int, raw: bool, timeout_s: float | None) -> Any:
-        """One command with a timeout of its own, shorter than `socket_timeout`: what is left of a call that is retried."""
-        future = None
+        """One command with a timeout of its own, from now to the reply: what is left of a call that is retried."""
+        until_s = None if timeout_s is None else self.loop.time() + timeout_s
+        future = await self.wait_and_send(packed, raw, until_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                future = self.send(packed, raw)
-                if future is None:
-                    future = await self.wait_and_send(packed, raw)
+            async with asyncio.timeout_at(until_s):
                 return await future
         except TimeoutError:
-            outcome = Outcome.NOT_SENT if future is None else Outcome.UNKNOWN
-            raise RedisTimeoutError("no answer in time", outcome=outcome, endpoint=self.endpoint) from None
-        except asyncio.CancelledError:
+            raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
+        except BaseException:
             self.forget(future)
             raise
 
-    def forget(self, future: asyncio.Future[Any] | None) -> None:
-        """A caller was cancelled: if its command has not left yet, do not send it."""
-        if future is None:
-            return
-        if not future.cancelled():
-            if future.done():
-                future.exception()  # mark it as seen: nobody will
-            return
-        if self.current is not None:
-            self.current.forget(future)
+    @staticmethod
+    def forget(future: asyncio.Future[Any] | None) -> None:
+        """Nobody waits for this reply any more: make its slot an orphan, or its error one that was seen."""
+        if future is not None and not future.cancel() and not future.cancelled():
+            future.exception()
 
-    async def _wait_for_turn(self) -> None:
-        connection = self.current
-        if connection is not None and connection.accepting and not self._waiters:
-            return
-        waiter: asyncio.Future[None] = self.loop.create_future()
-        self._waiters.append((waiter, self.loop.time()))
+    async def _wait_for_turn(self, send: _Send, until_s: float | None = None) -> asyncio.Future[Any]:
+        """First come, first served: when the turn has come and there is room, `send` is called; returns what it returns."""
+        waiter: asyncio.Future[asyncio.Future[Any]] = self.loop.create_future()
+        self._waiters.append((waiter, send, self.loop.time()))
         if self._waiters_sweeper is None and self.timeout_s is not None:
             self._arm_waiters_sweep(self.timeout_s)
-        if connection is None and self._connecting is None:
+        if self.current is None and self._connecting is None:
             self._start_connecting()
         try:
-            await waiter
+            if until_s is None:
+                return await waiter
+            async with asyncio.timeout_at(until_s):
+                return await waiter
+        except TimeoutError:
+            if not waiter.cancelled():
+                return waiter.result()  # it was sent at the last moment: the reply has a deadline of its own
+            raise self._no_turn() from None
         except BaseException:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._woken -= 1  # admitted and then cancelled: pass the turn on
-                if self.current is not None:
-                    self.admit_waiters(self.current)
-            else:
-                waiter.cancel()
+            if not waiter.cancel() and not waiter.cancelled() and waiter.exception() is None:
+                self.forget(waiter.result())  # it was sent at the last moment
             raise
-        self._woken -= 1
 
     def _arm_waiters_sweep(self, delay_s: float) -> None:
         self._waiters_sweeper = self.loop.call_later(delay_s, self._sweep_waiters, context=contextvars.Context())
@@ -546,8 +535,8 @@ class MultiplexedTransport:
         self._progress = progress
         waiters = self._waiters
         due_s = self.loop.time() - timeout_s * (2.0 if moving else 1.0)
-        while waiters and waiters[0][1] <= due_s:
-            waiter, _ = waiters.popleft()
+        while waiters and waiters[0][2] <= due_s:
+            waiter, _, _ = waiters.popleft()
             if not waiter.done():
                 waiter.set_exception(self._no_turn())
         if waiters:
@@ -560,18 +549,15 @@ class MultiplexedTransport:
         return ConnectionLimitError(f"{MAX_IN_FLIGHT} commands in flight left no room in time", endpoint=self.endpoint)
 
     def admit_waiters(self, connection: MultiplexedConnection) -> None:
-        """There may be room: let waiters in, in order, and open the fast path when none is left."""
+        """There may be room: send for the waiters, in their order, and open the fast path when none is left."""
         if connection is not self.current:
             return
-        room = connection.has_room() - self._woken
         waiters = self._waiters
-        while room > 0 and waiters:
-            waiter, _ = waiters.popleft()
+        while waiters and connection.has_room():
+            waiter, send, _ = waiters.popleft()
             if not waiter.done():
-                waiter.set_result(None)
-                self._woken += 1
-                room -= 1
-        connection.accepting = room > 0
+                waiter.set_result(send(connection))
+        connection.accepting = connection.has_room() > 0
 
     # --- connecting -----------------------------------------------------------------------------------------------
 
@@ -635,7 +621,7 @@ class MultiplexedTransport:
 
     def _fail_waiters(self, error: Exception) -> None:
         waiters, self._waiters = self._waiters, collections.deque()
-        for waiter, _ in waiters:
+        for waiter, _, _ in waiters:
             if not waiter.done():
                 waiter.set_exception(_another(error))
 
@@ -689,12 +675,9 @@ class MultiplexedTransport:
 
     async def _send_window(self, packed: bytes, count: int, raw: Iterable[int]) -> asyncio.Future[list[Any]]:
         connection = self.current
-        while connection is None or not connection.accepting:
-            await self._wait_for_turn()
-            connection = self.current
-            if connection is not None and connection.has_room():
-                break
-        return connection.send_window(packed, count, raw)
+        if connection is not None and connection.accepting:
+            return connection.send_window(packed, count, raw)
+        return await self._wait_for_turn(lambda connection: connection.send_window(packed, count, raw))
 
     # --- leased connections ---------------------------------------------------------------------------------------
 
