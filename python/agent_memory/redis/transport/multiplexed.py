@@ -470,7 +470,9 @@ class MultiplexedTransport:
             return None
         return connection.send(packed, raw)
 
-    async def wait_and_send(self, packed: bytes, raw: bool = False, until_s: float | None = None) -> asyncio.Future[Any]:
+    async def wait_and_send(
+        self, packed: bytes, raw: bool = False, until_s: float | None = None
+    ) -> asyncio.Future[Any]:
         """Wait for a connection and for room in it, then send: until `until_s` of the loop's clock, or as the sweep says.
 
         Raises RedisTimeoutError, RedisUnavailableError or ConnectionLimitError, all with outcome NOT_SENT.
