@@ -1,4 +1,5 @@
-//! The clock that permits are made of.
+//! The clock that permits are made of: the system's monotonic clock, interpolated by the time-stamp counter where the
+//! kernel itself keeps time by that counter.
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -7,10 +8,68 @@ use pyo3::prelude::*;
 
 static ORIGIN: OnceLock<Instant> = OnceLock::new();
 
-/// Nanoseconds since this process first asked. Fits `u64` for 584 years.
+/// Nanoseconds of the system's clock since this process first asked. Fits `u64` for 584 years.
 #[expect(clippy::cast_possible_truncation, reason = "584 years")]
-pub(crate) fn now_ns() -> u64 {
+fn system_ns() -> u64 {
     ORIGIN.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod counter {
+    use std::sync::LazyLock;
+
+    use agent_memory_core::ticks::TickScale;
+
+    use super::system_ns;
+    use crate::raw::time_stamp_counter;
+
+    const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+
+    /// The kernel checks that the counters of all processors agree and tick evenly, and takes another source when
+    /// they do not; its choice is the test of ours.
+    static TRUSTED: LazyLock<bool> =
+        LazyLock::new(|| std::fs::read_to_string(CLOCK_SOURCE).is_ok_and(|source| source.trim() == "tsc"));
+
+    static SCALE: TickScale = TickScale::new();
+
+    #[inline]
+    pub(super) fn now_ns() -> u64 {
+        SCALE.convert(time_stamp_counter()).unwrap_or_else(anchor)
+    }
+
+    #[cold]
+    fn anchor() -> u64 {
+        if !*TRUSTED {
+            return system_ns();
+        }
+        let (ticks, reference_ns) = read_both();
+        SCALE.anchor(ticks, reference_ns)
+    }
+
+    /// Both clocks at one moment. An interrupt between the readings would spoil the pair, so the closest of a few is
+    /// taken.
+    fn read_both() -> (u64, u64) {
+        const TRIES: usize = 3;
+        let readings = [(); TRIES].map(|()| {
+            let before = time_stamp_counter();
+            let reference_ns = system_ns();
+            let gap = time_stamp_counter().wrapping_sub(before);
+            (gap, before.wrapping_add(gap / 2), reference_ns)
+        });
+        let (_, ticks, reference_ns) = readings.into_iter().min_by_key(|(gap, ..)| *gap).unwrap_or_default();
+        (ticks, reference_ns)
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+mod counter {
+    pub(super) use super::system_ns as now_ns;
+}
+
+/// Nanoseconds since an origin that this process shares.
+#[inline]
+pub(crate) fn now_ns() -> u64 {
+    counter::now_ns()
 }
 
 /// Nanoseconds of the clock that permits and deadlines are measured with, since an origin that this process shares.

@@ -9,12 +9,13 @@ use agent_memory_core::guard::{self as core, FailedAttempt, OperationIndex};
 use agent_memory_core::retry::{Category, FailureKind, RetryConfig};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::clock::Clock;
 use crate::convert::numbered;
-use crate::errors::{Rejected, circuit_open, refused};
+use crate::errors::{RejectionFacts, circuit_open, refused};
 use crate::settings::{BreakerRules, BudgetRules, RetryRules};
 
 /// What `Operation.failure` answers when the command must not be tried again.
@@ -112,7 +113,14 @@ impl Guard {
             Some(OwnLogic::Decision(callable)) => Some(OwnLogic::Decision(callable.clone_ref(slf.py()))),
             None => own_default(slf.py(), guard, name.to_str()?),
         };
-        Ok(Operation { guard: slf.clone().unbind(), index, name: name.unbind(), category, own_logic })
+        Ok(Operation {
+            guard: slf.clone().unbind(),
+            index,
+            name: name.unbind(),
+            category,
+            own_logic,
+            rejection_facts: RejectionFacts::new(),
+        })
     }
 
     /// `closed`, `open` or `half_open`; an open circuit whose time is over becomes half-open by being looked at, too.
@@ -300,6 +308,7 @@ pub(crate) struct Operation {
     name: Py<PyString>,
     category: Category,
     own_logic: Option<OwnLogic>,
+    rejection_facts: RejectionFacts,
 }
 
 #[pymethods]
@@ -323,8 +332,11 @@ impl Operation {
         let (result, change) = guard.core.admit(self.index, guard.clock.now_ns(py)?);
         guard.announce(py, change);
         result.map_err(|rejection| {
-            let who = Rejected { client: &guard.name, endpoint: guard.endpoint.as_ref(), operation: Some(&self.name) };
-            circuit_open(py, &who, rejection)
+            circuit_open(py, &self.rejection_facts, rejection, |facts| {
+                facts.set_item(intern!(py, "client"), &guard.name)?;
+                facts.set_item(intern!(py, "operation"), &self.name)?;
+                guard.endpoint.as_ref().map_or(Ok(()), |endpoint| facts.set_item(intern!(py, "endpoint"), endpoint))
+            })
         })
     }
 

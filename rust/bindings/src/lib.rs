@@ -7,6 +7,7 @@ mod convert;
 mod errors;
 mod guard;
 mod scoring;
+mod raw;
 mod settings;
 mod stats;
 

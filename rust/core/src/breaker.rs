@@ -339,7 +339,8 @@ impl Breaker {
         match state {
             State::Closed if permit > self.changed_ns => {
                 self.consecutive_failures = 0;
-                self.judge(now_ns, false, slow)
+                // Without a window a success can trip nothing: the path of every ordinary call stays short.
+                if matches!(self.window, Window::None) { None } else { self.judge(now_ns, false, slow) }
             }
             State::HalfOpen if self.take_probe(permit) => {
                 if slow {

@@ -15,4 +15,5 @@ pub mod metrics;
 pub mod random;
 pub mod retry;
 pub mod scoring;
+pub mod ticks;
 pub mod window;

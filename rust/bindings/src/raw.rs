@@ -1,0 +1,33 @@
+//! The only unsafe code of the extension, each block with its reason.
+#![expect(unsafe_code, reason = "what this module is for")]
+
+use std::ffi::c_void;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyTuple, PyType};
+
+/// The processor's time-stamp counter.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn time_stamp_counter() -> u64 {
+    // SAFETY: the instruction reads a register and touches no memory; every x86-64 processor has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// What `class.__new__(class)` returns, without looking the method up and checking that it suits the class.
+pub(crate) fn new_instance<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    let py = class.py();
+    let no_arguments = PyTuple::empty(py);
+    // SAFETY: the pointers are those of a live class and a live tuple. The slot Py_tp_new of a class holds a
+    // `newfunc` or null; it is called with the class it belongs to, as type.__call__ does, and returns a new
+    // reference, or null with an exception set.
+    unsafe {
+        let slot = ffi::PyType_GetSlot(class.as_type_ptr(), ffi::Py_tp_new);
+        let Some(new) = std::mem::transmute::<*mut c_void, Option<ffi::newfunc>>(slot) else {
+            return Err(PyTypeError::new_err("cannot create instances of this class"));
+        };
+        Bound::from_owned_ptr_or_err(py, new(class.as_type_ptr(), no_arguments.as_ptr(), std::ptr::null_mut()))
+    }
+}
