@@ -1,9 +1,11 @@
-"""The policies of the client: settings, and the Python faces of the state machines in Rust. Each is usable on its
-own.
-"""
+"""The policies of the client: settings, and the Python faces of the state machines in Rust. Each works on its own."""
 
 from __future__ import annotations
 
+from agent_memory._core import RecoveryEntry, RecoveryQueue
+
+from .backoff import Backoff, async_exponential_backoff, exponential_backoff
+from .breaker import AsyncCircuitBreaker, CircuitBreaker, Counts, counts_by_default
 from .kinds import CommandCategory, FailureKind, Priority
 from .settings import (
     BreakerSettings,
@@ -16,14 +18,23 @@ from .settings import (
 )
 
 __all__ = [
+    "AsyncCircuitBreaker",
+    "Backoff",
     "BreakerSettings",
+    "CircuitBreaker",
     "CommandCategory",
+    "Counts",
     "FailureKind",
     "JitterName",
     "Priority",
+    "RecoveryEntry",
+    "RecoveryQueue",
     "RetryBudget",
     "RetryDecision",
     "RetryPolicy",
     "Strategy",
+    "async_exponential_backoff",
+    "counts_by_default",
+    "exponential_backoff",
     "make_guard",
 ]

@@ -78,10 +78,10 @@ class BreakerSettings:
 class RetryPolicy:
     """How often a failed command is tried again, and after which delays.
 
-    Attempt n (from 0) is followed by a delay of at most `min(base_delay * backoff_factor**n, max_delay)` seconds,
-    spread by `jitter`; other strategies are "linear", "constant", "fibonacci" and a callable, whose delay is taken as
-    it is. `deadline` bounds the whole call in seconds. `overrides` maps operation names ("get") to policies of their
-    own, or to a `RetryDecision`.
+    Attempt n (from 0) is followed by a delay of `min(base_delay * backoff_factor**n, max_delay)` seconds, spread by
+    `jitter` ("none", "full", "equal" or "decorrelated"). Other strategies are "linear", "constant", "fibonacci" and a
+    callable of the attempt, whose result is capped and spread in the same way. `deadline` bounds the whole call in
+    seconds. `overrides` maps operation names ("get") to policies of their own, or to a `RetryDecision`.
 
     Whatever the policy says, a command is repeated only where that is safe: it was not sent, the server rejected it,
     or it only reads.

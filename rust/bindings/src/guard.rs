@@ -1,11 +1,9 @@
 //! `Guard` and `Operation`: the questions a client asks per command.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agent_memory_core::breaker::{BreakerConfig, BreakerOptions, Change};
-use agent_memory_core::config::ns_to_seconds;
-use agent_memory_core::guard::{self as core, FailedAttempt, OperationIndex};
+use agent_memory_core::breaker::{BreakerConfig, BreakerOptions};
+use agent_memory_core::guard::{self as core, FailedAttempt, OperationIndex, Wait};
 use agent_memory_core::retry::{Category, FailureKind, RetryConfig};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -13,6 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::circuit::Circuit;
 use crate::clock::Clock;
 use crate::convert::numbered;
 use crate::errors::{RejectionFacts, circuit_open, refused};
@@ -45,11 +44,8 @@ impl OwnLogic {
 /// is a callable that returns nanoseconds, for tests.
 #[pyclass(frozen, module = "agent_memory._core", weakref)]
 pub(crate) struct Guard {
-    core: core::Guard,
-    clock: Clock,
-    name: Py<PyString>,
+    circuit: Circuit,
     endpoint: Option<Py<PyString>>,
-    listeners: Mutex<Vec<Py<PyAny>>>,
     default_strategy: Option<Py<PyAny>>,
     own_logic: HashMap<String, OwnLogic>,
 }
@@ -86,11 +82,12 @@ impl Guard {
         let (configs, own_logic) = parse_overrides(overrides)?;
         let seed = seed.unwrap_or_else(crate::clock::random_seed);
         Ok(Self {
-            core: core::Guard::new(breaker, retry, configs, budget.map(|rules| rules.get().config), seed, now_ns),
-            clock,
-            name: name.unbind(),
+            circuit: Circuit::new(
+                core::Guard::new(breaker, retry, configs, budget.map(|rules| rules.get().config), seed, now_ns),
+                name,
+                clock,
+            ),
             endpoint: endpoint.map(Bound::unbind),
-            listeners: Mutex::new(Vec::new()),
             default_strategy,
             own_logic,
         })
@@ -99,7 +96,7 @@ impl Guard {
     /// The name of the client.
     #[getter]
     fn name(&self, py: Python<'_>) -> Py<PyString> {
-        self.name.clone_ref(py)
+        self.circuit.name.clone_ref(py)
     }
 
     /// The handle of one command name. Make it once and keep it. Beyond 512 names, further ones are counted together.
@@ -107,7 +104,7 @@ impl Guard {
     fn operation(slf: &Bound<'_, Self>, name: Bound<'_, PyString>, category: i64) -> PyResult<Operation> {
         let guard = slf.get();
         let category: Category = numbered("category", category)?;
-        let index = guard.core.operation(name.to_str()?);
+        let index = guard.circuit.core.operation(name.to_str()?);
         let own_logic = match guard.own_logic.get(name.to_str()?) {
             Some(OwnLogic::Strategy(callable)) => Some(OwnLogic::Strategy(callable.clone_ref(slf.py()))),
             Some(OwnLogic::Decision(callable)) => Some(OwnLogic::Decision(callable.clone_ref(slf.py()))),
@@ -126,140 +123,64 @@ impl Guard {
     /// `closed`, `open` or `half_open`; an open circuit whose time is over becomes half-open by being looked at, too.
     #[getter]
     fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
-        let (state, change) = self.core.state(self.clock.now_ns(py)?);
-        self.announce(py, change);
-        Ok(state.name())
+        self.circuit.state(py)
     }
 
     /// Seconds until the next probe may be admitted: 0.0 when calls are admitted, infinite when forced open.
     #[getter]
     fn retry_after_s(&self, py: Python<'_>) -> PyResult<f64> {
-        let snapshot = self.core.snapshot(self.clock.now_ns(py)?);
-        Ok(snapshot.retry_after_ns.map_or(f64::INFINITY, ns_to_seconds))
+        self.circuit.retry_after_s(py)
     }
 
     /// A background probe found the server answering: an open circuit becomes half-open. Tells whether it did.
     fn server_answered(&self, py: Python<'_>) -> PyResult<bool> {
-        let change = self.core.server_answered(self.clock.now_ns(py)?);
-        self.announce(py, change);
-        Ok(change.is_some())
+        self.circuit.server_answered(py)
     }
 
     /// Takes the price of one retry from the budget, for work that is repeated outside of a call. Tells whether it
     /// was there.
     fn pay_retry(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.core.pay_retry(self.clock.now_ns(py)?))
+        Ok(self.circuit.core.pay_retry(self.circuit.clock.now_ns(py)?))
     }
 
     /// Closes the circuit and forgets every result that it was judged by. The counters of `stats()` go on.
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
-        let change = self.core.reset(self.clock.now_ns(py)?);
-        self.announce(py, change);
-        Ok(())
+        self.circuit.reset(py)
     }
 
     /// Opens the circuit until `reset()`.
     fn force_open(&self, py: Python<'_>) -> PyResult<()> {
-        let change = self.core.force_open(self.clock.now_ns(py)?);
-        self.announce(py, change);
-        Ok(())
+        self.circuit.force_open(py)
     }
 
     /// Calls `listener(name, old, new)` after each change of state. What it raises is logged.
     fn add_listener(&self, listener: Bound<'_, PyAny>) -> PyResult<()> {
-        if !listener.is_callable() {
-            return Err(PyTypeError::new_err(format!(
-                "listener must be callable, got {}",
-                listener.get_type().name()?
-            )));
-        }
-        self.listeners().push(listener.unbind());
-        Ok(())
+        self.circuit.add_listener(listener)
     }
 
     /// Undoes one `add_listener` of an equal callable. Tells whether there was one.
     fn remove_listener(&self, listener: &Bound<'_, PyAny>) -> PyResult<bool> {
-        // Comparing calls Python, so it is done on a copy, without the lock.
-        let copies: Vec<_> = self.listeners().iter().map(|known| known.clone_ref(listener.py())).collect();
-        for copy in copies {
-            if copy.bind(listener.py()).eq(listener)? {
-                let mut listeners = self.listeners();
-                let place = listeners.iter().position(|known| known.is(&copy));
-                return Ok(place.map(|index| listeners.remove(index)).is_some());
-            }
-        }
-        Ok(false)
+        self.circuit.remove_listener(listener)
     }
 
     /// Everything that was counted, as a dict of plain values.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (_, change) = self.core.state(self.clock.now_ns(py)?);
-        self.announce(py, change);
-        crate::stats::guard_stats(py, &self.core, self.name.bind(py), self.clock.now_ns(py)?)
+        self.circuit.state(py)?;
+        crate::stats::guard_stats(py, &self.circuit)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(format!("<Guard {} {}>", self.name.bind(py).repr()?, self.state(py)?))
+        Ok(format!("<Guard {} {}>", self.circuit.name.bind(py).repr()?, self.circuit.state(py)?))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if let Clock::Manual(callable) = &self.clock {
-            visit.call(callable)?;
-        }
+        self.circuit.traverse(&visit)?;
         visit.call(&self.default_strategy)?;
-        for logic in self.own_logic.values() {
-            visit.call(logic.callable())?;
-        }
-        // The collector stops the other threads, one of which may hold this lock: then this round finds no cycle here.
-        if let Ok(listeners) = self.listeners.try_lock() {
-            for listener in listeners.iter() {
-                visit.call(listener)?;
-            }
-        }
-        Ok(())
+        self.own_logic.values().try_for_each(|logic| visit.call(logic.callable()))
     }
 
     fn __clear__(&self) {
-        let listeners = std::mem::take(&mut *self.listeners());
-        drop(listeners);
-    }
-}
-
-impl Guard {
-    fn listeners(&self) -> MutexGuard<'_, Vec<Py<PyAny>>> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells the listeners; no lock is held.
-    #[inline]
-    fn announce(&self, py: Python<'_>, change: Option<Change>) {
-        if let Some(change) = change {
-            self.announce_change(py, change);
-        }
-    }
-
-    #[cold]
-    fn announce_change(&self, py: Python<'_>, change: Change) {
-        let listeners: Vec<_> = self.listeners().iter().map(|listener| listener.clone_ref(py)).collect();
-        for listener in listeners {
-            if let Err(error) = listener.call1(py, (&self.name, change.old.name(), change.new.name())) {
-                log_listener_error(py, self.name.bind(py), error);
-            }
-        }
-    }
-}
-
-fn log_listener_error(py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) {
-    let logged = (|| {
-        let logger = py.import("logging")?.call_method1("getLogger", ("agent_memory.policy",))?;
-        let details = PyDict::new(py);
-        details.set_item("exc_info", error.value(py))?;
-        let message = "a listener of circuit %s raised";
-        logger.call_method("error", (message, name), Some(&details))?;
-        Ok::<_, PyErr>(())
-    })();
-    if logged.is_err() {
-        error.write_unraisable(py, None);
+        self.circuit.clear();
     }
 }
 
@@ -269,7 +190,7 @@ fn own_strategy(py: Python<'_>, rules: &RetryRules) -> Option<Py<PyAny>> {
 
 /// The default policy's own strategy, unless the operation has rules of its own.
 fn own_default(py: Python<'_>, guard: &Guard, name: &str) -> Option<OwnLogic> {
-    if guard.core.has_override(name) {
+    if guard.circuit.core.has_override(name) {
         return None;
     }
     guard.default_strategy.as_ref().map(|callable| OwnLogic::Strategy(callable.clone_ref(py)))
@@ -329,11 +250,11 @@ impl Operation {
     /// while the circuit is open.
     fn admit(&self, py: Python<'_>) -> PyResult<u64> {
         let guard = self.guard.get();
-        let (result, change) = guard.core.admit(self.index, guard.clock.now_ns(py)?);
-        guard.announce(py, change);
+        let (result, change) = guard.circuit.core.admit(self.index, guard.circuit.clock.now_ns(py)?);
+        guard.circuit.announce(py, change);
         result.map_err(|rejection| {
             circuit_open(py, &self.rejection_facts, rejection, |facts| {
-                facts.set_item(intern!(py, "client"), &guard.name)?;
+                facts.set_item(intern!(py, "client"), &guard.circuit.name)?;
                 facts.set_item(intern!(py, "operation"), &self.name)?;
                 guard.endpoint.as_ref().map_or(Ok(()), |endpoint| facts.set_item(intern!(py, "endpoint"), endpoint))
             })
@@ -344,8 +265,8 @@ impl Operation {
     #[pyo3(signature = (permit, /))]
     fn success(&self, py: Python<'_>, permit: &Bound<'_, PyAny>) -> PyResult<()> {
         let guard = self.guard.get();
-        let change = guard.core.success(self.index, permit.extract()?, guard.clock.now_ns(py)?);
-        guard.announce(py, change);
+        let change = guard.circuit.core.success(self.index, permit.extract()?, guard.circuit.clock.now_ns(py)?);
+        guard.circuit.announce(py, change);
         Ok(())
     }
 
@@ -353,15 +274,15 @@ impl Operation {
     #[pyo3(signature = (permit, /))]
     fn answered_error(&self, py: Python<'_>, permit: &Bound<'_, PyAny>) -> PyResult<()> {
         let guard = self.guard.get();
-        let change = guard.core.answered_error(self.index, permit.extract()?, guard.clock.now_ns(py)?);
-        guard.announce(py, change);
+        let change = guard.circuit.core.answered_error(self.index, permit.extract()?, guard.circuit.clock.now_ns(py)?);
+        guard.circuit.announce(py, change);
         Ok(())
     }
 
     /// The attempt was cancelled: it counts as neither success nor failure.
     #[pyo3(signature = (permit, /))]
     fn abandon(&self, permit: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.guard.get().core.abandon(self.index, permit.extract()?);
+        self.guard.get().circuit.core.abandon(self.index, permit.extract()?);
         Ok(())
     }
 
@@ -392,19 +313,16 @@ impl Operation {
             call_started_ns,
             deadline_ns,
         };
-        let now_ns = guard.clock.now_ns(py)?;
-        let change = guard.core.failure(self.index, permit, kind, now_ns);
-        guard.announce(py, change);
-        let own_delay_s = match self.ask_own_logic(py, &failed)? {
-            Asked::Refuses => return Ok(NO_RETRY),
-            Asked::Says(delay_s) => Some(delay_s),
-            Asked::Nobody => None,
-        };
-        Ok(guard.core.retry_delay_s(self.index, &failed, own_delay_s, now_ns).unwrap_or(NO_RETRY))
+        let now_ns = guard.circuit.clock.now_ns(py)?;
+        let change = guard.circuit.core.failure(self.index, permit, kind, now_ns);
+        guard.circuit.announce(py, change);
+        let wait = self.ask_own_logic(py, &failed)?;
+        let delay_s = wait.and_then(|wait| guard.circuit.core.retry_delay_s(self.index, &failed, wait, now_ns));
+        Ok(delay_s.unwrap_or(NO_RETRY))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(format!("<Operation {} of {}>", self.name.bind(py).repr()?, self.guard.get().name.bind(py).repr()?))
+        Ok(format!("<Operation {} of {}>", self.name.bind(py).repr()?, self.guard.get().circuit.name.bind(py).repr()?))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -413,32 +331,27 @@ impl Operation {
     }
 }
 
-enum Asked {
-    Nobody,
-    Says(f64),
-    Refuses,
-}
-
 impl Operation {
-    /// Asks the user's callable, where there is one and a retry would be safe.
-    fn ask_own_logic(&self, py: Python<'_>, failed: &FailedAttempt) -> PyResult<Asked> {
-        let answer = match &self.own_logic {
-            None => return Ok(Asked::Nobody),
-            Some(OwnLogic::Strategy(callable)) => {
-                if !self.guard.get().core.may_retry(self.index, failed) {
-                    return Ok(Asked::Refuses);
+    /// Asks the user's callable, where there is one and a retry would be safe; `None` when the answer is no.
+    fn ask_own_logic(&self, py: Python<'_>, failed: &FailedAttempt) -> PyResult<Option<Wait>> {
+        match &self.own_logic {
+            None => Ok(Some(Wait::ByPolicy)),
+            Some(OwnLogic::Strategy(strategy)) => {
+                if !self.guard.get().circuit.core.may_retry(self.index, failed) {
+                    return Ok(None);
                 }
-                callable.call1(py, (failed.attempt,))?
+                let wait_s: f64 = strategy.call1(py, (failed.attempt,))?.extract(py)?;
+                Ok((wait_s >= 0.0).then_some(Wait::Strategy(wait_s)))
             }
-            Some(OwnLogic::Decision(callable)) => {
+            Some(OwnLogic::Decision(decide)) => {
                 if !failed.may_repeat() {
-                    return Ok(Asked::Refuses);
+                    return Ok(None);
                 }
-                callable.call1(py, (failed.attempt, failed.kind as u8, failed.outcome as u8))?
+                let answer = decide.call1(py, (failed.attempt, failed.kind as u8, failed.outcome as u8))?;
+                let delay_s: Option<f64> = answer.extract(py)?;
+                // A negative or undefined delay can only mean no.
+                Ok(delay_s.filter(|delay_s| *delay_s >= 0.0).map(Wait::Decided))
             }
-        };
-        let delay_s: Option<f64> = answer.extract(py)?;
-        // A negative or undefined delay can only mean no.
-        Ok(delay_s.filter(|delay_s| *delay_s >= 0.0).map_or(Asked::Refuses, Asked::Says))
+        }
     }
 }

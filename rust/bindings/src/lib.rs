@@ -2,12 +2,16 @@
 
 use pyo3::prelude::*;
 
+mod backoff;
+mod breaker;
+mod circuit;
 mod clock;
 mod convert;
 mod errors;
 mod guard;
-mod scoring;
 mod raw;
+mod recovery;
+mod scoring;
 mod settings;
 mod stats;
 
@@ -17,6 +21,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add_function(wrap_pyfunction!(clock::monotonic_ns, module)?)?;
+    module.add_function(wrap_pyfunction!(backoff::exponential_backoff, module)?)?;
+    module.add_class::<backoff::Backoff>()?;
+    module.add_class::<breaker::Breaker>()?;
+    module.add_class::<recovery::RecoveryQueue>()?;
+    module.add_class::<recovery::RecoveryEntry>()?;
     module.add_class::<settings::BreakerRules>()?;
     module.add_class::<settings::RetryRules>()?;
     module.add_class::<settings::BudgetRules>()?;

@@ -1,32 +1,54 @@
 //! Statistics as plain Python values.
 
 use agent_memory_core::config::ns_to_seconds;
-use agent_memory_core::guard::Guard;
+use agent_memory_core::guard::OperationIndex;
 use agent_memory_core::metrics::{Histogram, OperationMetrics};
 use agent_memory_core::retry::FailureKind;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 
-pub(crate) fn guard_stats<'py>(
+use crate::circuit::Circuit;
+
+/// The statistics of a guard with all its operations.
+pub(crate) fn guard_stats<'py>(py: Python<'py>, circuit: &Circuit) -> PyResult<Bound<'py, PyDict>> {
+    let stats = circuit_stats(py, circuit)?;
+    let snapshot = circuit.core.snapshot(circuit.clock.now_ns(py)?);
+    stats.set_item("budget_level", snapshot.budget_level)?;
+    let operations = PyDict::new(py);
+    for index in 0..circuit.core.operation_count() {
+        let (operation, metrics) = circuit.core.operation_metrics(index);
+        operations.set_item(operation, operation_stats(py, &metrics)?)?;
+    }
+    stats.set_item("operations", operations)?;
+    Ok(stats)
+}
+
+/// The statistics of a breaker that stands alone, flat: it has one operation.
+pub(crate) fn breaker_stats<'py>(
     py: Python<'py>,
-    guard: &Guard,
-    name: &Bound<'py, PyString>,
-    now_ns: u64,
+    circuit: &Circuit,
+    operation: OperationIndex,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let snapshot = guard.snapshot(now_ns);
+    let stats = circuit_stats(py, circuit)?;
+    let (_, metrics) = circuit.core.operation_metrics(operation);
+    stats.set_item("calls", metrics.calls())?;
+    stats.set_item("successes", metrics.successes)?;
+    stats.set_item("failures", metrics.failures.iter().sum::<u64>())?;
+    stats.set_item("other_errors", metrics.command_errors)?;
+    stats.set_item("rejections", metrics.rejections)?;
+    stats.set_item("cancellations", metrics.cancellations)?;
+    stats.set_item("latency", latency_stats(py, &metrics.latency)?)?;
+    Ok(stats)
+}
+
+fn circuit_stats<'py>(py: Python<'py>, circuit: &Circuit) -> PyResult<Bound<'py, PyDict>> {
+    let snapshot = circuit.core.snapshot(circuit.clock.now_ns(py)?);
     let stats = PyDict::new(py);
-    stats.set_item("name", name)?;
+    stats.set_item("name", &circuit.name)?;
     stats.set_item("state", snapshot.state.name())?;
     stats.set_item("retry_after_s", snapshot.retry_after_ns.map_or(f64::INFINITY, ns_to_seconds))?;
     stats.set_item("state_changes", snapshot.state_changes)?;
     stats.set_item("times_opened", snapshot.times_opened)?;
-    stats.set_item("budget_level", snapshot.budget_level)?;
-    let operations = PyDict::new(py);
-    for index in 0..guard.operation_count() {
-        let (operation, metrics) = guard.operation_metrics(index);
-        operations.set_item(operation, operation_stats(py, &metrics)?)?;
-    }
-    stats.set_item("operations", operations)?;
     Ok(stats)
 }
 

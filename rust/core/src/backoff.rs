@@ -21,6 +21,9 @@
 //! passes it as `previous_s`; where he does not (the guard keeps nothing per call), the walk is drawn anew from its
 //! start, which gives the n-th delay exactly the distribution it has in a remembered walk.
 //!
+//! Where the strategy is the user's own function, its result takes the place of the formula: it is capped, then
+//! jitter is applied.
+//!
 //! Nothing here overflows: a delay beyond every float is the cap.
 
 use crate::config::{ConfigError, Decimal, not_negative};
@@ -108,6 +111,12 @@ impl Backoff {
         Ok(Self { base_delay_s, max_delay_s, strategy, jitter })
     }
 
+    /// The cap.
+    #[must_use]
+    pub fn max_delay_s(&self) -> f64 {
+        self.max_delay_s
+    }
+
     /// The wait before jitter: capped, never negative, never NaN.
     #[must_use]
     pub fn ceiling_s(&self, attempt: u64) -> f64 {
@@ -127,7 +136,12 @@ impl Backoff {
     /// The delay before `attempt` is repeated. `previous_s` is the delay this call waited last, where the caller
     /// knows it; only decorrelated jitter looks at it.
     pub fn delay_s(&self, attempt: u64, previous_s: Option<f64>, random: &mut Random) -> f64 {
-        let ceiling_s = self.ceiling_s(attempt);
+        self.spread_s(self.ceiling_s(attempt), attempt, previous_s, random)
+    }
+
+    /// The same for a wait that somebody else's strategy gives: it is capped, then jitter is applied.
+    pub fn spread_s(&self, wait_s: f64, attempt: u64, previous_s: Option<f64>, random: &mut Random) -> f64 {
+        let ceiling_s = wait_s.min(self.max_delay_s);
         match self.jitter {
             Jitter::None => ceiling_s,
             Jitter::Full => random.uniform(0.0, ceiling_s),

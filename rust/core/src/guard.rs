@@ -48,6 +48,17 @@ pub struct FailedAttempt {
     pub deadline_ns: u64,
 }
 
+/// Who says how long to wait before the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Wait {
+    /// The policy of the operation.
+    ByPolicy,
+    /// The user's own strategy said these seconds: they are capped and spread by the policy.
+    Strategy(f64),
+    /// The user's own retry logic decided for these seconds, in place of the policy and its number of attempts.
+    Decided(f64),
+}
+
 impl FailedAttempt {
     /// Would repeating the command be safe, and might it help?
     #[must_use]
@@ -194,6 +205,13 @@ impl Guard {
         self.settle(&mut inner, change)
     }
 
+    /// The attempt ended with an error that says nothing about the server, and was answered or not.
+    pub fn unrelated_error(&self, operation: OperationIndex, permit: u64) {
+        let mut inner = self.lock();
+        inner.operations[operation].metrics.command_errors += 1;
+        inner.breaker.abandon(permit);
+    }
+
     /// The attempt admitted with `permit` was cancelled.
     pub fn abandon(&self, operation: OperationIndex, permit: u64) {
         let mut inner = self.lock();
@@ -221,13 +239,12 @@ impl Guard {
         failed.may_repeat() && self.lock().operations[operation].retry.has_attempt_after(failed.attempt)
     }
 
-    /// The seconds to wait before the next attempt; `None` for no further attempt. `custom_delay_s` takes the place
-    /// of the policy's own delay, and of its number of attempts.
+    /// The seconds to wait before the next attempt; `None` for no further attempt.
     pub fn retry_delay_s(
         &self,
         operation: OperationIndex,
         failed: &FailedAttempt,
-        custom_delay_s: Option<f64>,
+        wait: Wait,
         now_ns: u64,
     ) -> Option<f64> {
         if !failed.may_repeat() {
@@ -236,11 +253,13 @@ impl Guard {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let state = &mut inner.operations[operation];
-        if custom_delay_s.is_none() && !state.retry.has_attempt_after(failed.attempt) {
-            return None;
-        }
-        let delay_s =
-            custom_delay_s.unwrap_or_else(|| state.retry.backoff().delay_s(failed.attempt, None, &mut inner.random));
+        let (attempt, random) = (failed.attempt, &mut inner.random);
+        let delay_s = match wait {
+            Wait::Decided(delay_s) => delay_s,
+            _ if !state.retry.has_attempt_after(attempt) => return None,
+            Wait::Strategy(wait_s) => state.retry.backoff().spread_s(wait_s, attempt, None, random),
+            Wait::ByPolicy => state.retry.backoff().delay_s(attempt, None, random),
+        };
         let deadline_ns = state.retry.deadline_of(failed.call_started_ns, failed.deadline_ns);
         if now_ns.saturating_add(crate::config::seconds_to_ns(delay_s)) >= deadline_ns {
             return None;

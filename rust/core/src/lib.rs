@@ -13,6 +13,7 @@ pub mod config;
 pub mod guard;
 pub mod metrics;
 pub mod random;
+pub mod recovery;
 pub mod retry;
 pub mod scoring;
 pub mod ticks;

@@ -209,14 +209,14 @@ def test_overrides_by_policy_and_by_callable(clock):
         overrides={
             "get": RetryPolicy(2, 0.5, jitter="none"),
             "hset": decide,
-            "ping": RetryPolicy(strategy=lambda n: n + 7),
+            "ping": RetryPolicy(strategy=lambda n: n + 7, max_delay=8.5, jitter="none"),
         },
     )
     guard = failing_fast(clock, breaker=BreakerSettings(1000), retry=policy)
     read = CommandCategory.READ
     assert [fail(guard.operation("get", category=read), attempt=n) for n in range(3)] == [0.5, 1.0, -1.0]
     assert [fail(guard.operation("exists", category=read), attempt=n) for n in range(2)] == [1.0, -1.0]
-    assert [fail(guard.operation("ping", category=read), attempt=n) for n in range(4)] == [7.0, 8.0, 9.0, -1.0]
+    assert [fail(guard.operation("ping", category=read), attempt=n) for n in range(4)] == [7.0, 8.0, 8.5, -1.0]
     hset = guard.operation("hset", category=CommandCategory.ABSOLUTE_WRITE)
     assert [fail(hset, attempt=n) for n in (0, 4, 5)] == [0.25, 0.25, -1.0]
     assert asked == [(n, FailureKind.RESET, Outcome.NOT_SENT) for n in (0, 4, 5)]

@@ -1,0 +1,16 @@
+"""Delays between attempts. The formulas are in `rust/core/src/backoff.rs`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent_memory._core import Backoff, exponential_backoff
+
+__all__ = ["Backoff", "async_exponential_backoff", "exponential_backoff"]
+
+
+async def async_exponential_backoff(attempt: int, base_delay: float = 0.5, max_delay: float = 30.0) -> float:
+    """Sleep for `exponential_backoff(attempt, base_delay, max_delay)` seconds and return that delay."""
+    delay_s = exponential_backoff(attempt, base_delay, max_delay)
+    await asyncio.sleep(delay_s)
+    return delay_s

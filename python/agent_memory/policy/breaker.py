@@ -1,0 +1,166 @@
+"""Circuit breakers around calls of any kind: `CircuitBreaker` for functions, `AsyncCircuitBreaker` for coroutine
+functions.
+
+The state machine is in Rust (`rust/core/src/breaker.rs` tells its rules), and so is the sync call itself. Threads and
+tasks may share one breaker.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, Self, TypeAlias, TypeVar
+
+from agent_memory import _core
+
+from .settings import BreakerSettings
+
+__all__ = ["AsyncCircuitBreaker", "CircuitBreaker", "Counts", "counts_by_default"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Counts: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
+"""Which exceptions are failures: a class, a tuple of classes, or a function of the exception."""
+
+
+def counts_by_default(error: Exception) -> bool:
+    """Is this a failure of a server? OSError (so ConnectionError and TimeoutError), and redis-py's connection and
+    timeout errors.
+
+    Not counted, though they are ConnectionErrors of redis-py: a pool without a free connection, a wrong password, a
+    missing right. They say nothing about the server's health.
+    """
+    if isinstance(error, OSError):
+        return True
+    from redis import exceptions
+
+    if isinstance(
+        error, exceptions.MaxConnectionsError | exceptions.AuthenticationError | exceptions.AuthorizationError
+    ):
+        return False
+    return isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError)
+
+
+class _ConfiguredBreaker(_core.Breaker):
+    """The constructor that both breakers share."""
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        name: str,
+        failure_threshold: int | None = 3,
+        reset_timeout: float = 300.0,
+        *,
+        failure_rate: float | None = None,
+        slow_call_rate: float | None = None,
+        slow_call_duration: float | None = None,
+        window_calls: int | None = None,
+        window_seconds: float | None = None,
+        minimum_calls: int | None = None,
+        half_open_max_calls: int = 1,
+        probe_timeout: float = 30.0,
+        max_reset_timeout: float | None = None,
+        counts: Counts = counts_by_default,
+        clock: Callable[[], int] | None = None,
+    ) -> Self:
+        """The numbers are those of `BreakerSettings`; `clock` replaces the monotonic clock in tests (nanoseconds)."""
+        settings = BreakerSettings(
+            failure_threshold,
+            reset_timeout,
+            failure_rate=failure_rate,
+            slow_call_rate=slow_call_rate,
+            slow_call_duration=slow_call_duration,
+            window_calls=window_calls,
+            window_seconds=window_seconds,
+            minimum_calls=minimum_calls,
+            half_open_max_calls=half_open_max_calls,
+            probe_timeout=probe_timeout,
+            max_reset_timeout=max_reset_timeout,
+        )
+        _check_counts(counts)
+        return super().__new__(cls, name, settings.rules(), counts, clock)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.state}>"
+
+
+def _check_counts(counts: Counts) -> None:
+    classes = counts if isinstance(counts, tuple) else (counts,) if isinstance(counts, type) else ()
+    for candidate in classes:
+        if not (isinstance(candidate, type) and issubclass(candidate, BaseException)):
+            raise TypeError(f"counts must be exception classes or a callable, got {candidate!r}")
+    if not classes and not callable(counts):
+        raise TypeError(f"counts must be exception classes or a callable, got {counts!r}")
+
+
+class CircuitBreaker(_ConfiguredBreaker):
+    """A circuit breaker around functions.
+
+        breaker = CircuitBreaker("search", failure_threshold=5, reset_timeout=60)
+        breaker.execute(lambda: fetch(url))
+
+        @breaker
+        def fetch(url): ...
+
+    While the circuit is open it raises `CircuitOpenError`, whose `retry_after_s` tells when a probe will be admitted.
+    Which exceptions are failures is said by `counts`; all others pass through and count as neither failure nor
+    success, and so does what is no `Exception` (KeyboardInterrupt, CancelledError, GeneratorExit).
+    """
+
+    __slots__ = ()
+
+    # The method of the extension itself: a Python frame around it would cost as much as all it does.
+    execute = _core.Breaker._execute
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function: each call of it goes through the breaker."""
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"CircuitBreaker cannot guard the coroutine function {function!r}: use AsyncCircuitBreaker")
+        execute = self.execute
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            return execute(lambda: function(*args, **kwargs))
+
+        return guarded
+
+
+class AsyncCircuitBreaker(_ConfiguredBreaker):
+    """A circuit breaker around coroutine functions; everything else is as in `CircuitBreaker`.
+
+        await breaker.execute(lambda: fetch(url))
+
+    A call that is cancelled counts as neither failure nor success.
+    """
+
+    __slots__ = ()
+
+    async def execute(self, operation: Callable[[], Awaitable[R]]) -> R:
+        """Await `operation()` under the breaker and return its result."""
+        permit = self.admit()
+        try:
+            result = await operation()
+        except BaseException as error:
+            self.error(permit, error)
+            raise
+        self.success(permit)
+        return result
+
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        """Decorate a coroutine function: each call of it goes through the breaker."""
+
+        @functools.wraps(function)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            permit = self.admit()
+            try:
+                result = await function(*args, **kwargs)
+            except BaseException as error:
+                self.error(permit, error)
+                raise
+            self.success(permit)
+            return result
+
+        return guarded

@@ -1,0 +1,360 @@
+//! `RecoveryQueue`: writes that failed, waiting to be tried again.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use agent_memory_core::config::{ns_to_seconds, seconds_to_ns};
+use agent_memory_core::recovery::{
+    self as core, DEFAULT_MAX_BYTES, DEFAULT_MAX_DEAD_LETTERS, DEFAULT_MAX_ENTRIES, DeadLetter, Lease, NewEntry,
+    NotRevived, QueueFull, RecoveryConfig,
+};
+use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+
+use crate::clock::Clock;
+use crate::convert::{Whole, numbered};
+use crate::errors::refused;
+
+type Queue = core::RecoveryQueue<Py<PyAny>>;
+
+/// Writes that failed, waiting to be tried again: ordered per key first, then by priority, then by due time.
+///
+/// Entries that share a key are served in the order they came. `pop_due` leases the next entry that is due; its keys
+/// stay blocked until the entry is completed, retried or discarded. Keys are bytes, or str that stand for their
+/// UTF-8.
+///
+/// Bounds: `max_entries`, `max_bytes` (the sum of the stated sizes), `max_age` in seconds (older entries become dead
+/// letters; None for no bound), `max_dead_letters`. `clock` is a callable that returns nanoseconds, for tests.
+#[pyclass(frozen, module = "agent_memory._core", weakref)]
+pub(crate) struct RecoveryQueue {
+    queue: Mutex<Queue>,
+    clock: Clock,
+}
+
+#[pymethods]
+impl RecoveryQueue {
+    #[new]
+    #[pyo3(signature = (
+        *, max_entries=Whole(i64::from(DEFAULT_MAX_ENTRIES)), max_bytes=Whole(DEFAULT_MAX_BYTES),
+        max_age=None, max_dead_letters=Whole(i64::from(DEFAULT_MAX_DEAD_LETTERS)), clock=None,
+    ))]
+    #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
+    fn new(
+        max_entries: Whole,
+        max_bytes: Whole,
+        max_age: Option<f64>,
+        max_dead_letters: Whole,
+        clock: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let config = RecoveryConfig::new(max_entries.0, max_bytes.0, max_age, max_dead_letters.0);
+        let queue = Queue::new(config.map_err(|error| refused(&error))?);
+        Ok(Self { queue: Mutex::new(queue), clock: Clock::new(clock) })
+    }
+
+    /// Queues `payload` as a write of `keys` (one key, or an iterable of keys) and returns the id of its entry.
+    ///
+    /// With `coalesce`, for an absolute write of one key, it may take the place of an older such write that is still
+    /// queued; the id is then that entry's. Raises `RecoveryQueueFullError` when the queue is at a bound.
+    #[pyo3(signature = (keys, payload, *, priority, due_in_s=0.0, size_bytes=0, coalesce=false))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn push(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        payload: Bound<'_, PyAny>,
+        priority: i64,
+        due_in_s: f64,
+        size_bytes: u64,
+        coalesce: bool,
+    ) -> PyResult<u64> {
+        let keys = extract_keys(keys)?;
+        let names: Vec<&[u8]> = keys.iter().map(KeyName::as_bytes).collect();
+        let priority = numbered("priority", priority)?;
+        let now_ns = self.clock.now_ns(py)?;
+        let due_ns = now_ns.saturating_add(delay_ns("due_in_s", due_in_s)?);
+        let entry = NewEntry { keys: &names, payload: payload.unbind(), priority, due_ns, size_bytes, coalesce };
+        let pushed = self.with_queue(|queue| queue.push(entry, now_ns));
+        pushed.map_err(|full| queue_full(py, &full))
+    }
+
+    /// Leases the next entry that is due; None when there is none.
+    fn pop_due(&self, py: Python<'_>) -> PyResult<Option<RecoveryEntry>> {
+        let now_ns = self.clock.now_ns(py)?;
+        let lease = self.with_queue(|queue| queue.pop_due(now_ns).map(|lease| Facts::of_lease(py, &lease)));
+        lease.map(|facts| facts.into_entry(py)).transpose()
+    }
+
+    /// The write of a leased entry succeeded: it leaves the queue. Raises `KeyError` when there is no such lease.
+    fn complete(&self, id: u64) -> PyResult<()> {
+        let payload = self.with_queue(|queue| queue.complete(id)).map_err(|wrong| wrong_id(&wrong))?;
+        drop(payload);
+        Ok(())
+    }
+
+    /// The write of a leased entry failed: it is due again in `delay_s` seconds, before the later entries of its keys.
+    #[pyo3(signature = (id, delay_s=0.0))]
+    fn retry(&self, py: Python<'_>, id: u64, delay_s: f64) -> PyResult<()> {
+        let due_ns = self.clock.now_ns(py)?.saturating_add(delay_ns("delay_s", delay_s)?);
+        self.with_queue(|queue| queue.retry(id, due_ns)).map_err(|wrong| wrong_id(&wrong))
+    }
+
+    /// Gives an entry up, leased or not: it becomes a dead letter with this reason.
+    fn discard(&self, py: Python<'_>, id: u64, reason: String) -> PyResult<()> {
+        let now_ns = self.clock.now_ns(py)?;
+        self.with_queue(|queue| queue.discard(id, reason, now_ns)).map_err(|wrong| wrong_id(&wrong))
+    }
+
+    /// Removes the absolute writes that are queued for `key` alone, since a newer one has succeeded. Returns how many.
+    fn cancel_superseded(&self, key: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let key = extract_key(key)?;
+        Ok(self.with_queue(|queue| queue.cancel_superseded(key.as_bytes())))
+    }
+
+    /// Gives all leases back as they were, for a worker that takes over from one that died. Returns how many.
+    fn release_leases(&self) -> usize {
+        self.with_queue(Queue::release_leases)
+    }
+
+    /// Seconds until an entry is due, 0.0 when one is; None when there is nothing to wait for: no entry, or all of
+    /// them leased or behind a lease.
+    fn next_due_in_s(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let now_ns = self.clock.now_ns(py)?;
+        let due_ns = self.with_queue(Queue::next_due_ns);
+        Ok(due_ns.map(|due_ns| ns_to_seconds(due_ns.saturating_sub(now_ns))))
+    }
+
+    /// Does an entry, queued or leased, write `key`?
+    fn keys_queued(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let key = extract_key(key)?;
+        Ok(self.with_queue(|queue| queue.is_key_queued(key.as_bytes())))
+    }
+
+    /// The entries that were given up, oldest first.
+    fn dead_letters(&self, py: Python<'_>) -> PyResult<Vec<RecoveryEntry>> {
+        let now_ns = self.clock.now_ns(py)?;
+        let letters: Vec<_> =
+            self.with_queue(|queue| queue.dead_letters().map(|letter| Facts::of_dead(py, letter, now_ns)).collect());
+        letters.into_iter().map(|facts| facts.into_entry(py)).collect()
+    }
+
+    /// Queues a dead letter again, as the newest entry of its keys, due at once, and returns its new id. Raises
+    /// `KeyError` when there is no such dead letter, `RecoveryQueueFullError` when there is no room.
+    fn retry_dead(&self, py: Python<'_>, id: u64) -> PyResult<u64> {
+        let now_ns = self.clock.now_ns(py)?;
+        self.with_queue(|queue| queue.retry_dead(id, now_ns)).map_err(|reason| match reason {
+            NotRevived::Unknown(wrong) => wrong_id(&wrong),
+            NotRevived::Full(full) => queue_full(py, &full),
+        })
+    }
+
+    fn __len__(&self) -> usize {
+        self.with_queue(|queue| queue.len())
+    }
+
+    /// The sum of the sizes of the entries.
+    #[getter]
+    fn size_bytes(&self) -> u64 {
+        self.with_queue(|queue| queue.size_bytes())
+    }
+
+    /// What has happened so far and what is there now, as a dict of plain values.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let now_ns = self.clock.now_ns(py)?;
+        let now = self.with_queue(|queue| queue.stats(now_ns));
+        let stats = PyDict::new(py);
+        for (name, value) in [
+            ("pushed", now.pushed),
+            ("superseded", now.superseded),
+            ("refused", now.refused),
+            ("completed", now.completed),
+            ("retried", now.retried),
+            ("discarded", now.discarded),
+            ("expired", now.expired),
+            ("dead_letters_dropped", now.dead_letters_dropped),
+            ("entries", now.entries as u64),
+            ("leased", now.leased as u64),
+            ("keys", now.keys as u64),
+            ("size_bytes", now.size_bytes),
+            ("dead_letters", now.dead_letters as u64),
+        ] {
+            stats.set_item(name, value)?;
+        }
+        stats.set_item("oldest_age_s", ns_to_seconds(now.oldest_age_ns))?;
+        Ok(stats)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Clock::Manual(callable) = &self.clock {
+            visit.call(callable)?;
+        }
+        // The collector stops the other threads, one of which may hold this lock: then this round finds no cycle here.
+        self.queue.try_lock().map_or(Ok(()), |queue| queue.payloads().try_for_each(|payload| visit.call(payload)))
+    }
+
+    fn __clear__(&self) {
+        let payloads = self.lock().drain();
+        drop(payloads);
+    }
+}
+
+impl RecoveryQueue {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something under the lock. What left the queue by it is dropped after the lock is free, since that may run
+    /// Python.
+    fn with_queue<R>(&self, work: impl FnOnce(&mut Queue) -> R) -> R {
+        let mut queue = self.lock();
+        let result = work(&mut queue);
+        let dropped = queue.take_dropped();
+        drop(queue);
+        drop(dropped);
+        result
+    }
+}
+
+/// An entry of a `RecoveryQueue`, as it was when it was leased or given up.
+#[pyclass(frozen, get_all, module = "agent_memory._core")]
+pub(crate) struct RecoveryEntry {
+    /// By which it is completed, retried, discarded, or brought back from the dead letters.
+    id: u64,
+    /// The keys it writes, as bytes.
+    keys: Py<PyTuple>,
+    /// What was pushed.
+    payload: Py<PyAny>,
+    /// The number of its `Priority`.
+    priority: u8,
+    /// How often it was retried.
+    attempts: u32,
+    /// What it counts for in `max_bytes`.
+    size_bytes: u64,
+    /// Seconds since it was queued, or since it was given up.
+    age_s: f64,
+    /// Why it was given up; None for a lease.
+    reason: Option<Py<PyString>>,
+}
+
+#[pymethods]
+impl RecoveryEntry {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        // Neither keys nor payload: what is logged must not show stored values.
+        let reason = self
+            .reason
+            .as_ref()
+            .map_or(Ok(String::new()), |reason| reason.bind(py).repr().map(|reason| format!(" reason={reason}")))?;
+        let (id, priority, attempts) = (self.id, self.priority, self.attempts);
+        Ok(format!("<RecoveryEntry {id} priority={priority} attempts={attempts}{reason}>"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.payload)
+    }
+}
+
+/// What a `RecoveryEntry` is made of. It is copied out under the lock; Python's objects are made when the lock is
+/// free, since any allocation of theirs may start the garbage collector, and with it finalizers that use this queue.
+struct Facts {
+    id: u64,
+    keys: Vec<Box<[u8]>>,
+    payload: Py<PyAny>,
+    priority: u8,
+    attempts: u32,
+    size_bytes: u64,
+    age_ns: u64,
+    reason: Option<String>,
+}
+
+impl Facts {
+    fn of_lease(py: Python<'_>, lease: &Lease<'_, Py<PyAny>>) -> Self {
+        Self {
+            id: lease.id,
+            keys: lease.keys.iter().map(|key| Box::from(*key)).collect(),
+            payload: lease.payload.clone_ref(py),
+            priority: lease.priority as u8,
+            attempts: lease.attempts,
+            size_bytes: lease.size_bytes,
+            age_ns: lease.age_ns,
+            reason: None,
+        }
+    }
+
+    fn of_dead(py: Python<'_>, letter: &DeadLetter<Py<PyAny>>, now_ns: u64) -> Self {
+        Self {
+            id: letter.id,
+            keys: letter.keys.clone(),
+            payload: letter.payload.clone_ref(py),
+            priority: letter.priority as u8,
+            attempts: letter.attempts,
+            size_bytes: letter.size_bytes,
+            age_ns: now_ns.saturating_sub(letter.died_ns),
+            reason: Some(letter.reason.clone()),
+        }
+    }
+
+    fn into_entry(self, py: Python<'_>) -> PyResult<RecoveryEntry> {
+        let keys: Vec<_> = self.keys.iter().map(|key| PyBytes::new(py, key)).collect();
+        Ok(RecoveryEntry {
+            id: self.id,
+            keys: PyTuple::new(py, keys)?.unbind(),
+            payload: self.payload,
+            priority: self.priority,
+            attempts: self.attempts,
+            size_bytes: self.size_bytes,
+            age_s: ns_to_seconds(self.age_ns),
+            reason: self.reason.map(|reason| PyString::new(py, &reason).unbind()),
+        })
+    }
+}
+
+enum KeyName {
+    Bytes(PyBackedBytes),
+    Text(PyBackedStr),
+}
+
+impl KeyName {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            KeyName::Bytes(bytes) => bytes,
+            KeyName::Text(text) => text.as_bytes(),
+        }
+    }
+}
+
+fn extract_key(key: &Bound<'_, PyAny>) -> PyResult<KeyName> {
+    if let Ok(text) = key.cast::<PyString>() {
+        return Ok(KeyName::Text(PyBackedStr::try_from(text.clone())?));
+    }
+    match key.extract::<PyBackedBytes>() {
+        Ok(bytes) => Ok(KeyName::Bytes(bytes)),
+        Err(_) => Err(PyTypeError::new_err(format!("a key must be bytes or str, got {}", key.get_type().name()?))),
+    }
+}
+
+fn extract_keys(keys: &Bound<'_, PyAny>) -> PyResult<Vec<KeyName>> {
+    if keys.is_instance_of::<PyString>() || keys.is_instance_of::<PyBytes>() {
+        return Ok(vec![extract_key(keys)?]);
+    }
+    keys.try_iter()?.map(|key| extract_key(&key?)).collect()
+}
+
+fn delay_ns(parameter: &str, seconds: f64) -> PyResult<u64> {
+    if seconds >= 0.0 {
+        return Ok(seconds_to_ns(seconds));
+    }
+    Err(PyValueError::new_err(format!("{parameter} must be >= 0, got {seconds:?}")))
+}
+
+fn wrong_id(wrong: &core::WrongId) -> PyErr {
+    PyKeyError::new_err(wrong.to_string())
+}
+
+fn queue_full(py: Python<'_>, full: &QueueFull) -> PyErr {
+    let raised = py
+        .import("agent_memory.errors")
+        .and_then(|errors| errors.getattr("RecoveryQueueFullError"))
+        .and_then(|class| class.call1((full.to_string(),)));
+    raised.map_or_else(|error| error, PyErr::from_value)
+}
