@@ -5,11 +5,6 @@ Run it pinned to one core: `OMP_NUM_THREADS=1 taskset -c 0 python benches/python
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import numpy as np
 from scoring_common import cpu_name, numpy_top, report, rounds, unit_rows
 

@@ -14,6 +14,7 @@ __all__ = [
     "BudgetRules",
     "DEBUG_BUILD",
     "Guard",
+    "IndexCore",
     "Operation",
     "RecoveryEntry",
     "RecoveryQueue",
@@ -243,3 +244,36 @@ def score_rows(
     components: bool,
     kernel: str | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], list[NDArray[np.float64]], int]: ...
+
+@final
+class IndexCore:
+    def __new__(
+        cls, dimensions: int, similarity: str, language: str, k1: float, b: float, context: bool, model: str
+    ) -> IndexCore: ...
+    @property
+    def dimensions(self) -> int: ...
+    @property
+    def similarity(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, id: str, /) -> bool: ...
+    def fragmentation(self) -> tuple[int, int]: ...
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: NDArray[Any] | None,
+        texts: Sequence[str | None] | None,
+        importance: NDArray[np.float64] | None,
+        access_counts: NDArray[np.float64] | None,
+        timestamps_s: NDArray[np.float64] | None,
+        attributes: Sequence[Sequence[str]] | None,
+        sequence: Sequence[tuple[str, int] | None] | None,
+    ) -> None: ...
+    def delete(self, ids: Sequence[str]) -> int: ...
+    def search(
+        self, vector: NDArray[Any] | None, text: str | None, options: Mapping[str, Any]
+    ) -> tuple[list[str], NDArray[np.float64], int]: ...
+    def search_many(
+        self, vectors: NDArray[Any] | None, texts: Sequence[str] | None, options: Mapping[str, Any]
+    ) -> list[tuple[list[str], NDArray[np.float64], int]]: ...

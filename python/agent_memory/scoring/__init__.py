@@ -1,6 +1,17 @@
 """Relevance scoring: exact, fused, hybrid. Usable by itself, without Redis."""
 
+from agent_memory.scoring._index import MemoryIndex, SearchResult
 from agent_memory.scoring._score import kernel_tiers, score
-from agent_memory.scoring._settings import HalfLife, PowerLaw, ScoreWeights
+from agent_memory.scoring._settings import Diversity, Filters, HalfLife, PowerLaw, ScoreWeights
 
-__all__ = ["HalfLife", "PowerLaw", "ScoreWeights", "kernel_tiers", "score"]
+__all__ = [
+    "Diversity",
+    "Filters",
+    "HalfLife",
+    "MemoryIndex",
+    "PowerLaw",
+    "ScoreWeights",
+    "SearchResult",
+    "kernel_tiers",
+    "score",
+]

@@ -25,7 +25,7 @@ def kernel_tiers() -> list[str]:
     return _core.kernel_tiers()
 
 
-def _float_vector(name: str, values: ArrayLike) -> NDArray[Any]:
+def float_vector(name: str, values: ArrayLike) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         return array
@@ -152,10 +152,10 @@ def score(
             if weight != 0 and name != "lexical":
                 raise ValueError(f"{argument} must be given when weights.{name} is not 0, got weight {weight}")
         elif weight != 0:
-            parts.append((argument, weight, _float_vector(argument, values)))
+            parts.append((argument, weight, float_vector(argument, values)))
             names.append(name)
     indices, scores, similarities, part_values, _ = _core.score_rows(
-        _float_vector("query", query),
+        float_vector("query", query),
         vectors,
         similarity,
         weights.similarity,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 
 
 def check_positive(name: str, value: float) -> None:
@@ -34,10 +35,10 @@ class ScoreWeights:
     access: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for weight in fields(self):
+            value = getattr(self, weight.name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name} must be finite and >= 0, got {value}")
+                raise ValueError(f"{weight.name} must be finite and >= 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +80,65 @@ Decay = HalfLife | PowerLaw
 
 DEFAULT_WEIGHTS = ScoreWeights()
 DEFAULT_DECAY = HalfLife()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which memories take part in a search; decided from indexes, before any vector is looked at.
+
+    `attributes` maps a name to a value or to a collection of values of which one must match; all names must match.
+    Values are str, int, float or bool, and match by type and value. `time_from_s` (included) and `time_to_s`
+    (excluded) are seconds since the epoch; a memory without a timestamp never matches a time range.
+    """
+
+    attributes: Mapping[str, AttributeValue | Collection[AttributeValue]] = field(default_factory=dict)
+    time_from_s: float | None = None
+    time_to_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("time_from_s", self.time_from_s), ("time_to_s", self.time_to_s)):
+            if value is not None and math.isnan(value):
+                raise ValueError(f"{name} must be a number, got nan")
+
+    def _time_range(self) -> tuple[float, float] | None:
+        if self.time_from_s is None and self.time_to_s is None:
+            return None
+        start = -math.inf if self.time_from_s is None else self.time_from_s
+        return (start, math.inf if self.time_to_s is None else self.time_to_s)
+
+    def _encoded(self) -> list[list[str]]:
+        return [
+            [encode_attribute(name, value)]
+            if isinstance(value, (str, bool, int, float))
+            else [encode_attribute(name, one) for one in value]
+            for name, value in self.attributes.items()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """Spreads an answer out: of the `pool` most relevant, one after the other the memory is taken for which
+    `relevance_share * relevance - (1 - relevance_share) * likeness` is greatest, where relevance is scaled to 0..1 over
+    the pool and likeness is the largest cosine to a memory already taken (Carbonell and Goldstein, *The use of MMR*,
+    1998).
+    """
+
+    relevance_share: float = 0.7
+    pool: int = 50
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.relevance_share <= 1:
+            raise ValueError(f"relevance_share must be in 0..1, got {self.relevance_share}")
+        check_count("pool", self.pool)
+
+
+AttributeValue = str | int | float | bool
+
+
+def encode_attribute(name: str, value: AttributeValue) -> str:
+    """A name and a typed value as one string. The separator cannot be part of a name."""
+    if not isinstance(name, str) or "\x1f" in name:
+        raise ValueError(f"attributes must have names that are str without \\x1f, got {name!r}")
+    if not isinstance(value, (str, bool, int, float)):
+        raise TypeError(f"attributes must have values that are str, int, float or bool, got {type(value).__name__}")
+    return f"{name}\x1f{type(value).__name__}\x1f{value}"

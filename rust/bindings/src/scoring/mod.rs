@@ -5,8 +5,10 @@ use pyo3::prelude::*;
 
 mod arrays;
 mod exact;
+mod index;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(exact::score_rows, module)?)?;
+    module.add_class::<index::IndexCore>()?;
     module.add_function(wrap_pyfunction!(exact::kernel_tiers, module)?)
 }

@@ -56,6 +56,17 @@ impl KthLargest {
         }
     }
 
+    /// The `k` it was made for.
+    #[must_use]
+    pub const fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Tells it a lower bound of the k-th largest value that was found elsewhere, of the same values or others.
+    pub fn raise(&mut self, floor: f64) {
+        self.floor = self.floor.max(floor);
+    }
+
     /// A lower bound of the k-th largest value seen; exact after [`Self::settle`]. Minus infinity below k values.
     #[inline]
     #[must_use]
@@ -74,7 +85,7 @@ impl KthLargest {
     fn trim(&mut self) {
         let last = self.k - 1;
         let (_, floor, _) = self.kept.select_nth_unstable_by(last, |a, b| b.total_cmp(a));
-        self.floor = *floor;
+        self.floor = self.floor.max(*floor);
         self.kept.truncate(self.k);
     }
 }

@@ -180,6 +180,19 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Describes rows of `f32` in bytes that may change, such as those of a mapped file.
+    ///
+    /// # Panics
+    ///
+    /// If the bytes do not hold a whole number of rows.
+    #[must_use]
+    pub fn from_bytes(bytes: &'a [u8], dimensions: usize) -> Self {
+        assert!(dimensions > 0 && bytes.len().is_multiple_of(dimensions * 4), "whole rows are needed");
+        let stride_bytes = isize::try_from(dimensions * 4).expect("a row is smaller than the address space");
+        let rows = bytes.len() / (dimensions * 4);
+        Self { start: bytes.as_ptr(), rows, dimensions, stride_bytes, element: Element::F32, owner: PhantomData }
+    }
+
     /// Number of rows.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -209,6 +222,19 @@ impl<'a> Rows<'a> {
         let row = isize::try_from(row).expect("checked against the number of rows");
         // SAFETY: in bounds by the assertion and the promise made to `from_raw`.
         unsafe { self.start.offset(row * self.stride_bytes) }
+    }
+
+    /// A row as `f64`.
+    ///
+    /// # Panics
+    ///
+    /// If `row` is out of range.
+    #[must_use]
+    pub fn wide(&self, row: usize) -> Vec<f64> {
+        let start = self.row(row);
+        // SAFETY: the elements of one row lie side by side, so each is a row of one element of the same matrix.
+        let size = isize::try_from(self.element.size()).expect("an element is small");
+        unsafe { Self::from_raw(start, self.dimensions, 1, size, self.element) }.column()
     }
 
     /// The first element of every row as `f64`: what a column of numbers is made of.

@@ -1,0 +1,290 @@
+"""`MemoryIndex`: memories in this process, searched by vector, by words, or by both."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from agent_memory import _core
+from agent_memory.scoring._score import float_vector
+from agent_memory.scoring._settings import (
+    DEFAULT_DECAY,
+    DEFAULT_WEIGHTS,
+    AttributeValue,
+    Decay,
+    Diversity,
+    Filters,
+    ScoreWeights,
+    check_count,
+    encode_attribute,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+Fusion = Literal["minmax", "sum", "rrf"]
+Embedder = Callable[[list[str]], "ArrayLike"]
+_NO_FILTERS = Filters()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What was found, best first, ties by id.
+
+    `ids` and `scores` (float64) go together. `reranked` says for how many memories the `f32` elements had to be read
+    to prove the ranking.
+    """
+
+    ids: list[str]
+    scores: NDArray[np.float64]
+    reranked: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _strings(name: str, values: Iterable[str]) -> list[str]:
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a collection of str, got a str")
+    found = list(values)
+    for position, value in enumerate(found):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must hold str, got {type(value).__name__} at {position}")
+    return found
+
+
+def _check_len(name: str, values: Sequence[object] | None, expected: int) -> None:
+    if values is not None and len(values) != expected:
+        raise ValueError(f"{name} must have one element per id ({expected}), got {len(values)}")
+
+
+class MemoryIndex:
+    """An exact index of memories: vectors of one embedding model, words, times, attributes, sequences.
+
+    - `dimensions`: elements of a vector, 1..65,536.
+    - `similarity`: `"cosine"`, `"inner_product"` or `"euclidean"` (`1 / (1 + distance)`).
+    - `language`: whose Snowball stemmer is used: `"english"` (with a long stop list), another of the stemmer's
+      languages, or `"none"` for words as they are.
+    - `k1` >= 0 and `b` in 0..1 are BM25's constants; the defaults suit short texts.
+    - `context`: whether memories with a `sequence` lend their words to their neighbours.
+    - `model`: the name of the embedding model; a loaded snapshot of another model is refused.
+    - `embedder`: called with a list of texts, returns an array of shape (len(texts), dimensions). With it, texts that
+      come without vectors are embedded. Nothing is ever downloaded by this class.
+
+    Rankings are exact: an int8 shadow of the vectors is scanned, and every vector that its error bound does not rule
+    out is ranked by float64 sums. There is no approximate index: the time of a search grows with the number of rows.
+
+    Thread safety: every method may be called from any number of threads. Writes take turns; a search sees the index as
+    it was when the search began, never waits for a write to finish, and runs without the GIL.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        *,
+        similarity: Literal["cosine", "inner_product", "euclidean"] = "cosine",
+        language: str = "english",
+        k1: float = 1.2,
+        b: float = 0.3,
+        context: bool = True,
+        model: str = "",
+        embedder: Embedder | None = None,
+    ) -> None:
+        check_count("dimensions", dimensions)
+        if not (math.isfinite(k1) and k1 >= 0):
+            raise ValueError(f"k1 must be finite and >= 0, got {k1}")
+        if not 0 <= b <= 1:
+            raise ValueError(f"b must be in 0..1, got {b}")
+        self._core = _core.IndexCore(dimensions, similarity, language, k1, b, context, model)
+        self._embedder = embedder
+
+    @property
+    def dimensions(self) -> int:
+        """Elements of a vector."""
+        return self._core.dimensions
+
+    @property
+    def model(self) -> str:
+        """The name of the embedding model."""
+        return self._core.model
+
+    def __len__(self) -> int:
+        return len(self._core)
+
+    def __contains__(self, memory_id: object) -> bool:
+        return isinstance(memory_id, str) and memory_id in self._core
+
+    def _embed(self, texts: list[str]) -> NDArray[Any]:
+        assert self._embedder is not None
+        vectors = np.asarray(self._embedder(texts))
+        if vectors.shape != (len(texts), self.dimensions):
+            expected = (len(texts), self.dimensions)
+            raise ValueError(f"embedder must return an array of shape {expected}, got {vectors.shape}")
+        return vectors
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        vectors: NDArray[Any] | None = None,
+        texts: Sequence[str | None] | None = None,
+        importance: ArrayLike | None = None,
+        timestamps: ArrayLike | None = None,
+        attributes: Sequence[Mapping[str, AttributeValue]] | None = None,
+        sequence: Sequence[tuple[str, int] | None] | None = None,
+        *,
+        access_counts: ArrayLike | None = None,
+    ) -> None:
+        """Writes memories; one whose id is there already is replaced as a whole. All become visible at once.
+
+        - `ids`: n distinct str.
+        - `vectors`: shape (n, dimensions), float16, float32 or float64 (rounded to float32), finite, elements at most
+          1e15 in size; or None.
+        - `texts`: n str or None. With an embedder and no `vectors`, every text is embedded, and none may be None.
+        - `importance`, `access_counts` (>= 0): shape (n,), finite; 0 if not given.
+        - `timestamps`: shape (n,), seconds since the epoch, NaN for unknown.
+        - `attributes`: n mappings from a name to a str, int, float or bool, for filters.
+        - `sequence`: n pairs (session, step) or None, for the context field.
+
+        Raises `TypeError` or `ValueError` naming what is wrong; then nothing was written. Large batches are fastest.
+        """
+        names = _strings("ids", ids)
+        count = len(names)
+        given_texts = None if texts is None else list(texts)
+        for name, values in (("texts", given_texts), ("attributes", attributes), ("sequence", sequence)):
+            _check_len(name, values, count)
+        if vectors is None and given_texts is not None and self._embedder is not None:
+            vectors = self._embed(_strings("texts", given_texts))  # type: ignore[arg-type]
+        encoded = None
+        if attributes is not None:
+            encoded = [[encode_attribute(name, value) for name, value in one.items()] for one in attributes]
+
+        def numbers(values: ArrayLike | None) -> NDArray[np.float64] | None:
+            return None if values is None else np.asarray(values, dtype=np.float64)
+
+        self._core.upsert(
+            names,
+            vectors,
+            given_texts,
+            numbers(importance),
+            numbers(access_counts),
+            numbers(timestamps),
+            encoded,
+            None if sequence is None else list(sequence),
+        )
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Takes memories out; unknown ids are passed over. Returns how many there were."""
+        return self._core.delete(_strings("ids", ids))
+
+    def search(
+        self,
+        vector: ArrayLike | None = None,
+        text: str | None = None,
+        k: int = 10,
+        *,
+        weights: ScoreWeights = DEFAULT_WEIGHTS,
+        filters: Filters | Mapping[str, AttributeValue] | None = None,
+        now: float | None = None,
+        decay: Decay = DEFAULT_DECAY,
+        fusion: Fusion = "minmax",
+        diversity: Diversity | None = None,
+        kernel: str | None = None,
+    ) -> SearchResult:
+        """The best `k` memories for a vector, a text, or both.
+
+        With one part of non-zero weight, scores are that part's: the similarity, or BM25
+        (`sum of idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean length))`, `idf = ln(1 + (N - df + 0.5) /
+        (df + 0.5))`, Robertson and Zaragoza, 2009). With several, `fusion` puts them together:
+
+        - `"minmax"`: each part is scaled to 0..1 over the memories that take part, then the weighted sum is taken.
+        - `"sum"`: the weighted sum of the parts as they are.
+        - `"rrf"`: `weight / (60 + rank)` of the vector's and the text's rankings, each `max(100, 10 k)` deep (Cormack
+          et al., 2009).
+
+        A text alone finds memories that share a word with it; a vector alone finds memories with a vector; both find
+        every memory that `filters` lets through. `filters` is a `Filters` or a mapping of attributes. `now` (default:
+        the clock) is what ages count from, in seconds since the epoch; memories without a timestamp have recency 0. With
+        an embedder and no `vector`, the text is embedded too. A zero vector has cosine 0 with everything.
+
+        Raises `TypeError` or `ValueError` naming what is wrong, also if neither `vector` nor `text` is given and no
+        other part has a weight.
+        """
+        if vector is None and text is not None and self._embedder is not None and weights.similarity > 0:
+            vector = self._embed([text])[0]
+        if vector is None and text is None and not (weights.recency or weights.importance or weights.access):
+            raise ValueError("vector or text must be given unless recency, importance or access have a weight")
+        options = self._options(k, weights, fusion, decay, now, filters, diversity, 1, kernel)
+        return SearchResult(
+            *self._core.search(None if vector is None else float_vector("vector", vector), text, options)
+        )
+
+    def search_many(
+        self,
+        vectors: NDArray[Any] | None = None,
+        texts: Sequence[str] | None = None,
+        k: int = 10,
+        *,
+        weights: ScoreWeights = DEFAULT_WEIGHTS,
+        filters: Filters | Mapping[str, AttributeValue] | None = None,
+        now: float | None = None,
+        decay: Decay = DEFAULT_DECAY,
+        fusion: Fusion = "minmax",
+        diversity: Diversity | None = None,
+        threads: int = 1,
+        kernel: str | None = None,
+    ) -> list[SearchResult]:
+        """As `search` for every row of `vectors` (shape (m, dimensions)) and every one of m `texts`, over one state of
+        the index. Searches by vector alone share one pass over the codes, which is several times faster.
+        """
+        given = None if texts is None else _strings("texts", texts)
+        if vectors is None and given and self._embedder is not None and weights.similarity > 0:
+            vectors = self._embed(given)
+        if vectors is None and given is None:
+            raise ValueError("vectors or texts must be given")
+        check_count("threads", threads)
+        options = self._options(k, weights, fusion, decay, now, filters, diversity, threads, kernel)
+        return [SearchResult(*answer) for answer in self._core.search_many(vectors, given, options)]
+
+    @staticmethod
+    def _options(
+        k: int,
+        weights: ScoreWeights,
+        fusion: Fusion,
+        decay: Decay,
+        now: float | None,
+        filters: Filters | Mapping[str, AttributeValue] | None,
+        diversity: Diversity | None,
+        threads: int,
+        kernel: str | None,
+    ) -> dict[str, Any]:
+        check_count("k", k)
+        if filters is None:
+            filters = _NO_FILTERS
+        elif not isinstance(filters, Filters):
+            filters = Filters(filters)
+        now_s = time.time() if now is None else float(now)
+        if not math.isfinite(now_s):
+            raise ValueError(f"now must be finite, got {now_s}")
+        w = weights
+        return {
+            "k": k,
+            "weights": (w.similarity, w.lexical, w.recency, w.importance, w.access),
+            "fusion": fusion,
+            "decay": decay._as_tuple(),
+            "now_s": now_s,
+            "time_range_s": filters._time_range(),
+            "attributes": filters._encoded(),
+            "diversity": None if diversity is None else (diversity.relevance_share, diversity.pool),
+            "threads": threads,
+            "kernel": kernel,
+        }
+
+    def stats(self) -> dict[str, int]:
+        """`memories`, `segments`, and `dead_rows`: rows that were replaced or deleted and are still held."""
+        segments, dead_rows = self._core.fragmentation()
+        return {"memories": len(self), "segments": segments, "dead_rows": dead_rows}

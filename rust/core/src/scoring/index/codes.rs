@@ -1,0 +1,337 @@
+//! The int8 shadow of a vector: rotated, quantised, with a measured error.
+//!
+//! A vector is padded with zeros to whole blocks, the signs of its elements are flipped by a fixed random sequence, and
+//! each power-of-two stretch goes through a Walsh-Hadamard transform. That is a rotation, so it keeps dot products, and it
+//! spreads an outlier dimension over its stretch. The result is quantised to `c = round(x / s)`, `s = max|x| / 127`, and
+//! `c + 128` is stored as two planes of 4-bit codes: the high half alone is a coarse vector `x4`, both give `x8`.
+//!
+//! For the residual `r = |x - x'|` of either, by Cauchy and Schwarz,
+//! `|q.x - q'.x'| = |q.(x - x') + (q - q').x'| <= |q| r + |q - q'| |x'|`, and `|x'| <= |x| + r`. Both residuals are
+//! measured when the codes are made and rounded up, the rounding of the rotation included; so the bound holds for any
+//! data whatever.
+
+use crate::scoring::kernels::{BLOCK_DIMENSIONS, Kernels, f32_error_factor};
+
+/// Version of the sign sequence and of the layout; part of a snapshot.
+pub const CODE_VERSION: u32 = 1;
+
+/// What the high halves stand for: the middle of the sixteen codes they leave open, as a multiple of 16.
+const COARSE_OFFSET: f64 = (128.0 - 7.5) / 16.0;
+
+/// The rotation for one number of dimensions.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    dimensions: usize,
+    signs: Vec<f32>,
+    stretches: Vec<usize>,
+}
+
+impl Rotation {
+    /// For vectors of `dimensions` elements.
+    #[must_use]
+    pub fn new(dimensions: usize) -> Self {
+        let padded = dimensions.next_multiple_of(BLOCK_DIMENSIONS);
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut sign = || {
+            // SplitMix64 (Steele, Lea and Flood, 2014).
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = state;
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            if (word ^ (word >> 31)) & 1 == 0 { 1.0 } else { -1.0 }
+        };
+        let signs = (0..padded).map(|_| sign()).collect();
+        let stretches = (0..usize::BITS).rev().map(|bit| padded & (1 << bit)).filter(|&stretch| stretch > 0).collect();
+        Self { dimensions, signs, stretches }
+    }
+
+    /// Dimensions after padding.
+    #[must_use]
+    pub fn padded(&self) -> usize {
+        self.signs.len()
+    }
+
+    /// Bytes of one plane of codes of one row.
+    #[must_use]
+    pub fn plane_bytes(&self) -> usize {
+        self.padded() / 2
+    }
+
+    /// Rotates `padded` elements in place. The rounding error is at most [`Self::error_factor`] of the norm.
+    fn rotate(&self, values: &mut [f32]) {
+        for (value, sign) in values.iter_mut().zip(&self.signs) {
+            *value *= sign;
+        }
+        let mut rest = values;
+        for &stretch in &self.stretches {
+            let (now, later) = rest.split_at_mut(stretch);
+            hadamard(now);
+            rest = later;
+        }
+    }
+
+    /// Every stage of the transform rounds once, the scale once, an input scaled to unit length twice; doubled to spare.
+    fn error_factor(&self) -> f64 {
+        let stages = f64::from(usize::BITS - self.padded().leading_zeros());
+        2.0 * (stages + 4.0) * f64::from(f32::EPSILON)
+    }
+}
+
+fn hadamard(values: &mut [f32]) {
+    let mut half = 1;
+    while half < values.len() {
+        for pair in values.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (a, b) in low.iter_mut().zip(high) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    #[allow(clippy::cast_possible_truncation)] // counted in the error factor
+    let scale = (1.0 / (values.len() as f64).sqrt()) as f32;
+    for value in values {
+        *value *= scale;
+    }
+}
+
+/// The numbers that go with the codes of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowCode {
+    /// `s`: what one step of the fine code is worth.
+    pub step: f32,
+    /// At least `|x - x4|`.
+    pub coarse_residual: f32,
+    /// At least `|x - x8|`.
+    pub fine_residual: f32,
+    /// At least `|x|`.
+    pub norm: f32,
+}
+
+/// Encodes rows; holds the buffer for that.
+#[derive(Debug)]
+pub struct Encoder<'r> {
+    rotation: &'r Rotation,
+    buffer: Vec<f32>,
+}
+
+impl<'r> Encoder<'r> {
+    /// For one rotation.
+    #[must_use]
+    pub fn new(rotation: &'r Rotation) -> Self {
+        Self { rotation, buffer: vec![0.0; rotation.padded()] }
+    }
+
+    /// Encodes `row * factor`, appending to both planes. `row` must be finite and `|row * factor|` be `norm`.
+    pub fn encode(&mut self, row: &[f32], factor: f64, norm: f64, high: &mut Vec<u8>, low: &mut Vec<u8>) -> RowCode {
+        #[allow(clippy::cast_possible_truncation)] // counted in the error factor
+        let factor = factor as f32;
+        self.buffer[row.len()..].fill(0.0);
+        for (slot, &x) in self.buffer.iter_mut().zip(row) {
+            *slot = x * factor;
+        }
+        self.rotation.rotate(&mut self.buffer);
+        let largest = self.buffer.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let step = largest / 127.0;
+        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+        let (mut coarse, mut fine) = ([0.0_f32; 8], [0.0_f32; 8]);
+        for block in self.buffer.chunks_exact(BLOCK_DIMENSIONS) {
+            let mut codes = [0_u8; BLOCK_DIMENSIONS];
+            for (code, lanes) in codes.chunks_exact_mut(8).zip(block.chunks_exact(8)) {
+                for lane in 0..8 {
+                    // Adding 1.5 * 2^23 rounds to the nearest integer without a call.
+                    let rounded = (lanes[lane] * inverse + 12_582_912.0) - 12_582_912.0;
+                    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // in 0..=255 by the clamp
+                    let unsigned = (rounded.clamp(-127.0, 127.0) + 128.0) as i32 as u8;
+                    code[lane] = unsigned;
+                    let fine_gap = lanes[lane] - step * (f32::from(unsigned) - 128.0);
+                    let coarse_gap = lanes[lane] - step * (f32::from(unsigned & 0xf0) - 120.5);
+                    fine[lane] += fine_gap * fine_gap;
+                    coarse[lane] += coarse_gap * coarse_gap;
+                }
+            }
+            let (first, second) = codes.split_at(BLOCK_DIMENSIONS / 2);
+            high.extend(first.iter().zip(second).map(|(a, b)| (a >> 4) | (b & 0xf0)));
+            low.extend(first.iter().zip(second).map(|(a, b)| (a & 15) | (b << 4)));
+        }
+        let slack = self.rotation.error_factor() * norm + f64::from(step) * 1e-4;
+        let widen = 1.0 + f32_error_factor(self.rotation.padded());
+        let residual = |sums: [f32; 8]| {
+            let sum: f64 = sums.into_iter().map(f64::from).sum();
+            if step == 0.0 { round_up(norm) } else { round_up(sum.sqrt() * widen + slack) }
+        };
+        RowCode { step, coarse_residual: residual(coarse), fine_residual: residual(fine), norm: round_up(norm) }
+    }
+}
+
+/// A little above `value`, as `f32`.
+#[allow(clippy::cast_possible_truncation)] // that is the point
+fn round_up(value: f64) -> f32 {
+    (value * (1.0 + 1e-6) + 1e-37) as f32
+}
+
+/// A query in the rotated space: one plane of 8-bit integers for the coarse pass, two for the fine one.
+#[derive(Clone, Debug)]
+pub struct QueryCode {
+    coarse: Vec<i8>,
+    remainder: Vec<i8>,
+    coarse_sum: f64,
+    remainder_sum: f64,
+    step: f64,
+    norm: f64,
+    coarse_residual: f64,
+    fine_residual: f64,
+}
+
+/// How the coarse pass turns an integer dot product into a bound: `approx = row.step * (scale * raw - offset)` and
+/// `error = row.coarse_residual * residual_factor + row.norm * norm_factor`, all in `f32`, its rounding included.
+#[derive(Clone, Copy, Debug)]
+pub struct CoarseBound {
+    /// See above.
+    pub scale: f32,
+    /// See above.
+    pub offset: f32,
+    /// See above.
+    pub residual_factor: f32,
+    /// See above.
+    pub norm_factor: f32,
+}
+
+/// Units of the second plane in one of the first.
+const REMAINDER_STEPS: f64 = 200.0;
+
+impl QueryCode {
+    /// Encodes a finite query.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // clamped first
+    pub fn new(rotation: &Rotation, query: &[f64]) -> Self {
+        // A query's largest element is brought near one, so that nothing overflows in `f32`.
+        let largest = query.iter().fold(0.0_f64, |most, q| most.max(q.abs()));
+        let unit = if largest > 0.0 { largest } else { 1.0 };
+        let mut rotated: Vec<f32> = query.iter().map(|q| (q / unit) as f32).collect();
+        debug_assert_eq!(query.len(), rotation.dimensions);
+        rotated.resize(rotation.padded(), 0.0);
+        rotation.rotate(&mut rotated);
+        let norm = query.iter().map(|q| (q / unit).powi(2)).sum::<f64>().sqrt();
+        let step = rotated.iter().fold(0.0_f64, |most, &x| most.max(f64::from(x).abs())) / 127.0;
+        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+        let mut code = Self {
+            coarse: Vec::new(),
+            remainder: Vec::new(),
+            coarse_sum: 0.0,
+            remainder_sum: 0.0,
+            step: step * unit,
+            norm: norm * unit,
+            coarse_residual: 0.0,
+            fine_residual: 0.0,
+        };
+        for x in rotated.into_iter().map(f64::from) {
+            let first = (x * inverse).round().clamp(-127.0, 127.0);
+            let second = ((x * inverse - first) * REMAINDER_STEPS).round().clamp(-127.0, 127.0);
+            code.coarse.push(first as i8);
+            code.remainder.push(second as i8);
+            code.coarse_sum += first;
+            code.remainder_sum += second;
+            code.coarse_residual += (x - step * first).powi(2);
+            code.fine_residual += (x - step * (first + second / REMAINDER_STEPS)).powi(2);
+        }
+        let slack = rotation.error_factor() * norm;
+        code.coarse_residual = (code.coarse_residual.sqrt() * (1.0 + 1e-9) + slack) * unit;
+        code.fine_residual = (code.fine_residual.sqrt() * (1.0 + 1e-9) + slack) * unit;
+        code
+    }
+
+    /// The plane for the coarse pass.
+    #[must_use]
+    pub fn coarse(&self) -> &[i8] {
+        &self.coarse
+    }
+
+    /// The constants of the coarse pass.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // the rounding is in `norm_factor`
+    pub fn coarse_bound(&self) -> CoarseBound {
+        let scale = self.step * 16.0;
+        let offset = scale * COARSE_OFFSET * self.coarse_sum;
+        // |x'| <= |x| + r. A few f32 roundings of terms no larger than |q'||x'|*d^(1/2) are covered by the last term.
+        let rounding = 1e-6 * (self.norm + self.coarse_residual) + 4e-7 * (offset.abs() / 127.0);
+        let residual_factor = round_up(self.norm + self.coarse_residual + rounding + self.rounding_of_sums());
+        let norm_factor = round_up(self.coarse_residual + rounding + self.rounding_of_sums());
+        CoarseBound { scale: scale as f32, offset: offset as f32, residual_factor, norm_factor }
+    }
+
+    /// `f32` rounding of `scale * raw - offset`: both are at most `scale * 15 * sum|c|`, a row's step is at most
+    /// `(|x| + r) / 127 + r`.
+    fn rounding_of_sums(&self) -> f64 {
+        let absolute: f64 = self.coarse.iter().map(|&c| f64::from(c).abs()).sum();
+        4.0 * f64::from(f32::EPSILON) * self.step * 16.0 * 15.0 * absolute / 127.0
+    }
+
+    /// `q.x` from both planes of a row, and how far it may be off.
+    #[must_use]
+    pub fn fine(&self, kernels: Kernels, high: &[u8], low: &[u8], row: &RowCode) -> (f64, f64) {
+        let dot = |query: &[i8], codes: &[u8]| {
+            let mut out = [0];
+            kernels.nibble_dots(query, codes, &mut out);
+            f64::from(out[0])
+        };
+        let first = 16.0 * dot(&self.coarse, high) + dot(&self.coarse, low) - 128.0 * self.coarse_sum;
+        let second = 16.0 * dot(&self.remainder, high) + dot(&self.remainder, low) - 128.0 * self.remainder_sum;
+        let value = self.step * f64::from(row.step) * (first + second / REMAINDER_STEPS);
+        let residual = f64::from(row.fine_residual);
+        let error = self.norm * residual + self.fine_residual * (f64::from(row.norm) + residual);
+        (value, error * (1.0 + 1e-9) + 1e-12 * self.norm * f64::from(row.norm))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Encoder, QueryCode, Rotation};
+    use crate::scoring::kernels::{Kernels, Tier};
+    use proptest::prelude::*;
+
+    fn element() -> impl Strategy<Value = f32> {
+        // Ordinary values, exact zeros, and outliers a thousand times larger.
+        prop_oneof![4 => -1.0_f32..1.0, 1 => Just(0.0), 1 => -1e3_f32..1e3, 1 => -1e-3_f32..1e-3]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 400 }))]
+
+        #[test]
+        fn bounds_hold_for_any_data(
+            (query, row) in (1_usize..300).prop_flat_map(|d| (
+                prop::collection::vec(element(), d), prop::collection::vec(element(), d),
+            )),
+        ) {
+            let rotation = Rotation::new(query.len());
+            let query: Vec<f64> = query.into_iter().map(f64::from).collect();
+            let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let exact: f64 = query.iter().zip(&row).map(|(q, &x)| q * f64::from(x)).sum();
+            let (mut high, mut low) = (Vec::new(), Vec::new());
+            let code = Encoder::new(&rotation).encode(&row, 1.0, norm, &mut high, &mut low);
+            let query = QueryCode::new(&rotation, &query);
+            for kernels in Tier::ALL.into_iter().filter_map(Kernels::forced) {
+                let mut raw = [0];
+                kernels.nibble_dots(query.coarse(), &high, &mut raw);
+                let bound = query.coarse_bound();
+                #[allow(clippy::cast_precision_loss)]
+                let approx = code.step * (bound.scale * raw[0] as f32 - bound.offset);
+                let error = code.coarse_residual * bound.residual_factor + code.norm * bound.norm_factor;
+                prop_assert!((f64::from(approx) - exact).abs() <= f64::from(error) + 1e-30);
+                let (value, error) = query.fine(kernels, &high, &low, &code);
+                prop_assert!((value - exact).abs() <= error + 1e-30);
+            }
+        }
+    }
+
+    #[test]
+    fn an_outlier_dimension_does_not_spoil_the_fine_code() {
+        let mut row = vec![0.01_f32; 384];
+        row[17] = 1.0;
+        let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let rotation = Rotation::new(384);
+        let code = Encoder::new(&rotation).encode(&row, 1.0, norm, &mut Vec::new(), &mut Vec::new());
+        assert!(f64::from(code.fine_residual) < 0.02 * norm, "{code:?}");
+    }
+}
