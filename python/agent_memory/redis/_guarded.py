@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from redis.client import Redis as RedisPy
@@ -51,6 +52,10 @@ class GuardedCalls:
         arguments = self.connection_pool.connection_kwargs
         self._timeout_s: float | None = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
         self._deadline_s = deadline_of(resilience, self._timeout_s)
+        deadline_s = None if resilience is None else resilience.retry.deadline
+        self._hurried = deadline_s is not None and (self._timeout_s is None or deadline_s < 2.0 * self._timeout_s)
+        """Whether the first attempt, too, may need less time than the transport would give it by itself."""
+        self._first_timeout_s = min(self._deadline_s, self._timeout_s or inf) if self._hurried else self._timeout_s
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
         self._own_callbacks: dict[str, Callable[..., Any]] = {}
@@ -70,7 +75,7 @@ class GuardedCalls:
         """One guarded call of anything that takes a permit and a timeout and returns a reply."""
         permit = plan.admit()
         try:
-            reply = attempt(permit, self._timeout_s)
+            reply = attempt(permit, self._first_timeout_s)
         except Exception as error:
             return self._retry(plan, attempt, permit, error)
         except BaseException:
@@ -100,13 +105,15 @@ class GuardedCalls:
     def _execute_leased(
         self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
-        """A command that may block or that changes its connection: on a connection of its own."""
+        """A command that may block or that changes its connection, on a connection of its own; or one that is in a hurry."""
         timeout_s = read_timeout_s(plan, args, self._timeout_s)
         raw = _NEVER_DECODE in options
         keep = plan.route is not Route.STATE
 
         def attempt(permit: int, attempt_timeout_s: float | None) -> Any:
-            del attempt_timeout_s  # a blocking command may take longer than an ordinary one
+            if plan.route is Route.SHARED:
+                return transport.call_within(packed, permit, raw, attempt_timeout_s)
+            # A blocking command may take longer than an ordinary one.
             return transport.call_leased(packed, permit, raw, timeout_s, keep=keep)
 
         try:

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from agent_memory._compat import sleep
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import CircuitOpenError
+from agent_memory.errors import CircuitOpenError, Outcome
 from agent_memory.redis.outcomes import classify
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def retry(
     started_ns = permit
     deadline_ns = started_ns + int(deadline_s * 1e9)
     failures = 0
+    perhaps_executed = False  # by one of the attempts: what the last one met says nothing about those before
     try:
         while True:
             kind, outcome = classify(error)
@@ -47,13 +48,18 @@ def retry(
                     plan.abandon(permit)
                 raise error
             delay_s = plan.failure(permit, kind, outcome, failures, started_ns, deadline_ns)
+            perhaps_executed = perhaps_executed or outcome is Outcome.UNKNOWN
             if delay_s < 0:
+                if perhaps_executed:
+                    error.outcome = Outcome.UNKNOWN  # type: ignore[attr-defined]
                 raise error
             sleep(delay_s)
             try:
                 permit = plan.admit()
             except CircuitOpenError:
                 # The error of the transport says what is wrong; "the circuit is open" would only say that we know it.
+                if perhaps_executed:
+                    error.outcome = Outcome.UNKNOWN  # type: ignore[attr-defined]
                 raise error from None
             failures += 1
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)

@@ -57,8 +57,7 @@ class Pipeline(RedisPyPipeline):
             self._load_scripts()
 
         def attempt(permit: int, timeout_s: float | None) -> list[Any]:
-            del timeout_s  # every window of commands has the whole of it
-            replies = transport.call_many(prepared.windows(), permit, prepared.raw)
+            replies = transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
             callbacks = client.callbacks_for(transport.protocol)
             return results(self, callbacks, prepared, replies, raise_on_error)
 

@@ -157,6 +157,10 @@ def _results_of_transaction(
         outcome.insert(index, gap)
     if len(outcome) != len(commands):
         raise ResponseError("Wrong number of response items from pipeline execution")
+    for result in outcome:
+        if isinstance(result, Exception):
+            # The rest of the transaction has run: it must not be sent again, whatever this one command was told.
+            result.failure_kind = None  # type: ignore[attr-defined]
     if raise_on_error:
         pipeline.raise_first_error(commands, outcome)
     for index, (args, options) in enumerate(commands):

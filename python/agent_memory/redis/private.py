@@ -19,10 +19,13 @@ from redis.asyncio.connection import Connection as AsyncConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError as RedisPyConnectionError
+from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.utils import SENTINEL
+
+from agent_memory._core import monotonic_ns
 
 __all__ = [
     "DEFAULT_SOCKET_TIMEOUT",
@@ -138,28 +141,88 @@ def _hello_was_refused(error: ResponseError, connection: Any) -> bool:
     return int(connection.protocol) == 3 and ("hello" in str(error).lower() or "NOPROTO" in str(error))
 
 
-def blocking_connect(connection: redis.Connection) -> None:
-    """Connect and handshake; a server that refuses HELLO gets RESP2. Raises redis-py's errors."""
+class _BoundedSocket:
+    """A socket whose every call ends at one point in time: a handshake in drips must not take longer than it may."""
+
+    def __init__(self, sock: socket.socket, deadline_ns: int) -> None:
+        self.sock = sock
+        self._deadline_ns = deadline_ns
+
+    def _shorten(self) -> None:
+        left_s = (self._deadline_ns - monotonic_ns()) / 1e9
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        timeout_s = self.sock.gettimeout()
+        if timeout_s is None or left_s < timeout_s:
+            self.sock.settimeout(left_s)
+
+    def recv_into(self, *args: Any) -> int:
+        self._shorten()
+        return self.sock.recv_into(*args)
+
+    def recv(self, *args: Any) -> bytes:
+        self._shorten()
+        return self.sock.recv(*args)
+
+    def sendall(self, *args: Any) -> None:
+        self._shorten()
+        self.sock.sendall(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
+def _connect_within(connection: redis.Connection, deadline_ns: int | None) -> None:
+    connection_: Any = connection
+    if deadline_ns is None:
+        connection_.connect()
+        return
+    left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
+    asked_s = connection_.socket_connect_timeout
+    connection_.socket_connect_timeout = left_s if asked_s is None else min(asked_s, left_s)
+    connect: Any = type(connection)._connect
+    connection_._connect = lambda: _BoundedSocket(connect(connection), deadline_ns)
     try:
-        connection.connect()
+        connection_.connect()
+        connection_._sock = connection_._sock.sock
+    finally:
+        del connection_._connect
+
+
+def blocking_connect(connection: redis.Connection, deadline_ns: int | None) -> None:
+    """Connect and handshake until `deadline_ns` (of `monotonic_ns()`; None: without end); a server that refuses HELLO gets
+    RESP2. Raises redis-py's errors.
+    """
+    try:
+        _connect_within(connection, deadline_ns)
     except ResponseError as error:
         connection.disconnect()
         if not _hello_was_refused(error, connection):
             raise
         connection.protocol = 2
-        connection.connect()
+        _connect_within(connection, deadline_ns)
+
+
+async def _async_connect_once(connection: AsyncConnection) -> None:
+    try:
+        await connection.connect()
+    except RedisPyConnectionError as error:
+        # redis-py handshakes over a unix socket while it still counts as connecting, and wraps what the server answers.
+        if isinstance(error.__cause__, RedisError):
+            raise error.__cause__ from None
+        raise
 
 
 async def async_connect(connection: AsyncConnection) -> None:
-    """The same for asyncio."""
+    """The same for asyncio, without a deadline: the caller has one."""
     try:
-        await connection.connect()
+        await _async_connect_once(connection)
     except ResponseError as error:
         await connection.disconnect(nowait=True)
         if not _hello_was_refused(error, connection):
             raise
         connection.protocol = 2
-        await connection.connect()
+        await _async_connect_once(connection)
 
 
 def detach_socket(connection: redis.Connection) -> socket.socket:

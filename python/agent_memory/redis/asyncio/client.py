@@ -93,15 +93,16 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             transport = self._transports[get_running_loop()]
         except KeyError:
             transport = self._transports.open()
-        if plan.route:
+        if plan.route or self._hurried:
             return await self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options
         permit = plan.admit()
         future = transport.send(packed, raw)
         try:
             if future is None:
-                future = await transport.wait_and_send(packed, raw)
-            reply = await future
+                reply = await transport.call_in_turn(packed, raw, self._deadline_s)
+            else:
+                reply = await future
         except Exception as error:
             reply = await self._recover(transport, plan, packed, raw, permit, error)
         except BaseException:

@@ -56,8 +56,7 @@ class Pipeline(RedisPyPipeline):
             await self._load_scripts()
 
         async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
-            del timeout_s  # every window of commands has the whole of it
-            replies = await transport.call_many(prepared.windows(), permit, prepared.raw)
+            replies = await transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
             callbacks = client.callbacks_for(transport.protocol)
             if ASYNC:
                 shaped = results(self, callbacks, prepared, replies, raise_on_error)

@@ -11,6 +11,8 @@ Rules
   trusted (TLS, sockets patched by gevent) `settimeout` is used instead. They bound one system call; the deadline of the
   whole attempt is checked after every partial read, and the kernel's timeout is shortened to what is left of it, so a
   server that drips bytes cannot stretch a call.
+- Opening a connection, its handshake included, has `socket_timeout` as well, however small the pieces of the handshake.
+- A place under the bound is held by an object that whoever interrupts a call (KeyboardInterrupt) cannot leak: weakly.
 - A child of fork() starts with an empty list and never touches a socket of its parent.
 """
 
@@ -30,7 +32,7 @@ from redis import exceptions as redis_py
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import private
-from agent_memory.redis.outcomes import reply_error
+from agent_memory.redis.outcomes import reply_error, undecodable
 from agent_memory.redis.transport.proof import all_acknowledged
 
 if TYPE_CHECKING:
@@ -58,10 +60,12 @@ class Channel:
     """A connected, handshaken socket, its buffer and its reply reader; owned by one call at a time."""
 
     __slots__ = (
+        "__weakref__",
         "buffer",
         "connection",
         "feed",
         "gets",
+        "has_data",
         "kernel_timeouts",
         "last_used_ns",
         "protocol",
@@ -83,6 +87,7 @@ class Channel:
         self.sock = sock
         self.feed: Callable[..., None] = reader.feed
         self.gets: Callable[..., Any] = reader.gets
+        self.has_data: Callable[[], bool] = reader.has_data
         self.send = sock.send
         self.receive_into = sock.recv_into
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
@@ -142,6 +147,12 @@ def _set_user_timeout(sock: socket.socket) -> None:
             pass  # a transport that is not TCP in the end, such as a tunnel's socket
 
 
+class _Place:
+    """A place under the bound of connections, held while one is being opened."""
+
+    __slots__ = ("__weakref__",)
+
+
 class BlockingTransport:
     """Sends commands for any number of threads over at most `max_connections` sockets.
 
@@ -164,28 +175,34 @@ class BlockingTransport:
 
     def _start_afresh(self) -> None:
         self._idle: list[Channel] = []
-        self._open: set[Channel] = set()
-        self._connecting = 0
+        self._open: weakref.WeakSet[Channel] = weakref.WeakSet()
+        self._connecting: weakref.WeakSet[_Place] = weakref.WeakSet()
         self._waiting = 0
         self._generation = 0
-        self._changed = threading.Condition(threading.Lock())
+        # Taken as a plain lock: a signal that strikes while Condition.__enter__ returns would leave it locked.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's sockets without a byte on the wire; they are closed here when nothing refers to them."""
+        """Let go of the parent's sockets without a byte on the wire."""
+        channels = list(self._open)
         self._start_afresh()
+        for channel in channels:
+            channel.close()  # redis-py shuts down the sockets of its own process only
 
     # --- one round trip -------------------------------------------------------------------------------------------
 
     def call(self, packed: bytes, started_ns: int, raw: bool = False) -> Any:
         """Send one packed command and return its reply; an error reply is returned as an exception instance.
 
-        `started_ns` (of `_core.monotonic_ns`) is when the attempt began: it has `socket_timeout` from then on. `raw` leaves
-        bytes undecoded.
+        `started_ns` (of `_core.monotonic_ns`) is when the attempt began: it has `socket_timeout` from then on, or from when
+        it has got a connection where it had to wait for one, which may take as long again. `raw` leaves bytes undecoded.
         """
         try:
             channel = self._idle.pop()
         except IndexError:
             channel = self._acquire(self._timeout_s)
+            started_ns = monotonic_ns()
         if started_ns - channel.last_used_ns > IDLE_CHECK_NS:
             channel = self._freshen(channel, started_ns)
         reply = self.round_trip(channel, packed, started_ns, self._timeout_ns, raw)
@@ -211,23 +228,49 @@ class BlockingTransport:
                 reply = self._receive_rest(channel, started_ns, timeout_ns, raw)
         except (OSError, EOFError, redis_py.RedisError) as error:
             raise self._broken(channel, error, sent == len(packed)) from error
+        except UnicodeError as error:
+            reply = undecodable(error)
         except BaseException:
             self.discard(channel)
             raise
+        if channel.has_data():
+            self._check_rest(channel)
         return reply
 
+    def _check_rest(self, channel: Channel) -> None:
+        """Behind the last reply only pushes may follow: another reply means that the stream is out of step."""
+        while (extra := channel.gets(False)) is not _INCOMPLETE:
+            if extra.__class__ is not _PushNotification:
+                raise self._broken(channel, redis_py.InvalidResponse("a reply that no command asked for"), True)
+
     def call_within(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None) -> Any:
-        """The same with a timeout of its own (None: wait for ever)."""
-        return self.call_leased(packed, started_ns, raw, timeout_s, keep=True)
+        """The same within `timeout_s` from `started_ns` to the reply (None: wait for ever), getting a connection included."""
+        channel = self.acquire(started_ns, timeout_s)
+        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
+        self._begin(channel, started_ns, timeout_ns)
+        reply = self.round_trip(channel, packed, started_ns, timeout_ns, raw)
+        self.release(channel, started_ns)
+        return reply
+
+    def _begin(self, channel: Channel, started_ns: int, timeout_ns: int | None) -> None:
+        """Give the socket of a leased channel what is left of a call's time; raises NOT_SENT when nothing is."""
+        try:
+            if timeout_ns is None:
+                channel.set_timeout(None)
+            else:
+                self._check_deadline(channel, started_ns, timeout_ns)
+        except OSError as error:
+            raise self._broken(channel, error, False) from error
 
     def call_leased(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None, *, keep: bool) -> Any:
         """The same for a command that blocks (`timeout_s` says how long) or changes its connection (`keep=False` closes it)."""
         channel = self.acquire(started_ns, self._timeout_s)
+        started_ns = monotonic_ns()
+        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
         try:
             channel.set_timeout(timeout_s)
         except OSError as error:
             raise self._broken(channel, error, False) from error
-        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
         reply = self.round_trip(channel, packed, started_ns, timeout_ns, raw)
         if keep:
             self.release(channel, started_ns)
@@ -246,14 +289,24 @@ class BlockingTransport:
             raise reply
 
     def call_many(
-        self, windows: Iterator[tuple[bytes, int]], started_ns: int, raw: frozenset[int] = frozenset()
+        self,
+        windows: Iterator[tuple[bytes, int]],
+        started_ns: int,
+        raw: frozenset[int] = frozenset(),
+        timeout_s: float | None = None,
     ) -> list[Any]:
         """Send windows of packed commands and return all replies; error replies as exception instances.
 
         A window is its bytes and the number of its replies; the next one is sent before the replies of the one before are
-        read, so the server always has work. Every window has `socket_timeout`. `raw` numbers the replies that stay bytes.
+        read, so the server always has work. Every window has `timeout_s` (None: `socket_timeout`). `raw` numbers the replies
+        that stay bytes.
         """
-        channel = self.acquire(started_ns, self._timeout_s)
+        if timeout_s is None:
+            timeout_s = self._timeout_s
+        channel = self.acquire(started_ns, timeout_s)
+        started_ns = monotonic_ns()
+        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
+        self._begin(channel, started_ns, timeout_ns)
         replies: list[Any] = []
         unread = 0
         sent = False
@@ -262,39 +315,49 @@ class BlockingTransport:
                 whole = channel.send(packed)
                 sent = sent or whole > 0
                 if whole != len(packed):
-                    self._send_rest(channel, packed, whole, started_ns, self._timeout_ns)
+                    self._send_rest(channel, packed, whole, started_ns, timeout_ns)
                 if unread:
-                    self._receive_many(channel, unread, replies, started_ns, raw)
+                    self._receive_many(channel, unread, replies, started_ns, timeout_ns, raw)
                     started_ns = monotonic_ns()
                 unread = count
-            self._receive_many(channel, unread, replies, started_ns, raw)
+            self._receive_many(channel, unread, replies, started_ns, timeout_ns, raw)
         except (OSError, EOFError, redis_py.RedisError) as error:
-            raise self._broken(channel, error, sent) from error
+            failure = self._broken(channel, error, sent)
+            if sent:
+                failure.outcome = Outcome.UNKNOWN  # that the last bytes never arrived says nothing about the first ones
+            raise failure from error
         except BaseException:
             self.discard(channel)
             raise
+        if channel.has_data():
+            self._check_rest(channel)
         self.release(channel, started_ns)
         return replies
 
     def _receive_many(
-        self, channel: Channel, count: int, replies: list[Any], started_ns: int, raw: frozenset[int]
+        self,
+        channel: Channel,
+        count: int,
+        replies: list[Any],
+        started_ns: int,
+        timeout_ns: int | None,
+        raw: frozenset[int],
     ) -> None:
         buffer, receive_into, feed, gets = channel.buffer, channel.receive_into, channel.feed, channel.gets
-        append, upto, timeout_ns = replies.append, len(replies) + count, self._timeout_ns
-        first = True
+        append, upto = replies.append, len(replies) + count
         while len(replies) < upto:
-            reply = gets() if not raw or len(replies) not in raw else gets(False)
+            try:
+                reply = gets() if not raw or len(replies) not in raw else gets(False)
+            except UnicodeError as error:
+                reply = undecodable(error)
             if reply is _INCOMPLETE:
-                if not first:
-                    self._check_deadline(channel, started_ns, timeout_ns)
-                first = False
+                self._check_deadline(channel, started_ns, timeout_ns)
                 received = receive_into(buffer)
                 if not received:
                     raise EOFError
                 feed(buffer, 0, received)
             elif reply.__class__ is not _PushNotification:
                 append(reply)
-        channel.set_timeout(self._timeout_s)
 
     def _send_rest(self, channel: Channel, packed: bytes, sent: int, started_ns: int, timeout_ns: int | None) -> int:
         view = memoryview(packed)
@@ -333,7 +396,7 @@ class BlockingTransport:
         if channel.timeout_s is None or left_s < channel.timeout_s * 0.95:
             channel.set_timeout(left_s)
 
-    def _broken(self, channel: Channel, error: Exception, all_sent: bool) -> Exception:
+    def _broken(self, channel: Channel, error: Exception, all_sent: bool) -> RedisUnavailableError | RedisTimeoutError:
         """Close the channel and say what is known about the command."""
         if not all_sent or (isinstance(error, EOFError | BrokenPipeError) and channel.never_arrived()):
             outcome = Outcome.NOT_SENT
@@ -352,7 +415,7 @@ class BlockingTransport:
     # --- channels -------------------------------------------------------------------------------------------------
 
     def acquire(self, now_ns: int, timeout_s: float | None) -> Channel:
-        """Lease a channel (a fresh one where none is idle), waiting at the bound for at most `timeout_s`."""
+        """Lease a channel (a fresh one where none is idle); waiting at the bound and connecting have `timeout_s` in all."""
         try:
             channel = self._idle.pop()
         except IndexError:
@@ -378,14 +441,14 @@ class BlockingTransport:
 
     def discard(self, channel: Channel) -> None:
         """Close a leased channel for good."""
-        with self._changed:
+        with self._lock:
             self._open.discard(channel)
             if self._waiting:
                 self._changed.notify()
         channel.close()
 
     def _wake_one(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify()
 
     def _freshen(self, channel: Channel, now_ns: int) -> Channel:
@@ -411,7 +474,8 @@ class BlockingTransport:
 
     def _acquire(self, timeout_s: float | None) -> Channel:
         deadline_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)
-        with self._changed:
+        place = _Place()
+        with self._lock:
             self._waiting += 1
             try:
                 while True:
@@ -421,8 +485,8 @@ class BlockingTransport:
                         return self._idle.pop()
                     except IndexError:
                         pass
-                    if len(self._open) + self._connecting < self._max_connections:
-                        self._connecting += 1
+                    if len(self._open) + len(self._connecting) < self._max_connections:
+                        self._connecting.add(place)
                         break
                     left_s = None if deadline_ns is None else (deadline_ns - monotonic_ns()) / _NS_PER_S
                     if left_s is not None and left_s <= 0:
@@ -434,28 +498,33 @@ class BlockingTransport:
             finally:
                 self._waiting -= 1
             generation = self._generation
-        return self._connect(generation)
+        return self._connect(place, generation, deadline_ns)
 
-    def _connect(self, generation: int) -> Channel:
+    def _connect(self, place: _Place, generation: int, deadline_ns: int | None) -> Channel:
         try:
-            channel = self.open_channel()
+            channel = self.open_channel(deadline_ns)
         except BaseException:
-            with self._changed:
-                self._connecting -= 1
+            with self._lock:
+                self._connecting.discard(place)
                 if self._waiting:
                     self._changed.notify()
             raise
-        with self._changed:
-            self._connecting -= 1
+        with self._lock:
+            self._connecting.discard(place)
             if generation == self._generation:
                 self._open.add(channel)
         return channel
 
-    def open_channel(self) -> Channel:
-        """Connect and handshake outside the bound (a probe, or under `_connect`'s count); the caller owns the channel."""
+    def open_channel(self, deadline_ns: int | None = None) -> Channel:
+        """Connect and handshake outside the bound (a probe, or under `_connect`'s count); the caller owns the channel.
+
+        Has `socket_timeout`, or until `deadline_ns` of `monotonic_ns()`.
+        """
+        if deadline_ns is None and self._timeout_ns is not None:
+            deadline_ns = monotonic_ns() + self._timeout_ns
         connection = private.new_connection(self._pool)
         try:
-            private.blocking_connect(connection)
+            private.blocking_connect(connection, deadline_ns)
             channel = Channel(connection, self._timeout_s, monotonic_ns())
         except BaseException as error:
             connection.disconnect()
@@ -468,9 +537,10 @@ class BlockingTransport:
 
     def close(self) -> None:
         """Close every channel, also those in use (their calls fail); the transport may be used again afterwards."""
-        with self._changed:
+        with self._lock:
             self._generation += 1
-            channels, self._open, self._idle = self._open, set(), []
+            channels, self._idle = list(self._open), []
+            self._open = weakref.WeakSet()
             self._changed.notify_all()
         for channel in channels:
             channel.close()

@@ -97,15 +97,15 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_expired",
         "_feed",
         "_first_byte",
-        "_health_timer",
-        "_read_at_check_s",
         "_gets",
+        "_health_timer",
         "_last_read_s",
         "_loop",
         "_marks",
         "_outgoing",
         "_owner",
         "_raw",
+        "_read_at_check_s",
         "_slots",
         "_sweep_at_s",
         "_sweeper",
@@ -495,6 +495,22 @@ class MultiplexedTransport:
             self.forget(future)
             raise
 
+    async def call_in_turn(self, packed: bytes, raw: bool, deadline_s: float) -> Any:
+        """One command that has to wait for its turn first; from now to the reply it has `deadline_s`."""
+        until_s = self.loop.time() + deadline_s
+        future = await self.wait_and_send(packed, raw)
+        try:
+            # Whoever had his turn early is bounded by the sweep of the connection: no timer for him.
+            if self.timeout_s is None or self.loop.time() + self.timeout_s <= until_s:
+                return await future
+            async with asyncio.timeout_at(until_s):
+                return await future
+        except TimeoutError:
+            raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
+        except BaseException:
+            self.forget(future)
+            raise
+
     @staticmethod
     def forget(future: asyncio.Future[Any] | None) -> None:
         """Nobody waits for this reply any more: make its slot an orphan, or its error one that was seen."""
@@ -596,11 +612,13 @@ class MultiplexedTransport:
     async def open_connection(self, timeout_s: float | None) -> MultiplexedConnection:
         """Connect and handshake one connection (names are resolved anew) whose commands may take `timeout_s`.
 
+        Has `socket_timeout` for it, however small the pieces in which the handshake comes.
         Raises with outcome NOT_SENT. The caller owns the connection.
         """
         connection = private.new_async_connection(self._pool)
         try:
-            await private.async_connect(connection)
+            async with asyncio.timeout(self.timeout_s):
+                await private.async_connect(connection)
             return MultiplexedConnection(self, connection, timeout_s)
         except BaseException as error:
             await connection.disconnect(nowait=True)
@@ -646,33 +664,45 @@ class MultiplexedTransport:
     # --- pipelines ------------------------------------------------------------------------------------------------
 
     async def call_many(
-        self, windows: Iterator[tuple[bytes, int]], _permit: int, raw: frozenset[int] = frozenset()
+        self,
+        windows: Iterator[tuple[bytes, int]],
+        _permit: int,
+        raw: frozenset[int] = frozenset(),
+        timeout_s: float | None = None,
     ) -> list[Any]:
         """Send windows of packed commands and return all replies; error replies as exception instances.
 
         A window is its bytes and the number of its replies. It leaves in one piece; at most two of them are under way, and
-        other tasks' commands go between them. `raw` numbers the replies that stay undecoded.
+        other tasks' commands go between them. `raw` numbers the replies that stay undecoded. Each window has
+        `socket_timeout`, and all of them `timeout_s` where that is less.
         """
         replies: list[Any] = []
-        under_way: asyncio.Future[list[Any]] | None = None
-        first = 0
+        under_way: collections.deque[asyncio.Future[list[Any]]] = collections.deque()
+        sent = first = 0
+        in_a_hurry = timeout_s is not None and (self.timeout_s is None or timeout_s < self.timeout_s)
         try:
-            for packed, count in windows:
-                raw_here = [number - first for number in raw if first <= number < first + count] if raw else ()
-                following = await self._send_window(packed, count, raw_here)
-                first += count
-                if under_way is not None:
-                    replies += await under_way
-                under_way = following
-            if under_way is not None:
-                replies += await under_way
-        except asyncio.CancelledError:
-            self.forget(under_way)
-            raise
+            async with asyncio.timeout(timeout_s if in_a_hurry else None):
+                for packed, count in windows:
+                    raw_here = [number - first for number in raw if first <= number < first + count] if raw else ()
+                    under_way.append(await self._send_window(packed, count, raw_here))
+                    sent += 1
+                    first += count
+                    if len(under_way) > 1:
+                        replies += await under_way[0]
+                        under_way.popleft()
+                if under_way:
+                    replies += await under_way[0]
+        except TimeoutError:
+            outcome = Outcome.UNKNOWN if sent else Outcome.NOT_SENT
+            raise RedisTimeoutError("no answer in time", outcome=outcome, endpoint=self.endpoint) from None
         except (RedisUnavailableError, RedisTimeoutError) as error:
-            if replies:
-                error.outcome = Outcome.UNKNOWN  # what had been answered was executed
+            # What is proven of a window holds for the pipeline only where it was the only one that left.
+            if sent > 1 or (sent and not (under_way[0].done() and under_way[0].exception())):
+                error.outcome = Outcome.UNKNOWN
             raise
+        finally:
+            for future in under_way:
+                self.forget(future)
         return replies
 
     async def _send_window(self, packed: bytes, count: int, raw: Iterable[int]) -> asyncio.Future[list[Any]]:
