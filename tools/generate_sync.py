@@ -242,11 +242,11 @@ def generate(source: Path, target: Path) -> str:
     header = f"# Generated from {relative} by tools/generate_sync.py: edit that file, not this one.\n\n"
     text = header + to_sync(source.read_text(), str(source.relative_to(ROOT)))
     ruff = [sys.executable, "-m", "ruff"]
-    # An import that only asyncio needed is unused now, and names that lost a prefix sort elsewhere.
-    text = _run(
-        [*ruff, "check", "--quiet", "--fix-only", "--select=I,F401,C416", "--unsafe-fixes", "--stdin-filename", str(target), "-"], text
-    )
-    return _run([*ruff, "format", "--quiet", "--stdin-filename", str(target), "-"], text)
+    filename = ["--stdin-filename", str(target), "-"]
+    # An import that only asyncio needed is unused now, names that lost a prefix sort elsewhere, and a comprehension may
+    # have lost its reason.
+    text = _run([*ruff, "check", "--quiet", "--fix-only", "--unsafe-fixes", "--select=I,F401,C416", *filename], text)
+    return _run([*ruff, "format", "--quiet", *filename], text)
 
 
 def _run(command: list[str], text: str) -> str:
