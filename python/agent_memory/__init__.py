@@ -1,1 +1,121 @@
-"""agent_memory: a fast, resilient Redis client for Python with a Rust core."""
+"""agent_memory: a fast, resilient Redis client for Python with a Rust core.
+
+The names below are loaded when they are first used, so `import agent_memory` costs little more than `import redis`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from agent_memory._core import Guard
+    from agent_memory.errors import (
+        CircuitOpenError,
+        ConnectionLimitError,
+        Outcome,
+        RecoveryQueueFullError,
+        RedisTimeoutError,
+        RedisUnavailableError,
+    )
+    from agent_memory.policy import (
+        AsyncCircuitBreaker,
+        BreakerSettings,
+        CircuitBreaker,
+        Priority,
+        RecoveryQueue,
+        RetryBudget,
+        RetryPolicy,
+        async_exponential_backoff,
+        exponential_backoff,
+    )
+    from agent_memory.policy.resilience import ResiliencePolicy
+    from agent_memory.storage.async_redis_client import (
+        AsyncResilientRedisClient,
+        AsyncStoreResult,
+        resilient_operation,
+    )
+    from agent_memory.storage.redis_client import ResilientRedisClient, StoreResult
+    from agent_memory.storage.results import DeadLetter, Health, PendingWrite, StoreStatus
+    from agent_memory.storage.settings import RecoverySettings
+
+    __version__: str
+
+__all__ = [
+    "AsyncCircuitBreaker",
+    "AsyncResilientRedisClient",
+    "AsyncStoreResult",
+    "BreakerSettings",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "ConnectionLimitError",
+    "DeadLetter",
+    "Guard",
+    "Health",
+    "Outcome",
+    "PendingWrite",
+    "Priority",
+    "RecoveryQueue",
+    "RecoveryQueueFullError",
+    "RecoverySettings",
+    "RedisTimeoutError",
+    "RedisUnavailableError",
+    "ResiliencePolicy",
+    "ResilientRedisClient",
+    "RetryBudget",
+    "RetryPolicy",
+    "StoreResult",
+    "StoreStatus",
+    "__version__",
+    "async_exponential_backoff",
+    "exponential_backoff",
+    "resilient_operation",
+]
+
+_MODULES: Final = {
+    "agent_memory._core": ("Guard",),
+    "agent_memory.errors": (
+        "CircuitOpenError",
+        "ConnectionLimitError",
+        "Outcome",
+        "RecoveryQueueFullError",
+        "RedisTimeoutError",
+        "RedisUnavailableError",
+    ),
+    "agent_memory.policy": (
+        "AsyncCircuitBreaker",
+        "BreakerSettings",
+        "CircuitBreaker",
+        "Priority",
+        "RecoveryQueue",
+        "RetryBudget",
+        "RetryPolicy",
+        "async_exponential_backoff",
+        "exponential_backoff",
+    ),
+    "agent_memory.policy.resilience": ("ResiliencePolicy",),
+    "agent_memory.storage.async_redis_client": (
+        "AsyncResilientRedisClient",
+        "AsyncStoreResult",
+        "resilient_operation",
+    ),
+    "agent_memory.storage.redis_client": ("ResilientRedisClient", "StoreResult"),
+    "agent_memory.storage.results": ("DeadLetter", "Health", "PendingWrite", "StoreStatus"),
+    "agent_memory.storage.settings": ("RecoverySettings",),
+}
+_MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = importlib.import_module("agent_memory._core").__version__
+    elif name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,152 @@
+"""The listed commands of the resilient client: one typed line each, on the unguarded `.client`, under the guard.
+
+Arguments go on exactly as they came, so an injected mock sees the call that was written.
+"""
+
+# What the wrapped client returns is not typed: it may be any redis-py-compatible object.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from agent_memory._compat import async_settle
+from agent_memory.storage._operation import resilient_operation
+
+if TYPE_CHECKING:
+    from redis.typing import EncodableT, ExpiryT, FieldT, KeyT, PatternT, ZScoreBoundT
+
+__all__ = ["AsyncListedCommands"]
+
+
+class AsyncListedCommands:
+    """Commands by name. Replies are `str` unless the client was made with `decode_responses=False`.
+
+    Each raises CircuitOpenError, RedisUnavailableError, RedisTimeoutError, or what the server answered.
+    """
+
+    client: Any
+    """The wrapped client; commands on it are not guarded."""
+
+    @resilient_operation("ping")
+    async def ping(self) -> bool:
+        """PING: whether the server answers."""
+        return await self.client.ping()
+
+    @resilient_operation("get")
+    async def get(self, key: KeyT) -> str | None:
+        """GET: the value, None if there is none."""
+        return await self.client.get(key)
+
+    @resilient_operation("set")
+    async def set(self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Any) -> bool | str | None:
+        """SET: True, or None if a condition kept it from being set; options as redis-py's: ex, px, nx, xx, keepttl, get."""
+        return await self.client.set(key, value, *args, **options)
+
+    @resilient_operation("delete")
+    async def delete(self, *keys: KeyT) -> int:
+        """DEL: how many keys were deleted."""
+        return await self.client.delete(*keys)
+
+    @resilient_operation("exists")
+    async def exists(self, *keys: KeyT) -> int:
+        """EXISTS: how many of the keys exist."""
+        return await self.client.exists(*keys)
+
+    @resilient_operation("expire")
+    async def expire(self, key: KeyT, time: ExpiryT, **options: Any) -> bool:
+        """EXPIRE: whether the key now expires in `time` seconds; options as redis-py's: nx, xx, gt, lt."""
+        return await self.client.expire(key, time, **options)
+
+    @resilient_operation("hset")
+    async def hset(self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Any) -> int:
+        """HSET: how many fields are new; options as redis-py's: mapping, items."""
+        return await self.client.hset(name, key, value, **options)
+
+    @resilient_operation("hget")
+    async def hget(self, name: KeyT, key: FieldT) -> str | None:
+        """HGET: the field's value, None if there is none."""
+        return await self.client.hget(name, key)
+
+    @resilient_operation("hgetall")
+    async def hgetall(self, name: KeyT) -> dict[str, str]:
+        """HGETALL: all fields and values, empty if there is no such hash."""
+        return await self.client.hgetall(name)
+
+    @resilient_operation("hset_dict")
+    async def hset_dict(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
+        """HSET of several fields: how many of them are new."""
+        return await self.client.hset(name, mapping=mapping)
+
+    async def hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
+        """HSET of several fields, under its deprecated name: use `hset_dict`."""
+        warnings.warn("hmset is deprecated, use hset_dict", DeprecationWarning, stacklevel=2)
+        return await self._hmset(name, mapping)
+
+    @resilient_operation("hmset")
+    async def _hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
+        return await self.client.hset(name, mapping=mapping)
+
+    @resilient_operation("hdel")
+    async def hdel(self, name: KeyT, *keys: FieldT) -> int:
+        """HDEL: how many fields were deleted."""
+        return await self.client.hdel(name, *keys)
+
+    @resilient_operation("zadd")
+    async def zadd(self, name: KeyT, mapping: Mapping[Any, Any], **options: Any) -> int | float | None:
+        """ZADD: how many members are new; options as redis-py's: nx, xx, ch, incr, gt, lt."""
+        return await self.client.zadd(name, mapping, **options)
+
+    @resilient_operation("zrange")
+    async def zrange(self, name: KeyT, start: int, end: int, *args: Any, **options: Any) -> list[Any]:
+        """ZRANGE: the members by rank; options as redis-py's: desc, withscores, score_cast_func, byscore, …"""
+        return await self.client.zrange(name, start, end, *args, **options)
+
+    @resilient_operation("zrangebyscore")
+    async def zrangebyscore(
+        self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Any
+    ) -> list[Any]:
+        """ZRANGEBYSCORE: the members by score; options as redis-py's: start, num, withscores, score_cast_func."""
+        return await self.client.zrangebyscore(name, min, max, *args, **options)
+
+    @resilient_operation("zrem")
+    async def zrem(self, name: KeyT, *values: EncodableT) -> int:
+        """ZREM: how many members were removed."""
+        return await self.client.zrem(name, *values)
+
+    @resilient_operation("zcard")
+    async def zcard(self, name: KeyT) -> int:
+        """ZCARD: how many members the sorted set has."""
+        return await self.client.zcard(name)
+
+    async def scan_iter(
+        self, match: PatternT | None = None, count: int | None = None, **options: Any
+    ) -> AsyncIterator[str]:
+        """SCAN: all keys that match, each page one guarded call; a key may come twice, as Redis says.
+
+        An injected client's own `scan_iter` is collected in one guarded call instead.
+        """
+        if self._is_foreign():
+            for key in await async_settle(self._scan_all(match, count, **options)):
+                yield key
+            return
+        cursor: Any = 0
+        while True:
+            cursor, keys = await async_settle(self._scan(cursor, match, count, **options))
+            for key in keys:
+                yield key
+            if not cursor:
+                return
+
+    @resilient_operation("scan")
+    async def _scan(self, cursor: int, match: Any, count: int | None, **options: Any) -> Any:
+        return await self.client.scan(cursor, match=match, count=count, **options)
+
+    @resilient_operation("scan")
+    async def _scan_all(self, match: Any, count: int | None, **options: Any) -> Any:
+        return [key async for key in self.client.scan_iter(match=match, count=count, **options)]
+
+    def _is_foreign(self) -> bool:
+        raise NotImplementedError

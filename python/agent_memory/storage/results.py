@@ -1,0 +1,71 @@
+"""What became of a write: words shared by the sync and the asyncio client."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent_memory.policy import Priority
+
+__all__ = ["DeadLetter", "Health", "PendingWrite", "StoreStatus"]
+
+
+class StoreStatus(enum.StrEnum):
+    """What became of a write; equal to the plain words ("stored", …)."""
+
+    STORED = "stored"
+    """It is on the server."""
+    QUEUED = "queued"
+    """It waits in the recovery queue."""
+    DROPPED = "dropped"
+    """It was given up at once, as its priority (LOW) says."""
+    FAILED = "failed"
+    """It was given up: the queue was full or absent, or every retry failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingWrite:
+    """A write that waits in the recovery queue. What it would store is not shown."""
+
+    agent_id: str
+    priority: Priority
+    attempts: int
+    """How often it has been tried."""
+    age_s: float
+    """Seconds since it was queued."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A write that was given up, for `recovery.retry()`. What it would have stored is kept there, and not shown."""
+
+    id: int
+    agent_id: str
+    priority: Priority
+    attempts: int
+    """How often it was tried."""
+    reason: str
+    """Why it was given up: "rejected" (an error that is not the connection's), "attempts", "expired" or "closed"."""
+    error: str | None
+    """The class of the last error, if it failed with one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a client is doing, from what it knows without asking the server."""
+
+    healthy: bool
+    """Whether the circuit is closed."""
+    state: str
+    """ "closed", "open" or "half_open"."""
+    retry_after_s: float | None
+    """Seconds until a call is let through again, while open; a background probe may bring that about earlier."""
+    queued: int
+    """Writes that wait in the recovery queue."""
+    dead_letters: int
+    """Writes that were given up and are kept for inspection."""
+
+    def __bool__(self) -> bool:
+        return self.healthy

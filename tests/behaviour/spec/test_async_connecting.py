@@ -1,0 +1,183 @@
+"""Coming and going: init, close, context managers, URLs, embedded servers, configuration that is refused."""
+
+import logging
+import math
+
+import pytest
+import redis.asyncio
+
+from agent_memory import RetryPolicy
+from agent_memory.errors import RedisUnavailableError
+from agent_memory.storage.async_redis_client import AsyncResilientRedisClient, RecoverySettings
+from agent_memory.testing import EmbeddedServer
+
+ONCE = RetryPolicy(max_retries=0)
+
+
+async def test_first_command_connects_by_itself(address):
+    client = AsyncResilientRedisClient("late", **address)
+    assert await client.set("key", "value") is True
+    await client.close()
+
+
+async def test_init_and_close_may_be_called_again(address):
+    client = AsyncResilientRedisClient("again", **address)
+    assert await client.init() is True
+    assert await client.init() is True
+    await client.close()
+    await client.close()
+    assert await client.init() is True
+    assert await client.ping() is True
+    await client.close()
+
+
+async def test_init_without_a_server_says_so_and_goes_on(mortal_server, caplog):
+    mortal_server.kill()
+    client = AsyncResilientRedisClient("early", **mortal_server.connection_kwargs, retry_policy=ONCE)
+    assert await client.init() is False
+    assert "early" in caplog.text
+    with pytest.raises(RedisUnavailableError):
+        await client.get("key")
+    await client.close()
+
+
+async def test_init_raises_what_the_server_answers(mortal_server):
+    arguments = {**mortal_server.connection_kwargs, "password": "not the password"}
+    async_client = AsyncResilientRedisClient("wrong", **arguments)
+    with pytest.raises(redis.AuthenticationError):
+        await async_client.init()
+    await async_client.close()
+
+
+async def test_context_manager(address):
+    async with AsyncResilientRedisClient("context", **address) as client:
+        await client.set("key", "value")
+        assert client.health()
+        assert client.health().state == client.state == "closed"
+
+
+async def test_closing_leaves_an_injected_client_open(address):
+    async with redis.asyncio.Redis(**address) as injected:
+        async with AsyncResilientRedisClient("guest", client=injected) as client:
+            await client.set("key", "value")
+        assert await injected.get("key") == b"value"
+
+
+async def test_from_url(address):
+    url = f"redis://{address['host']}:{address['port']}/3?socket_timeout=7.5"
+    async with AsyncResilientRedisClient.from_url(url, client_name="url", circuit_threshold=9) as client:
+        await client.set("key", "value")
+        assert (await client.client_info())["db"] == 3
+        assert client.client_name == "url"
+    async with AsyncResilientRedisClient.from_url(url.replace("redis://", "valkey://")) as client:
+        assert await client.get("key") == "value"
+
+
+async def test_from_url_with_a_unix_socket():
+    with EmbeddedServer(transport="unix") as server:
+        client = AsyncResilientRedisClient.from_url(server.url)
+        assert await client.ping() is True
+        assert str(server.socket_path) in repr(client)
+        await client.close()
+
+
+async def test_embedded_server_belongs_to_its_client():
+    client = AsyncResilientRedisClient.from_url("embedded://", "mine")
+    assert await client.init() is True
+    await client.set("key", "value")
+    async with AsyncResilientRedisClient.from_url("embedded://?decode_responses=false", "other") as other:
+        assert await other.get("key") is None
+        await other.set("key", "b")
+        assert await other.get("key") == b"b"
+    server = client._server
+    await client.close()
+    assert not server.alive
+
+
+async def test_embedded_server_with_a_path_keeps_its_data(tmp_path):
+    url = f"embedded://{tmp_path / 'data'}"
+    for expected in (None, "1", "2"):
+        async with AsyncResilientRedisClient.from_url(url) as client:
+            assert await client.get("count") == expected
+            await client.set("count", int(expected or 0) + 1)
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "embedded://host/path", ""])
+async def test_from_url_refuses_other_urls(url):
+    with pytest.raises(ValueError):  # noqa: PT011 - the words are redis-py's
+        AsyncResilientRedisClient.from_url(url)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"client_name": ""}, "client_name must be a non-empty str, got ''"),
+        ({"port": 70_000}, "port must be <= 65535, got 70000"),
+        ({"port": "6379"}, "port must be a whole number, got '6379'"),
+        ({"db": -1}, "db must be >= 0, got -1"),
+        ({"socket_timeout": 0}, "socket_timeout must be > 0, got 0"),
+        ({"socket_connect_timeout": -1.0}, r"socket_connect_timeout must be > 0, got -1\.0"),
+        ({"circuit_threshold": 0}, "circuit_threshold must be >= 1, got 0"),
+        ({"circuit_reset_timeout": 0}, "circuit_reset_timeout must be > 0, got 0"),
+        ({"critical_retry_attempts": -1}, "critical_retry_attempts must be >= 0, got -1"),
+        ({"retry_base_delay": -0.5}, r"retry_base_delay must be >= 0, got -0\.5"),
+        ({"retry_max_delay": math.nan}, "retry_max_delay must be >= 0, got nan"),
+        ({"max_connections": 0}, "max_connections must be >= 1, got 0"),
+        ({"health_check_interval": -1}, "health_check_interval must be >= 0, got -1"),
+        ({"probe": 0}, "probe must be > 0, got 0"),
+    ],
+)
+def test_refused_configuration_names_parameter_rule_and_value(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        AsyncResilientRedisClient(**{"client_name": "x", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_entries": 0}, "max_entries must be >= 1, got 0"),
+        ({"max_bytes": 0}, "max_bytes must be >= 1, got 0"),
+        ({"max_age": 0}, "max_age must be > 0, got 0"),
+        ({"max_attempts": 0}, "max_attempts must be >= 1, got 0"),
+        ({"base_delay": 0}, "base_delay must be > 0, got 0"),
+        ({"max_delay": 0}, "max_delay must be > 0, got 0"),
+        ({"max_dead_letters": -1}, "max_dead_letters must be >= 0, got -1"),
+        ({"close_timeout": -1}, "close_timeout must be >= 0, got -1"),
+    ],
+)
+def test_refused_recovery_settings(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        RecoverySettings(**arguments)
+
+
+async def test_neither_password_nor_values_are_shown(mortal_server, caplog):
+    caplog.set_level(logging.DEBUG)
+    secret, value = "pass-word-7", "stored-value-7"
+    shown = []
+    arguments = {**mortal_server.connection_kwargs, "retry_policy": ONCE, "retry_base_delay": 0.0}
+    password = arguments["password"]
+    wrong = AsyncResilientRedisClient("wrong", **{**arguments, "password": secret})
+    with pytest.raises(redis.AuthenticationError) as refused:
+        await wrong.init()
+    shown += [repr(wrong), str(refused.value), repr(wrong.stats())]
+    await wrong.close()
+    client = AsyncResilientRedisClient("right", **arguments)
+    await client.set("text", value)
+    with pytest.raises(redis.ResponseError) as wrong_type:
+        await client.hset("text", "field", value)
+    shown += [str(wrong_type.value)]
+    mortal_server.kill()
+    with pytest.raises(RedisUnavailableError) as unavailable:
+        await client.set("key", value)
+    shown += [str(unavailable.value), repr(unavailable.value)]
+
+    async def store(agent_id, state):
+        await client.set(agent_id, state["value"])
+        return True
+
+    result = await client.store_with_retry("agent", {"value": value}, store)
+    shown += [repr(result), repr(client), repr(client.stats()), repr(client.recovery.pending()), repr(client.health())]
+    await client.close()
+    shown += [repr(client.recovery.dead_letters()), caplog.text]
+    assert caplog.text
+    assert not [text for text in shown if secret in text or value in text or password in text]
