@@ -153,12 +153,15 @@ async def _run(prober: weakref.ref[AsyncProber], stopped: AsyncEvent) -> None:
         if owner is None or owner._is_finished():
             return
         started_s = time.monotonic()
+        # What rejected callers are told to wait for, instead of the breaker's own time, which is far away.
+        owner._guard.announce_probe(owner._interval_s)
         if await owner._probe() is None and not stopped.is_set():
             owner._guard.server_answered()
             await owner._confirm()
             if owner._is_finished():
                 return
-        pause_s = started_s + owner._pause_s() - time.monotonic()
+        pause_s = max(0.0, started_s + owner._pause_s() - time.monotonic())
+        owner._guard.announce_probe(pause_s)
         del owner
         if pause_s > 0:
             await stopped.wait(pause_s)

@@ -155,12 +155,15 @@ def _run(prober: weakref.ref[Prober], stopped: Event) -> None:
         if owner is None or owner._is_finished():
             return
         started_s = time.monotonic()
+        # What rejected callers are told to wait for, instead of the breaker's own time, which is far away.
+        owner._guard.announce_probe(owner._interval_s)
         if owner._probe() is None and not stopped.is_set():
             owner._guard.server_answered()
             owner._confirm()
             if owner._is_finished():
                 return
-        pause_s = started_s + owner._pause_s() - time.monotonic()
+        pause_s = max(0.0, started_s + owner._pause_s() - time.monotonic())
+        owner._guard.announce_probe(pause_s)
         del owner
         if pause_s > 0:
             stopped.wait(pause_s)

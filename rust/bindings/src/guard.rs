@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use agent_memory_core::breaker::{BreakerConfig, BreakerOptions};
+use agent_memory_core::config::seconds_to_ns;
 use agent_memory_core::guard::{self as core, FailedAttempt, OperationIndex, Wait};
 use agent_memory_core::retry::{Category, FailureKind, RetryConfig};
 use pyo3::exceptions::PyTypeError;
@@ -135,6 +136,13 @@ impl Guard {
     /// A background probe found the server answering: an open circuit becomes half-open. Tells whether it did.
     fn server_answered(&self, py: Python<'_>) -> PyResult<bool> {
         self.circuit.server_answered(py)
+    }
+
+    /// A background probe will ask the server in `delay_s` seconds: what rejected callers are told to wait for.
+    fn announce_probe(&self, py: Python<'_>, delay_s: f64) -> PyResult<()> {
+        let now_ns = self.circuit.clock.now_ns(py)?;
+        self.circuit.core.announce_probe(now_ns.saturating_add(seconds_to_ns(delay_s)));
+        Ok(())
     }
 
     /// Takes the price of one retry from the budget, for work that is repeated outside of a call. Tells whether it

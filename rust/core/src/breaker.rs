@@ -263,6 +263,8 @@ pub struct Breaker {
     window: Window,
     /// When the open time is over; `None` when the circuit was forced open.
     reopen_ns: Option<u64>,
+    /// When a background probe will ask the server next, if somebody runs one and has said so.
+    announced_ns: Option<u64>,
     open_time_ns: u64,
     probes: Probes,
 }
@@ -282,6 +284,7 @@ impl Breaker {
                 WindowSize::Nanoseconds(window_ns) => Window::Time(Box::new(TimeWindow::new(window_ns))),
             },
             reopen_ns: None,
+            announced_ns: None,
             open_time_ns: config.reset_timeout_ns,
             probes: Probes::default(),
         }
@@ -296,10 +299,7 @@ impl Breaker {
         let result = match self.state {
             State::Closed => Ok(now_ns.max(self.oldest_permit())),
             State::HalfOpen => self.admit_probe(now_ns),
-            State::Open => Err(Rejection {
-                state: State::Open,
-                retry_after_ns: self.reopen_ns.map(|at| at.saturating_sub(now_ns)),
-            }),
+            State::Open => Err(Rejection { state: State::Open, retry_after_ns: self.still_open_ns(now_ns) }),
         };
         (result, change)
     }
@@ -327,7 +327,7 @@ impl Breaker {
     pub fn retry_after_ns(&self, now_ns: u64) -> Option<u64> {
         match self.state {
             State::Closed => Some(0),
-            State::Open => self.reopen_ns.map(|at| at.saturating_sub(now_ns)),
+            State::Open => self.still_open_ns(now_ns),
             State::HalfOpen => Some(self.next_place_ns(now_ns)),
         }
     }
@@ -395,6 +395,17 @@ impl Breaker {
         let change = self.enter(State::Open, now_ns);
         self.reopen_ns = None;
         (old != State::Open).then_some(change)
+    }
+
+    /// A background probe will ask the server at `at_ns`: what callers are told to wait for, if it is sooner than the
+    /// breaker's own time. It has no other effect, and is forgotten at the next change of state.
+    pub fn announce_probe(&mut self, at_ns: u64) {
+        self.announced_ns = Some(at_ns);
+    }
+
+    /// The time until something is tried while open: the announced probe or the end of the open time.
+    fn still_open_ns(&self, now_ns: u64) -> Option<u64> {
+        self.reopen_ns.map(|at| self.announced_ns.map_or(at, |announced| announced.min(at)).saturating_sub(now_ns))
     }
 
     fn admit_probe(&mut self, now_ns: u64) -> Result<u64, Rejection> {
@@ -470,6 +481,7 @@ impl Breaker {
             Window::Count(window) => window.clear(),
             Window::Time(window) => window.clear(),
         }
+        self.announced_ns = None;
         match new {
             State::Open => self.reopen_ns = Some(now_ns.saturating_add(self.open_time_ns)),
             State::HalfOpen => self.reopen_ns = None,

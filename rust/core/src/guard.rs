@@ -277,6 +277,11 @@ impl Guard {
         self.lock().budget.as_mut().is_none_or(|budget| budget.pay(now_ns))
     }
 
+    /// See [`Breaker::announce_probe`].
+    pub fn announce_probe(&self, at_ns: u64) {
+        self.lock().breaker.announce_probe(at_ns);
+    }
+
     /// See [`Breaker::server_answered`].
     pub fn server_answered(&self, now_ns: u64) -> Option<Change> {
         let mut inner = self.lock();
