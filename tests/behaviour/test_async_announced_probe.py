@@ -24,8 +24,7 @@ async def test_a_rejection_names_the_next_probe(start_server, probe_interval, at
     await client.set("key", "value")
     server.kill()
     with pytest.raises(RedisUnavailableError):
-        while True:  # a connection that has not noticed yet may take a command with it
-            await client.get("key")
+        await client.get("key")
     # The first probe announces itself when it starts, a turn after the circuit has opened.
     while probe_interval is not None and client.guard.retry_after_s > at_most_s:
         with pytest.raises(CircuitOpenError):
