@@ -25,6 +25,8 @@ from agent_memory.scoring._settings import (
 )
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from numpy.typing import ArrayLike, NDArray
 
 Fusion = Literal["minmax", "sum", "rrf"]
@@ -283,6 +285,41 @@ class MemoryIndex:
             "threads": threads,
             "kernel": kernel,
         }
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a snapshot: beside `path`, synced, renamed over it. `path` always leads to a whole snapshot.
+
+        Writers wait meanwhile, searches do not. Raises `OSError`; then `path` is as it was.
+        """
+        self._core.save(path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        vectors: Literal["memory", "mapped"] = "memory",
+        model: str | None = None,
+        embedder: Embedder | None = None,
+    ) -> MemoryIndex:
+        """An index from a snapshot; its settings are in the file.
+
+        With `vectors="mapped"` the float32 elements (1,536 bytes a memory at 384 dimensions) stay in the file, which is
+        mapped and can be shared by processes; only candidates are read from it. What is written after loading is in
+        memory. The file must not be truncated or written in place while it is mapped (`save` never does).
+
+        Raises `OSError` if the file cannot be read, and `ValueError` if it is foreign, damaged or of another version,
+        or if `model` is given and the snapshot's is another.
+        """
+        if vectors not in ("memory", "mapped"):
+            raise ValueError(f"vectors must be 'memory' or 'mapped', got {vectors!r}")
+        core = _core.IndexCore.load(path, vectors == "mapped")
+        if model is not None and core.model != model:
+            raise ValueError(f"model must be the snapshot's, {core.model!r}, got {model!r}")
+        index = cls.__new__(cls)
+        index._core = core
+        index._embedder = embedder
+        return index
 
     def stats(self) -> dict[str, int]:
         """`memories`, `segments`, and `dead_rows`: rows that were replaced or deleted and are still held."""

@@ -9,10 +9,12 @@ use agent_memory_core::scoring::index::text::{Analyzer, Bm25, LANGUAGES};
 use agent_memory_core::scoring::index::{Index, Settings, State};
 use agent_memory_core::scoring::kernels::{Kernels, MAX_DIMENSIONS};
 use agent_memory_core::scoring::parts::Weights;
+use agent_memory_storage::snapshot::{self, LoadError};
 use numpy::PyArray1;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 type Answer<'py> = (Vec<String>, Bound<'py, PyArray1<f64>>, usize);
 type WeightTuple = (f64, f64, f64, f64, f64);
@@ -145,6 +147,23 @@ impl IndexCore {
 
     fn __contains__(&self, py: Python<'_>, id: &str) -> bool {
         py.detach(|| self.index.contains(id))
+    }
+
+    /// Writes a snapshot beside `path` and renames it there.
+    #[allow(clippy::needless_pass_by_value)] // extracted from Python
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        Ok(py.detach(|| snapshot::save(&self.index, &path))?)
+    }
+
+    /// Loads a snapshot; with `mapped` the elements of the vectors stay in the file.
+    #[staticmethod]
+    #[allow(clippy::needless_pass_by_value)] // extracted from Python
+    fn load(py: Python<'_>, path: PathBuf, mapped: bool) -> PyResult<Self> {
+        match py.detach(|| snapshot::load(&path, mapped)) {
+            Ok(index) => Ok(Self { index }),
+            Err(LoadError::Io(error)) => Err(error.into()),
+            Err(LoadError::Snapshot(error)) => Err(PyValueError::new_err(format!("{}: {error}", path.display()))),
+        }
     }
 
     /// Segments, and rows that are dead but still held.

@@ -11,6 +11,7 @@
 pub mod codes;
 pub mod search;
 pub mod segment;
+pub mod snapshot;
 pub mod text;
 
 use super::parts::Metric;

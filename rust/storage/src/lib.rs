@@ -1,0 +1,3 @@
+//! Files of `agent_memory`. What is in them is decided in `agent-memory-core`.
+
+pub mod snapshot;
