@@ -4,7 +4,7 @@
 //! codes a narrower one for rows whose upper end reaches the k-th lower end, and `f64` sums of the `f32` elements decide
 //! among what is left. See [`super::codes`] for why no row can be lost.
 
-use super::codes::QueryCode;
+use super::codes::{CoarseBound, QueryCode};
 use super::segment::{Bits, NO_ROW, Slot};
 use super::text::Bm25;
 use super::{Settings, State};
@@ -120,6 +120,7 @@ struct Prepared<'q> {
     exact: &'q [f64],
     square: f64,
     code: QueryCode,
+    bound: CoarseBound,
     /// The factor that makes a dot product of codes a similarity.
     unit: f64,
     best: KthLargest,
@@ -228,9 +229,10 @@ impl Searcher<'_> {
     fn prepare<'q>(&self, vector: &'q [f64], k: usize) -> Prepared<'q> {
         let square = exact_square(vector);
         let code = QueryCode::new(&self.settings.rotation, vector);
+        let bound = code.coarse_bound();
         let is_cosine = self.settings.metric == Metric::Cosine;
         let unit = if is_cosine && square > 0.0 { 1.0 / square.sqrt() } else { 1.0 };
-        Prepared { exact: vector, square, code, unit, best: KthLargest::new(k), survivors: Vec::new() }
+        Prepared { exact: vector, square, code, bound, unit, best: KthLargest::new(k), survivors: Vec::new() }
     }
 
     fn exact(&self, query: &[f64], square: f64, slot: usize, local: usize) -> f64 {
@@ -294,7 +296,7 @@ impl Searcher<'_> {
         start: usize,
         raw: &[i32],
     ) {
-        let bound = query.code.coarse_bound();
+        let bound = query.bound;
         let codes = &slot.data.codes;
         let mut highs = [0.0_f32; BLOCK_ROWS];
         let rows = start..start + raw.len();
@@ -339,7 +341,7 @@ impl Searcher<'_> {
     /// Finds a first floor from the coarse lower ends alone, so that the fine pass need not see every row of the first
     /// block. It is kept apart from the fine lower ends: no row may be counted twice.
     fn seed(&self, slot: &Slot, eligible: Option<&Bits>, query: &mut Prepared<'_>, start: usize, raw: &[i32]) {
-        let bound = query.code.coarse_bound();
+        let bound = query.bound;
         let mut lowest = KthLargest::new(query.best.k());
         for (offset, &raw) in raw.iter().enumerate() {
             let local = start + offset;
@@ -542,7 +544,7 @@ impl Searcher<'_> {
 
     fn coarse_intervals(&self, prepared: &Prepared<'_>, rows: &[(u32, u32)]) -> Vec<Interval> {
         let plane = self.settings.rotation.plane_bytes();
-        let bound = prepared.code.coarse_bound();
+        let bound = prepared.bound;
         let mut raw: Vec<i32> = Vec::new();
         let mut current = None;
         let interval = |&(slot, local): &(u32, u32)| {
