@@ -6,7 +6,10 @@ The names below are loaded when they are first used, so `import agent_memory` co
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any, Final
+
+from agent_memory import _core
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
     from agent_memory.storage.redis_client import ResilientRedisClient, StoreResult
     from agent_memory.storage.results import DeadLetter, Health, PendingWrite, StoreStatus
     from agent_memory.storage.settings import RecoverySettings
-
-    __version__: str
 
 __all__ = [
     "AsyncCircuitBreaker",
@@ -106,10 +107,23 @@ _MODULES: Final = {
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 
+__version__: Final[str] = _core.__version__
+
+
+def _warn_of_debug_build(is_debug_build: bool) -> None:
+    if is_debug_build:
+        warnings.warn(
+            "agent_memory._core was built without optimisation and is several times slower; build it with --release",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+_warn_of_debug_build(_core.DEBUG_BUILD)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value = importlib.import_module("agent_memory._core").__version__
-    elif name in _MODULE_OF:
+    if name in _MODULE_OF:
         value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
