@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
-PYTHON_SOURCES := pyproject.toml README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed)
+PYTHON_SOURCES := pyproject.toml README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.css' -o -name py.typed)
 
 # A toolchain that rustup installed for this user is found even by a shell that has not been told.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -104,7 +104,7 @@ generate: $(STAMPS)/extra-lint
 # --- what it does and how fast ------------------------------------------------------------------------------------------
 
 demo: $(STAMPS)/extra-demo $(STAMPS)/installed
-	$(BIN)/python demo/run.py $(DEMO_ARGS)
+	$(BIN)/python -m agent_memory.demo $(DEMO_ARGS)
 
 bench: $(STAMPS)/extra-bench $(STAMPS)/installed
 	cargo bench --workspace

