@@ -30,6 +30,13 @@ class Pipeline(RedisPyPipeline):
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._client = client
 
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Collect a command, or send it at once where WATCH has begun and MULTI has not."""
+        if (self.watching or args[0] == "WATCH") and not self.explicit_transaction:
+            return self.immediate_execute_command(*args, **options)
+        self.command_stack.append((args, options))
+        return self
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Run the collected commands; results in their order.
 

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import ExecAbortError, ResponseError, WatchError
 
-from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
 from agent_memory.redis.calls import call_back, callback_of, pack_command, pack_with_buffers
 from agent_memory.redis.commands import READING_PIPELINE
-from agent_memory.redis.plans import Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,11 +76,11 @@ def prepare(plans: PlanTable, commands: Sequence[Command], transaction: bool) ->
     raw: list[int] = []
     for args, options in commands:
         plan = plans[args[0]]
-        if plan.route is not Route.SHARED or plan.name.startswith("HIMPORT"):
+        if not plan.pipelined:
             return None
-        if only_reads and plan.category is not CommandCategory.READ:
+        if not plan.only_reads:
             only_reads = False
-        if _EMPTY_RESPONSE in options and transaction:
+        if transaction and _EMPTY_RESPONSE in options:
             continue  # redis-py's transactions do not send it: its answer is known
         if _NEVER_DECODE in options:
             raw.append(len(packed))

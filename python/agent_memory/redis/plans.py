@@ -38,7 +38,19 @@ class Route(enum.IntEnum):
 class Plan:
     """Everything the hot path needs of one command name."""
 
-    __slots__ = ("abandon", "admit", "answered_error", "category", "failure", "head", "name", "route", "success")
+    __slots__ = (
+        "abandon",
+        "admit",
+        "answered_error",
+        "category",
+        "failure",
+        "head",
+        "name",
+        "only_reads",
+        "pipelined",
+        "route",
+        "success",
+    )
 
     def __init__(self, name: str, guard: Guard | None) -> None:
         self.name = name
@@ -49,6 +61,9 @@ class Plan:
             CommandCategory.BLOCKING: Route.BLOCKING,
             CommandCategory.CONNECTION_STATE: Route.STATE,
         }.get(self.category, Route.SHARED)
+        self.only_reads = self.category is CommandCategory.READ
+        # HIMPORT needs preparation per connection, which is redis-py's.
+        self.pipelined = self.route is Route.SHARED and not name.startswith("HIMPORT")
         operation: Any = _Unguarded if guard is None else guard.operation(name, category=int(self.category))
         self.admit: Callable[[], int] = operation.admit
         self.success: Callable[[int], None] = operation.success
