@@ -81,7 +81,8 @@ class RetryPolicy:
     Attempt n (from 0) is followed by a delay of `min(base_delay * backoff_factor**n, max_delay)` seconds, spread by
     `jitter` ("none", "full", "equal" or "decorrelated"). Other strategies are "linear", "constant", "fibonacci" and a
     callable of the attempt, whose result is capped and spread in the same way. `deadline` bounds the whole call in
-    seconds. `overrides` maps operation names ("get") to policies of their own, or to a `RetryDecision`.
+    seconds. `overrides` maps operation names ("get", or a command's "GET") to policies of their own, or to a
+    `RetryDecision`.
 
     Whatever the policy says, a command is repeated only where that is safe: it was not sent, the server rejected it,
     or it only reads.
@@ -115,7 +116,10 @@ class RetryPolicy:
         )
 
     def override_rules(self) -> dict[str, _core.RetryRules | RetryDecision]:
-        """The overrides in the form the core takes."""
+        """The overrides in the form the core takes.
+
+        Each stands under its name and under the name in capitals: "get" means the command, which counts as GET.
+        """
         rules: dict[str, _core.RetryRules | RetryDecision] = {}
         for name, override in self.overrides.items():
             if isinstance(override, RetryPolicy):
@@ -127,6 +131,7 @@ class RetryPolicy:
             else:
                 given = type(override).__name__
                 raise TypeError(f"overrides[{name!r}] must be a RetryPolicy or a callable, got {given}")
+            rules.setdefault(name.upper(), rules[name])
         return rules
 
 

@@ -4,8 +4,9 @@ The queue itself (bounds, order, due times) is the core's `RecoveryQueue`; this 
 client, started by the first write that is queued: a task, or a daemon thread in the sync client.
 
 Rules
-- The worker waits for events (a write was queued, the circuit changed, resume, close) or for the next due time; it never
-  polls. It runs while the circuit is not open; half-open, its first write is the probe where no background probe is.
+- The worker waits for events (a write was queued, the circuit changed, resume, close), for the next due time, or for the
+  time the guard names while the circuit is open. It works while the circuit is not open; half-open, its first write is
+  the probe where no background probe is.
 - Writes of one key keep their order: a later one stays behind the one that is being retried.
 - A retry that fails while the circuit is not closed does not count against the write: it says nothing about the write.
 - What cannot succeed (an error that is not the connection's, too many attempts, too old) goes to the dead letters.

@@ -228,3 +228,22 @@ def test_reads_are_retried_and_writes_of_unknown_outcome_are_not(mortal_server):
             with pytest.raises(RedisUnavailableError):
                 client._execute_with_circuit_breaker(name, failing(name, outcome))
             assert calls.count(name) == expected
+
+
+def test_retry_logic_of_ones_own_for_an_operation(mortal_server):
+    asked = []
+
+    def twice(attempt, kind, outcome):
+        asked.append((attempt, Outcome(outcome)))
+        return 0.0 if attempt < 2 else None
+
+    policy = RetryPolicy(max_retries=0, overrides={"get": twice, "mine": RetryPolicy(max_retries=0)})
+    arguments = {**mortal_server.connection_kwargs, "retry_policy": policy, "circuit_threshold": 100, "probe": None}
+    with ResilientRedisClient("custom", **arguments) as client:
+        mortal_server.kill()
+        with pytest.raises(RedisUnavailableError):
+            client.get("key")
+        assert [attempt for attempt, _ in asked] == [0, 1, 2]
+        with pytest.raises(RedisUnavailableError):
+            client.hget("key", "field")
+        assert len(asked) == 3
