@@ -138,7 +138,7 @@ HEAVY = {
 
 def test_an_import_loads_nothing_heavy():
     first, second = (set(json.loads(line)) for line in run(IMPORT).stdout.splitlines())
-    assert first == {"agent_memory"}
+    assert first <= {"agent_memory", "agent_memory._core"}
     assert "agent_memory.storage.redis_client" in second
     assert not second & HEAVY
 
