@@ -100,7 +100,8 @@ const SHARDS: usize = 256;
 #[derive(Debug)]
 struct Writer {
     hasher: RandomState,
-    /// From the hash of an id to its row, in shards so that no growth takes long.
+    /// From the hash of an id to its row, in shards so that no growth takes long. The shard is chosen by bits that the
+    /// table itself does not use.
     rows: Vec<HashTable<(u64, u32)>>,
     next_row: u32,
     sequence_numbers: HashMap<String, u32>,
@@ -296,20 +297,20 @@ impl Writer {
 
     fn find(&self, state: &State, id: &str) -> Option<u32> {
         let hash = self.hash(id);
-        let shard = &self.rows[(hash >> 56) as usize % SHARDS];
+        let shard = &self.rows[(hash >> 32) as usize % SHARDS];
         shard.find(hash, |&(h, row)| h == hash && state.id(row) == id).map(|&(_, row)| row)
     }
 
     fn forget(&mut self, state: &State, id: &str) -> Option<u32> {
         let hash = self.hash(id);
-        let shard = &mut self.rows[(hash >> 56) as usize % SHARDS];
+        let shard = &mut self.rows[(hash >> 32) as usize % SHARDS];
         let entry = shard.find_entry(hash, |&(h, row)| h == hash && state.id(row) == id).ok()?;
         Some(entry.remove().0.1)
     }
 
     fn take(&mut self, id: &str, row: u32) -> bool {
         let hash = self.hash(id);
-        let shard = &mut self.rows[(hash >> 56) as usize % SHARDS];
+        let shard = &mut self.rows[(hash >> 32) as usize % SHARDS];
         shard.find_entry(hash, |&(_, r)| r == row).map(hashbrown::hash_table::OccupiedEntry::remove).is_ok()
     }
 
@@ -351,7 +352,7 @@ impl Writer {
         for local in 0..segment.rows {
             let row = base + u32::try_from(local).expect("a segment has at most 8,192 rows");
             let hash = self.hash(segment.id(local));
-            let shard = &mut self.rows[(hash >> 56) as usize % SHARDS];
+            let shard = &mut self.rows[(hash >> 32) as usize % SHARDS];
             shard.insert_unique(hash, (hash, row), |&(hash, _)| hash);
             if let Some((number, step)) = segment.sequence[local] {
                 has_sequence = true;
