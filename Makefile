@@ -8,11 +8,13 @@
 #   make wheel    the release wheel, in dist/
 #   make clean    removes what the targets above made
 #
-# PYTHON=python3.13 chooses the interpreter, PYTEST_ARGS="-k breaker" is handed to pytest, DEMO_ARGS to the demo.
+# PYTHON=python3.13 chooses the interpreter, PYTEST_ARGS="-k breaker" is handed to pytest, DEMO_ARGS to the demo, and
+# BENCH=exact runs only the benches whose name contains it.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -106,9 +108,12 @@ generate: $(STAMPS)/extra-lint
 demo: $(STAMPS)/extra-demo $(STAMPS)/installed
 	$(BIN)/python -m agent_memory.demo $(DEMO_ARGS)
 
+# Every bench_NAME.py is a script of its own and prints its table; BENCH=core chooses those whose name contains it.
 bench: $(STAMPS)/extra-bench $(STAMPS)/installed
-	cargo bench --workspace
-	$(BIN)/python -m pytest benches/python $(PYTEST_ARGS)
+	$(if $(wildcard rust/*/benches),cargo bench --workspace)
+	@for bench in benches/python/bench_*$(BENCH)*.py; do \
+		echo "--- $$bench"; $(BIN)/python "$$bench" || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) target dist demo-report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
