@@ -257,7 +257,7 @@ def describe_witness(witness: WitnessResult) -> str:
     if surplus > 0:
         return f"{told}: {surplus:,} more than there were calls, since what timed out was sent again and ran twice."
     executed = witness.counter - witness.answered
-    return f"{told}: {executed:,} calls ran although they raised." if executed > 0 else f"{told}."
+    return f"{told}: {executed:,} more than were answered." if executed > 0 else f"{told}."
 
 
 def _render_witness(result: DemoResult) -> str:

@@ -14,9 +14,9 @@ SHORTEST_SECONDS: Final = 8.0
 
 # Shares of the whole; what is left over goes to starting, draining and checking.
 _SHARES: Final = {
-    "compare": 0.24,
+    "compare": 0.26,
     "steady": 0.12,
-    "stalled": 0.11,
+    "stalled": 0.09,
     "resumed": 0.14,
     "killed": 0.14,
     "restarted": 0.17,
@@ -62,4 +62,6 @@ class DemoSettings:
 
     def duration_s(self, phase: str) -> float:
         """How long `phase` lasts."""
-        return self.seconds * _SHARES[phase]
+        duration_s = self.seconds * _SHARES[phase]
+        # However short the run: a stall must outlast the timeouts that make it known.
+        return max(duration_s, 2 * self.socket_timeout_s) if phase == "stalled" else duration_s
