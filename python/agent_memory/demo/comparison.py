@@ -82,13 +82,13 @@ def _command(client: Any, number: int) -> Any:
 
 def _run_threads(client: Any, count: int, seconds: float) -> list[int]:
     results: list[list[int]] = [[] for _ in range(count)]
-    barrier = threading.Barrier(count)
+    begin = threading.Event()
+    end_ns = 0
 
     def work(latencies_ns: list[int], first: int) -> None:
         clock = time.perf_counter_ns
         number = first
-        barrier.wait()
-        end_ns = clock() + int(seconds * 1e9)
+        begin.wait()
         started_ns = clock()
         while started_ns < end_ns:
             _command(client, number)
@@ -101,10 +101,21 @@ def _run_threads(client: Any, count: int, seconds: float) -> list[int]:
         threading.Thread(target=work, args=(latencies_ns, first), daemon=True)
         for first, latencies_ns in enumerate(results)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        end_ns = time.perf_counter_ns() + int(seconds * 1e9)
+        begin.set()
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        # Interrupted: no thread may be left to meet the end of the server.
+        end_ns = 0
+        begin.set()
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
+        raise
     return [latency_ns for latencies_ns in results for latency_ns in latencies_ns]
 
 
