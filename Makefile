@@ -118,3 +118,16 @@ bench: $(STAMPS)/extra-bench $(STAMPS)/installed
 clean:
 	rm -rf $(VENV) target dist demo-report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find python tests benches tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- scoring: the unsafe kernels under valgrind (needs valgrind), and the benches beside their peers -----------------
+
+.PHONY: memcheck-scoring bench-scoring
+memcheck-scoring: | check-rust
+	cargo test --package agent-memory-core --no-run
+	PROPTEST_CASES=20 valgrind -q --error-exitcode=9 \
+		$$(ls -t target/debug/deps/agent_memory_core-* | grep -v '\.d$$' | head -1) scoring::kernels scoring::index::codes
+
+# In an environment that has the wheel and the `bench` extra.
+bench-scoring:
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 taskset -c 0 $(BIN)/python benches/python/bench_scoring_exact.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 taskset -c 0 $(BIN)/python benches/python/bench_scoring_index.py

@@ -120,11 +120,13 @@ impl Segment {
             segment.low.reserve_exact(rows.len() * rotation.plane_bytes());
         }
         let zeros = vec![0.0_f32; dimensions];
+        let zero_query = vec![0.0_f64; dimensions];
         for row in rows {
             let local = u16::try_from(segment.rows).expect("a segment has at most 8,192 rows");
             if has_vectors {
                 let vector: &[f32] = if row.vector.is_empty() { &zeros } else { &row.vector };
-                let square = square_of(vector);
+                // The operations of a search's `exact_dot`, so that norms agree with it to the last bit.
+                let square = Rows::from_slice(vector, dimensions).exact_dot(&zero_query, 0).1;
                 let (factor, norm) =
                     if normalize && square > 0.0 { (1.0 / square.sqrt(), 1.0) } else { (1.0, square.sqrt()) };
                 let code = encoder.encode(vector, factor, norm, &mut segment.high, &mut segment.low);
@@ -253,12 +255,6 @@ fn append<T>(map: &mut HashMap<Box<str>, Vec<T>>, key: &str, values: impl Iterat
     } else {
         map.insert(key.into(), values.collect());
     }
-}
-
-/// The squared norm, with the operations of [`Rows::exact_dot`].
-pub(crate) fn square_of(vector: &[f32]) -> f64 {
-    let zeros = vec![0.0; vector.len()];
-    Rows::from_slice(vector, vector.len()).exact_dot(&zeros, 0).1
 }
 
 /// A set of rows of one segment.
