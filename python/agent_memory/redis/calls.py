@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import hiredis
 from redis.exceptions import DataError
 
+from agent_memory._core import pack_command
 from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
@@ -30,9 +30,6 @@ __all__ = [
     "pipeline_operation",
     "read_timeout_s",
 ]
-
-pack_command: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
-"""hiredis's packer; its stub says that a command has one word."""
 
 # dict's own `get`: the client's dictionary upper-cases every name it is asked for, in Python.
 callback_of: Final = cast("Callable[[Any, str], Callable[..., Any] | None]", dict.get)

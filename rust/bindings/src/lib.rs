@@ -9,6 +9,7 @@ mod clock;
 mod convert;
 mod errors;
 mod guard;
+mod packing;
 mod raw;
 mod recovery;
 mod scoring;
@@ -22,6 +23,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add_function(wrap_pyfunction!(clock::monotonic_ns, module)?)?;
     module.add_function(wrap_pyfunction!(backoff::exponential_backoff, module)?)?;
+    module.add_function(wrap_pyfunction!(packing::pack_command, module)?)?;
     module.add_class::<backoff::Backoff>()?;
     module.add_class::<breaker::Breaker>()?;
     module.add_class::<recovery::RecoveryQueue>()?;

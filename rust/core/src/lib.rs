@@ -14,6 +14,7 @@ pub mod guard;
 pub mod metrics;
 pub mod random;
 pub mod recovery;
+pub mod resp;
 pub mod retry;
 pub mod scoring;
 pub mod ticks;
