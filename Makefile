@@ -114,6 +114,7 @@ bench: $(STAMPS)/extra-bench $(STAMPS)/installed
 	@for bench in benches/python/bench_*$(BENCH)*.py; do \
 		echo "--- $$bench"; $(BIN)/python "$$bench" || exit 1; \
 	done
+	$(if $(BENCH),,$(BIN)/python -m pytest benches/python --benchmark-only $(PYTEST_ARGS))
 
 clean:
 	rm -rf $(VENV) target dist demo-report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

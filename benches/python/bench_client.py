@@ -77,7 +77,7 @@ def blocking_contenders(port: int) -> Iterator[dict[str, Get]]:
         with contextlib.suppress(ImportError):
             from agent_memory import ResilientRedisClient
 
-            facade = ResilientRedisClient(host=HOST, port=port)
+            facade = ResilientRedisClient(client_name="bench", host=HOST, port=port)
             facade.init()
             stack.callback(facade.close)
             contenders[FACADE] = lambda: facade.get(KEY)
@@ -110,7 +110,7 @@ async def asyncio_contenders(port: int) -> AsyncIterator[dict[str, AsyncGet]]:
         with contextlib.suppress(ImportError):
             from agent_memory import AsyncResilientRedisClient
 
-            facade = AsyncResilientRedisClient(host=HOST, port=port)
+            facade = AsyncResilientRedisClient(client_name="bench", host=HOST, port=port)
             await facade.init()
             stack.push_async_callback(facade.close)
             contenders[FACADE] = facade.get
