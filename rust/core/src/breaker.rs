@@ -244,8 +244,8 @@ enum Window {
 
 #[derive(Debug, Clone, Default)]
 struct Probes {
-    /// The permits of the probes under way.
-    outstanding: Vec<u64>,
+    /// The probes under way: permit, and the time it was given out, which may be a few nanoseconds older.
+    outstanding: Vec<(u64, u64)>,
     successes: u32,
     /// The newest permit given out in this half-open period, so that the next one differs.
     newest: u64,
@@ -410,7 +410,7 @@ impl Breaker {
 
     fn admit_probe(&mut self, now_ns: u64) -> Result<u64, Rejection> {
         let timeout_ns = self.config.probe_timeout_ns;
-        self.probes.outstanding.retain(|started_ns| started_ns.saturating_add(timeout_ns) > now_ns);
+        self.probes.outstanding.retain(|(_, started_ns)| started_ns.saturating_add(timeout_ns) > now_ns);
         let under_way = u32::try_from(self.probes.outstanding.len()).unwrap_or(u32::MAX);
         if under_way + self.probes.successes >= self.config.half_open_max_calls {
             let retry_after_ns = Some(self.next_place_ns(now_ns));
@@ -418,7 +418,7 @@ impl Breaker {
         }
         let permit = now_ns.max(self.oldest_permit()).max(self.probes.newest + 1);
         self.probes.newest = permit;
-        self.probes.outstanding.push(permit);
+        self.probes.outstanding.push((permit, now_ns));
         Ok(permit)
     }
 
@@ -428,12 +428,12 @@ impl Breaker {
         if under_way + self.probes.successes < self.config.half_open_max_calls {
             return 0;
         }
-        let oldest_ns = self.probes.outstanding.iter().min().copied().unwrap_or(now_ns);
+        let oldest_ns = self.probes.outstanding.iter().map(|(_, started_ns)| *started_ns).min().unwrap_or(now_ns);
         oldest_ns.saturating_add(self.config.probe_timeout_ns).saturating_sub(now_ns)
     }
 
     fn take_probe(&mut self, permit: u64) -> bool {
-        let place = self.probes.outstanding.iter().position(|outstanding| *outstanding == permit);
+        let place = self.probes.outstanding.iter().position(|(outstanding, _)| *outstanding == permit);
         if let Some(index) = place {
             self.probes.outstanding.swap_remove(index);
         }

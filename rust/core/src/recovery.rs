@@ -572,9 +572,10 @@ impl<T> RecoveryQueue<T> {
     /// # Errors
     /// When there is no such dead letter, or no room; then it stays where it is.
     pub fn retry_dead(&mut self, id: u64, now_ns: u64) -> Result<u64, NotRevived> {
+        // First of all, since entries that die of age now may push letters out.
+        self.expire(now_ns);
         let unknown = NotRevived::Unknown(WrongId::Unknown(id));
         let index = self.dead_letters.iter().position(|letter| letter.id == id).ok_or(unknown)?;
-        self.expire(now_ns);
         let size_bytes = self.dead_letters[index].size_bytes;
         self.check_bounds(1, size_bytes).map_err(NotRevived::Full)?;
         let letter = self.dead_letters.remove(index).ok_or(unknown)?;

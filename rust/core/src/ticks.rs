@@ -11,8 +11,9 @@
 //! - A new anchor moves the rate so that the two clocks meet after the next span. If the counter's rate has changed
 //!   by more than [`MAX_DRIFT`], the counter jumped: learning begins anew.
 //!
-//! The result never runs backwards in one thread; between threads it is as monotonic as the counters of their
-//! processors. Nothing is estimated by waiting: an import is not slowed down.
+//! The result never runs backwards in one thread, except by the microseconds the scale was ahead when the counter
+//! itself jumps back; between threads it is as monotonic as the counters of their processors. Nothing is estimated by
+//! waiting: an import is not slowed down.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
@@ -122,10 +123,11 @@ impl TickScale {
         if rate == 0 {
             return pair.floor_ns;
         }
-        let passed = ticks.wrapping_sub(self.base_ticks.load(Ordering::Relaxed));
+        let Some(passed) = ticks.checked_sub(self.base_ticks.load(Ordering::Relaxed)) else {
+            // The counter has jumped back. What it gave out before was as close to the reference as ever.
+            return pair.floor_ns;
+        };
         let span_ticks = self.span_ticks.load(Ordering::Relaxed);
-        // A counter that stands before the anchor has jumped back; what it gave out before is not known, so the bound
-        // is.
         (self.base_ns.load(Ordering::Relaxed) + scaled(passed.min(span_ticks), rate)).max(pair.floor_ns)
     }
 
