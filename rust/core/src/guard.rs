@@ -10,14 +10,14 @@
 //! is ignored: the same as if he had been quicker.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use crate::breaker::{Breaker, BreakerConfig, Change, Rejection, State};
 use crate::budget::{Budget, BudgetConfig};
 use crate::metrics::OperationMetrics;
 use crate::random::Random;
 use crate::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// The most operation names that are told apart; later ones are counted under [`OTHER_OPERATIONS`].
 pub const MAX_OPERATIONS: usize = 512;

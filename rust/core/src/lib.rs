@@ -17,5 +17,6 @@ pub mod recovery;
 pub mod resp;
 pub mod retry;
 pub mod scoring;
+mod sync;
 pub mod ticks;
 pub mod window;

@@ -15,8 +15,9 @@
 //! itself jumps back; between threads it is as monotonic as the counters of their processors. Nothing is estimated by
 //! waiting: an import is not slowed down.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 
 /// How long one anchor serves.
 pub const SPAN_NS: u64 = 1_000_000_000;
@@ -30,33 +31,74 @@ const FRACTION_BITS: u32 = 32;
 const ONE: f64 = 4_294_967_296.0;
 
 /// The scale. All methods may be called from any thread; `convert` takes no lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TickScale {
-    /// Odd while the three numbers below are being written (a sequence lock).
+    /// Odd while the numbers below are being written (a sequence lock).
     version: AtomicU64,
     base_ticks: AtomicU64,
     base_ns: AtomicU64,
-    /// Nanoseconds per tick in fixed point; 0 while learning.
     rate: AtomicU64,
-    /// Ticks for which the anchor serves.
     span_ticks: AtomicU64,
-    pair: Mutex<Pair>,
+    learnt: Mutex<Learnt>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Pair {
-    known: bool,
+/// A point from which time is extrapolated.
+#[derive(Debug, Clone, Copy)]
+struct Anchor {
     ticks: u64,
-    reference_ns: u64,
+    ns: u64,
+    /// Nanoseconds per tick in fixed point; 0 while learning.
+    rate: u64,
+    /// Ticks for which the anchor serves; 0 while learning.
+    span_ticks: u64,
+}
+
+/// What only those who set anchors need. They keep their own copy of what they published.
+#[derive(Debug, Clone, Copy)]
+struct Learnt {
+    version: u64,
+    anchor: Anchor,
+    /// The pair of readings that the next one is measured against.
+    pair: Option<(u64, u64)>,
     /// Nanoseconds per tick as last measured; 0 while learning.
     ns_per_tick: f64,
-    /// The latest time given out while learning.
+    /// The latest time given out by `anchor`.
     floor_ns: u64,
+}
+
+const NOTHING_LEARNT: Learnt = Learnt {
+    version: 0,
+    anchor: Anchor { ticks: 0, ns: 0, rate: 0, span_ticks: 0 },
+    pair: None,
+    ns_per_tick: 0.0,
+    floor_ns: 0,
+};
+
+impl Anchor {
+    #[inline]
+    fn convert(&self, ticks: u64) -> Option<u64> {
+        let passed = ticks.wrapping_sub(self.ticks);
+        if passed < self.span_ticks {
+            return Some(self.ns + scaled(passed, self.rate));
+        }
+        // Another processor may have set the anchor a moment ago and be a few ticks ahead.
+        (self.ticks.wrapping_sub(ticks) < self.span_ticks).then_some(self.ns)
+    }
+
+    /// The latest time that may have been given out by this anchor when the counter stands at `ticks`.
+    fn latest_ns(&self, ticks: u64) -> u64 {
+        // A counter that stands before the anchor has jumped back; what it gave out before was as close to the
+        // reference as ever.
+        let passed = ticks.saturating_sub(self.ticks).min(self.span_ticks);
+        self.ns + scaled(passed, self.rate)
+    }
 }
 
 impl TickScale {
     /// A scale that has learnt nothing yet.
+    #[cfg(not(loom))]
     #[must_use]
+    #[expect(clippy::new_without_default, reason = "it is made once, as a constant")]
     pub const fn new() -> Self {
         Self {
             version: AtomicU64::new(0),
@@ -64,7 +106,21 @@ impl TickScale {
             base_ns: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             span_ticks: AtomicU64::new(0),
-            pair: Mutex::new(Pair { known: false, ticks: 0, reference_ns: 0, ns_per_tick: 0.0, floor_ns: 0 }),
+            learnt: Mutex::new(NOTHING_LEARNT),
+        }
+    }
+
+    /// The same with loom's primitives, which cannot be made in a constant.
+    #[cfg(loom)]
+    #[expect(clippy::new_without_default, reason = "as above")]
+    pub fn new() -> Self {
+        Self {
+            version: AtomicU64::new(0),
+            base_ticks: AtomicU64::new(0),
+            base_ns: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+            span_ticks: AtomicU64::new(0),
+            learnt: Mutex::new(NOTHING_LEARNT),
         }
     }
 
@@ -72,81 +128,60 @@ impl TickScale {
     #[inline]
     pub fn convert(&self, ticks: u64) -> Option<u64> {
         let version = self.version.load(Ordering::Acquire);
-        let base_ticks = self.base_ticks.load(Ordering::Relaxed);
-        let base_ns = self.base_ns.load(Ordering::Relaxed);
-        let rate = self.rate.load(Ordering::Relaxed);
-        let span_ticks = self.span_ticks.load(Ordering::Relaxed);
+        let anchor = Anchor {
+            ticks: self.base_ticks.load(Ordering::Relaxed),
+            ns: self.base_ns.load(Ordering::Relaxed),
+            rate: self.rate.load(Ordering::Relaxed),
+            span_ticks: self.span_ticks.load(Ordering::Relaxed),
+        };
         fence(Ordering::Acquire);
         if version & 1 == 1 || self.version.load(Ordering::Relaxed) != version {
             return None;
         }
-        let passed = ticks.wrapping_sub(base_ticks);
-        if passed < span_ticks {
-            return Some(base_ns + scaled(passed, rate));
-        }
-        // Another processor may have set the anchor a moment ago and be a few ticks ahead.
-        (base_ticks.wrapping_sub(ticks) < span_ticks).then_some(base_ns)
+        anchor.convert(ticks)
     }
 
     /// Takes a pair of readings of one moment, and returns its time.
     pub fn anchor(&self, ticks: u64, reference_ns: u64) -> u64 {
-        let mut pair = self.pair.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have set an anchor while this thread waited for the lock, with a newer pair.
-        if pair.known && reference_ns <= pair.reference_ns {
-            return self.convert(ticks).unwrap_or(reference_ns.max(pair.floor_ns));
+        let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have set an anchor while this thread waited for the lock.
+        if let Some(now_ns) = learnt.anchor.convert(ticks) {
+            return now_ns;
         }
-        let now_ns = reference_ns.max(self.latest_ns(&pair, ticks));
-        let measured = measure(&pair, ticks, reference_ns);
-        match measured {
-            Measured::TooEarly => {}
-            Measured::Jumped => {
-                self.publish(ticks, now_ns, 0.0);
-                pair.ns_per_tick = 0.0;
-            }
+        let now_ns = reference_ns.max(learnt.anchor.latest_ns(ticks)).max(learnt.floor_ns);
+        learnt.floor_ns = now_ns;
+        let (rate, ns_per_tick) = match measure(&learnt, ticks, reference_ns) {
+            Measured::TooEarly => return now_ns,
+            Measured::Jumped => (0.0, 0.0),
             Measured::Rate(ns_per_tick) => {
                 // What the scale is ahead of the reference is taken back over the next span, never by a step.
                 let ahead = (now_ns - reference_ns) as f64 / SPAN_NS as f64;
-                self.publish(ticks, now_ns, ns_per_tick * (1.0 - ahead).max(0.5));
-                pair.ns_per_tick = ns_per_tick;
+                (ns_per_tick * (1.0 - ahead).max(0.5), ns_per_tick)
             }
-        }
-        if !matches!(measured, Measured::TooEarly) {
-            (pair.known, pair.ticks, pair.reference_ns) = (true, ticks, reference_ns);
-        }
-        pair.floor_ns = now_ns;
+        };
+        learnt.pair = Some((ticks, reference_ns));
+        learnt.ns_per_tick = ns_per_tick;
+        self.publish(&mut learnt, anchor_at(ticks, now_ns, rate));
         now_ns
     }
 
-    /// The latest time that may have been given out when the counter stood at `ticks`.
-    fn latest_ns(&self, pair: &Pair, ticks: u64) -> u64 {
-        let rate = self.rate.load(Ordering::Relaxed);
-        if rate == 0 {
-            return pair.floor_ns;
-        }
-        let Some(passed) = ticks.checked_sub(self.base_ticks.load(Ordering::Relaxed)) else {
-            // The counter has jumped back. What it gave out before was as close to the reference as ever.
-            return pair.floor_ns;
-        };
-        let span_ticks = self.span_ticks.load(Ordering::Relaxed);
-        (self.base_ns.load(Ordering::Relaxed) + scaled(passed.min(span_ticks), rate)).max(pair.floor_ns)
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "float casts saturate, which is wanted"
-    )]
-    fn publish(&self, ticks: u64, now_ns: u64, ns_per_tick: f64) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version.wrapping_add(1), Ordering::Relaxed);
+    fn publish(&self, learnt: &mut Learnt, anchor: Anchor) {
+        self.version.store(learnt.version + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        let span_ticks = if ns_per_tick > 0.0 { (SPAN_NS as f64 / ns_per_tick) as u64 } else { 0 };
-        self.base_ticks.store(ticks, Ordering::Relaxed);
-        self.base_ns.store(now_ns, Ordering::Relaxed);
-        self.rate.store((ns_per_tick * ONE) as u64, Ordering::Relaxed);
-        self.span_ticks.store(span_ticks, Ordering::Relaxed);
-        self.version.store(version.wrapping_add(2), Ordering::Release);
+        self.base_ticks.store(anchor.ticks, Ordering::Relaxed);
+        self.base_ns.store(anchor.ns, Ordering::Relaxed);
+        self.rate.store(anchor.rate, Ordering::Relaxed);
+        self.span_ticks.store(anchor.span_ticks, Ordering::Relaxed);
+        learnt.version += 2;
+        learnt.anchor = anchor;
+        self.version.store(learnt.version, Ordering::Release);
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float casts saturate, which is wanted")]
+fn anchor_at(ticks: u64, ns: u64, ns_per_tick: f64) -> Anchor {
+    let span_ticks = if ns_per_tick > 0.0 { (SPAN_NS as f64 / ns_per_tick) as u64 } else { 0 };
+    Anchor { ticks, ns, rate: (ns_per_tick * ONE) as u64, span_ticks }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "ticks of one span times a rate is at most a second or so")]
@@ -164,16 +199,17 @@ enum Measured {
     Rate(f64),
 }
 
-fn measure(pair: &Pair, ticks: u64, reference_ns: u64) -> Measured {
-    if !pair.known || ticks <= pair.ticks {
+fn measure(learnt: &Learnt, ticks: u64, reference_ns: u64) -> Measured {
+    let Some((old_ticks, old_ns)) = learnt.pair else { return Measured::Jumped };
+    if ticks <= old_ticks {
         return Measured::Jumped;
     }
-    let passed_ns = reference_ns - pair.reference_ns;
+    let passed_ns = reference_ns.saturating_sub(old_ns);
     if passed_ns < LEARN_NS {
         return Measured::TooEarly;
     }
-    let ns_per_tick = passed_ns as f64 / (ticks - pair.ticks) as f64;
-    let drifted = pair.ns_per_tick > 0.0 && (ns_per_tick / pair.ns_per_tick - 1.0).abs() > MAX_DRIFT;
+    let ns_per_tick = passed_ns as f64 / (ticks - old_ticks) as f64;
+    let drifted = learnt.ns_per_tick > 0.0 && (ns_per_tick / learnt.ns_per_tick - 1.0).abs() > MAX_DRIFT;
     // A counter slower than 1 kHz or faster than 1 THz is none.
     if drifted || !(0.001..1e6).contains(&ns_per_tick) { Measured::Jumped } else { Measured::Rate(ns_per_tick) }
 }
