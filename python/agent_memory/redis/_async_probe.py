@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import AuthenticationError
 
 from agent_memory import _at_fork
-from agent_memory._compat import AsyncEvent, AsyncHome, AsyncTask, async_spawn
+from agent_memory._compat import ASYNC, AsyncEvent, AsyncHome, AsyncTask, async_spawn
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import CommandCategory, FailureKind
 from agent_memory.redis.outcomes import classify
@@ -73,7 +73,12 @@ class AsyncProber:
         guard.add_listener(listener)
         # The guard may be shared and live longer: it must neither keep the prober alive nor call it for ever.
         weakref.finalize(self, guard.remove_listener, listener).atexit = False
-        _at_fork.in_child(self._start_afresh)
+        _at_fork.in_child(self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._start_afresh()
+        if not ASYNC:
+            self.ensure_running()  # the circuit may be open already: then no change of state would start it here
 
     def _start_afresh(self) -> None:
         self._mutex = threading.Lock()

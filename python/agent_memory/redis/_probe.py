@@ -75,7 +75,11 @@ class Prober:
         guard.add_listener(listener)
         # The guard may be shared and live longer: it must neither keep the prober alive nor call it for ever.
         weakref.finalize(self, guard.remove_listener, listener).atexit = False
-        _at_fork.in_child(self._start_afresh)
+        _at_fork.in_child(self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._start_afresh()
+        self.ensure_running()  # the circuit may be open already: then no change of state would start it here
 
     def _start_afresh(self) -> None:
         self._mutex = threading.Lock()
