@@ -35,6 +35,7 @@ from agent_memory.storage import _check
 from agent_memory.storage._async_commands import AsyncListedCommands
 from agent_memory.storage._async_foreign import AsyncForeignCommands
 from agent_memory.storage._async_recovery import AsyncRecovery, AsyncStoreResult, AsyncWrite
+from agent_memory.storage._log import SummedWarnings
 from agent_memory.storage._operation import Command, joins_a_call, resilient_operation
 from agent_memory.storage._plans import OperationPlan, OperationPlans
 from agent_memory.storage.results import Health
@@ -160,6 +161,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         self.retry_base_delay = retry_base_delay
         self.retry_max_delay = retry_max_delay
         self._double_await = double_await
+        self._warnings = SummedWarnings(logger, client_name)
         self._server: EmbeddedServer | None = None
         self._connection = {
             "host": host,
@@ -482,7 +484,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
             write.drop()
         else:
             self.recovery.put(write)
-        logger.warning("%s: a %s write %s", self.client_name, write.priority.name, write.result.status)
+        self._warnings.add(f"a {write.priority.name} write {write.result.status}")
 
     if ASYNC:
 

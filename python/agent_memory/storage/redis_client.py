@@ -36,6 +36,7 @@ from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.storage import _check
 from agent_memory.storage._commands import ListedCommands
 from agent_memory.storage._foreign import ForeignCommands
+from agent_memory.storage._log import SummedWarnings
 from agent_memory.storage._operation import Command, joins_a_call, resilient_operation
 from agent_memory.storage._plans import OperationPlan, OperationPlans
 from agent_memory.storage._recovery import Recovery, StoreResult, Write
@@ -157,6 +158,7 @@ class ResilientRedisClient(ListedCommands):
         self.retry_base_delay = retry_base_delay
         self.retry_max_delay = retry_max_delay
         self._double_await = double_await
+        self._warnings = SummedWarnings(logger, client_name)
         self._server: EmbeddedServer | None = None
         self._connection = {
             "host": host,
@@ -473,7 +475,7 @@ class ResilientRedisClient(ListedCommands):
             write.drop()
         else:
             self.recovery.put(write)
-        logger.warning("%s: a %s write %s", self.client_name, write.priority.name, write.result.status)
+        self._warnings.add(f"a {write.priority.name} write {write.result.status}")
 
 
 def _arguments_of_url(url: str) -> dict[str, Any]:
