@@ -86,7 +86,7 @@ class Channel:
         self.connection = connection
         self.protocol = int(connection.protocol)
         self.sock = sock
-        self.reader = reader
+        self.reader: Any = reader  # its stub does not know that feed takes any buffer
         self.feed: Callable[..., None] = reader.feed
         self.gets: Callable[..., Any] = reader.gets
         self.has_data: Callable[[], bool] = reader.has_data
