@@ -116,7 +116,7 @@ def _wrap_command(operation_name: str, function: Callable[..., Any]) -> Callable
 
         async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
             direct = self._direct
-            if direct is None or joins_a_call(self):
+            if direct is None or (_current.get() is not None and joins_a_call(self)):
                 operation = Command(function, self, *args, **kwargs)
                 value = await self._execute_with_circuit_breaker(operation_name, operation)
             else:
@@ -131,7 +131,7 @@ def _wrap_command(operation_name: str, function: Callable[..., Any]) -> Callable
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         direct = self._direct
-        if direct is None or joins_a_call(self):
+        if direct is None or (_current.get() is not None and joins_a_call(self)):
             return self._execute_with_circuit_breaker(operation_name, Command(function, self, *args, **kwargs))
         try:
             return function(direct, *args, **kwargs)
