@@ -6,9 +6,9 @@ The rules themselves, and every default that is a number, are explained in the R
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from agent_memory import _core
 
@@ -95,7 +95,7 @@ class RetryPolicy:
     strategy: Strategy = field(default="exponential", kw_only=True)
     jitter: JitterName = field(default="full", kw_only=True)
     deadline: float | None = field(default=None, kw_only=True)
-    overrides: Mapping[str, RetryPolicy | RetryDecision] = field(default_factory=dict, kw_only=True)
+    overrides: Mapping[str, RetryPolicy | RetryDecision] = field(default_factory=dict, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
         # A copy nobody else can change: the policy is frozen all the way down.
@@ -115,6 +115,11 @@ class RetryPolicy:
             deadline=self.deadline,
         )
 
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], RetryPolicy], tuple[dict[str, Any]]]:
+        # The read-only view of the overrides cannot be pickled.
+        values = {known.name: getattr(self, known.name) for known in fields(self)}
+        return _restore_policy, ({**values, "overrides": dict(self.overrides)},)
+
     def override_rules(self) -> dict[str, _core.RetryRules | RetryDecision]:
         """The overrides in the form the core takes.
 
@@ -133,6 +138,10 @@ class RetryPolicy:
                 raise TypeError(f"overrides[{name!r}] must be a RetryPolicy or a callable, got {given}")
             rules.setdefault(name.upper(), rules[name])
         return rules
+
+
+def _restore_policy(values: dict[str, Any]) -> RetryPolicy:
+    return RetryPolicy(**values)
 
 
 @dataclass(frozen=True, slots=True)

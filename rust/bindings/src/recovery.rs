@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agent_memory_core::config::{ns_to_seconds, seconds_to_ns};
+use agent_memory_core::config::{Decimal, ns_to_seconds, seconds_to_ns};
 use agent_memory_core::recovery::{
     self as core, DEFAULT_MAX_BYTES, DEFAULT_MAX_DEAD_LETTERS, DEFAULT_MAX_ENTRIES, DeadLetter, Lease, NewEntry,
     NotRevived, QueueFull, RecoveryConfig,
@@ -344,7 +344,7 @@ fn delay_ns(parameter: &str, seconds: f64) -> PyResult<u64> {
     if seconds >= 0.0 {
         return Ok(seconds_to_ns(seconds));
     }
-    Err(PyValueError::new_err(format!("{parameter} must be >= 0, got {seconds:?}")))
+    Err(PyValueError::new_err(format!("{parameter} must be >= 0, got {}", Decimal(seconds))))
 }
 
 fn wrong_id(wrong: &core::WrongId) -> PyErr {
