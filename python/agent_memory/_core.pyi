@@ -24,6 +24,7 @@ __all__ = [
     "exponential_backoff",
     "kernel_tiers",
     "monotonic_ns",
+    "pack_command",
     "score_rows",
 ]
 

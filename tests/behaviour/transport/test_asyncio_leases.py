@@ -78,3 +78,17 @@ async def test_leases_are_bounded_and_so_is_the_wait_for_one(valkey, async_conne
     await asyncio.gather(*blocked)
     assert await client.blpop("another", 0.1) is None
     assert client.guard.state == "closed"
+
+
+async def test_cancelled_leases_are_given_back(valkey, async_connect):
+    """A cancellation may come at any point: while connecting, in the handshake, while the server blocks."""
+    client = async_connect(valkey, max_connections=3, socket_timeout=1)
+    for number in range(100):
+        calls = [asyncio.create_task(client.blpop("list", 0)) for _ in range(5)]
+        await asyncio.sleep(0.001 * (number % 7))
+        for call in calls:
+            call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert await client.blpop("list", 0.1) is None
+    assert len(await client.client_list()) <= 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import get_running_loop
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -140,6 +141,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         """Close the connections of this client in every loop; those of a pool that was given to it stay open."""
         if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
             self._transports.close()
+            await asyncio.sleep(0)  # the turn in which the loop closes the sockets
         if self._prober is not None:
             await self._prober.stop(0)
         await super().aclose(close_connection_pool)

@@ -616,9 +616,15 @@ class MultiplexedTransport:
         Raises with outcome NOT_SENT. The caller owns the connection.
         """
         connection = private.new_async_connection(self._pool)
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task is not None else 0
         try:
             async with asyncio.timeout(self.timeout_s):
                 await private.async_connect(connection)
+            if task is not None and task.cancelling() > cancellations:
+                # redis-py's handshake goes through asyncio.wait_for, which before Python 3.12 loses a cancellation that
+                # comes as what it waits for is done. Going on would keep a caller waiting that has been told to stop.
+                raise asyncio.CancelledError
             return MultiplexedConnection(self, connection, timeout_s)
         except BaseException as error:
             await connection.disconnect(nowait=True)
