@@ -47,17 +47,23 @@ def load(variant, path):
     return module
 
 
+def no_operation():
+    pass
+
+
 def cases_of(core):
     """Statements by name, each with the names it uses."""
     guard = core.Guard("bench", breaker=core.BreakerRules(), budget=core.BudgetRules())
     operation = guard.operation("get", category=0)
     permit = operation.admit()
+    breaker = core.Breaker("bench", core.BreakerRules(), OSError)
     return {
         "monotonic_ns()": ("call()", {"call": core.monotonic_ns}),
         "admit()": ("call()", {"call": operation.admit}),
         "abandon(permit)": ("call(permit)", {"call": operation.abandon, "permit": permit}),
         "success(permit)": ("call(permit)", {"call": operation.success, "permit": permit}),
         "success(admit())": ("done(start())", {"start": operation.admit, "done": operation.success}),
+        "execute(no_operation)": ("call(function)", {"call": breaker._execute, "function": no_operation}),
     }
 
 
