@@ -18,6 +18,7 @@ import asyncio
 import contextvars
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -99,16 +100,19 @@ def _resolve(future: asyncio.Future[bool], result: bool = True) -> None:
 
 
 class AsyncTask(Generic[T]):
-    """A function at work in the background, in an asyncio task."""
+    """A function at work in the background, in an asyncio task; it may be asked about from any event loop."""
 
-    __slots__ = ("_task",)
+    __slots__ = ("_ended", "_task")
 
     def __init__(self, task: asyncio.Task[T]) -> None:
         self._task = task
+        self._ended = AsyncEvent()
+        ended = self._ended
+        task.add_done_callback(lambda _: ended.set())
 
     def is_done(self) -> bool:
-        """Whether it has returned or raised."""
-        return self._task.done()
+        """Whether it has returned or raised, or will never do either because its event loop was closed."""
+        return self._task.done() or self._task.get_loop().is_closed()
 
     async def join(self, timeout: float | None = None) -> bool:
         """Waits for the end, at most `timeout` seconds (None: for ever); returns whether it ended.
@@ -117,12 +121,12 @@ class AsyncTask(Generic[T]):
         """
         if self._task is asyncio.current_task():
             return False
-        done, _ = await asyncio.wait([self._task], timeout=timeout)
-        return bool(done)
+        return self.is_done() or await self._ended.wait(timeout)
 
     async def result(self) -> T:
         """Waits for the end; returns what the function returned or raises what it raised."""
-        return await asyncio.shield(self._task)
+        await self.join()
+        return self._task.result()
 
 
 class Task(Generic[T]):
@@ -194,32 +198,43 @@ def gather(*tasks: Task[T]) -> list[T]:
 
 
 class AsyncHome:
-    """The event loop in which an owner's background work runs, wherever the need for it is noticed."""
+    """The event loops in which an owner's background work can run, wherever the need for it is noticed."""
 
-    __slots__ = ("_loop",)
+    __slots__ = ("_lock", "_loops")
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
     def settle(self) -> None:
-        """Remembers the running loop as the place for work that a thread without a loop asks for."""
-        self._loop = asyncio.get_running_loop()
+        """Remembers the running loop as a place for work."""
+        with self._lock:
+            self._loops.add(asyncio.get_running_loop())
 
     def post(self, function: Callable[[], object]) -> bool:
-        """Calls `function` in the running loop, else soon in the remembered one; returns False where there is none."""
+        """Calls `function` in the running loop, else soon in a remembered one; returns False where there is none."""
         try:
-            asyncio.get_running_loop()
+            self.settle()
         except RuntimeError:
-            loop = self._loop
-            if loop is None:
-                return False
+            return self.post_elsewhere(function)
+        function()
+        return True
+
+    def post_elsewhere(self, function: Callable[[], object]) -> bool:
+        """Calls `function` soon in a remembered loop that is not the running one; returns False where there is none."""
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        with self._lock:
+            loops = [loop for loop in self._loops if loop is not here and loop.is_running()]
+        for loop in loops:
             try:
                 loop.call_soon_threadsafe(function, context=contextvars.Context())
             except RuntimeError:
-                return False  # the loop is closed
+                continue  # it was closed at this moment
             return True
-        function()
-        return True
+        return False
 
 
 class Home:
@@ -234,6 +249,11 @@ class Home:
         """Calls `function`; returns True."""
         function()
         return True
+
+    def post_elsewhere(self, function: Callable[[], object]) -> bool:
+        """There is no elsewhere: returns False."""
+        del function
+        return False
 
 
 class AsyncKeyedLocks:

@@ -101,6 +101,35 @@ class TestSpawning:
         with pytest.raises(KeyError):
             failing.result()
 
+    async def test_a_task_of_another_loop(self):
+        async def start(function):
+            return _compat.async_spawn(function)
+
+        async def at_once():
+            return "done"
+
+        async def never():
+            await asyncio.Event().wait()
+
+        async def start_and_join():
+            task = _compat.async_spawn(at_once)
+            await task.join()
+            return task
+
+        done = await asyncio.to_thread(lambda: asyncio.run(start_and_join()))
+        assert await done.join() is True
+        assert await done.result() == "done"
+        cancelled = await asyncio.to_thread(lambda: asyncio.run(start(never)))
+        assert await cancelled.join() is True
+        loop = asyncio.new_event_loop()
+        abandoned = await asyncio.to_thread(loop.run_until_complete, start(never))
+        assert not abandoned.is_done()
+        loop.close()
+        assert abandoned.is_done()
+        assert await abandoned.join() is True
+        abandoned._task.get_coro().close()
+        abandoned._task._log_destroy_pending = False
+
     async def test_join_times_out_and_never_waits_for_itself(self):
         release = _compat.AsyncEvent()
         task = _compat.async_spawn(release.wait, WAIT_S)
@@ -181,6 +210,23 @@ class TestHome:
         home.settle()
         assert await asyncio.to_thread(home.post, called.set) is True
         assert await called.wait(WAIT_S)
+
+    async def test_posts_elsewhere_only(self):
+        home = _compat.AsyncHome()
+        called = _compat.AsyncEvent()
+        home.settle()
+        assert home.post_elsewhere(called.set) is False
+
+        async def other():
+            home.settle()
+            settled.set()
+            return await called.wait(WAIT_S)
+
+        settled = _compat.AsyncEvent()
+        thread = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(other())))
+        assert await settled.wait(WAIT_S)
+        assert home.post_elsewhere(called.set) is True
+        assert await thread is True
 
     def test_a_closed_loop_takes_nothing(self):
         home = _compat.AsyncHome()

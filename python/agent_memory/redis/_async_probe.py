@@ -110,6 +110,11 @@ class AsyncProber:
         self._home.settle()
         self._stopped.clear()
 
+    def _hand_over(self) -> None:
+        with self._mutex:
+            self._task = None
+        self._home.post_elsewhere(self._start)
+
     def _is_finished(self) -> bool:
         # Under the mutex: a circuit that opens right now finds either this task at work or none at all.
         with self._mutex:
@@ -152,6 +157,17 @@ class AsyncProber:
 
 
 async def _run(prober: weakref.ref[AsyncProber], stopped: AsyncEvent) -> None:
+    try:
+        await _probe_until_closed(prober, stopped)
+    except BaseException:
+        # This event loop ends. Another one that the client lives in goes on.
+        owner = prober()
+        if owner is not None and not stopped.is_set():
+            owner._hand_over()
+        raise
+
+
+async def _probe_until_closed(prober: weakref.ref[AsyncProber], stopped: AsyncEvent) -> None:
     # The background task holds its owner only while a probe is under way, so an abandoned client can be collected.
     while not stopped.is_set():
         owner = prober()

@@ -111,6 +111,11 @@ class Prober:
         self._home.settle()
         self._stopped.clear()
 
+    def _hand_over(self) -> None:
+        with self._mutex:
+            self._task = None
+        self._home.post_elsewhere(self._start)
+
     def _is_finished(self) -> bool:
         # Under the mutex: a circuit that opens right now finds either this thread at work or none at all.
         with self._mutex:
@@ -153,6 +158,17 @@ class Prober:
 
 
 def _run(prober: weakref.ref[Prober], stopped: Event) -> None:
+    try:
+        _probe_until_closed(prober, stopped)
+    except BaseException:
+        # This thread ends. Another one that the client lives in goes on.
+        owner = prober()
+        if owner is not None and not stopped.is_set():
+            owner._hand_over()
+        raise
+
+
+def _probe_until_closed(prober: weakref.ref[Prober], stopped: Event) -> None:
     # The background thread holds its owner only while a probe is under way, so an abandoned client can be collected.
     while not stopped.is_set():
         owner = prober()

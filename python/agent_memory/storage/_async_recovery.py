@@ -352,8 +352,15 @@ class AsyncRecovery:
     def _ensure_worker(self) -> None:
         with self._mutex:
             if self._worker is None or self._worker.is_done():
+                if self._queue is not None:
+                    self._queue.release_leases()  # of a worker whose event loop was closed under it
                 name = f"agent_memory recovery of {self._client_name}"
                 self._worker = async_spawn(_work, weakref.ref(self), self._wake, self._stopped, name=name)
+
+    def _hand_over(self) -> None:
+        with self._mutex:
+            self._worker = None
+        self._home.post_elsewhere(self._ensure_worker)
 
     async def _drain(self) -> float | None:
         """Retries what is due, as long as the circuit lets it; returns the seconds until there is more to do, or None."""
@@ -453,17 +460,24 @@ class AsyncRecovery:
 
 
 async def _work(recovery: weakref.ref[AsyncRecovery], wake: AsyncEvent, stopped: AsyncEvent) -> None:
-    while not stopped.is_set():
-        # Cleared before looking: what happens after this line wakes the wait below.
-        wake.clear()
+    try:
+        while not stopped.is_set():
+            # Cleared before looking: what happens after this line wakes the wait below.
+            wake.clear()
+            owner = recovery()
+            if owner is None:
+                return
+            pause_s = await owner._drain()
+            if not owner._writes:
+                # Nothing waits, so nothing is lost if the client is abandoned meanwhile: its end wakes the wait.
+                del owner
+            await wake.wait(pause_s)
+    except BaseException:
+        # This event loop ends. Another one that the client lives in goes on with what waits.
         owner = recovery()
-        if owner is None:
-            return
-        pause_s = await owner._drain()
-        if not owner._writes:
-            # Nothing waits, so nothing is lost if the client is abandoned meanwhile: its end wakes the wait.
-            del owner
-        await wake.wait(pause_s)
+        if owner is not None and owner._writes and not stopped.is_set():
+            owner._hand_over()
+        raise
 
 
 def _listener_of(recovery: weakref.ref[AsyncRecovery]) -> Callable[..., None]:
