@@ -138,24 +138,21 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         decode_responses: bool = True,
         **connection: Any,
     ) -> None:
-        _check.text("client_name", client_name)
-        _check.whole("port", port, 0, 65_535)
-        _check.whole("db", db, 0)
-        for parameter, timeout_s in (
-            ("socket_timeout", socket_timeout),
-            ("socket_connect_timeout", socket_connect_timeout),
-        ):
-            if timeout_s is not None:
-                _check.above(parameter, timeout_s, 0)
-        _check.whole("circuit_threshold", circuit_threshold, 1)
-        _check.above("circuit_reset_timeout", circuit_reset_timeout, 0)
-        _check.whole("critical_retry_attempts", critical_retry_attempts, 0)
-        _check.at_least("retry_base_delay", retry_base_delay, 0)
-        _check.at_least("retry_max_delay", retry_max_delay, 0)
-        _check.whole("max_connections", max_connections, 1)
-        _check.at_least("health_check_interval", health_check_interval, 0)
-        if probe is not None:
-            _check.above("probe", probe, 0)
+        _check.client_arguments(
+            client_name=client_name,
+            port=port,
+            db=db,
+            socket_timeout=socket_timeout,
+            socket_connect_timeout=socket_connect_timeout,
+            circuit_threshold=circuit_threshold,
+            circuit_reset_timeout=circuit_reset_timeout,
+            critical_retry_attempts=critical_retry_attempts,
+            retry_base_delay=retry_base_delay,
+            retry_max_delay=retry_max_delay,
+            max_connections=max_connections,
+            health_check_interval=health_check_interval,
+            probe=probe,
+        )
         self.client_name = client_name
         self.critical_retry_attempts = critical_retry_attempts
         self.retry_base_delay = retry_base_delay
