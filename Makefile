@@ -19,6 +19,7 @@ BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
+WHEELS := $(VENV)/wheels
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 PYTHON_SOURCES := pyproject.toml README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.css' -o -name py.typed)
 
@@ -56,21 +57,21 @@ $(STAMPS)/build-tools: $(STAMPS)/venv pyproject.toml
 
 # cargo decides what of the Rust is out of date: a change in Python alone only packs the wheel again.
 $(STAMPS)/wheel: $(STAMPS)/build-tools $(RUST_SOURCES) $(PYTHON_SOURCES) | check-rust
-	@rm -rf dist
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	@rm -rf $(WHEELS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir $(WHEELS) .
 	@touch $@
 
 # The wheel with the dependencies of one extra. The extras are resolved again only when pyproject.toml changes.
 $(STAMPS)/extra-%: $(STAMPS)/venv pyproject.toml | $(STAMPS)/wheel
-	$(BIN)/pip install --quiet "$$(echo dist/agent_memory-*.whl)[$*]"
+	$(BIN)/pip install --quiet "$$(echo $(WHEELS)/agent_memory-*.whl)[$*]"
 	@touch $@
 
 $(STAMPS)/installed: $(STAMPS)/wheel
-	$(BIN)/pip install --quiet --force-reinstall --no-deps dist/agent_memory-*.whl
+	$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/agent_memory-*.whl
 	@touch $@
 
 wheel: $(STAMPS)/wheel
-	@ls dist/*.whl
+	@mkdir -p dist && cp $(WHEELS)/*.whl dist/ && ls dist/*.whl
 
 # --- what a change is checked with --------------------------------------------------------------------------------------
 
