@@ -123,6 +123,14 @@ def test_the_page_is_html_in_which_every_element_is_closed(run):
     assert parser.open == []
 
 
+@pytest.fixture
+def heard_interrupts():
+    """A shell's background job ignores SIGINT, and so would every child: what is handled here is default there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("phase", "number"),
     [
@@ -132,6 +140,7 @@ def test_the_page_is_html_in_which_every_element_is_closed(run):
         ("killed", signal.SIGINT),
     ],
 )
+@pytest.mark.usefixtures("heard_interrupts")
 def test_ends_the_server_when_it_is_interrupted(tmp_path, phase, number):
     report = tmp_path / "report.html"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
