@@ -115,6 +115,16 @@ fn a_walk_drawn_anew_has_the_distribution_of_a_remembered_one() {
 }
 
 #[test]
+fn a_remembered_walk_goes_up_to_three_times_the_previous_delay() {
+    let backoff = exponential(0.5, 30.0, Jitter::Decorrelated);
+    let mut random = Random::new(3);
+    let delays: Vec<f64> = (0..SAMPLES).map(|_| backoff.delay_s(0, Some(2.0), &mut random)).collect();
+    assert!(delays.iter().all(|delay_s| (0.5..6.0).contains(delay_s)));
+    assert!((mean(&delays) - 3.25).abs() < 0.03);
+    assert_eq!(backoff.max_delay_s(), 30.0);
+}
+
+#[test]
 fn a_seed_repeats_its_delays() {
     let backoff = exponential(0.5, 30.0, Jitter::Full);
     assert_eq!(samples(&backoff, 4), samples(&backoff, 4));
