@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -51,6 +53,27 @@ def _end_on_signal(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def _finalizers_heard_unless_interrupted() -> Iterator[None]:
+    """Holds back what finalizers complain about, and forgets it if the demo is interrupted.
+
+    A signal may fall into the construction of an object, of an event loop for example; the finalizer of the half of it
+    then fails, which tells the user nothing about the demo.
+    """
+    report = sys.unraisablehook
+    held: list[sys.UnraisableHookArgs] = []
+    sys.unraisablehook = held.append
+    try:
+        yield
+    except KeyboardInterrupt:
+        held.clear()
+        raise
+    finally:
+        sys.unraisablehook = report
+        for complaint in held:
+            report(complaint)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the demo with command line `arguments` (default: this process's); returns the exit code."""
     options = _parse(arguments)
@@ -78,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("agent_memory").addHandler(logging.NullHandler())
     signal.signal(signal.SIGTERM, _end_on_signal)
     try:
-        with make_dashboard(settings.plain, sys.stdout) as dashboard:
+        with _finalizers_heard_unless_interrupted(), make_dashboard(settings.plain, sys.stdout) as dashboard:
             result = run_demo(settings, dashboard)
         write_report(result, settings.report_path)
     except KeyboardInterrupt:
