@@ -46,6 +46,7 @@ PAIRS = [
     ("python/agent_memory/storage/_async_commands.py", "python/agent_memory/storage/_commands.py"),
     ("python/agent_memory/storage/_async_foreign.py", "python/agent_memory/storage/_foreign.py"),
     ("python/agent_memory/storage/_async_recovery.py", "python/agent_memory/storage/_recovery.py"),
+    ("python/agent_memory/storage/_async_resolving.py", "python/agent_memory/storage/_resolving.py"),
     ("python/agent_memory/storage/async_redis_client.py", "python/agent_memory/storage/redis_client.py"),
 ]
 

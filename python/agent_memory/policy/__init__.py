@@ -7,6 +7,7 @@ from agent_memory._core import RecoveryEntry, RecoveryQueue
 from .backoff import Backoff, async_exponential_backoff, exponential_backoff
 from .breaker import AsyncCircuitBreaker, CircuitBreaker, Counts, counts_by_default
 from .kinds import CommandCategory, FailureKind, Priority
+from .recovery import FsyncName, RecoveryConfig
 from .settings import (
     BreakerSettings,
     JitterName,
@@ -25,8 +26,10 @@ __all__ = [
     "CommandCategory",
     "Counts",
     "FailureKind",
+    "FsyncName",
     "JitterName",
     "Priority",
+    "RecoveryConfig",
     "RecoveryEntry",
     "RecoveryQueue",
     "RetryBudget",

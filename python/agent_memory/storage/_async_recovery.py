@@ -36,7 +36,7 @@ from agent_memory.storage.results import DeadLetter, PendingWrite, StoreStatus
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
-    from agent_memory.storage.settings import RecoverySettings
+    from agent_memory.policy import RecoveryConfig
 
 __all__ = ["AsyncRecovery", "AsyncStoreResult", "AsyncWrite"]
 
@@ -162,10 +162,10 @@ class AsyncWrite:
 class AsyncRecovery:
     """`client.recovery`: writes that wait for the server to come back, and those that were given up.
 
-    Bounded by RecoverySettings; safe to use from any thread.
+    Bounded by RecoveryConfig; safe to use from any thread.
     """
 
-    def __init__(self, guard: Guard, settings: RecoverySettings | None, client_name: str) -> None:
+    def __init__(self, guard: Guard, settings: RecoveryConfig | None, client_name: str) -> None:
         self._guard = guard
         self._settings = settings
         self._client_name = client_name

@@ -24,7 +24,14 @@ from redis.exceptions import ResponseError
 from agent_memory._compat import ASYNC, async_in_thread, async_settle, async_sleep
 from agent_memory._core import Guard
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
-from agent_memory.policy import BreakerSettings, CommandCategory, Priority, RetryPolicy, exponential_backoff
+from agent_memory.policy import (
+    BreakerSettings,
+    CommandCategory,
+    Priority,
+    RecoveryConfig,
+    RetryPolicy,
+    exponential_backoff,
+)
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis._async_probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async_retry import async_retry
@@ -52,6 +59,7 @@ __all__ = [
     "AsyncStoreResult",
     "CircuitOpenError",
     "Priority",
+    "RecoveryConfig",
     "RecoverySettings",
     "RedisTimeoutError",
     "RedisUnavailableError",
@@ -99,7 +107,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
       stays yours: `close()` leaves it open.
     - `guard`: a Guard to share with other clients; the circuit's and the retry policy's parameters are then its own.
     - `probe` (0.75): the longest pause in seconds between two background probes while the circuit is open; None for none.
-    - `recovery` (RecoverySettings()): bounds of the recovery queue; None for no queue.
+    - `recovery` (RecoveryConfig()): bounds, pace and journal of the recovery queue; None for no queue.
     - `double_await` (False): True makes each listed method give an awaitable that gives the value, for code written as
       `await (await client.get(key))`.
     - `username` (None), `decode_responses` (True), and any other argument of redis-py's client, such as `ssl=True`.
@@ -132,7 +140,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         client: Any = None,
         guard: Guard | None = None,
         probe: float | None = DEFAULT_INTERVAL_S,
-        recovery: RecoverySettings | None = DEFAULT_RECOVERY,
+        recovery: RecoveryConfig | None = DEFAULT_RECOVERY,
         double_await: bool = False,
         username: str | None = None,
         decode_responses: bool = True,
@@ -301,7 +309,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         return True
 
     async def close(self) -> None:
-        """Drains the recovery queue (at most `RecoverySettings.close_timeout` seconds), stops probing, disconnects.
+        """Drains the recovery queue (at most `RecoveryConfig.close_timeout` seconds), stops probing, disconnects.
 
         Stops the embedded server if this client started one; leaves an injected client open. May be called again, and the
         client may be used again.

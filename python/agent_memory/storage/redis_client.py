@@ -26,7 +26,14 @@ from redis.exceptions import ResponseError
 from agent_memory._compat import in_thread, settle, sleep
 from agent_memory._core import Guard
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
-from agent_memory.policy import BreakerSettings, CommandCategory, Priority, RetryPolicy, exponential_backoff
+from agent_memory.policy import (
+    BreakerSettings,
+    CommandCategory,
+    Priority,
+    RecoveryConfig,
+    RetryPolicy,
+    exponential_backoff,
+)
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis import Redis
 from agent_memory.redis._probe import DEFAULT_INTERVAL_S, Prober
@@ -51,6 +58,7 @@ __all__ = [
     "StoreResult",
     "CircuitOpenError",
     "Priority",
+    "RecoveryConfig",
     "RecoverySettings",
     "RedisTimeoutError",
     "RedisUnavailableError",
@@ -96,7 +104,7 @@ class ResilientRedisClient(ListedCommands):
       stays yours: `close()` leaves it open.
     - `guard`: a Guard to share with other clients; the circuit's and the retry policy's parameters are then its own.
     - `probe` (0.75): the longest pause in seconds between two background probes while the circuit is open; None for none.
-    - `recovery` (RecoverySettings()): bounds of the recovery queue; None for no queue.
+    - `recovery` (RecoveryConfig()): bounds, pace and journal of the recovery queue; None for no queue.
     - `double_await` (False): True makes each listed method give an awaitable that gives the value, for code written as
       `client.get(key)`.
     - `username` (None), `decode_responses` (True), and any other argument of redis-py's client, such as `ssl=True`.
@@ -129,7 +137,7 @@ class ResilientRedisClient(ListedCommands):
         client: Any = None,
         guard: Guard | None = None,
         probe: float | None = DEFAULT_INTERVAL_S,
-        recovery: RecoverySettings | None = DEFAULT_RECOVERY,
+        recovery: RecoveryConfig | None = DEFAULT_RECOVERY,
         double_await: bool = False,
         username: str | None = None,
         decode_responses: bool = True,
@@ -298,7 +306,7 @@ class ResilientRedisClient(ListedCommands):
         return True
 
     def close(self) -> None:
-        """Drains the recovery queue (at most `RecoverySettings.close_timeout` seconds), stops probing, disconnects.
+        """Drains the recovery queue (at most `RecoveryConfig.close_timeout` seconds), stops probing, disconnects.
 
         Stops the embedded server if this client started one; leaves an injected client open. May be called again, and the
         client may be used again.

@@ -1,0 +1,39 @@
+"""RecoveryConfig refuses what is outside its rules, naming parameter, rule and value."""
+
+import pathlib
+
+import pytest
+
+import agent_memory
+from agent_memory import RecoveryConfig
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": 3}, "path must be a directory's name or None, got 3"),
+        ({"path": ""}, "path must be a directory's name or None, got ''"),
+        ({"fsync": "sometimes"}, "fsync must be one of always, interval, never, got 'sometimes'"),
+        ({"fsync_interval": 0}, "fsync_interval must be > 0, got 0"),
+        ({"write_ahead": True}, "write_ahead must be False without a path, got True"),
+        ({"write_ahead": 1}, "write_ahead must be True or False, got 1"),
+        ({"exactly_once": None}, "exactly_once must be True or False, got None"),
+        ({"drain_batch": 0}, "drain_batch must be >= 1, got 0"),
+        ({"max_entries": 0}, "max_entries must be >= 1, got 0"),
+        ({"max_age": -1}, "max_age must be > 0, got -1"),
+    ],
+)
+def test_what_is_outside_its_rule_is_refused(arguments, message):
+    with pytest.raises(ValueError) as refused:
+        RecoveryConfig(**arguments)
+    assert str(refused.value) == message
+
+
+def test_a_path_may_be_a_path(tmp_path):
+    assert RecoveryConfig(path=tmp_path, write_ahead=True).path == tmp_path
+    assert RecoveryConfig(path=str(tmp_path)).path == str(tmp_path)
+    assert isinstance(tmp_path, pathlib.Path)
+
+
+def test_the_older_name_is_the_same_class():
+    assert agent_memory.RecoverySettings is RecoveryConfig
