@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # source of test_NAME.py beside it (a test of something that only asyncio has is called test_asyncio_NAME.py and has no
 # twin).
 PAIRS = [
+    ("python/agent_memory/memory/stores/async_protocol.py", "python/agent_memory/memory/stores/protocol.py"),
     ("python/agent_memory/redis/_async_guarded.py", "python/agent_memory/redis/_guarded.py"),
     ("python/agent_memory/redis/_async_probe.py", "python/agent_memory/redis/_probe.py"),
     ("python/agent_memory/redis/_async_retry.py", "python/agent_memory/redis/_retry.py"),

@@ -1,1 +1,56 @@
 """The tiers of agent memory: short-term and intermediate in Redis, long-term in SQL, one index over all of them."""
+
+from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
+from agent_memory.memory.errors import (
+    AgentErasedError,
+    CorruptMemoryError,
+    DurabilityError,
+    MemoryConflictError,
+    MemorySchemaError,
+    MemoryStoreClosedError,
+    MemoryStoreError,
+    MemoryStoreFullError,
+    MemoryStoreUnavailableError,
+    MemorySystemError,
+)
+from agent_memory.memory.settings import (
+    AccessSettings,
+    IndexSettings,
+    IntermediateSettings,
+    LoaderSettings,
+    LongTermSettings,
+    MaintenanceSettings,
+    MemorySettings,
+    PostgresSettings,
+    ShortTermSettings,
+    SqliteSettings,
+    SyncSettings,
+)
+
+__all__ = [
+    "AccessSettings",
+    "AgentErasedError",
+    "CorruptMemoryError",
+    "Durability",
+    "DurabilityError",
+    "IndexSettings",
+    "IntermediateSettings",
+    "LoaderSettings",
+    "LongTermSettings",
+    "MaintenanceSettings",
+    "MemoryConflictError",
+    "MemoryEntry",
+    "MemoryId",
+    "MemorySchemaError",
+    "MemorySettings",
+    "MemoryStoreClosedError",
+    "MemoryStoreError",
+    "MemoryStoreFullError",
+    "MemoryStoreUnavailableError",
+    "MemorySystemError",
+    "PostgresSettings",
+    "ShortTermSettings",
+    "SqliteSettings",
+    "SyncSettings",
+    "Tier",
+]

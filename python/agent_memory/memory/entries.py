@@ -1,0 +1,488 @@
+"""A memory, as its three faces: what users see, what stores hold, and the id that names it.
+
+- `MemoryEntry` is what a user gets: frozen, with Python values.
+- `Copy` is what Redis and SQL hold and the machinery hands around: a tuple of scalars and bytes, checked once when the
+  memory is made and never again. A change of a memory is another copy with a greater version.
+- `MemoryId` is a str that knows the version it was stored with, and how durably.
+
+`make_copy` goes from a user's arguments to a copy, `entry_of` back. Every copy carries a checksum over all that belongs to
+its version; `tier`, `seq` and `generation` may change without a new version and are not part of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+import secrets
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+from urllib.parse import quote, unquote
+from zlib import crc32
+
+import numpy as np
+
+from agent_memory.memory.rules import MAX_VERSION, Stamp
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "MAX_CONTENT_BYTES",
+    "MAX_DIMENSIONS",
+    "MAX_NAME_LENGTH",
+    "ContentKind",
+    "Copy",
+    "Durability",
+    "MemoryEntry",
+    "MemoryId",
+    "Tier",
+    "checksum_of",
+    "content_of",
+    "decode_namespace",
+    "encode_namespace",
+    "entry_of",
+    "hash_of",
+    "make_copy",
+    "new_id",
+    "new_writer",
+    "text_of",
+    "tombstone_of",
+    "verify",
+]
+
+Durability: TypeAlias = Literal["sql", "redis", "journal"]
+"""What a write survives: `"sql"` the process, Redis and a power cut; `"redis"` the process; `"journal"` the process."""
+
+Content: TypeAlias = "str | bytes | Mapping[str, Any] | Sequence[Any] | int | float | bool | None"
+"""A text, bytes, or any JSON value; a JSON value comes back as json.loads gives it (tuples as lists)."""
+
+MAX_NAME_LENGTH: Final = 512
+"""The most characters of an id, key, tag, type, user, session or label of a namespace."""
+MAX_CONTENT_BYTES: Final = 16 * 1024 * 1024
+"""The most bytes of one content, encoded."""
+MAX_METADATA_CHARACTERS: Final = 1024 * 1024
+"""The most characters of one memory's metadata, encoded as JSON."""
+MAX_DIMENSIONS: Final = 65_536
+MAX_TAGS: Final = 1_000
+"""The most tags of one memory."""
+
+_HEAD: Final = struct.Struct("<qdddqBQ")
+_NO_STEP: Final = -(2**63)
+_NAN: Final = math.nan
+
+
+class Tier(enum.IntEnum):
+    """Where a memory lives: a label in its row, which decides about residency in Redis and compression in SQL."""
+
+    STM = 0
+    """Short-term: recent, whole, in Redis."""
+    IM = 1
+    """Intermediate: older or less important, in Redis for longer."""
+    LTM = 2
+    """Long-term: in SQL, compressed; in Redis only while it is used."""
+
+
+class ContentKind(enum.IntEnum):
+    """How the bytes of a content are read."""
+
+    TEXT = 0
+    BYTES = 1
+    JSON = 2
+
+
+class MemoryId(str):
+    """The id of a memory, and what its store promised: a str, equal to and hashed like its text.
+
+    `version` orders the copies of this memory; `durability` is what was reached.
+    """
+
+    __slots__ = ("durability", "version")
+
+    version: int
+    durability: Durability
+
+    def __new__(cls, text: str, version: int = 0, durability: Durability = "sql") -> MemoryId:
+        """`text` with what is known about it."""
+        made = super().__new__(cls, text)
+        made.version = version
+        made.durability = durability
+        return made
+
+    def __reduce__(self) -> tuple[type[MemoryId], tuple[str, int, Durability]]:
+        return (MemoryId, (str(self), self.version, self.durability))
+
+
+class Copy(NamedTuple):
+    """One copy of one memory. Made by `make_copy`, `tombstone_of` and the decoders of the stores, never by hand.
+
+    Text that is absent is `""`, bytes that are absent `b""`. A tombstone keeps id, agent, version, writer and nothing else.
+    """
+
+    id: str
+    agent_id: str
+    version: int = 0
+    """Microseconds since the epoch, at least one more than the version before; 0: the store that accepts it assigns one."""
+    writer: int = 0
+    """Who made this version: breaks ties between equal versions. Below 2^63."""
+    deleted: int = 0
+    tier: int = 0
+    created_us: int = 0
+    """When the memory was first stored, in microseconds since the epoch; kept by every later version."""
+    timestamp: float = 0.0
+    """When what it tells happened, in seconds since the epoch."""
+    step: int | None = None
+    importance: float = 0.0
+    memory_type: str = ""
+    namespace: str = ""
+    """As `encode_namespace` gives it."""
+    user_id: str = ""
+    session_id: str = ""
+    key: str = ""
+    idempotency_key: str = ""
+    expires_at: float | None = None
+    tags: str = ""
+    """A JSON list of str, or `""`."""
+    metadata: str = ""
+    """A JSON object, or `""`."""
+    content_kind: int = 0
+    content: bytes = b""
+    checksum: int = 0
+    content_hash: bytes = b""
+    """16 bytes where the memory takes part in deduplication."""
+    vector: bytes = b""
+    """float32, little endian."""
+    seq: int = 0
+    """Its place in the agent's change feed; 0 where SQL has not accepted it yet."""
+    generation: int = 0
+    """The agent's generation it was written in; 0: any."""
+
+    @property
+    def stamp(self) -> Stamp:
+        """What the order of copies looks at."""
+        return Stamp(bool(self.deleted), self.version, self.writer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEntry:
+    """A memory, as `get`, `retrieve` and the queries give it. Immutable; safe to share between threads."""
+
+    id: str
+    agent_id: str
+    content: Any
+    """A str, bytes, or what json.loads gives for what was stored."""
+    timestamp: float
+    """When it happened, seconds since the epoch."""
+    importance: float
+    """0..1."""
+    memory_type: str
+    step: int | None
+    metadata: dict[str, Any]
+    tags: tuple[str, ...]
+    namespace: tuple[str, ...]
+    user_id: str | None
+    session_id: str | None
+    key: str | None
+    tier: Tier
+    version: int
+    created_at: float
+    """When it was first stored, seconds since the epoch."""
+    expires_at: float | None
+    embedding: NDArray[np.float32] | None = field(compare=False, repr=False)
+    """Read-only, shape (dimensions,)."""
+    score: float | None = None
+    """Set by `retrieve`."""
+    score_parts: Mapping[str, float] | None = None
+    """The parts of the score by name, set by `retrieve`."""
+
+    @property
+    def updated_at(self) -> float:
+        """When this version was made, in seconds since the epoch."""
+        return self.version / 1e6
+
+
+def new_id(now_us: int) -> str:
+    """An id that sorts by time: 13 hexadecimal digits of microseconds and 64 random bits."""
+    return f"{now_us:013x}{secrets.token_hex(8)}"
+
+
+def new_writer() -> int:
+    """A number for a process that writes: 63 random bits, never 0."""
+    return secrets.randbits(63) or 1
+
+
+def make_copy(
+    agent_id: str,
+    content: Content,
+    *,
+    memory_id: str,
+    timestamp: float,
+    created_us: int,
+    writer: int,
+    importance: float = 0.5,
+    embedding: ArrayLike | None = None,
+    memory_type: str = "",
+    step: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    tags: Iterable[str] = (),
+    namespace: Sequence[str] = (),
+    user_id: str | None = None,
+    session_id: str | None = None,
+    key: str | None = None,
+    idempotency_key: str | None = None,
+    expires_at: float | None = None,
+    tier: Tier = Tier.STM,
+    version: int = 0,
+    generation: int = 0,
+    deduplicate: bool = False,
+) -> Copy:
+    """A checked copy of a user's arguments; raises TypeError or ValueError naming parameter, rule and value.
+
+    `embedding`: shape (dimensions,), finite, converted to float32. With `version=0` the checksum is set by the store that
+    assigns the version.
+    """
+    _name("agent_id", agent_id)
+    _name("memory_id", memory_id)
+    if memory_type:
+        _name("memory_type", memory_type)
+    user = "" if user_id is None else _name("user_id", user_id)
+    session = "" if session_id is None else _name("session_id", session_id)
+    own_key = "" if key is None else _name("key", key)
+    idempotency = "" if idempotency_key is None else _name("idempotency_key", idempotency_key)
+    scope = encode_namespace(namespace) if namespace else ""
+    if not 0.0 <= importance <= 1.0:
+        raise ValueError(f"importance must be in 0..1, got {importance!r}")
+    if not math.isfinite(timestamp):
+        raise ValueError(f"timestamp must be finite, got {timestamp!r}")
+    if expires_at is not None and not math.isfinite(expires_at):
+        raise ValueError(f"expires_at must be finite, got {expires_at!r}")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or not -(2**63) < step < 2**63):
+        raise ValueError(f"step must be a whole number of 64 bits, got {step!r}")
+    if not 0 <= version <= MAX_VERSION:
+        raise ValueError(f"version must be in 0..2^52 - 1, got {version}")
+    kind, data = _encode_content(content)
+    copy = Copy(
+        memory_id,
+        agent_id,
+        version,
+        writer,
+        0,
+        int(tier),
+        created_us,
+        float(timestamp),
+        step,
+        float(importance),
+        memory_type,
+        scope,
+        user,
+        session,
+        own_key,
+        idempotency,
+        None if expires_at is None else float(expires_at),
+        _encode_tags(tags) if tags else "",
+        _encode_metadata(metadata) if metadata else "",
+        kind,
+        data,
+        0,
+        hash_of(scope, user, kind, data) if deduplicate else b"",
+        b"" if embedding is None else _encode_vector(embedding),
+        0,
+        generation,
+    )
+    # Always computed here, so that text which has no encoding is refused before anything is written.
+    return copy._replace(checksum=checksum_of(copy))
+
+
+def tombstone_of(
+    memory_id: str, agent_id: str, version: int, writer: int, *, seq: int = 0, generation: int = 0
+) -> Copy:
+    """What is left of a deleted memory."""
+    return Copy(memory_id, agent_id, version, writer, 1, seq=seq, generation=generation)
+
+
+def checksum_of(copy: Copy) -> int:
+    """CRC-32 over everything that belongs to this version of the memory (not tier, seq and generation).
+
+    A tombstone has checksum 0. The writer counts as well: two versions may differ in nothing else.
+    """
+    if copy.deleted:
+        return 0
+    head = _HEAD.pack(
+        copy.version,
+        copy.timestamp,
+        copy.importance,
+        _NAN if copy.expires_at is None else copy.expires_at,
+        _NO_STEP if copy.step is None else copy.step,
+        copy.content_kind,
+        copy.created_us,
+    )
+    try:
+        # No text can hold a NUL: `_name` refuses it and JSON escapes it.
+        text = "\0".join(
+            (
+                copy.id,
+                copy.agent_id,
+                copy.memory_type,
+                copy.namespace,
+                copy.user_id,
+                copy.session_id,
+                copy.key,
+                copy.idempotency_key,
+                copy.tags,
+                copy.metadata,
+            )
+        ).encode()
+    except UnicodeEncodeError:
+        raise ValueError("text must have a UTF-8 encoding, got one with a lone surrogate") from None
+    return crc32(copy.content, crc32(copy.vector, crc32(text, crc32(head, copy.writer & 0xFFFF_FFFF))))
+
+
+def verify(copy: Copy, where: str) -> Copy:
+    """The copy itself; raises CorruptMemoryError where it does not match its checksum."""
+    if copy.checksum != checksum_of(copy):
+        from agent_memory.memory.errors import CorruptMemoryError
+
+        raise CorruptMemoryError(copy.id, where)
+    return copy
+
+
+def hash_of(namespace: str, user_id: str, content_kind: int, content: bytes) -> bytes:
+    """What makes two memories of one agent duplicates: equal contents in one namespace, of one user. 16 bytes."""
+    digest = hashlib.blake2b(f"{namespace}\0{user_id}\0{content_kind}\0".encode(), digest_size=16)
+    digest.update(content)
+    return digest.digest()
+
+
+def entry_of(copy: Copy, *, score: float | None = None, score_parts: Mapping[str, float] | None = None) -> MemoryEntry:
+    """What a user sees of a copy that is no tombstone."""
+    return MemoryEntry(
+        id=copy.id,
+        agent_id=copy.agent_id,
+        content=content_of(copy),
+        timestamp=copy.timestamp,
+        importance=copy.importance,
+        memory_type=copy.memory_type,
+        step=copy.step,
+        metadata=json.loads(copy.metadata) if copy.metadata else {},
+        tags=tuple(json.loads(copy.tags)) if copy.tags else (),
+        namespace=decode_namespace(copy.namespace),
+        user_id=copy.user_id or None,
+        session_id=copy.session_id or None,
+        key=copy.key or None,
+        tier=Tier(copy.tier),
+        version=copy.version,
+        created_at=copy.created_us / 1e6,
+        expires_at=copy.expires_at,
+        embedding=np.frombuffer(copy.vector, dtype="<f4") if copy.vector else None,
+        score=score,
+        score_parts=score_parts,
+    )
+
+
+def content_of(copy: Copy) -> Any:
+    """The content as it was given: str, bytes, or a JSON value."""
+    if copy.content_kind == ContentKind.TEXT:
+        return copy.content.decode()
+    if copy.content_kind == ContentKind.BYTES:
+        return copy.content
+    return json.loads(copy.content)
+
+
+def text_of(copy: Copy) -> str | None:
+    """The words of a content, for the text index: the text itself, the strings of a JSON value, None for bytes."""
+    if copy.content_kind == ContentKind.TEXT:
+        return copy.content.decode()
+    if copy.content_kind == ContentKind.BYTES:
+        return None
+    words: list[str] = []
+    waiting = [json.loads(copy.content)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            words.append(value)
+        elif isinstance(value, dict):
+            waiting.extend(reversed(value.values()))
+        elif isinstance(value, list):
+            waiting.extend(reversed(value))
+    return "\n".join(words)
+
+
+def encode_namespace(labels: Sequence[str]) -> str:
+    """`("users", "a/b")` as `"users/a%2Fb/"`: a prefix of labels is a prefix of the text, and never half a label."""
+    if isinstance(labels, str):
+        raise TypeError("namespace must be a sequence of str, got a str")
+    return "".join(f"{quote(_name('namespace', label), safe=' ')}/" for label in labels)
+
+
+def decode_namespace(text: str) -> tuple[str, ...]:
+    """The labels of an encoded namespace."""
+    return tuple(unquote(label) for label in text.split("/")[:-1]) if text else ()
+
+
+def _name(parameter: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{parameter} must be a str, got {type(value).__name__}")
+    if not value or len(value) > MAX_NAME_LENGTH or "\0" in value:
+        raise ValueError(f"{parameter} must have 1..{MAX_NAME_LENGTH} characters and no NUL, got {value[:40]!r}")
+    return value
+
+
+def _encode_content(content: Content) -> tuple[int, bytes]:
+    if isinstance(content, str):
+        kind = ContentKind.TEXT
+        try:
+            data = content.encode()
+        except UnicodeEncodeError:
+            raise ValueError("content must have a UTF-8 encoding, got a text with a lone surrogate") from None
+    elif isinstance(content, bytes | bytearray | memoryview):
+        kind, data = ContentKind.BYTES, bytes(content)
+    else:
+        kind, data = ContentKind.JSON, _encode_json("content", content).encode()
+    if len(data) > MAX_CONTENT_BYTES:
+        raise ValueError(f"content must have at most {MAX_CONTENT_BYTES} bytes, got {len(data)}")
+    return int(kind), data
+
+
+def _encode_json(parameter: str, value: object) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        # The message of json's errors may show a part of the value: only its kind is passed on.
+        raise ValueError(f"{parameter} must be JSON, got something that is not ({type(error).__name__})") from None
+    return text
+
+
+def _encode_metadata(metadata: Mapping[str, Any]) -> str:
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, got {type(metadata).__name__}")
+    for name in metadata:
+        if not isinstance(name, str):
+            raise TypeError(f"metadata must have names that are str, got {type(name).__name__}")
+    text = _encode_json("metadata", dict(metadata))
+    if len(text) > MAX_METADATA_CHARACTERS:
+        raise ValueError(f"metadata must have at most {MAX_METADATA_CHARACTERS} characters, got {len(text)}")
+    return text
+
+
+def _encode_tags(tags: Iterable[str]) -> str:
+    if isinstance(tags, str):
+        raise TypeError("tags must be a collection of str, got a str")
+    distinct = list(dict.fromkeys(_name("tags", tag) for tag in tags))
+    if len(distinct) > MAX_TAGS:
+        raise ValueError(f"tags must be at most {MAX_TAGS}, got {len(distinct)}")
+    return _encode_json("tags", distinct) if distinct else ""
+
+
+def _encode_vector(embedding: ArrayLike) -> bytes:
+    vector = np.ascontiguousarray(embedding, dtype="<f4")
+    if vector.ndim != 1 or not 1 <= vector.size <= MAX_DIMENSIONS:
+        raise ValueError(f"embedding must have shape (1..{MAX_DIMENSIONS},), got {vector.shape}")
+    # One pass: a sum of squares is finite where all elements are, unless it overflows; only then look closer.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not math.isfinite(float(vector @ vector)) and not np.isfinite(vector).all():
+            raise ValueError("embedding must be finite, got nan or infinity")
+    return vector.tobytes()

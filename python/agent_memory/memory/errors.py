@@ -1,0 +1,78 @@
+"""What the memory system raises by itself. None of these errors carries a content, a vector or a password."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AgentErasedError",
+    "CorruptMemoryError",
+    "DurabilityError",
+    "MemoryConflictError",
+    "MemorySchemaError",
+    "MemoryStoreClosedError",
+    "MemoryStoreError",
+    "MemoryStoreFullError",
+    "MemoryStoreUnavailableError",
+    "MemorySystemError",
+]
+
+
+class MemorySystemError(Exception):
+    """The base of everything below."""
+
+
+class MemoryStoreError(MemorySystemError):
+    """The SQL store could not do what it was asked for."""
+
+
+class MemoryStoreUnavailableError(MemoryStoreError):
+    """The SQL store cannot be reached, or does not answer: the reason to go on without it and to come back later.
+
+    A write that raised it may have been committed. Repeating it is safe: copies with a version are applied once, and a
+    create is repeated under the same id.
+    """
+
+
+class MemoryStoreClosedError(MemoryStoreError):
+    """The store was used before `open()` or after `close()`."""
+
+
+class MemoryStoreFullError(MemoryStoreError):
+    """`max_pending_writes` writes wait for the store already; this one was refused and nothing of it was done."""
+
+
+class MemorySchemaError(MemoryStoreError):
+    """The database belongs to somebody else, or to a newer version of this package. Nothing in it was changed."""
+
+
+class CorruptMemoryError(MemoryStoreError):
+    """A copy of a memory does not match its checksum. `memory_id` names it."""
+
+    def __init__(self, memory_id: str, where: str) -> None:
+        super().__init__(f"the copy of memory {memory_id!r} in {where} does not match its checksum")
+        self.memory_id = memory_id
+        self.where = where
+
+
+class MemoryConflictError(MemorySystemError):
+    """`if_version` names another version than the store holds. `memory_id` and `held_version` tell which."""
+
+    def __init__(self, memory_id: str, expected_version: int, held_version: int) -> None:
+        super().__init__(
+            f"if_version must be the version of memory {memory_id!r}, {held_version}, got {expected_version}"
+        )
+        self.memory_id = memory_id
+        self.expected_version = expected_version
+        self.held_version = held_version
+
+
+class AgentErasedError(MemorySystemError):
+    """The write belongs to a time before its agent or user was erased, and was refused."""
+
+
+class DurabilityError(MemorySystemError):
+    """A write did not reach the durability asked for. `asked` and, where something was reached, `reached` say so."""
+
+    def __init__(self, asked: str, reached: str | None, reason: str) -> None:
+        super().__init__(f"durability {asked!r} was not reached ({reason}); reached: {reached or 'none'}")
+        self.asked = asked
+        self.reached = reached

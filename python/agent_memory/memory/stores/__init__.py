@@ -1,0 +1,41 @@
+"""The SQL stores: the truth about every memory. `async_protocol.py` says what each of them does."""
+
+from agent_memory.memory.stores.async_protocol import AsyncMemoryStore
+from agent_memory.memory.stores.operations import (
+    Access,
+    AgentState,
+    ChangePage,
+    Cursor,
+    Delete,
+    Erasure,
+    MemoryQuery,
+    Move,
+    NamespaceCount,
+    Operation,
+    Put,
+    QueryPage,
+    StoreStats,
+    WriteResult,
+    WriteStatus,
+)
+from agent_memory.memory.stores.protocol import MemoryStore
+
+__all__ = [
+    "Access",
+    "AgentState",
+    "AsyncMemoryStore",
+    "ChangePage",
+    "Cursor",
+    "Delete",
+    "Erasure",
+    "MemoryQuery",
+    "MemoryStore",
+    "Move",
+    "NamespaceCount",
+    "Operation",
+    "Put",
+    "QueryPage",
+    "StoreStats",
+    "WriteResult",
+    "WriteStatus",
+]

@@ -1,0 +1,257 @@
+"""What the memory system asks of a SQL store, and what it answers. The protocol itself is in `async_protocol.py`.
+
+Rules that every store keeps
+- One write is one decision (`_plan.py`), made inside a transaction that holds the agent's row. Results say what became of
+  it; only what no write can help (the database is away, full, foreign) is raised.
+- R1: a copy that comes with a version is applied only if it is greater than the one held, by (deleted, version, writer).
+- R2: a delete leaves a tombstone, also of an id that is not there yet. Nothing beats a tombstone.
+- R6: a move changes the label `tier` of an unchanged version and nothing else (in SQL: compresses, too).
+- Each accepted write takes the next `seq` of its agent from the agent's row, in the transaction that commits it: a reader
+  that has seen `seq` n has seen everything below.
+- A `write` that returned is committed and synced. Writes given in one call are not one transaction, and are applied in
+  their order.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from agent_memory.memory.entries import Copy, Tier
+
+__all__ = [
+    "MAX_PAGE_ENTRIES",
+    "Access",
+    "AgentState",
+    "ChangePage",
+    "Cursor",
+    "Delete",
+    "Erasure",
+    "MemoryQuery",
+    "Move",
+    "NamespaceCount",
+    "Operation",
+    "Put",
+    "QueryPage",
+    "StoreStats",
+    "WriteResult",
+    "WriteStatus",
+]
+
+MAX_PAGE_ENTRIES = 10_000
+"""The most copies that one page of a query or of the change feed holds."""
+
+
+class Put(NamedTuple):
+    """Store a copy.
+
+    With `copy.version == 0` the store assigns version, `created_us` (kept where a version is held) and checksum; otherwise
+    the copy is taken as it is, if it beats the one held. `copy.writer` is the caller's in both cases.
+    """
+
+    copy: Copy
+    if_version: int | None = None
+    """Only over exactly this version: `CONFLICT` otherwise."""
+    create: bool = False
+    """Only as a new memory: an id that is held is answered with `EXISTING`. For retries of a create."""
+
+
+class Delete(NamedTuple):
+    """Leave a tombstone. `version == 0`: the store assigns one."""
+
+    id: str
+    agent_id: str
+    version: int = 0
+    writer: int = 0
+    if_version: int | None = None
+    generation: int = 0
+
+
+class Move(NamedTuple):
+    """Put the label `tier` on the memory, if its version still is `version`."""
+
+    id: str
+    agent_id: str
+    version: int
+    tier: Tier
+
+
+Operation: TypeAlias = Put | Delete | Move
+
+
+class WriteStatus(enum.IntEnum):
+    """What became of one operation."""
+
+    APPLIED = 0
+    STALE = 1
+    """The store holds this copy or a greater one; of a move: another version. `version` is the one held."""
+    DELETED = 2
+    """A tombstone is in the way; `version` is its version."""
+    CONFLICT = 3
+    """`if_version` is not the version held, which is `version` (0: none)."""
+    EXISTING = 4
+    """The idempotency key, the equal content or the id is there already: `id` and `version` are those held."""
+    ERASED = 5
+    """The write is of a time before its agent or user was erased."""
+    ABSENT = 6
+    """There is no such memory to move, or for `if_version`."""
+
+
+class WriteResult(NamedTuple):
+    """The answer to one operation: `id` is the memory's, which for `key`, idempotency and deduplication may be an older one."""
+
+    status: WriteStatus
+    id: str
+    version: int = 0
+    seq: int = 0
+    """The place in the change feed; 0 where nothing changed."""
+    existed: bool = False
+    """Whether a copy, not a tombstone, was held before."""
+
+
+class Cursor(NamedTuple):
+    """Where the next page of a query begins."""
+
+    value: float
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryQuery:
+    """Which memories: all conditions must hold. Tombstones and expired memories never match.
+
+    Raises ValueError where neither `agent_id` nor `user_id` is given, or a value is outside its rule.
+    """
+
+    agent_id: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    namespace: tuple[str, ...] = ()
+    """The first labels; with `namespace_exact` all of them."""
+    namespace_exact: bool = False
+    since: float | None = None
+    """`timestamp >= since`, seconds since the epoch."""
+    until: float | None = None
+    """`timestamp < until`."""
+    step_from: int | None = None
+    """`step >= step_from`."""
+    step_to: int | None = None
+    """`step <= step_to`."""
+    min_importance: float | None = None
+    max_importance: float | None = None
+    memory_types: tuple[str, ...] = ()
+    """One of these; empty: any."""
+    tags: tuple[str, ...] = ()
+    """All of these."""
+    any_tags: tuple[str, ...] = ()
+    """At least one of these."""
+    attributes: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """Top-level values of the metadata, equal in type and value."""
+    tiers: tuple[Tier, ...] = ()
+    key: str | None = None
+    updated_before_us: int | None = None
+    """`version < updated_before_us`."""
+    created_before_us: int | None = None
+    order_by: Literal["timestamp", "step", "importance", "seq", "created"] = "timestamp"
+    """Ties are in the order in which they were stored. Memories without a step come first."""
+    descending: bool = False
+
+    def __post_init__(self) -> None:
+        if self.agent_id is None and self.user_id is None:
+            raise ValueError("agent_id or user_id must be given, got neither")
+        for name in ("since", "until", "min_importance", "max_importance"):
+            value = getattr(self, name)
+            if value is not None and math.isnan(value):
+                raise ValueError(f"{name} must be a number, got nan")
+        for name in ("namespace", "memory_types", "tags", "any_tags", "tiers"):
+            if not isinstance(getattr(self, name), tuple):
+                raise TypeError(f"{name} must be a tuple, got {type(getattr(self, name)).__name__}")
+        if self.order_by not in ("timestamp", "step", "importance", "seq", "created"):
+            raise ValueError(
+                f"order_by must be 'timestamp', 'step', 'importance', 'seq' or 'created', got {self.order_by!r}"
+            )
+        for name in self.attributes:
+            if not isinstance(name, str) or not name or any(c in '"\\' or ord(c) < 32 for c in name):
+                raise ValueError(f"attributes must have names without quotes and backslashes, got {name!r}")
+        for value in self.attributes.values():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"attributes must have finite values, got {value!r}")
+
+
+class QueryPage(NamedTuple):
+    """Some of the copies that a query matches, and where the next page begins (None: there is none)."""
+
+    copies: list[Copy]
+    cursor: Cursor | None
+
+
+class ChangePage(NamedTuple):
+    """The copies that changed after a place in the feed, tombstones among them, in the order of `seq`."""
+
+    copies: list[Copy]
+    seq: int
+    """Where to go on."""
+    generation: int
+    reset: bool
+    """The reader's place is older than what was purged, or of an erased generation: begin again from 0."""
+    more: bool
+
+
+class AgentState(NamedTuple):
+    """An agent's row. The counts are of memories that are neither deleted nor erased."""
+
+    agent_id: str
+    seq: int
+    last_version: int
+    generation: int
+    purged_seq: int
+    erased_seq: int
+    counts: tuple[int, int, int]
+    """Memories in STM, IM and LTM."""
+    touched_us: int
+    """When `seq` moved last."""
+
+
+class Access(NamedTuple):
+    """Use of a memory: how often since the last report, and when last (seconds since the epoch)."""
+
+    id: str
+    uses: int
+    last_at: float
+
+
+class Erasure(NamedTuple):
+    """An erasure that was begun: everything of the agent or user up to that moment is refused and goes, in batches."""
+
+    kind: Literal["agent", "user"]
+    name: str
+    generation: int
+    fence_version: int
+    remaining: bool
+    """Whether rows may be left: call `erase` again."""
+    erased: int = 0
+    """How many memories this call erased."""
+
+
+class NamespaceCount(NamedTuple):
+    """A namespace in use and how many memories it holds."""
+
+    namespace: tuple[str, ...]
+    memories: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store has done since it was opened, and what it holds."""
+
+    engine: str
+    schema_version: int
+    pending_writes: int
+    transactions: int
+    writes: int
+    longest_transaction_ms: float
+    dictionaries: int
+    details: Mapping[str, Any] = field(default_factory=dict)
