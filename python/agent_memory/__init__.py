@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent_memory.errors import (
         CircuitOpenError,
         ConnectionLimitError,
+        ConnectionStateError,
         Outcome,
         RecoveryQueueFullError,
         RedisTimeoutError,
@@ -51,6 +52,7 @@ __all__ = [
     "CircuitBreaker",
     "CircuitOpenError",
     "ConnectionLimitError",
+    "ConnectionStateError",
     "DeadLetter",
     "Guard",
     "Health",
@@ -80,6 +82,7 @@ _MODULES: Final = {
     "agent_memory.errors": (
         "CircuitOpenError",
         "ConnectionLimitError",
+        "ConnectionStateError",
         "Outcome",
         "RecoveryQueueFullError",
         "RedisTimeoutError",

@@ -13,12 +13,13 @@ import enum
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisPyConnectionError
-from redis.exceptions import ExceptionType, MaxConnectionsError
+from redis.exceptions import ExceptionType, MaxConnectionsError, RedisError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 
 __all__ = [
     "CircuitOpenError",
     "ConnectionLimitError",
+    "ConnectionStateError",
     "Outcome",
     "RecoveryQueueFullError",
     "RedisTimeoutError",
@@ -129,6 +130,21 @@ class ConnectionLimitError(RedisUnavailableError, MaxConnectionsError):
     """All `max_connections` connections stayed busy for as long as the call may wait. Says nothing about the server."""
 
     outcome = Outcome.NOT_SENT
+
+
+class ConnectionStateError(RedisError):
+    """The command only means something on a connection of one's own, and this client's connections carry other callers too.
+
+    Nothing was sent. The message names what to use instead.
+    """
+
+    outcome = Outcome.NOT_SENT
+
+    def __init__(self, operation: str, instead: str) -> None:
+        super().__init__(operation, instead)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} changes a connection that is shared with other callers: {self.args[1]}"
 
 
 class RecoveryQueueFullError(RuntimeError):

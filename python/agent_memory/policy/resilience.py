@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from agent_memory.policy.kinds import CommandCategory
 from agent_memory.policy.settings import BreakerSettings, RetryBudget, RetryPolicy, make_guard
 
 if TYPE_CHECKING:
@@ -24,14 +26,24 @@ class ResiliencePolicy:
     - `budget`: the bucket that retries pay from; None lets every retry pass.
     - `probe_interval`: while the circuit is open, the longest pause in seconds between two background PINGs that look for
       the server; None leaves it to the breaker's `reset_timeout`.
+    - `categories`: what commands do that this package does not know, a module's or a renamed one, by upper-case name
+      ({"JSON.GET": CommandCategory.READ}); they win over the built-in table. A command that is in neither counts as a relative
+      write, which is never sent twice. BLOCKING and CONNECTION_STATE choose the connection, too.
     """
 
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_retries=3, base_delay=0.05, max_delay=1.0))
     budget: RetryBudget | None = field(default_factory=RetryBudget)
     probe_interval: float | None = 0.75
+    categories: Mapping[str, CommandCategory] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        for name, category in self.categories.items():
+            if name != name.strip().upper():
+                raise ValueError(f"categories must be keyed by upper-case command names, got {name!r}")
+            if not isinstance(category, CommandCategory):
+                raise TypeError(f"categories[{name!r}] must be a CommandCategory, got {category!r}")
+        object.__setattr__(self, "categories", dict(self.categories))
         if self.probe_interval is not None and not self.probe_interval > 0:
             raise ValueError(f"probe_interval must be > 0, got {self.probe_interval!r}")
 

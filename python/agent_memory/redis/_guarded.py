@@ -8,6 +8,7 @@ everything that only awaits and decides is here, once.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from math import inf
@@ -17,10 +18,11 @@ from redis.client import Redis as RedisPy
 from redis.exceptions import ResponseError
 
 from agent_memory._compat import ASYNC
+from agent_memory.errors import ConnectionStateError
 from agent_memory.redis import private
 from agent_memory.redis._probe import Prober
 from agent_memory.redis._retry import retry
-from agent_memory.redis.calls import call_back, callback_of, deadline_of, describe, read_timeout_s
+from agent_memory.redis.calls import SELECT_WARNING, call_back, callback_of, deadline_of, describe, read_timeout_s
 from agent_memory.redis.outcomes import as_ours
 from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.transport.blocking import endpoint_of
@@ -67,7 +69,7 @@ class GuardedCalls:
                     guard, _ping_of(weakref.ref(self)), interval_s=resilience.probe_interval, name=name
                 )
         self.guard = guard
-        self.plans = PlanTable(guard)
+        self.plans = PlanTable(guard, None if resilience is None else resilience.categories)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -106,6 +108,10 @@ class GuardedCalls:
         self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """A command that may block or that changes its connection, on a connection of its own; or one that is in a hurry."""
+        if plan.refusal is not None:
+            raise ConnectionStateError(plan.name, plan.refusal)
+        if plan.name == "SELECT":
+            warnings.warn(SELECT_WARNING, RuntimeWarning, stacklevel=3)
         timeout_s = read_timeout_s(plan, args, self._timeout_s)
         raw = _NEVER_DECODE in options
         keep = plan.route is not Route.STATE

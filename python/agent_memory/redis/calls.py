@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent_memory.redis.plans import Plan, PlanTable
 
 __all__ = [
+    "SELECT_WARNING",
     "callback_of",
     "pack_command",
     "call_back",
@@ -37,6 +38,13 @@ callback_of: Final = cast("Callable[[Any, str], Callable[..., Any] | None]", dic
 
 BLOCKING_MARGIN_S: Final = 5.0
 """How much longer than a blocking command's own timeout its reply may take, where `socket_timeout` is None."""
+
+
+SELECT_WARNING: Final = (
+    "SELECT was carried out on a connection that has been closed: other callers share this client's connections, so it "
+    "stays with its database; make a client with db=, or pin a connection with client()"
+)
+"""redis-py's pooled clients accept SELECT and leave one connection of many in the other database, so this is no error."""
 
 
 def pack_with_buffers(args: tuple[Any, ...], head: tuple[bytes, ...] | None, error: TypeError) -> bytes:

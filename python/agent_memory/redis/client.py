@@ -134,6 +134,9 @@ def transport_of(pool: Any) -> BlockingTransport:
     """The one transport of a pool, shared by all clients of that pool."""
     transport = pool.__dict__.get("_agent_memory_transport")
     if transport is None:
+        made = BlockingTransport(pool)
         # setdefault is atomic: two threads may each make one, both use the same.
-        transport = pool.__dict__.setdefault("_agent_memory_transport", BlockingTransport(pool))
+        transport = pool.__dict__.setdefault("_agent_memory_transport", made)
+        if transport is made:
+            private.on_disconnect(pool, made.close)
     return cast(BlockingTransport, transport)

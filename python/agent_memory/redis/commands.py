@@ -14,7 +14,14 @@ from agent_memory.policy import CommandCategory
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NOT_BLOCKING", "READING_PIPELINE", "blocking_timeout_s", "category_of"]
+__all__ = [
+    "CONNECTION_ATTRIBUTES",
+    "NOT_BLOCKING",
+    "READING_PIPELINE",
+    "REFUSED",
+    "blocking_timeout_s",
+    "category_of",
+]
 
 READING_PIPELINE: Final = "PIPELINE (READS)"
 """The operation that a pipeline of reads counts as; any other is a "PIPELINE"."""
@@ -55,17 +62,28 @@ _BLOCKING: Final = frozenset(
     BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN WAIT WAITAOF XREAD XREADGROUP
     """.split()
 )
-_CONNECTION_STATE: Final = frozenset(
-    """
-    ASKING AUTH DISCARD EXEC HELLO MONITOR MULTI PSUBSCRIBE PSYNC PUNSUBSCRIBE QUIT READONLY READWRITE REPLCONF RESET
-    SELECT SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WATCH
-    """.split()
-) | frozenset(
+_PASSING_STATE: Final = frozenset("AUTH HELLO MONITOR PSYNC QUIT REPLCONF RESET SELECT SYNC".split())
+"""Asked for their answer (is this the password?), or of no use to others: the connection that carried one is closed."""
+
+CONNECTION_ATTRIBUTES: Final = frozenset(
     {
-        "CLIENT CACHING", "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT", "CLIENT NO-TOUCH", "CLIENT REPLY",
-        "CLIENT SETINFO", "CLIENT SETNAME", "CLIENT TRACKING",
+        "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT", "CLIENT NO-TOUCH", "CLIENT SETINFO", "CLIENT SETNAME",
+        "READONLY", "READWRITE",
     }
 )  # fmt: skip
+"""They describe the connection that carries them and change no reply of other callers': they travel with all others."""
+
+_PUBSUB: Final = "use pubsub()"
+_PIPELINE: Final = "use pipeline() or transaction()"
+_PINNED: Final = "use client(), which has a connection of its own"
+REFUSED: Final = {
+    **dict.fromkeys("PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE".split(), _PUBSUB),
+    **dict.fromkeys("DISCARD EXEC MULTI UNWATCH WATCH".split(), _PIPELINE),
+    **dict.fromkeys(["ASKING", "CLIENT CACHING", "CLIENT REPLY", "CLIENT TRACKING"], _PINNED),
+}
+"""What only means something to the commands that follow on the same connection, and what to use instead."""
+
+_CONNECTION_STATE: Final = _PASSING_STATE | CONNECTION_ATTRIBUTES | REFUSED.keys()
 
 NOT_BLOCKING: Final = -1.0
 """What `blocking_timeout_s` returns for a command that answers at once."""

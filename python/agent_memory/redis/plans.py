@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory._core import monotonic_ns
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import category_of
+from agent_memory.redis.commands import CONNECTION_ATTRIBUTES, REFUSED, category_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent_memory._core import Guard
 
@@ -48,19 +48,21 @@ class Plan:
         "name",
         "only_reads",
         "pipelined",
+        "refusal",
         "route",
         "success",
     )
 
-    def __init__(self, name: str, guard: Guard | None) -> None:
+    def __init__(self, name: str, guard: Guard | None, category: CommandCategory | None = None) -> None:
         self.name = name
-        self.category = category_of(name)
+        self.category = category_of(name) if category is None else category
         words = name.split()
         self.head: tuple[bytes, ...] | None = tuple(word.encode() for word in words) if len(words) > 1 else None
         self.route = {
             CommandCategory.BLOCKING: Route.BLOCKING,
-            CommandCategory.CONNECTION_STATE: Route.STATE,
+            CommandCategory.CONNECTION_STATE: Route.SHARED if name in CONNECTION_ATTRIBUTES else Route.STATE,
         }.get(self.category, Route.SHARED)
+        self.refusal = REFUSED.get(name)
         self.only_reads = self.category is CommandCategory.READ
         # HIMPORT needs preparation per connection, which is redis-py's.
         self.pipelined = self.route is Route.SHARED and not name.startswith("HIMPORT")
@@ -75,13 +77,14 @@ class Plan:
 class PlanTable(dict[Any, Plan]):
     """Plans by the first argument of a command, made when they are first asked for; safe to share between threads."""
 
-    def __init__(self, guard: Guard | None) -> None:
+    def __init__(self, guard: Guard | None, categories: Mapping[str, CommandCategory] | None = None) -> None:
         super().__init__()
         self._guard = guard
+        self._categories = {} if categories is None else categories
 
     def __missing__(self, first: Any) -> Plan:
         name = (first if isinstance(first, str) else bytes(first).decode("utf-8", "replace")).strip().upper()
-        plan = Plan(name, self._guard)
+        plan = Plan(name, self._guard, self._categories.get(name))
         if len(self) < MAX_PLANS:
             self[first] = plan
         return plan

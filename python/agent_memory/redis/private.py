@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import redis
@@ -40,6 +41,7 @@ __all__ = [
     "callbacks_after_fallback",
     "detach_stream",
     "detach_socket",
+    "hide_retry",
     "is_stock_async_pool",
     "is_stock_pool",
     "new_async_connection",
@@ -47,6 +49,7 @@ __all__ = [
     "no_async_retries",
     "no_maintenance_notifications",
     "no_retries",
+    "on_disconnect",
     "parse_reply_error",
 ]
 
@@ -75,6 +78,24 @@ def is_stock_pool(pool: Any) -> bool:
 def is_stock_async_pool(pool: Any) -> bool:
     """The same for an asyncio pool."""
     return type(pool) in _STOCK_ASYNC_POOLS and pool.connection_class in _STOCK_ASYNC_CONNECTIONS
+
+
+def on_disconnect(pool: Any, close: Callable[[bool], None]) -> None:
+    """Call `close(in_use)` before the pool's own `disconnect(in_use)` and `reset()`, which know nothing of our connections.
+
+    Pools come from outside and are shared, so it is this one pool that learns of them, not its class.
+    """
+    disconnect, reset = pool.disconnect, pool.reset
+
+    def disconnect_all(inuse_connections: bool = True) -> Any:
+        close(inuse_connections)
+        return disconnect(inuse_connections)
+
+    def reset_all() -> None:
+        close(True)
+        reset()
+
+    pool.disconnect, pool.reset = disconnect_all, reset_all
 
 
 _STOCK_POOLS = frozenset({redis.ConnectionPool, redis.BlockingConnectionPool})
@@ -115,6 +136,11 @@ def no_retries() -> Retry:
 def no_async_retries() -> AsyncRetry:
     """The same for asyncio."""
     return AsyncRetry(NoBackoff(), 0)
+
+
+def hide_retry(pool: Any) -> None:
+    """Leave the retries that were switched off, which the user did not ask for, out of the pool's repr."""
+    pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry"}
 
 
 def no_maintenance_notifications() -> MaintNotificationsConfig:

@@ -67,6 +67,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         if "maint_notifications_config" not in kwargs:
             kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
         pool = ConnectionPool.from_url(url, **kwargs)
+        private.hide_retry(pool)
         client = cls(connection_pool=pool, single_connection_client=single_connection_client, **own)
         client.auto_close_connection_pool = True
         return client
@@ -83,7 +84,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command, guarded, and return its reply as redis-py would show it."""
         plan = self.plans[args[0]]
-        if self._foreign:
+        if self._foreign or self.connection is not None:
             return await self._execute_foreign(plan, args, options)
         head = plan.head
         try:
@@ -133,7 +134,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
 
     def transport_here(self) -> MultiplexedTransport | None:
         """The transport of the running event loop; None when commands travel redis-py's own way."""
-        if self._foreign:
+        if self._foreign or self.connection is not None:
             return None
         return self._transports.get(get_running_loop()) or self._transports.open()
 
@@ -167,21 +168,37 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
 
     def close(self) -> None:
         """Close all transports: here if this is their loop, else by asking their loop."""
-        try:
-            here: AbstractEventLoop | None = get_running_loop()
-        except RuntimeError:
-            here = None
-        for loop, transport in self.copy().items():
+        transports = self.copy()
+        for loop in transports:
             self.pop(loop, None)
-            if loop is here:
-                transport.close()
-            elif not loop.is_closed():
-                try:
-                    loop.call_soon_threadsafe(transport.close)
-                except RuntimeError:
-                    pass  # it was closed at this moment
+        _close_all(transports, in_use=True)
+
+    def disconnect(self, in_use: bool) -> None:
+        """Close their connections, also those with calls under way if `in_use`; the next call connects anew."""
+        _close_all(self.copy(), in_use=in_use)
+
+
+def _close_all(transports: dict[Any, MultiplexedTransport], *, in_use: bool) -> None:
+    try:
+        here: AbstractEventLoop | None = get_running_loop()
+    except RuntimeError:
+        here = None
+    for loop, transport in transports.items():
+        if loop is here:
+            transport.close(in_use)
+        elif not loop.is_closed():
+            try:
+                loop.call_soon_threadsafe(transport.close, in_use)
+            except RuntimeError:
+                pass  # it was closed at this moment
 
 
 def transports_of(pool: Any) -> TransportsByLoop:
     """The transports of a pool, shared by all clients of that pool."""
-    return cast(TransportsByLoop, pool.__dict__.setdefault("_agent_memory_transports", TransportsByLoop(pool)))
+    transports = pool.__dict__.get("_agent_memory_transports")
+    if transports is None:
+        made = TransportsByLoop(pool)
+        transports = pool.__dict__.setdefault("_agent_memory_transports", made)
+        if transports is made:
+            private.on_disconnect(pool, made.disconnect)
+    return cast(TransportsByLoop, transports)

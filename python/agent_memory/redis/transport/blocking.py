@@ -18,6 +18,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -560,12 +561,18 @@ class BlockingTransport:
         self.protocol = channel.protocol
         return channel
 
-    def close(self) -> None:
-        """Close every channel, also those in use (their calls fail); the transport may be used again afterwards."""
+    def close(self, in_use: bool = True) -> None:
+        """Close every channel, also those in use (their calls fail) unless told not to; the transport stays usable."""
         with self._lock:
-            self._generation += 1
-            channels, self._idle = list(self._open), []
-            self._open = weakref.WeakSet()
+            if in_use:
+                self._generation += 1
+                channels, self._idle = list(self._open), []
+                self._open = weakref.WeakSet()
+            else:
+                channels = []
+                with contextlib.suppress(IndexError):  # others take channels from the list without the lock
+                    channels.extend(self._idle.pop() for _ in range(len(self._idle)))
+                self._open.difference_update(channels)
             self._changed.notify_all()
         for channel in channels:
             channel.close()

@@ -798,8 +798,16 @@ class MultiplexedTransport:
             if self._waiters and self._connecting is None and not self.loop.is_closed():
                 self._start_connecting()
 
-    def close(self) -> None:
-        """Close the connections and fail what is in flight; the transport may be used again afterwards."""
+    def close(self, in_use: bool = True) -> None:
+        """Close the connections and fail what is in flight; the transport may be used again afterwards.
+
+        Without `in_use`, only the connections that carry no call are closed.
+        """
+        if not in_use and (self._waiters or (self.current is not None and self.current.in_flight)):
+            while self._idle_leases:
+                idle = RedisUnavailableError("the pool was disconnected", endpoint=self.endpoint)
+                self._idle_leases.pop().fail(idle)
+            return
         self._stop_connecting()
         if self._waiters_sweeper is not None:
             self._waiters_sweeper.cancel()

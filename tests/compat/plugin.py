@@ -1,0 +1,71 @@
+"""A pytest plugin for redis-py's own tests: puts our classes in the place of redis-py's, counts, writes down what came out.
+
+Loaded by `run.py` with `-p plugin`; it takes its orders from environment variables, because redis-py's conftest owns the
+command line:
+
+- COMPAT_CLIENT: "ours", or "stock" for redis-py's own classes;
+- COMPAT_POOLED: "1" makes `Redis.client()` return the client itself. The sync suite's fixture asks it for a client with one
+  pinned connection; with this its tests run over the transport that users have;
+- COMPAT_REPORT: the JSON file to write: {"outcomes": {test: outcome}, "carried": number of commands}.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+outcomes: dict[str, str] = {}
+carried: collections.Counter[str] = collections.Counter()
+
+
+def _count(owner: type, method: str) -> None:
+    """Counts the calls of one method by which commands enter a transport."""
+    original = getattr(owner, method)
+
+    @functools.wraps(original)
+    def counted(*args: Any, **options: Any) -> Any:
+        carried[f"{owner.__name__}.{method}"] += 1
+        return original(*args, **options)
+
+    setattr(owner, method, counted)
+
+
+def _take_the_place_of_redis_py() -> None:
+    import agent_memory.redis
+    import agent_memory.redis.asyncio
+    from agent_memory.redis.transport.blocking import BlockingTransport
+    from agent_memory.redis.transport.multiplexed import MultiplexedConnection
+
+    for method in ("call", "call_within", "call_leased", "call_many"):
+        _count(BlockingTransport, method)
+    for method in ("send", "send_window"):
+        _count(MultiplexedConnection, method)
+    redis.Redis = redis.client.Redis = agent_memory.redis.Redis  # type: ignore[misc]
+    redis.asyncio.Redis = redis.asyncio.client.Redis = agent_memory.redis.asyncio.Redis  # type: ignore[misc]
+
+
+if os.environ["COMPAT_CLIENT"] == "ours":
+    _take_the_place_of_redis_py()
+if os.environ.get("COMPAT_POOLED") == "1":
+    redis.Redis.client = lambda self: self  # type: ignore[method-assign]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A test passes if its call and its set-up and tear-down do."""
+    before = outcomes.get(report.nodeid)
+    if before in (None, "passed") and (report.when == "call" or report.outcome != "passed"):
+        outcomes[report.nodeid] = report.outcome
+
+
+def pytest_sessionfinish() -> None:
+    """Write the report."""
+    report = {"outcomes": outcomes, "carried": carried}
+    Path(os.environ["COMPAT_REPORT"]).write_text(json.dumps(report), encoding="utf-8")
