@@ -1,0 +1,313 @@
+//! The journal: what is in it after a kill, after damage, and who owns what.
+//!
+//! A kill -9 leaves the files as they are at that moment. So the tests copy the directory of a journal that is still open,
+//! and open the copy: the locks are not copied, so the copy's owner counts as dead.
+
+#![allow(missing_docs)]
+
+use agent_memory_storage::journal::{Fsync, Journal, JournalError, Options, RecordId, Recovered};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const NEVER: Fsync = Fsync::Never; // what a kill leaves does not depend on fdatasync, and tests are faster without
+
+fn open_as(directory: &Path, identity: &str, fsync: Fsync) -> Journal {
+    let options = Options { directory: directory.to_owned(), identity: identity.to_owned(), fsync };
+    Journal::open(&options).expect("opened")
+}
+
+fn open(directory: &Path) -> Journal {
+    open_as(directory, "client", NEVER)
+}
+
+fn finish(journal: &Journal, ticket: u64) -> Option<JournalError> {
+    assert!(journal.wait(ticket, Some(Instant::now() + Duration::from_secs(60))), "written in time");
+    journal.failure(ticket)
+}
+
+fn append(journal: &Journal, body: &[u8]) -> RecordId {
+    let (id, ticket) = journal.append(body.into()).expect("accepted");
+    assert_eq!(finish(journal, ticket), None);
+    id
+}
+
+fn remove(journal: &Journal, ids: &[RecordId]) {
+    let removed = journal.remove(ids).expect("accepted");
+    assert_eq!(finish(journal, removed), None);
+}
+
+fn bodies(recovered: &[Recovered]) -> Vec<&[u8]> {
+    recovered.iter().map(|record| &*record.body).collect()
+}
+
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("a directory");
+    for path in files(from) {
+        fs::copy(&path, to.path().join(path.file_name().expect("a name"))).expect("copied");
+    }
+    to
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("listed").map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<_> = entries.collect();
+    files.sort();
+    files
+}
+
+fn file(directory: &Path, ending: &str) -> PathBuf {
+    files(directory).into_iter().find(|path| path.to_string_lossy().ends_with(ending)).expect("there")
+}
+
+#[test]
+fn what_was_written_is_found_after_a_kill() {
+    for fsync in [Fsync::Always, Fsync::Interval(Duration::from_millis(1)), Fsync::Never] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let journal = open_as(directory.path(), "client", fsync);
+        let first = append(&journal, b"first");
+        let second = append(&journal, b"second");
+        append(&journal, b"third");
+        let replaced = journal.replace(second, b"2nd".as_slice().into()).expect("accepted");
+        assert_eq!(finish(&journal, replaced), None);
+        remove(&journal, &[first]);
+        let killed = copy(directory.path());
+        let heir = open(killed.path());
+        let recovered = heir.take_recovered();
+        assert_eq!(bodies(&recovered), [b"2nd".as_slice(), b"third"]);
+        assert_eq!(heir.take_recovered(), []);
+        assert_eq!(heir.stats().records, 2);
+        // New records do not get the numbers of those that are there.
+        append(&heir, b"fourth");
+        heir.close();
+        assert_eq!(bodies(&open(killed.path()).take_recovered()), [b"2nd".as_slice(), b"third", b"fourth"]);
+    }
+}
+
+#[test]
+fn what_was_being_sent_is_told_apart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    let ids: Vec<_> = [b"a", b"b", b"c"].iter().map(|body| append(&journal, *body)).collect();
+    for range in [0..2, 1..2] {
+        let marked = journal.mark_sent(&ids[range]).expect("accepted");
+        assert_eq!(finish(&journal, marked), None);
+    }
+    let ticket = journal.note("connection", b"7".as_slice().into()).expect("accepted");
+    assert_eq!(finish(&journal, ticket), None);
+    let killed = copy(directory.path());
+    let heir = open(killed.path());
+    let sent: Vec<bool> = heir.take_recovered().iter().map(|record| record.sent).collect();
+    assert_eq!(sent, [false, true, false]);
+    let notes: Vec<_> = heir.recovered_notes().iter().map(|note| (&*note.name, &*note.body)).collect();
+    assert_eq!(notes, [("connection", b"7".as_slice())]);
+}
+
+#[test]
+fn segments_have_one_owner_and_dead_ones_are_adopted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (first, second) = (open(directory.path()), open(directory.path()));
+    append(&first, b"first's");
+    append(&second, b"second's");
+    assert_eq!(open(directory.path()).take_recovered(), [], "both are alive");
+    let stranger = open_as(directory.path(), "another", NEVER);
+    append(&stranger, b"another's");
+    for journal in [first, second, stranger] {
+        journal.close();
+    }
+    let heir = open(directory.path());
+    let recovered = heir.take_recovered();
+    assert_eq!(bodies(&recovered), [b"first's".as_slice(), b"second's"]);
+    assert_eq!((heir.stats().segments, heir.stats().foreign_segments), (2, 1));
+    let ids: Vec<_> = recovered.iter().map(|record| record.id).collect();
+    remove(&heir, &ids);
+    heir.close();
+    assert_eq!(bodies(&open_as(directory.path(), "another", NEVER).take_recovered()), [b"another's"]);
+}
+
+#[test]
+fn many_heirs_at_once_adopt_each_segment_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let parents: Vec<_> = (0..8).map(|_| open(directory.path())).collect();
+    for (number, journal) in parents.iter().enumerate() {
+        append(journal, &[u8::try_from(number).expect("small")]);
+    }
+    parents.iter().for_each(Journal::close);
+    let heirs: Vec<Journal> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| open(directory.path()))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("opened")).collect()
+    });
+    let mut adopted: Vec<u8> = heirs.iter().flat_map(Journal::take_recovered).map(|record| record.body[0]).collect();
+    adopted.sort_unstable();
+    assert_eq!(adopted, (0..8).collect::<Vec<u8>>());
+}
+
+#[test]
+fn an_empty_journal_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("made/on/the/way");
+    let journal = open(&path);
+    let id = append(&journal, b"body");
+    remove(&journal, &[id]);
+    journal.close();
+    journal.close();
+    assert_eq!(journal.append(b"late".as_slice().into()), Err(JournalError::Closed));
+    assert_eq!(files(&path), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn files_are_the_owners_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("journal");
+    let journal = open(&path);
+    append(&journal, b"body");
+    assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o700);
+    assert!(files(&path).len() >= 3);
+    for file in files(&path) {
+        assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
+}
+
+#[test]
+fn whoever_waits_is_woken_by_a_batch() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let signal = journal.add_signal(fs::File::from(std::os::fd::OwnedFd::from(writer)));
+    let (_, ticket) = journal.append(b"body".as_slice().into()).expect("accepted");
+    let mut counted = [0; 8];
+    reader.read_exact(&mut counted).expect("signalled");
+    assert!(journal.done() >= ticket);
+    journal.remove_signal(signal);
+    assert_eq!(reader.read(&mut counted).expect("closed"), 0);
+    assert!(!journal.wait(ticket + 1, Some(Instant::now())), "nobody has asked for that");
+    let bodies: Vec<Box<[u8]>> = (0..5_000u32).map(|number| number.to_le_bytes().into()).collect();
+    let last = bodies.into_iter().map(|body| journal.append(body).expect("accepted").1).last().expect("many");
+    assert_eq!(finish(&journal, last), None);
+    assert!(journal.stats().commits < 2_500, "requests share commits, had {}", journal.stats().commits);
+}
+
+#[test]
+fn a_file_that_is_no_segment_is_kept_aside() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    append(&journal, b"body");
+    journal.close();
+    fs::write(file(directory.path(), ".db"), vec![b'x'; 8_192]).expect("overwritten");
+    let heir = open(directory.path());
+    assert_eq!(heir.take_recovered(), []);
+    assert_eq!(heir.stats().damage.segments, 1);
+    assert_eq!(fs::read(file(directory.path(), ".damaged")).expect("kept"), vec![b'x'; 8_192]);
+    append(&heir, b"goes on");
+}
+
+/// `count` records in the database and one in its log, as a kill would leave them.
+fn journal_with(count: usize, length: usize) -> (tempfile::TempDir, Vec<Vec<u8>>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    let body = |number: usize| format!("{number:08}").repeat(length / 8).into_bytes();
+    let mut written: Vec<Vec<u8>> = (0..count).map(body).collect();
+    let tickets = written.iter().map(|body| journal.append(body.as_slice().into()).expect("accepted").1);
+    let last = tickets.last().expect("some");
+    assert_eq!(finish(&journal, last), None);
+    journal.close();
+    let journal = open(directory.path());
+    written.push(b"in the log".to_vec());
+    append(&journal, b"in the log");
+    (copy(directory.path()), written)
+}
+
+fn is_subsequence(part: &[&[u8]], whole: &[Vec<u8>]) -> bool {
+    let mut rest = whole.iter();
+    part.iter().all(|body| rest.any(|candidate| candidate == body))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    /// Bytes flipped anywhere, in the database or its log: what is handed out is what was written, in its order.
+    #[test]
+    fn damage_never_changes_what_is_handed_out(
+        ending in prop_oneof![Just(".db"), Just(".db-wal")],
+        places in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..20),
+    ) {
+        let (killed, written) = journal_with(200, 120);
+        let path = file(killed.path(), ending);
+        let mut bytes = fs::read(&path).expect("read");
+        for (place, mask) in places {
+            let place = place.index(bytes.len());
+            bytes[place] ^= mask;
+        }
+        fs::write(&path, &bytes).expect("written");
+        let heir = open(killed.path());
+        let recovered = heir.take_recovered();
+        prop_assert!(is_subsequence(&bodies(&recovered), &written));
+        if ending == ".db" && recovered.len() < written.len() - 1 {
+            prop_assert!(heir.stats().damage.segments > 0, "a loss is reported");
+        }
+        // What was saved stays, and can be gone on with.
+        append(&heir, b"goes on");
+        let again = copy(killed.path());
+        let found = open(again.path()).take_recovered();
+        let expected: Vec<&[u8]> = bodies(&recovered).into_iter().chain([b"goes on".as_slice()]).collect();
+        prop_assert_eq!(bodies(&found), expected);
+    }
+
+    /// The log cut off anywhere: a whole number of commits is there, the oldest ones.
+    #[test]
+    fn a_torn_log_is_a_prefix(cut in any::<prop::sample::Index>()) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let journal = open(directory.path());
+        let written: Vec<Vec<u8>> = (0..40).map(|number| format!("record {number}").into_bytes()).collect();
+        for body in &written {
+            append(&journal, body);
+        }
+        let killed = copy(directory.path());
+        let path = file(killed.path(), ".db-wal");
+        let bytes = fs::read(&path).expect("read");
+        fs::write(&path, &bytes[..cut.index(bytes.len())]).expect("cut");
+        let recovered = open(killed.path()).take_recovered();
+        let expected: Vec<&[u8]> = written.iter().take(recovered.len()).map(Vec::as_slice).collect();
+        prop_assert_eq!(bodies(&recovered), expected);
+    }
+
+    /// Against a map: killed after any request, exactly its effects and those before it are there.
+    #[test]
+    fn it_is_a_map_that_survives(
+        steps in prop::collection::vec((0u8..4, any::<u8>(), prop::collection::vec(any::<u8>(), 0..50)), 1..60),
+    ) {
+        let mut directory = tempfile::tempdir().expect("a directory");
+        let mut journal = open(directory.path());
+        let mut model: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        for (step, choice, body) in steps {
+            let chosen = model.keys().nth(usize::from(choice) % model.len().max(1)).copied();
+            match (step, chosen) {
+                (1, Some(id)) => {
+                    let ticket = journal.replace(RecordId(id), body.as_slice().into()).expect("accepted");
+                    prop_assert_eq!(finish(&journal, ticket), None);
+                    model.insert(id, body);
+                }
+                (2, Some(id)) => {
+                    remove(&journal, &[RecordId(id)]);
+                    model.remove(&id);
+                }
+                (3, _) => {
+                    let killed = copy(directory.path());
+                    journal = open(killed.path());
+                    directory = killed;
+                    let found = journal.take_recovered().into_iter().map(|record| (record.id.0, record.body.to_vec()));
+                    prop_assert_eq!(found.collect::<BTreeMap<_, _>>(), model.clone());
+                }
+                _ => {
+                    let id = append(&journal, &body);
+                    prop_assert!(model.insert(id.0, body).is_none(), "a number is given once");
+                }
+            }
+            prop_assert_eq!(journal.stats().records, model.len() as u64);
+        }
+    }
+}
