@@ -7,22 +7,29 @@ here and nowhere else, so that a new redis-py is checked by reading one file.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 from typing import Any, cast
 
+import hiredis
 import redis
 import redis.asyncio
 from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 from redis._parsers.base import BaseParser
+from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser, _HiredisParser
 from redis._parsers.response_callbacks import get_response_callbacks
 from redis.asyncio.connection import Connection as AsyncConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
+from redis.credentials import StreamingCredentialProvider
+from redis.event import AfterPubSubConnectionInstantiationEvent, ClientType
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisPyTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
 from redis.utils import SENTINEL
 
@@ -32,18 +39,33 @@ __all__ = [
     "DEFAULT_SOCKET_TIMEOUT",
     "EMPTY_RESPONSE",
     "NEVER_DECODE",
+    "NOT_ENOUGH_DATA",
     "SENTINEL",
     "AsyncConnection",
     "BaseParser",
     "CaseInsensitiveDict",
+    "PushNotification",
+    "announce_subscriber",
+    "as_parsed",
+    "async_as_parsed",
+    "async_can_read",
     "async_connect",
+    "async_connect_again",
+    "async_drop",
+    "async_lease",
+    "async_read_push",
     "blocking_connect",
     "callbacks_after_fallback",
+    "can_read",
+    "connect_again",
     "detach_stream",
     "detach_socket",
+    "drop",
     "hide_retry",
     "is_stock_async_pool",
     "is_stock_pool",
+    "lease",
+    "metrics_are_on",
     "new_async_connection",
     "new_connection",
     "no_async_retries",
@@ -51,7 +73,11 @@ __all__ = [
     "no_retries",
     "on_disconnect",
     "parse_reply_error",
+    "read_push",
+    "reply_reader",
 ]
+
+PushNotification = hiredis.PushNotification
 
 
 def parse_reply_error(text: str) -> Exception:
@@ -270,3 +296,134 @@ def detach_stream(connection: AsyncConnection) -> tuple[asyncio.Transport, async
     # Nothing can be buffered: the handshake is request and answer, and nothing was subscribed to.
     assert not cast(Any, reader)._buffer
     return cast(asyncio.Transport, writer.transport), writer
+
+
+# --- subscribers: connections that stay redis-py's; what the asyncio source and its sync twin call alike ----------------
+
+
+def reply_reader(connection: Any) -> Any:
+    """The hiredis reader of a connection whose parser is redis-py's own around hiredis; else None."""
+    parser = connection._parser
+    return parser._reader if type(parser) in _HIREDIS_PARSERS else None
+
+
+_HIREDIS_PARSERS = frozenset({_HiredisParser, _AsyncHiredisParser})
+
+
+def metrics_are_on() -> bool:
+    """Whether redis-py's observability counts messages: then its own path has to be taken."""
+    return get_observability_instance().get_provider_manager() is not None
+
+
+def as_parsed(connection: Any, reply: Any) -> Any:
+    """What redis-py's parser makes of a reply that was taken from its reader; raises what it raises."""
+    if isinstance(reply, Exception):
+        raise reply
+    if isinstance(reply, PushNotification):
+        return connection._parser.handle_push_response(reply)
+    return reply
+
+
+async def async_as_parsed(connection: Any, reply: Any) -> Any:
+    """The same for asyncio."""
+    parsed = as_parsed(connection, reply)
+    return await parsed if hasattr(parsed, "__await__") else parsed
+
+
+def read_push(connection: Any, timeout_s: float | None) -> Any:
+    """The next reply or push; None when there is none within `timeout_s` (None: wait for ever)."""
+    try:
+        return connection.read_response(timeout=timeout_s, disconnect_on_error=False, push_request=True)
+    except RedisPyTimeoutError:
+        return None
+
+
+async def async_read_push(connection: Any, timeout_s: float | None) -> Any:
+    """The same for asyncio."""
+    patience_s = math.inf if timeout_s is None else timeout_s
+    return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
+
+
+def can_read(connection: Any, timeout_s: float) -> bool:
+    """Whether there is something to read (the end of the stream counts) within `timeout_s`."""
+    return bool(connection.can_read(timeout=timeout_s))
+
+
+async def async_can_read(connection: Any, timeout_s: float) -> bool:
+    """The same for asyncio."""
+    if await connection.can_read():
+        return True
+    await asyncio.sleep(timeout_s)  # the loop reads meanwhile
+    return bool(await connection.can_read())
+
+
+def drop(connection: Any) -> None:
+    """Close a connection that has failed; never raises."""
+    try:
+        connection.disconnect()
+    except (OSError, RedisError):
+        pass
+
+
+async def async_drop(connection: Any) -> None:
+    """The same for asyncio."""
+    try:
+        await connection.disconnect(nowait=True)
+    except (OSError, RedisError):
+        pass
+
+
+def connect_again(connection: Any) -> None:
+    """Connect a connection of a pool once more, its connect callbacks included."""
+    connection.connect()
+
+
+async def async_connect_again(connection: Any) -> None:
+    """The same for asyncio."""
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task is not None else 0
+    await connection.connect()
+    if task is not None and task.cancelling() > cancellations:
+        # redis-py sends through asyncio.wait_for, which before Python 3.12 may lose a cancellation.
+        raise asyncio.CancelledError
+
+
+def lease(pool: Any) -> Any:
+    """A connected connection of the pool; from a server that refuses HELLO one that speaks RESP2."""
+    try:
+        return pool.get_connection()
+    except ResponseError as error:
+        connection = pool.make_connection()
+        if not _hello_was_refused(error, connection):
+            raise
+        connection.protocol = 2
+        pool._in_use_connections.add(connection)
+        connection.connect()
+        return connection
+
+
+async def async_lease(pool: Any) -> Any:
+    """The same for asyncio."""
+    try:
+        return await pool.get_connection()
+    except ResponseError as error:
+        connection = pool.make_connection()
+        if not _hello_was_refused(error, connection):
+            raise
+        connection.protocol = 2
+        pool._in_use_connections.add(connection)
+        await async_connect(connection)
+        return connection
+
+
+def announce_subscriber(subscriber: Any, asynchronous: bool) -> None:
+    """Tell redis-py's event listeners of a subscriber's connection.
+
+    Not where credentials are streamed: redis-py's listener would read the answer to its AUTH from between the messages.
+    """
+    connection = subscriber.connection
+    if isinstance(connection.credential_provider, StreamingCredentialProvider):
+        return
+    kind = ClientType.ASYNC if asynchronous else ClientType.SYNC
+    event = AfterPubSubConnectionInstantiationEvent(connection, subscriber.connection_pool, kind, subscriber._lock)
+    subscriber._event_dispatcher.dispatch(event)

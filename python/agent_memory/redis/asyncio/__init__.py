@@ -1,5 +1,6 @@
 """The asyncio drop-in client."""
 
-from agent_memory.redis.asyncio.client import Pipeline, Redis
+from agent_memory.redis.asyncio.client import Pipeline, PubSub, Redis
+from agent_memory.redis.gaps import SubscriptionGap
 
-__all__ = ["Pipeline", "Redis"]
+__all__ = ["Pipeline", "PubSub", "Redis", "SubscriptionGap"]

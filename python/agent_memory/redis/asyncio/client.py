@@ -14,6 +14,7 @@ from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._async_guarded import AsyncGuardedCalls
 from agent_memory.redis.asyncio.pipeline import Pipeline
+from agent_memory.redis.asyncio.pubsub import PubSub
 from agent_memory.redis.calls import call_back, callback_of, pack_command, pack_with_buffers
 from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from agent_memory._core import Guard
 
-__all__ = ["Pipeline", "Redis"]
+__all__ = ["Pipeline", "PubSub", "Redis"]
 
 _EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
 _NEVER_DECODE: Final = private.NEVER_DECODE
@@ -131,6 +132,10 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""
         return Pipeline(self, transaction, shard_hint)
+
+    def pubsub(self, **kwargs: Any) -> PubSub:
+        """A subscriber as redis-py's that reconnects by itself; `PubSub` says what it takes beyond redis-py's arguments."""
+        return PubSub(self, event_dispatcher=self._event_dispatcher, **kwargs)
 
     def transport_here(self) -> MultiplexedTransport | None:
         """The transport of the running event loop; None when commands travel redis-py's own way."""

@@ -578,9 +578,19 @@ class BlockingTransport:
             channel.close()
 
 
+_OF_THE_CALLER: Final = (
+    redis_py.AuthenticationError,
+    redis_py.AuthorizationError,
+    redis_py.ResponseError,
+    redis_py.MaxConnectionsError,
+    ConnectionLimitError,
+)
+"""What is raised on the way to a connection and is passed on as it is: it says nothing about the server's health."""
+
+
 def connect_failure(error: BaseException, endpoint: str) -> BaseException:
     """What a failed connect or handshake raises: nothing of the command has been sent, whatever went wrong."""
-    if isinstance(error, redis_py.AuthenticationError | redis_py.AuthorizationError | redis_py.ResponseError):
+    if isinstance(error, _OF_THE_CALLER):
         error.outcome = Outcome.NOT_SENT  # type: ignore[union-attr]
         return error
     if isinstance(error, redis_py.TimeoutError | TimeoutError):

@@ -1,0 +1,456 @@
+"""Publish/subscribe of the drop-in client: redis-py's PubSub that comes back by itself and says what it may have missed.
+
+A subscriber's connection is redis-py's. Ours are the way of a message (taken from the parser's buffer without a timer, a
+retry object or a wait, as long as there is one), the reconnect, and the watch over a silent connection.
+
+States
+- *unconnected*: nothing was subscribed to yet, or closed.
+- *listening*: connected; what arrives is handed out.
+- *lost*: the connection ended while subscribed. Whoever waits for messages reconnects and subscribes again, with growing
+  pauses, until that succeeds or `reconnect_timeout` is over.
+- *restored*: connected and subscribed again, nothing heard yet. The first word that arrives ends the gap: `on_gap` is called
+  (and a message handed out, if asked for) before anything that came over the new connection.
+
+Rules
+- Subscribing and unsubscribing are calls: the guard admits, counts and retries them. Listening is none: neither a long silence
+  nor a reconnect of the listener says anything to the circuit breaker, and an open circuit does not stop a listener.
+- A subscription lives and dies with its connection, so a SUBSCRIBE that met a broken one is NOT_SENT, whatever left.
+- Writing to a socket proves nothing: a call that only wrote counts as neither success nor failure.
+- A connection that was silent for `ping_interval` is pinged; silent for `socket_timeout` after that, it is given up. It is
+  judged only after a read that found nothing, so unread messages are never mistaken for silence.
+- What is received and not yet asked for stays with the socket: the parser holds one read (redis-py's `socket_read_size`), and
+  on asyncio the stream at most twice its limit of 64 KiB, beyond which reading pauses. A slow subscriber makes the server wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis.asyncio.client import PubSub as RedisPyPubSub
+from redis.exceptions import InvalidResponse
+
+from agent_memory._compat import ASYNC, AsyncLock, async_settle, async_sleep
+from agent_memory._core import monotonic_ns
+from agent_memory.errors import Outcome, RedisTimeoutError
+from agent_memory.policy import FailureKind
+from agent_memory.redis import private
+from agent_memory.redis.gaps import SubscriptionGap
+from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours, classify
+from agent_memory.redis.transport.blocking import connect_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_memory.redis.asyncio.client import Redis
+
+__all__ = ["DEFAULT_PING_INTERVAL_S", "PubSub"]
+
+DEFAULT_PING_INTERVAL_S: Final = 10.0
+"""How long a subscribed connection may be silent before it is pinged, where the client has no `health_check_interval`."""
+FIRST_RECONNECT_DELAY_S: Final = 0.02
+MAX_RECONNECT_DELAY_S: Final = 0.5
+"""Longest pause between two attempts to connect."""
+SECOND_LOOK_S: Final = 0.05
+"""Before a connection is given up as silent, what may wait in the kernel gets this long to be read."""
+
+_LOGGER: Final = logging.getLogger("agent_memory.redis")
+_NS_PER_S: Final = 1_000_000_000
+_UNSET: Final[Any] = object()
+_INCOMPLETE: Final = private.NOT_ENOUGH_DATA
+_LISTS: Final = (private.PushNotification, list)
+
+_PUBLISHED: Final[dict[Any, str]] = {
+    b"message": "message", "message": "message",
+    b"pmessage": "pmessage", "pmessage": "pmessage",
+    b"smessage": "smessage", "smessage": "smessage",
+}  # fmt: skip
+"""The kinds of message that somebody published, as they arrive and as they are shown."""
+
+_restoring: contextvars.ContextVar[object] = contextvars.ContextVar("restoring", default=None)
+"""The PubSub that the running code is reconnecting: its SUBSCRIBEs are the listener's, not calls."""
+
+
+class PubSub(RedisPyPubSub):
+    """redis-py's PubSub that survives the loss of its connection and reports the gap; made by `client.pubsub()`.
+
+    Takes redis-py's arguments, and by keyword:
+
+    - `on_gap`: called with a `SubscriptionGap` after each loss, once the subscriptions stand again and before anything that
+      came over the new connection is handed out. May be a coroutine function. Its errors reach whoever waits for a message.
+    - `gap_messages`: whether the gap is handed out as a message too: type "gap", data the `SubscriptionGap`. Default False.
+    - `ping_interval`: seconds of silence after which the connection is asked whether it lives (default: the client's
+      `health_check_interval`, else 10); None leaves silence alone.
+    - `reconnect_timeout`: seconds after a loss for which `listen()` and `get_message()` go on reconnecting; then they raise
+      RedisUnavailableError, and the next call tries again. Until then `get_message(timeout)` returns None when its time is up,
+      as if there was no message. None: for ever, the default. 0: what redis-py does without retries, reconnect once and raise
+      the error all the same. That is the default where the client has no resilience, or a pool that was given to it, whose
+      owner chose how to deal with errors.
+
+    A call that finds the connection broken may take as long as one attempt to connect, beyond its timeout.
+
+    Raises ValueError for a `ping_interval` not above 0 or a `reconnect_timeout` below 0. May be used by one reader at a time;
+    other tasks may subscribe and unsubscribe meanwhile.
+    """
+
+    connection: Any
+    channels: dict[Any, Any]
+    patterns: dict[Any, Any]
+    shard_channels: dict[Any, Any]
+
+    def __init__(
+        self,
+        client: Redis,
+        *args: Any,
+        on_gap: Callable[[SubscriptionGap], Any] | None = None,
+        gap_messages: bool = False,
+        ping_interval: float | None = _UNSET,
+        reconnect_timeout: float | None = _UNSET,
+        **kwargs: Any,
+    ) -> None:
+        arguments = client.connection_pool.connection_kwargs
+        if ping_interval is _UNSET:
+            ping_interval = arguments.get("health_check_interval") or DEFAULT_PING_INTERVAL_S
+        elif ping_interval is not None and not ping_interval > 0:
+            raise ValueError(f"ping_interval must be > 0 or None, got {ping_interval!r}")
+        if reconnect_timeout is _UNSET:
+            owned = client.guard is not None and client.auto_close_connection_pool
+            reconnect_timeout = None if owned else 0.0
+        elif reconnect_timeout is not None and not reconnect_timeout >= 0:
+            raise ValueError(f"reconnect_timeout must be >= 0 or None, got {reconnect_timeout!r}")
+        self._client = client
+        self._on_gap = on_gap
+        self._gap_messages = gap_messages
+        self._ping_interval_ns = None if ping_interval is None else int(ping_interval * _NS_PER_S)
+        timeout_s = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
+        self._pong_timeout_ns = int((timeout_s or private.DEFAULT_SOCKET_TIMEOUT) * _NS_PER_S)
+        self._reconnect_timeout_ns = None if reconnect_timeout is None else int(reconnect_timeout * _NS_PER_S)
+        self._connecting = AsyncLock()
+        self._loss: _Loss | None = None
+        self._heard_ns = self._pinged_ns = 0
+        self._held_back: Any = None  # the first reply of a new connection, while the gap's message goes before it
+        super().__init__(client.connection_pool, *args, **kwargs)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    async def execute_command(self, *args: Any) -> Any:
+        """Send one command of the subscriber's, guarded; what it answers arrives among the messages."""
+        if _restoring.get() is self:
+            await self._send(args)
+            return
+        plan = self._client.plans[args[0]]
+        opened = False
+
+        async def attempt(permit: int, timeout_s: float | None) -> None:
+            nonlocal opened
+            del permit, timeout_s  # the connection's own timeouts bound it
+            try:
+                opened = await self._connect_if_needed() or opened
+                await self._send(args)
+            except Exception as error:
+                # Whatever left with a connection that broke, no subscription came of it.
+                failure = connect_failure(error, self._client.endpoint)
+                if failure is error:
+                    raise
+                raise failure from error
+
+        permit = plan.admit()
+        try:
+            await attempt(permit, None)
+        except Exception as error:
+            await self._client._retry(plan, attempt, permit, error)
+        except BaseException:
+            plan.abandon(permit)
+            raise
+        else:
+            (plan.success if opened else plan.abandon)(permit)
+
+    async def _send(self, args: tuple[Any, ...]) -> None:
+        connection = self.connection
+        try:
+            if ASYNC:
+                await connection.send_command(*args, check_health=not self.subscribed)
+            else:
+                subscriber = cast(Any, self)
+                if not self.subscribed:
+                    subscriber.clean_health_check_responses()
+                with subscriber._lock:
+                    connection.send_command(*args, check_health=not self.subscribed)
+        except ERRORS_OF_CONNECTIONS as error:
+            self._lose(error)
+            await private.async_drop(connection)
+            raise
+
+    if ASYNC:
+
+        async def connect(self) -> None:
+            """Ensure that there is a connection."""
+            await self._connect_if_needed()
+
+    # --- messages -------------------------------------------------------------------------------------------------
+
+    async def parse_response(self, block: bool = True, timeout: float = 0) -> Any:
+        """The next reply as it arrived, None when there is none within `timeout` seconds (with `block` it waits for ever)."""
+        connection = self.connection
+        if connection is None:
+            raise RuntimeError("pubsub connection not set: did you forget to call subscribe() or psubscribe()?")
+        if self._loss is None and self._held_back is None and self.push_handler_func is None:
+            reader = private.reply_reader(connection)
+            if reader is not None:
+                try:
+                    reply = reader.gets()
+                except InvalidResponse as error:
+                    await self._give_up(error)
+                    reply = _INCOMPLETE
+                if reply is not _INCOMPLETE:
+                    if reply.__class__ in _LISTS and reply[0] in _PUBLISHED:
+                        return reply
+                    reply = await private.async_as_parsed(connection, reply)
+                    if not self._is_pong(reply):
+                        return reply
+        return await self._next_reply(None if block else int(timeout * _NS_PER_S))
+
+    async def _next_reply(self, timeout_ns: int | None) -> Any:
+        """Wait for a reply, through reconnects and pings; None when `timeout_ns` is over (None: for ever)."""
+        until_ns = None if timeout_ns is None else monotonic_ns() + timeout_ns
+        while (connection := self.connection) is not None:
+            if self._held_back is not None:
+                reply, self._held_back = self._held_back, None
+                return reply
+            if not connection.is_connected and not await self._restore(until_ns):
+                return None
+            try:
+                await cast(Any, self).check_health()  # redis-py's own, where `health_check_interval` asks for it
+                reply = await private.async_read_push(connection, self._patience_s(until_ns))
+                something = reply is not None or await self._watch(connection)
+            except (*ERRORS_OF_CONNECTIONS, InvalidResponse) as error:
+                if classify(error)[0] is FailureKind.CLIENT:
+                    raise
+                await self._give_up(error)
+                if self._reconnect_timeout_ns == 0 and self.connection is not None:
+                    await self._restore(None)
+                    raise as_ours(error, self._client.endpoint) from error
+                continue  # and out of the loop, if it was closed while it waited
+            if reply is None:
+                if not something and until_ns is not None and monotonic_ns() >= until_ns:
+                    return None
+                continue
+            self._heard_ns = monotonic_ns()
+            self._pinged_ns = 0
+            if self._loss is not None:
+                gap = await self._regain(self._loss)
+                if gap is not None and self._gap_messages:
+                    self._held_back = reply
+                    return gap
+            if not self._is_pong(reply):
+                return reply
+        return None
+
+    async def handle_message(self, response: Any, ignore_subscribe_messages: bool = False) -> Any:
+        """Make a message of a reply, as redis-py does, or hand it to its handler and return None."""
+        kind = _PUBLISHED.get(response[0]) if response.__class__ in _LISTS else None
+        if kind is None or private.metrics_are_on():
+            if response.__class__ is SubscriptionGap:
+                return {"type": "gap", "pattern": None, "channel": None, "data": response}
+            return await cast(Any, super()).handle_message(response, ignore_subscribe_messages)
+        if kind == "message":
+            _, channel, data = response
+            pattern = None
+            handler = self.channels.get(channel)
+        elif kind == "pmessage":
+            _, pattern, channel, data = response
+            handler = self.patterns.get(pattern)
+        else:
+            _, channel, data = response
+            pattern = None
+            handler = self.shard_channels.get(channel)
+        message = {"type": kind, "pattern": pattern, "channel": channel, "data": data}
+        if handler:
+            if ASYNC:
+                result = handler(message)
+                if asyncio.iscoroutine(result):
+                    await result
+            else:
+                handler(message)
+            return None
+        return message
+
+    if ASYNC:
+
+        async def get_sharded_message(
+            self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0, target_node: Any = None
+        ) -> Any:
+            """`get_message`: one connection carries all the channels."""
+            del target_node
+            return await self.get_message(ignore_subscribe_messages, timeout)
+
+    def _is_pong(self, reply: Any) -> bool:
+        """Whether it is the answer to a PING of ours."""
+        if ASYNC:
+            return reply in self.health_check_response
+        if cast(Any, self).is_health_check_response(reply):
+            self.health_check_response_counter -= 1
+            return True
+        return False
+
+    # --- silence --------------------------------------------------------------------------------------------------
+
+    def _patience_s(self, until_ns: int | None) -> float | None:
+        """How long to wait for the next word: until the caller's time is up or the connection has to be looked after."""
+        due_ns = until_ns
+        if self._ping_interval_ns is not None and self.subscribed:
+            silent_ns, patience_ns = self._heard_ns, self._ping_interval_ns
+            if self._pinged_ns:
+                silent_ns, patience_ns = self._pinged_ns, self._pong_timeout_ns
+            look_ns = silent_ns + patience_ns
+            due_ns = look_ns if due_ns is None else min(due_ns, look_ns)
+        return None if due_ns is None else max(0.0, (due_ns - monotonic_ns()) / 1e9)
+
+    async def _watch(self, connection: Any) -> bool:
+        """Nothing came: ping a connection that has been silent for long, give up one that does not answer.
+
+        Returns whether something has arrived after all; raises RedisTimeoutError for a dead connection.
+        """
+        now_ns = monotonic_ns()
+        if self._ping_interval_ns is None or not self.subscribed:
+            return False
+        if not self._pinged_ns:
+            if now_ns - self._heard_ns >= self._ping_interval_ns:
+                self._pinged_ns = now_ns
+                if not ASYNC:
+                    self.health_check_response_counter += 1
+                await connection.send_command("PING", self.HEALTH_CHECK_MESSAGE, check_health=False)
+            return False
+        if now_ns - self._pinged_ns < self._pong_timeout_ns:
+            return False
+        # The time may have passed in this process: then the answer waits to be read.
+        if await private.async_can_read(connection, SECOND_LOOK_S):
+            return True
+        silent_s = (monotonic_ns() - self._heard_ns) / 1e9
+        raise RedisTimeoutError(
+            f"no answer to a PING, silent for {silent_s:.1f} s",
+            outcome=Outcome.NOT_SENT,
+            endpoint=self._client.endpoint,
+        )
+
+    # --- loss and return ------------------------------------------------------------------------------------------
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._loss is None and self.subscribed:
+            self._loss = _Loss(error, self._heard_ns)
+
+    async def _give_up(self, error: Exception) -> None:
+        """The connection is of no use any more."""
+        self._lose(error)
+        if self.connection is not None:
+            await private.async_drop(self.connection)
+
+    async def _restore(self, until_ns: int | None) -> bool:
+        """Connect and subscribe again; False when `until_ns` came first. Raises when `reconnect_timeout` is over."""
+        self._lose(None)
+        loss = self._loss
+        while True:
+            now_ns = monotonic_ns()
+            if loss is not None and loss.not_before_ns > now_ns:
+                wake_ns = loss.not_before_ns if until_ns is None else min(loss.not_before_ns, until_ns)
+                await async_sleep(max(0.0, (wake_ns - now_ns) / 1e9))
+                if until_ns is not None and wake_ns == until_ns:
+                    return False
+                if self.connection is None:
+                    return False  # closed meanwhile
+            try:
+                await self._connect_if_needed()
+            except ERRORS_OF_CONNECTIONS as error:
+                if self.connection is None:
+                    return False
+                failure = connect_failure(error, self._client.endpoint)
+                if loss is None or failure is error or loss.is_over(self._reconnect_timeout_ns):
+                    raise failure from (None if failure is error else error)
+                continue
+            return True
+
+    async def _connect_if_needed(self) -> bool:
+        """Connect, and subscribe to what was subscribed to; returns whether there was need."""
+        async with self._connecting:
+            connection = self.connection
+            if connection is not None and connection.is_connected:
+                return False
+            if connection is not None:
+                self._lose(None)
+            if self._loss is not None:
+                self._loss.attempts += 1
+            mark = _restoring.set(self)
+            try:
+                if connection is None:
+                    await self._lease()
+                else:
+                    await private.async_connect_again(connection)
+            except BaseException as error:
+                if connection is not None:
+                    # It may stand, and its subscriptions not.
+                    await private.async_drop(connection)
+                if self._loss is not None and isinstance(error, Exception):
+                    self._loss.failed(error)
+                raise
+            finally:
+                _restoring.reset(mark)
+            self._heard_ns = monotonic_ns()
+            self._pinged_ns = 0
+            if not ASYNC:
+                self.health_check_response_counter = 0
+            return True
+
+    async def _lease(self) -> None:
+        connection = await private.async_lease(self.connection_pool)
+        self.connection = connection
+        connection.register_connect_callback(self.on_connect)
+        if self.push_handler_func is not None:
+            connection._parser.set_pubsub_push_handler(self.push_handler_func)
+        private.announce_subscriber(self, ASYNC)
+
+    async def _regain(self, loss: _Loss) -> SubscriptionGap | None:
+        """The first word on a new connection: tell of the gap."""
+        self._loss = None
+        gap = loss.gap(self._heard_ns)
+        _LOGGER.warning(
+            "subscriber of %s was away for %.3f s (%s): messages published meanwhile are lost to it",
+            self._client.endpoint,
+            gap.duration_s,
+            gap.reason,
+        )
+        if self._on_gap is not None:
+            await async_settle(self._on_gap(gap))
+        return gap
+
+
+class _Loss:
+    """A gap that is not over yet."""
+
+    __slots__ = ("_error", "_heard_ns", "_noticed_ns", "attempts", "not_before_ns")
+
+    def __init__(self, error: Exception | None, heard_ns: int) -> None:
+        self._error = error
+        self._noticed_ns = monotonic_ns()
+        self._heard_ns = heard_ns or self._noticed_ns
+        self.attempts = 0
+        self.not_before_ns = 0
+
+    def failed(self, error: Exception) -> None:
+        """An attempt to connect has failed: full jitter under a cap that doubles, so that subscribers spread out."""
+        if self._error is None:
+            self._error = error
+        cap_s = min(MAX_RECONNECT_DELAY_S, FIRST_RECONNECT_DELAY_S * 2.0 ** min(self.attempts - 1, 16))
+        self.not_before_ns = monotonic_ns() + int(random.uniform(0.0, cap_s) * _NS_PER_S)
+
+    def is_over(self, timeout_ns: int | None) -> bool:
+        """Whether reconnecting has been tried for long enough."""
+        return timeout_ns is not None and monotonic_ns() - self._noticed_ns >= timeout_ns
+
+    def gap(self, restored_ns: int) -> SubscriptionGap:
+        """What the user is told."""
+        error = self._error
+        reason = "closed on this side" if error is None else (str(error) or type(error).__name__)
+        return SubscriptionGap(reason, error, self._heard_ns, self._noticed_ns, restored_ns, max(1, self.attempts))
