@@ -3,6 +3,7 @@
 #
 #   make demo     a real server, traffic, an outage, the recovery; writes demo-report.html
 #   make test     the Rust tests, then the Python tests against the built wheel
+#   make compat   redis-py's own tests, with our classes in the place of its own
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
 #   make wheel    the release wheel, in dist/
@@ -14,6 +15,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+COMPAT_ARGS ?=
 BENCH ?=
 
 VENV := .venv
@@ -29,7 +31,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python bench lint format generate wheel clean check-rust
+.PHONY: help demo compat test test-rust test-python bench lint format generate wheel clean check-rust
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -83,6 +85,10 @@ test-rust: $(STAMPS)/venv check-rust
 test-python: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# redis-py's own tests with our classes in the place of its own; COMPAT_ARGS="--suite pooled --server valkey" chooses.
+compat: $(STAMPS)/extra-compat $(STAMPS)/installed
+	$(BIN)/python tests/compat/run.py --cache $(VENV)/compat $(COMPAT_ARGS)
+
 lint: $(STAMPS)/extra-lint $(STAMPS)/extra-test $(STAMPS)/installed check-rust
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 \
 		|| { echo "missing: rustfmt or clippy (rustup component add rustfmt clippy)"; exit 1; }
@@ -91,6 +97,7 @@ lint: $(STAMPS)/extra-lint $(STAMPS)/extra-test $(STAMPS)/installed check-rust
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python tools/generate_sync.py --check
+	$(BIN)/python tools/command_table.py --check
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest agent_memory._core
@@ -101,8 +108,9 @@ format: $(STAMPS)/extra-lint
 	$(BIN)/ruff format
 	$(BIN)/python tools/generate_sync.py
 
-generate: $(STAMPS)/extra-lint
+generate: $(STAMPS)/extra-lint $(STAMPS)/installed
 	$(BIN)/python tools/generate_sync.py
+	$(BIN)/python tools/command_table.py
 
 # --- what it does and how fast ------------------------------------------------------------------------------------------
 

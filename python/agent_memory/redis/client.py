@@ -53,7 +53,9 @@ class Redis(GuardedCalls, RedisPy):
                 kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
         super().__init__(*args, **kwargs)
         self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"))
-        self._transport = transport_of(self.connection_pool) if private.is_stock_pool(self.connection_pool) else None
+        # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
+        stock = private.is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
+        self._transport = transport_of(self.connection_pool) if stock else None
 
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> Self:

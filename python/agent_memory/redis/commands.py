@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "ABSOLUTE_WRITES",
+    "BLOCKING",
     "CONNECTION_ATTRIBUTES",
     "NOT_BLOCKING",
+    "PASSING_STATE",
     "READING_PIPELINE",
+    "READS",
     "REFUSED",
     "blocking_timeout_s",
     "category_of",
@@ -26,13 +30,13 @@ __all__ = [
 READING_PIPELINE: Final = "PIPELINE (READS)"
 """The operation that a pipeline of reads counts as; any other is a "PIPELINE"."""
 
-_READS: Final = frozenset(
+READS: Final = frozenset(
     """
-    BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH GEOPOS
+    BITCOUNT BITFIELD_RO BITPOS CLUSTERSCAN DBSIZE DUMP EVALSHA_RO EVAL_RO EXISTS EXPIRETIME FCALL_RO GEODIST GEOHASH GEOPOS
     GEORADIUSBYMEMBER_RO GEORADIUS_RO GEOSEARCH GET GETBIT GETRANGE HEXISTS HEXPIRETIME HGET HGETALL HKEYS HLEN HMGET
     HPEXPIRETIME HPTTL HRANDFIELD HSCAN HSTRLEN HTTL HVALS KEYS LCS LINDEX LLEN LOLWUT LPOS LRANGE MGET PEXPIRETIME
     PFCOUNT PTTL RANDOMKEY SCAN SCARD SDIFF SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER SORT_RO SRANDMEMBER SSCAN
-    STRLEN SUBSTR SUNION TOUCH TTL TYPE XLEN XPENDING XRANGE XREAD XREVRANGE ZCARD ZCOUNT ZDIFF ZINTER ZINTERCARD
+    STRALGO STRLEN SUBSTR SUNION TOUCH TTL TYPE XLEN XPENDING XRANGE XREAD XREVRANGE ZCARD ZCOUNT ZDIFF ZINTER ZINTERCARD
     ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE ZREVRANGEBYLEX ZREVRANGEBYSCORE
     ZREVRANK ZSCAN ZSCORE ZUNION ECHO INFO LASTSAVE PING ROLE TIME
     """.split()
@@ -49,7 +53,7 @@ _READS: Final = frozenset(
     }
 )  # fmt: skip
 
-_ABSOLUTE_WRITES: Final = frozenset(
+ABSOLUTE_WRITES: Final = frozenset(
     """
     DEL EXPIREAT HDEL HMSET HSET HSETEX LSET MSET PERSIST PEXPIREAT PFADD PSETEX SADD SET SETBIT SETEX SETRANGE SREM
     UNLINK XACK XDEL ZADD ZREM
@@ -57,12 +61,12 @@ _ABSOLUTE_WRITES: Final = frozenset(
 )
 """Sending them again leaves the same data, as long as nobody else wrote in between; SET and ZADD with conditions do not."""
 
-_BLOCKING: Final = frozenset(
+BLOCKING: Final = frozenset(
     """
     BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN WAIT WAITAOF XREAD XREADGROUP
     """.split()
 )
-_PASSING_STATE: Final = frozenset("AUTH HELLO MONITOR PSYNC QUIT REPLCONF RESET SELECT SYNC".split())
+PASSING_STATE: Final = frozenset("AUTH HELLO MONITOR PSYNC QUIT REPLCONF RESET SELECT SYNC".split())
 """Asked for their answer (is this the password?), or of no use to others: the connection that carried one is closed."""
 
 CONNECTION_ATTRIBUTES: Final = frozenset(
@@ -83,7 +87,7 @@ REFUSED: Final = {
 }
 """What only means something to the commands that follow on the same connection, and what to use instead."""
 
-_CONNECTION_STATE: Final = _PASSING_STATE | CONNECTION_ATTRIBUTES | REFUSED.keys()
+_CONNECTION_STATE: Final = PASSING_STATE | CONNECTION_ATTRIBUTES | REFUSED.keys()
 
 NOT_BLOCKING: Final = -1.0
 """What `blocking_timeout_s` returns for a command that answers at once."""
@@ -93,11 +97,11 @@ def category_of(name: str) -> CommandCategory:
     """The category of a command name ("GET", "CONFIG GET"; upper case)."""
     if name in _CONNECTION_STATE:
         return CommandCategory.CONNECTION_STATE
-    if name in _BLOCKING:
+    if name in BLOCKING:
         return CommandCategory.BLOCKING
-    if name in _READS:
+    if name in READS:
         return CommandCategory.READ
-    if name in _ABSOLUTE_WRITES:
+    if name in ABSOLUTE_WRITES:
         return CommandCategory.ABSOLUTE_WRITE
     return CommandCategory.RELATIVE_WRITE
 

@@ -57,7 +57,11 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
                 kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
         super().__init__(*args, **kwargs)
         self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"))
-        self._foreign = self.single_connection_client or not private.is_stock_async_pool(self.connection_pool)
+        # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
+        stock = (
+            private.is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
+        )
+        self._foreign = self.single_connection_client or not stock
         self._transports = transports_of(self.connection_pool)
 
     @classmethod
