@@ -4,6 +4,7 @@
 #   make demo     a real server, traffic, an outage, the recovery; writes demo-report.html
 #   make test     the Rust tests, then the Python tests against the built wheel
 #   make compat   redis-py's own tests, with our classes in the place of its own
+#   make sim      the simulations, each from 100,000 seeds (SEEDS=1000000 for more)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
 #   make wheel    the release wheel, in dist/
@@ -14,6 +15,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+SEEDS ?= 100000
 DEMO_ARGS ?=
 COMPAT_ARGS ?=
 BENCH ?=
@@ -111,6 +113,11 @@ format: $(STAMPS)/extra-lint
 generate: $(STAMPS)/extra-lint $(STAMPS)/installed
 	$(BIN)/python tools/generate_sync.py
 	$(BIN)/python tools/command_table.py
+
+# One line per simulation: each prints what it ran, or the one line that reproduces what it found.
+.PHONY: sim
+sim: $(STAMPS)/extra-test $(STAMPS)/installed
+	$(BIN)/python tests/sim/memory_simulation.py --seeds $(SEEDS)
 
 # --- what it does and how fast ------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ Two consequences that the simulation of `tests/sim/` insists on, beyond the rule
 - A reader that knows a version (its index, its own writes) takes a lower copy for a miss (`is_hit`), and a dirty copy
   is compared with SQL while SQL is there: it may have come back with an old snapshot of Redis.
 
-The Lua scripts of `_scripts.py` and the statements of the SQL stores say the same in their languages; tests compare them.
+The Lua scripts of `redis_scripts.py` and the statements of the SQL stores say the same in their languages; tests compare them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 REPLAY_LIFETIME_S: Final = 600.0
-"""The longest time a command or a replay may be under way; floors in Redis live at least as long."""
+"""How long floors live in Redis: twice the longest time that a command may be under way, clock skew included."""
+
+REPLAY_LIFETIME_US: Final = int(REPLAY_LIFETIME_S * 1e6)
 
 MAX_VERSION: Final = 2**52 - 1
 """Versions stay below 2^52, so that a floor (2 * version + deleted) is exact as a double: until the year 2112."""
@@ -63,14 +65,20 @@ def beats(new: Stamp, held: Stamp | None) -> bool:
     return held is None or new > held
 
 
-def floor_of(copy: Stamp, clock_us: int = 0) -> int:
+def floor_of(copy: Stamp, clock_us: int, lifetime_us: int = REPLAY_LIFETIME_US) -> int:
     """What Redis remembers of a copy that SQL holds: twice its version, odd for a tombstone.
 
-    Floors below twice the clock less REPLAY_LIFETIME_S are forgotten. A version is about the time of its commit, except
-    where a dirty copy was synced late; then `clock_us` keeps the floor long enough. It may refuse a clean put
-    meanwhile that would have been all right, which costs a cache miss.
+    Floors below twice the clock less the lifetime are forgotten. A version is about the time of its commit, except
+    where a dirty copy or a journal was synced late: a version older than half the lifetime counts as of `clock_us`, so
+    that its floor lives long enough. That may refuse clean puts of the same copy meanwhile, which costs cache misses.
     """
-    return 2 * max(copy.version, clock_us) + copy.deleted
+    is_late = copy.version + lifetime_us // 2 < clock_us
+    return 2 * (clock_us if is_late else copy.version) + copy.deleted
+
+
+def raised_floor(held: int, new: int) -> int:
+    """The floor that is left when `new` meets the one that is held (0: none); once a tombstone's, always one."""
+    return max(held, new) | ((held | new) & 1)
 
 
 def floor_is_tombstone(floor: int) -> bool:
