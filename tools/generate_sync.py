@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # twin).
 PAIRS = [
     ("python/agent_memory/memory/stores/async_protocol.py", "python/agent_memory/memory/stores/protocol.py"),
+    ("python/agent_memory/memory/stores/sqlite/async_store.py", "python/agent_memory/memory/stores/sqlite/store.py"),
     ("python/agent_memory/redis/_async_guarded.py", "python/agent_memory/redis/_guarded.py"),
     ("python/agent_memory/redis/_async_probe.py", "python/agent_memory/redis/_probe.py"),
     ("python/agent_memory/redis/_async_retry.py", "python/agent_memory/redis/_retry.py"),

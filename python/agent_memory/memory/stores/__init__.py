@@ -4,6 +4,7 @@ from agent_memory.memory.stores.async_protocol import AsyncMemoryStore
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
+    Candidate,
     ChangePage,
     Cursor,
     Delete,
@@ -24,6 +25,7 @@ __all__ = [
     "Access",
     "AgentState",
     "AsyncMemoryStore",
+    "Candidate",
     "ChangePage",
     "Cursor",
     "Delete",

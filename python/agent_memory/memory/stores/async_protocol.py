@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
-from agent_memory.memory.entries import Copy
+from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
+    Candidate,
     ChangePage,
     Cursor,
     Erasure,
@@ -68,6 +69,15 @@ class AsyncMemoryStore(Protocol):
     ) -> list[NamespaceCount]:
         """The namespaces in use that begin with `prefix`, sorted."""
 
+    async def aged(self, tier: Tier, created_before_us: int, *, limit: int = 500) -> list[Candidate]:
+        """The oldest memories of all agents in STM or IM that were first stored before a time."""
+
+    async def crowded(self, tier: Tier, max_entries: int, *, limit: int = 100) -> list[AgentState]:
+        """Agents that have more than `max_entries` memories in a tier."""
+
+    async def oldest(self, agent_id: str, tier: Tier, *, limit: int = 500) -> list[Candidate]:
+        """The memories of one agent in STM or IM that were stored first."""
+
     async def record_accesses(self, accesses: Iterable[Access]) -> None:
         """Adds to the statistics of use; ids that are not there are passed over. Changes no version and no seq."""
 
@@ -78,7 +88,7 @@ class AsyncMemoryStore(Protocol):
         """Leaves tombstones for at most `limit` memories with `expires_at <= now`; returns them."""
 
     async def begin_erasure(self, kind: Literal["agent", "user"], name: str) -> Erasure:
-        """Raises the generation: writes of before are refused from now on, and reads no longer see what is to go."""
+        """Raises the fence: writes of before are refused from now on. What goes of an agent is no longer read."""
 
     async def erase(self, kind: Literal["agent", "user"], name: str, *, limit: int = 1_000) -> Erasure:
         """Erases at most `limit` memories of an erasure that was begun. Resumable by anybody, at any time."""

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_PAGE_ENTRIES",
     "Access",
     "AgentState",
+    "Candidate",
     "ChangePage",
     "Cursor",
     "Delete",
@@ -98,6 +99,8 @@ class WriteStatus(enum.IntEnum):
     """The write is of a time before its agent or user was erased."""
     ABSENT = 6
     """There is no such memory to move, or for `if_version`."""
+    FOREIGN = 7
+    """The id belongs to another agent."""
 
 
 class WriteResult(NamedTuple):
@@ -110,12 +113,14 @@ class WriteResult(NamedTuple):
     """The place in the change feed; 0 where nothing changed."""
     existed: bool = False
     """Whether a copy, not a tombstone, was held before."""
+    created_us: int = 0
+    """Of a put that was applied: when the memory was first stored."""
 
 
 class Cursor(NamedTuple):
     """Where the next page of a query begins."""
 
-    value: float
+    value: int | float
     row: int
 
 
@@ -221,6 +226,17 @@ class Access(NamedTuple):
     id: str
     uses: int
     last_at: float
+
+
+class Candidate(NamedTuple):
+    """What the background passes look at to choose what moves."""
+
+    id: str
+    agent_id: str
+    version: int
+    tier: Tier
+    importance: float
+    created_us: int
 
 
 class Erasure(NamedTuple):

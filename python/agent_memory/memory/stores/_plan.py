@@ -1,0 +1,428 @@
+"""The decision of a write, pure: no SQL, no clock of its own, no chance.
+
+An engine begins a transaction, locks the rows of the agents concerned, reads what is `Wanted`, lets the plan decide the
+operations one after the other, and then writes what `Plan.changes` and `Plan.agents` hold, once per row however often it
+was written. Nothing is left to constraints; they only catch mistakes.
+
+Order of the questions a put is asked
+1. Is it of a time before its agent or user was erased?                      ERASED
+2. Is its id unknown, and its idempotency key or equal content known?        EXISTING
+3. Is its id unknown, and its key in use? An assigned version goes over that memory; of two with versions of their own
+   the greater stamp keeps the key, and the other becomes a tombstone.
+4. Is a tombstone there?                                                     DELETED
+5. Does `if_version` hold?                                                   CONFLICT, ABSENT
+6. Does it beat what is held (R1)? An assigned version always does.          STALE
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from agent_memory.memory.entries import Copy, checksum_of, tombstone_of
+from agent_memory.memory.rules import MAX_VERSION, Stamp, beats, next_version
+from agent_memory.memory.stores.operations import (
+    AgentState,
+    Delete,
+    Move,
+    Operation,
+    Put,
+    WriteResult,
+    WriteStatus,
+)
+
+__all__ = ["Agent", "Change", "ChangeKind", "Held", "Plan", "Wanted"]
+
+
+@dataclass(slots=True)
+class Agent:
+    """The row of an agent while a transaction holds it. `number` stands for its name in other tables; 0: not there yet."""
+
+    name: str
+    number: int = 0
+    seq: int = 0
+    last_version: int = 0
+    generation: int = 1
+    purged_seq: int = 0
+    erased_seq: int = 0
+    erased_version: int = 0
+    counts: list[int] = field(default_factory=lambda: [0, 0, 0])
+    touched_us: int = 0
+    changed: bool = False
+
+    def state(self) -> AgentState:
+        """The row as its readers see it."""
+        short, intermediate, long = self.counts
+        return AgentState(
+            self.name,
+            self.seq,
+            self.last_version,
+            self.generation,
+            self.purged_seq,
+            self.erased_seq,
+            (short, intermediate, long),
+            self.touched_us,
+        )
+
+
+class Held(NamedTuple):
+    """What the plan must know of a row that is there."""
+
+    row: int
+    id: str
+    agent_id: str
+    version: int
+    writer: int
+    deleted: int
+    tier: int
+    seq: int
+    created_us: int
+    namespace: str
+    user_id: str
+    key: str
+    idempotency_key: str
+    content_hash: bytes
+    tags: str
+
+
+class ChangeKind(enum.Enum):
+    """How a row changes."""
+
+    INSERT = 1
+    REPLACE = 2
+    """All columns; the row number and the access statistics stay."""
+    BURY = 3
+    """It becomes a tombstone: its payload goes."""
+    LABEL = 4
+    """Tier and seq alone."""
+
+
+class Change(NamedTuple):
+    """The last state of one row in this transaction. `held` is the row as it was before it, None of an insert."""
+
+    kind: ChangeKind
+    copy: Copy
+    held: Held | None
+
+
+class Wanted(NamedTuple):
+    """What must be read before a plan can decide these operations."""
+
+    agents: list[str]
+    ids: list[str]
+    keys: list[tuple[str, str, str]]
+    """(agent, namespace, key)."""
+    idempotency_keys: list[tuple[str, str]]
+    hashes: list[tuple[str, bytes]]
+    users: list[str]
+    """Of the copies to be put; those of the rows held are wanted, too."""
+
+    @classmethod
+    def of(cls, operations: Sequence[Operation]) -> Wanted:
+        """Of these operations; each list without duplicates, agents sorted (the order in which rows are locked)."""
+        agents: set[str] = set()
+        ids: dict[str, None] = {}
+        keys: dict[tuple[str, str, str], None] = {}
+        idempotency_keys: dict[tuple[str, str], None] = {}
+        hashes: dict[tuple[str, bytes], None] = {}
+        users: dict[str, None] = {}
+        for operation in operations:
+            if not isinstance(operation, Put):
+                agents.add(operation.agent_id)
+                ids[operation.id] = None
+                continue
+            copy = operation.copy
+            agents.add(copy.agent_id)
+            ids[copy.id] = None
+            if copy.key:
+                keys[copy.agent_id, copy.namespace, copy.key] = None
+            if copy.idempotency_key:
+                idempotency_keys[copy.agent_id, copy.idempotency_key] = None
+            if copy.content_hash:
+                hashes[copy.agent_id, copy.content_hash] = None
+            if copy.user_id:
+                users[copy.user_id] = None
+        return cls(sorted(agents), list(ids), list(keys), list(idempotency_keys), list(hashes), list(users))
+
+
+class Plan:
+    """The decisions of one transaction. The engine fills `agents` (all that `Wanted` names), `held`, the three maps to ids
+    (only of rows that are not erased, and those rows must be in `held`), and `user_fences`, before it calls `decide`.
+    """
+
+    __slots__ = ("_now_us", "agents", "changes", "hashes", "held", "idempotency_keys", "keys", "user_fences")
+
+    def __init__(self, now_us: int) -> None:
+        self._now_us = now_us
+        self.agents: dict[str, Agent] = {}
+        self.held: dict[str, Held] = {}
+        self.keys: dict[tuple[str, str, str], str] = {}
+        self.idempotency_keys: dict[tuple[str, str], str] = {}
+        self.hashes: dict[tuple[str, bytes], str] = {}
+        self.user_fences: dict[str, int] = {}
+        self.changes: dict[str, Change] = {}
+
+    def decide(self, operation: Operation) -> WriteResult:
+        """What becomes of one operation; the rows it changes are in `changes`."""
+        if isinstance(operation, Put):
+            return self._put(operation)
+        if isinstance(operation, Delete):
+            return self._delete(operation)
+        return self._move(operation)
+
+    # --- puts ------------------------------------------------------------------------------------------------------------
+
+    def _put(self, put: Put) -> WriteResult:
+        copy = put.copy
+        agent = self.agents[copy.agent_id]
+        fence = self._fence(agent, copy)
+        if (0 < copy.generation < agent.generation) or 0 < copy.version <= fence:
+            return WriteResult(WriteStatus.ERASED, copy.id)
+        held = self._held(copy.id)
+        if held is None:
+            existing = self._existing(copy)
+            if existing is not None:
+                return WriteResult(WriteStatus.EXISTING, existing.id, existing.version, existed=not existing.deleted)
+            namesake = self._namesake(copy)
+            if namesake is not None:
+                if copy.version == 0:
+                    copy = copy._replace(id=namesake.id)
+                    held = namesake
+                elif beats(copy.stamp, _stamp(namesake)):
+                    self._bury(agent, namesake, next_version(namesake.version, agent.last_version), copy.writer)
+                else:
+                    return self._lost_its_key(agent, copy)
+        if held is None:
+            if put.if_version is not None:
+                return WriteResult(WriteStatus.ABSENT, copy.id)
+        else:
+            refused = self._refusal(put, copy, held, agent)
+            if refused is not None:
+                return refused
+        return self._apply(agent, copy, held, fence)
+
+    def _refusal(self, put: Put, copy: Copy, held: Held, agent: Agent) -> WriteResult | None:  # noqa: PLR0911
+        if held.agent_id != copy.agent_id:
+            return WriteResult(WriteStatus.FOREIGN, copy.id)
+        if held.deleted or held.seq <= agent.erased_seq:
+            return WriteResult(WriteStatus.DELETED, held.id, held.version)
+        if held.user_id and held.version <= self.user_fences.get(held.user_id, 0):
+            return WriteResult(WriteStatus.ERASED, copy.id)
+        if put.create and copy.id == put.copy.id:
+            return WriteResult(WriteStatus.EXISTING, held.id, held.version, existed=True)
+        if put.if_version is not None and put.if_version != held.version:
+            return WriteResult(WriteStatus.CONFLICT, held.id, held.version, existed=True)
+        if copy.version and not beats(copy.stamp, _stamp(held)):
+            return WriteResult(WriteStatus.STALE, held.id, held.version, existed=True)
+        if copy.key and (copy.key, copy.namespace) != (held.key, held.namespace):
+            other = self._namesake(copy)
+            if other is not None:
+                return WriteResult(WriteStatus.EXISTING, other.id, other.version, existed=True)
+        return None
+
+    def _apply(self, agent: Agent, copy: Copy, held: Held | None, fence: int) -> WriteResult:
+        seq = self._advance(agent)
+        version = copy.version
+        if version == 0:
+            version = next_version(max(agent.last_version, fence), self._now_us)
+            if version > MAX_VERSION:
+                raise OverflowError("no version is left below 2^52")
+            created_us = held.created_us if held is not None else copy.created_us or version
+            idempotency_key = held.idempotency_key if held is not None else copy.idempotency_key
+            copy = Copy(
+                copy.id,
+                copy.agent_id,
+                version,
+                copy.writer,
+                0,
+                copy.tier,
+                created_us,
+                copy.timestamp,
+                copy.step,
+                copy.importance,
+                copy.memory_type,
+                copy.namespace,
+                copy.user_id,
+                copy.session_id,
+                copy.key,
+                idempotency_key,
+                copy.expires_at,
+                copy.tags,
+                copy.metadata,
+                copy.content_kind,
+                copy.content,
+                0,
+                copy.content_hash,
+                copy.vector,
+                seq,
+                agent.generation,
+            )
+            copy = copy._replace(checksum=checksum_of(copy))
+        else:
+            copy = copy._replace(seq=seq, generation=agent.generation)
+            if held is not None and held.idempotency_key != copy.idempotency_key:
+                copy = copy._replace(idempotency_key=held.idempotency_key)
+                copy = copy._replace(checksum=checksum_of(copy))
+        agent.last_version = max(agent.last_version, version)
+        agent.counts[copy.tier] += 1
+        if held is None:
+            self._set(ChangeKind.INSERT, copy, None)
+        else:
+            agent.counts[held.tier] -= 1
+            self._set(ChangeKind.REPLACE, copy, held)
+        return WriteResult(WriteStatus.APPLIED, copy.id, version, seq, held is not None, copy.created_us)
+
+    def _existing(self, copy: Copy) -> Held | None:
+        """The memory that stands for this one, which is not there under its own id."""
+        if copy.idempotency_key:
+            known = self.idempotency_keys.get((copy.agent_id, copy.idempotency_key))
+            held = self._held(known) if known is not None else None
+            if held is not None and not self._is_erased(held):
+                return held
+        if copy.content_hash:
+            known = self.hashes.get((copy.agent_id, copy.content_hash))
+            held = self._held(known) if known is not None else None
+            if held is not None and not held.deleted and not self._is_erased(held):
+                return held
+        return None
+
+    def _namesake(self, copy: Copy) -> Held | None:
+        """The living memory of the same key, under another id."""
+        known = self.keys.get((copy.agent_id, copy.namespace, copy.key)) if copy.key else None
+        held = self._held(known) if known is not None and known != copy.id else None
+        return held if held is not None and not held.deleted and not self._is_erased(held) else None
+
+    def _lost_its_key(self, agent: Agent, copy: Copy) -> WriteResult:
+        seq = self._advance(agent)
+        tombstone = tombstone_of(copy.id, agent.name, copy.version, copy.writer, seq=seq, generation=agent.generation)
+        agent.last_version = max(agent.last_version, copy.version)
+        self._set(ChangeKind.INSERT, tombstone, None)
+        return WriteResult(WriteStatus.DELETED, copy.id, copy.version, seq)
+
+    # --- deletes and moves -------------------------------------------------------------------------------------------------
+
+    def _delete(self, delete: Delete) -> WriteResult:  # noqa: PLR0911
+        agent = self.agents[delete.agent_id]
+        if (0 < delete.generation < agent.generation) or 0 < delete.version <= agent.erased_version:
+            return WriteResult(WriteStatus.ERASED, delete.id)
+        held = self._held(delete.id)
+        if held is None:
+            if delete.if_version is not None:
+                return WriteResult(WriteStatus.ABSENT, delete.id)
+            version = delete.version or next_version(agent.last_version, self._now_us)
+            seq = self._advance(agent)
+            agent.last_version = max(agent.last_version, version)
+            tombstone = tombstone_of(
+                delete.id, agent.name, version, delete.writer, seq=seq, generation=agent.generation
+            )
+            self._set(ChangeKind.INSERT, tombstone, None)
+            return WriteResult(WriteStatus.APPLIED, delete.id, version, seq)
+        if held.agent_id != delete.agent_id:
+            return WriteResult(WriteStatus.FOREIGN, delete.id)
+        alive = not held.deleted and held.seq > agent.erased_seq
+        if delete.if_version is not None and delete.if_version != held.version:
+            return WriteResult(WriteStatus.CONFLICT, held.id, held.version, existed=alive)
+        if not alive and not (delete.version and beats(Stamp(True, delete.version, delete.writer), _stamp(held))):
+            return WriteResult(WriteStatus.STALE, held.id, held.version)
+        version = delete.version or next_version(agent.last_version, self._now_us)
+        seq = self._bury(agent, held, version, delete.writer)
+        return WriteResult(WriteStatus.APPLIED, held.id, version, seq, alive)
+
+    def _bury(self, agent: Agent, held: Held, version: int, writer: int) -> int:
+        seq = self._advance(agent)
+        agent.last_version = max(agent.last_version, version)
+        if not held.deleted and held.seq > agent.erased_seq:
+            agent.counts[held.tier] -= 1
+        tombstone = tombstone_of(held.id, agent.name, version, writer, seq=seq, generation=agent.generation)
+        # A repetition of its create is still answered with its id.
+        tombstone = tombstone._replace(idempotency_key=held.idempotency_key)
+        self._set(ChangeKind.BURY, tombstone, held)
+        return seq
+
+    def _move(self, move: Move) -> WriteResult:
+        agent = self.agents[move.agent_id]
+        held = self._held(move.id)
+        if held is None or held.deleted or held.agent_id != move.agent_id or held.seq <= agent.erased_seq:
+            return WriteResult(WriteStatus.ABSENT, move.id, held.version if held is not None else 0)
+        if held.version != move.version:
+            return WriteResult(WriteStatus.STALE, held.id, held.version, existed=True)
+        if held.tier == move.tier:
+            return WriteResult(WriteStatus.APPLIED, held.id, held.version, 0, True)
+        seq = self._advance(agent)
+        agent.counts[held.tier] -= 1
+        agent.counts[move.tier] += 1
+        before = self.changes.get(held.id)
+        if before is None:
+            label = Copy(held.id, held.agent_id, held.version, held.writer, 0, int(move.tier), seq=seq)
+            self._set(ChangeKind.LABEL, label, held._replace(tier=int(move.tier), seq=seq))
+        else:
+            moved = before.copy._replace(tier=int(move.tier), seq=seq)
+            self.changes[held.id] = before._replace(copy=moved)
+            self.held[held.id] = held._replace(tier=int(move.tier), seq=seq)
+        return WriteResult(WriteStatus.APPLIED, held.id, held.version, seq, True)
+
+    # --- what the transaction knows --------------------------------------------------------------------------------------
+
+    def _advance(self, agent: Agent) -> int:
+        agent.seq += 1
+        agent.changed = True
+        agent.touched_us = max(agent.touched_us, self._now_us)
+        return agent.seq
+
+    def _held(self, memory_id: str) -> Held | None:
+        return self.held.get(memory_id)
+
+    def _is_erased(self, held: Held) -> bool:
+        return held.seq <= self.agents[held.agent_id].erased_seq
+
+    def _fence(self, agent: Agent, copy: Copy) -> int:
+        if not self.user_fences or not copy.user_id:
+            return agent.erased_version
+        return max(agent.erased_version, self.user_fences.get(copy.user_id, 0))
+
+    def _set(self, kind: ChangeKind, copy: Copy, held: Held | None) -> None:
+        """Notes the row's new state over what this transaction has noted of it before, and what later operations see."""
+        before = self.changes.get(copy.id)
+        original = held
+        if before is not None:
+            original = before.held
+            if before.kind is ChangeKind.INSERT:
+                kind = ChangeKind.INSERT
+        if kind is ChangeKind.LABEL and held is not None:
+            self.changes[copy.id] = Change(kind, copy, original)
+            self.held[copy.id] = held
+            return
+        if held is not None and held.key and (copy.deleted or (held.key, held.namespace) != (copy.key, copy.namespace)):
+            self.keys.pop((copy.agent_id, held.namespace, held.key), None)
+        if held is not None and held.content_hash and held.content_hash != copy.content_hash:
+            self.hashes.pop((copy.agent_id, held.content_hash), None)
+        self.changes[copy.id] = Change(kind, copy, original)
+        self.held[copy.id] = Held(
+            held.row if held is not None else 0,
+            copy.id,
+            copy.agent_id,
+            copy.version,
+            copy.writer,
+            copy.deleted,
+            copy.tier,
+            copy.seq,
+            copy.created_us,
+            copy.namespace,
+            copy.user_id,
+            copy.key,
+            copy.idempotency_key,
+            copy.content_hash,
+            copy.tags,
+        )
+        if copy.key:
+            self.keys[copy.agent_id, copy.namespace, copy.key] = copy.id
+        if copy.idempotency_key:
+            self.idempotency_keys[copy.agent_id, copy.idempotency_key] = copy.id
+        if copy.content_hash:
+            self.hashes[copy.agent_id, copy.content_hash] = copy.id
+
+
+def _stamp(held: Held) -> Stamp:
+    return Stamp(bool(held.deleted), held.version, held.writer)

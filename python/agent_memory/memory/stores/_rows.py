@@ -1,0 +1,78 @@
+"""The columns that both databases have, and the way from a row to a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from agent_memory.memory.entries import Copy, verify
+from agent_memory.memory.errors import CorruptMemoryError
+from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression
+from agent_memory.memory.stores._plan import Agent
+
+__all__ = ["AGENT_COLUMNS", "HELD_COLUMNS", "MEMORY_COLUMNS", "agent_of_row", "copy_of_row", "select_copies"]
+
+MEMORY_COLUMNS: Final = (
+    *("row_id", "agent_no", "id", "version", "writer", "deleted", "tier", "created_us", "timestamp", "step"),
+    *("importance", "memory_type", "namespace", "user_id", "session_id", "key", "idempotency_key", "expires_at"),
+    *("tags", "metadata", "content_kind", "content", "dictionary", "checksum", "content_hash", "seq"),
+)
+"""Of the table `memories`, in the order in which rows are inserted."""
+
+HELD_COLUMNS: Final = (
+    "m.row_id, m.id, a.agent_id, m.version, m.writer, m.deleted, m.tier, m.seq, m.created_us, m.namespace, m.user_id,"
+    " m.key, m.idempotency_key, m.content_hash, m.tags"
+)
+"""In the order of `Held`."""
+
+AGENT_COLUMNS: Final = (
+    "agent_no, agent_id, seq, last_version, generation, purged_seq, erased_seq, erased_version,"
+    " short_term_count, intermediate_count, long_term_count, touched_us"
+)
+
+_COPY_COLUMNS: Final = (
+    "m.id, a.agent_id, m.version, m.writer, m.deleted, m.tier, m.created_us, m.timestamp, m.step, m.importance,"
+    " m.memory_type, m.namespace, m.user_id, m.session_id, m.key, m.idempotency_key, m.expires_at, m.tags, m.metadata,"
+    " m.content_kind, m.content, m.checksum, m.content_hash"
+)
+_WIDTH: Final = len(Copy._fields)
+
+
+def select_copies(*, vectors: bool) -> str:
+    """SELECT ... FROM ... of living and dead rows, but not of erased ones; the caller adds AND."""
+    vector = "coalesce(v.vector, {empty}), m.seq, a.generation, m.dictionary, coalesce(v.element, 0), m.row_id"
+    without = "{empty}, m.seq, a.generation, m.dictionary, 0, m.row_id"
+    join = " LEFT JOIN vectors v ON v.row_id = m.row_id" if vectors else ""
+    return (
+        f"SELECT {_COPY_COLUMNS}, {vector if vectors else without}"
+        f" FROM memories m JOIN agents a ON a.agent_no = m.agent_no{join} WHERE m.seq > a.erased_seq"
+    )
+
+
+def copy_of_row(row: Sequence[Any], compression: Compression, where: str, *, vectors: bool) -> Copy:
+    """The copy of a row of `select_copies`; raises CorruptMemoryError, or UnknownDictionaryError."""
+    copy = Copy._make(row[:_WIDTH])
+    dictionary, element = row[_WIDTH], row[_WIDTH + 1]
+    if dictionary != UNCOMPRESSED or element != F32:
+        try:
+            content = compression.unpack_content(copy.content, dictionary)
+        except ValueError:
+            raise CorruptMemoryError(copy.id, where) from None
+        copy = copy._replace(content=content, vector=compression.unpack_vector(copy.vector, element))
+    return verify(copy, where) if vectors else copy
+
+
+def agent_of_row(row: Sequence[Any]) -> Agent:
+    """The agent of a row of AGENT_COLUMNS."""
+    return Agent(
+        name=row[1],
+        number=row[0],
+        seq=row[2],
+        last_version=row[3],
+        generation=row[4],
+        purged_seq=row[5],
+        erased_seq=row[6],
+        erased_version=row[7],
+        counts=[row[8], row[9], row[10]],
+        touched_us=row[11],
+    )

@@ -1,0 +1,147 @@
+"""The rarer write transactions of the SQLite store: expiry, erasures, purging, statistics of use, dictionaries.
+
+Each function runs inside a transaction of the writer thread and touches at most `limit` memories.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from typing import Final
+
+from agent_memory.memory.rules import next_version
+from agent_memory.memory.stores._compression import Compression
+from agent_memory.memory.stores._plan import Plan
+from agent_memory.memory.stores.operations import Access, Delete, Erasure, WriteResult, WriteStatus
+from agent_memory.memory.stores.sqlite._reading import erasure_of
+from agent_memory.memory.stores.sqlite._writing import apply_operations, load_agents, write_plan
+
+__all__ = [
+    "add_dictionary",
+    "begin_erasure",
+    "erase",
+    "expire",
+    "purge_tombstones",
+    "record_accesses",
+]
+
+_FROM: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
+
+
+def expire(
+    connection: sqlite3.Connection, compression: Compression, now_us: int, writer: int, now: float, limit: int
+) -> list[WriteResult]:
+    """Tombstones for what is due."""
+    sql = (
+        f"SELECT m.id, a.agent_id, m.version {_FROM} WHERE m.expires_at IS NOT NULL AND m.expires_at <= ?"
+        " AND m.deleted = 0 AND m.seq > a.erased_seq ORDER BY m.expires_at LIMIT ?"
+    )
+    due = connection.execute(sql, (now, limit)).fetchall()
+    deletes = [Delete(row[0], row[1], writer=writer, if_version=row[2]) for row in due]
+    return apply_operations(connection, deletes, compression, now_us) if deletes else []
+
+
+def record_accesses(connection: sqlite3.Connection, accesses: Iterable[Access]) -> None:
+    """Adds up; ids that are not there are passed over."""
+    connection.executemany(
+        "INSERT INTO accesses SELECT row_id, ?2, ?3 FROM memories WHERE id = ?1 AND deleted = 0"
+        " ON CONFLICT (row_id) DO UPDATE SET uses = uses + excluded.uses, last_at = max(last_at, excluded.last_at)",
+        accesses,
+    )
+
+
+def begin_erasure(
+    connection: sqlite3.Connection, compression: Compression, now_us: int, kind: str, name: str
+) -> Erasure:
+    """The fence, and the note that there is something to do."""
+    if kind == "agent":
+        plan = Plan(now_us)
+        plan.agents = load_agents(connection, [name])
+        agent = plan.agents[name]
+        agent.erased_seq = agent.seq
+        agent.erased_version = agent.last_version = next_version(agent.last_version, now_us)
+        agent.generation += 1
+        agent.counts = [0, 0, 0]
+        agent.touched_us = max(agent.touched_us, now_us)
+        agent.changed = True
+        write_plan(connection, plan, compression)
+    else:
+        sql = "SELECT coalesce(max(version), 0) FROM memories WHERE user_id = ? AND user_id <> ''"
+        fence = next_version(connection.execute(sql, (name,)).fetchone()[0], now_us)
+        connection.execute(
+            "INSERT INTO user_fences VALUES (?, 2, ?) ON CONFLICT (user_id) DO UPDATE"
+            " SET generation = generation + 1, fence_version = max(fence_version, excluded.fence_version)",
+            (name, fence),
+        )
+    connection.execute("INSERT INTO erasures VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (kind, name, now_us))
+    return erasure_of(connection, kind, name)
+
+
+def erase(
+    connection: sqlite3.Connection,
+    compression: Compression,
+    now_us: int,
+    writer: int,
+    kind: str,
+    name: str,
+    limit: int,
+) -> Erasure:
+    """One batch; the note goes with the last."""
+    if kind == "agent":
+        erased, handled = _erase_agent(connection, name, limit)
+    else:
+        erased, handled = _erase_user(connection, compression, now_us, writer, name, limit)
+    if handled < limit:
+        connection.execute("DELETE FROM erasures WHERE kind = ? AND name = ?", (kind, name))
+    return erasure_of(connection, kind, name, erased=erased)
+
+
+def _erase_agent(connection: sqlite3.Connection, name: str, limit: int) -> tuple[int, int]:
+    agent = load_agents(connection, [name])[name]
+    sql = "SELECT row_id, tags, deleted FROM memories WHERE agent_no = ? AND seq <= ? ORDER BY seq LIMIT ?"
+    rows = connection.execute(sql, (agent.number, agent.erased_seq, limit)).fetchall()
+    numbers = [(row_id,) for row_id, _, _ in rows]
+    tags = [(agent.number, tag, row_id) for row_id, encoded, _ in rows if encoded for tag in json.loads(encoded)]
+    connection.executemany("DELETE FROM memory_tags WHERE agent_no = ? AND tag = ? AND row_id = ?", tags)
+    for table in ("vectors", "accesses", "memories"):
+        connection.executemany(f"DELETE FROM {table} WHERE row_id = ?", numbers)
+    return sum(not deleted for _, _, deleted in rows), len(rows)
+
+
+def _erase_user(
+    connection: sqlite3.Connection, compression: Compression, now_us: int, writer: int, name: str, limit: int
+) -> tuple[int, int]:
+    fence = connection.execute("SELECT fence_version FROM user_fences WHERE user_id = ?", (name,)).fetchone()
+    sql = (
+        f"SELECT m.id, a.agent_id {_FROM} WHERE m.user_id = ? AND m.user_id <> '' AND m.version <= ?"
+        " AND m.seq > a.erased_seq LIMIT ?"
+    )
+    rows = connection.execute(sql, (name, fence[0] if fence else 0, limit)).fetchall()
+    results = apply_operations(
+        connection, [Delete(memory_id, agent_id, writer=writer) for memory_id, agent_id in rows], compression, now_us
+    )
+    return sum(result.status is WriteStatus.APPLIED for result in results), len(rows)
+
+
+def purge_tombstones(connection: sqlite3.Connection, before_us: int, limit: int) -> int:
+    """Forgets the oldest; readers of the feed that have not come so far begin again."""
+    sql = "SELECT row_id, agent_no, seq FROM memories WHERE deleted = 1 AND version < ? ORDER BY version LIMIT ?"
+    rows = connection.execute(sql, (before_us, limit)).fetchall()
+    purged: dict[int, int] = {}
+    for _, agent_no, seq in rows:
+        purged[agent_no] = max(purged.get(agent_no, 0), seq)
+    connection.executemany("DELETE FROM memories WHERE row_id = ?", [(row_id,) for row_id, _, _ in rows])
+    connection.executemany(
+        "UPDATE agents SET purged_seq = max(purged_seq, ?) WHERE agent_no = ?",
+        [(seq, agent_no) for agent_no, seq in purged.items()],
+    )
+    return len(rows)
+
+
+def add_dictionary(connection: sqlite3.Connection, compression: Compression, now_us: int, data: bytes) -> int:
+    """Keeps a dictionary under the next number."""
+    number: int = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM dictionaries").fetchone()[0]
+    connection.execute("INSERT INTO dictionaries VALUES (?, ?, ?)", (number, now_us, data))
+    compression.add([(number, data)])
+    return number

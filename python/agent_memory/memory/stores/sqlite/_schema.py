@@ -1,0 +1,111 @@
+"""Opening connections, and bringing a database file to the schema of this version.
+
+The schema's number is `PRAGMA user_version`; each migration file raises it by one, in a transaction of its own together with
+the number. `PRAGMA application_id` tells our databases from others.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from agent_memory.memory.errors import MemorySchemaError
+from agent_memory.memory.settings import SqliteSettings
+
+__all__ = ["PAGE_BYTES", "SCHEMA_VERSION", "connect", "migrate"]
+
+APPLICATION_ID: Final = 0x41674D65
+PAGE_BYTES: Final = 16_384
+"""Four times SQLite's default: batches of rows with vectors are written twice as fast."""
+_OLDEST_SQLITE: Final = (3, 38, 0)
+
+
+def migrations() -> list[str]:
+    """The migration files' texts, in their order."""
+    folder = resources.files(__package__).joinpath("migrations")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
+
+
+SCHEMA_VERSION: Final = len(migrations())
+
+
+def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqlite3.Connection:
+    """A connection that begins and ends its transactions itself. A reader cannot write."""
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        needed = ".".join(map(str, _OLDEST_SQLITE))
+        raise MemorySchemaError(f"the SQLite library must be >= {needed}, got {sqlite3.sqlite_version}")
+    connection = sqlite3.connect(
+        path,
+        timeout=settings.busy_timeout_s,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    cache_bytes = settings.cache_bytes if writer else settings.cache_bytes // 8
+    connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    if writer:
+        connection.execute("PRAGMA synchronous = FULL")
+    else:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: str | Path) -> None:
+    """Brings the database to SCHEMA_VERSION; raises MemorySchemaError, having changed nothing, where it must not."""
+    _check(connection, path)
+    if _pragma(connection, "page_count") == 0:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    for number, script in enumerate(migrations(), start=1):
+        if _pragma(connection, "user_version") >= number:
+            continue
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have been faster.
+            if _pragma(connection, "user_version") < number:
+                for statement in _statements(script):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def _check(connection: sqlite3.Connection, path: str | Path) -> None:
+    try:
+        application_id = _pragma(connection, "application_id")
+        version = _pragma(connection, "user_version")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        raise MemorySchemaError(f"{path} is not a SQLite database") from None
+    if application_id != APPLICATION_ID and (tables or application_id):
+        raise MemorySchemaError(f"{path} is a database of another application (application_id {application_id:#x})")
+    if version > SCHEMA_VERSION:
+        raise MemorySchemaError(
+            f"{path} has schema {version}, this version of agent_memory knows up to {SCHEMA_VERSION}: it needs a newer one"
+        )
+
+
+def _statements(script: str) -> list[str]:
+    """A script's statements: `executescript` would commit the transaction they belong into."""
+    statements, lines = [], list[str]()
+    for line in script.splitlines():
+        lines.append(line)
+        text = "\n".join(lines)
+        if sqlite3.complete_statement(text):
+            statements.append(text)
+            lines.clear()
+    return statements
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

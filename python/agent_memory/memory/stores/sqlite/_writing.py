@@ -1,0 +1,279 @@
+"""One write transaction of the SQLite store: what a plan wants to know is read, what it decided is written.
+
+Rows are inserted many at a time by one statement: sqlite3 lets go of the GIL for every statement it runs, and taking it back
+while an event loop is busy can cost more than the row.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory.errors import CorruptMemoryError
+from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
+from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Plan, Wanted
+from agent_memory.memory.stores._rows import (
+    AGENT_COLUMNS,
+    HELD_COLUMNS,
+    MEMORY_COLUMNS,
+    agent_of_row,
+    copy_of_row,
+    select_copies,
+)
+from agent_memory.memory.stores.operations import Operation, WriteResult
+
+__all__ = ["apply_operations", "load_agents", "load_dictionaries", "write_plan"]
+
+_CHUNKS: Final = (64, 8, 1)
+"""Rows of one INSERT: three prepared statements a table serve any number."""
+
+_FROM: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
+_HELD_BY_ID: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE m.id IN (SELECT value FROM json_each(?))"
+_HELD_BY_KEY: Final = (
+    f"SELECT {HELD_COLUMNS} {_FROM} WHERE a.agent_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> ''"
+    " AND m.deleted = 0 AND m.seq > a.erased_seq"
+)
+_HELD_BY_IDEMPOTENCY_KEY: Final = (
+    f"SELECT {HELD_COLUMNS} {_FROM} WHERE a.agent_id = ? AND m.idempotency_key = ? AND m.idempotency_key <> ''"
+    " AND m.seq > a.erased_seq ORDER BY m.seq LIMIT 1"
+)
+_HELD_BY_HASH: Final = (
+    f"SELECT {HELD_COLUMNS} {_FROM} WHERE a.agent_id = ? AND m.content_hash = ? AND m.content_hash <> x''"
+    " AND m.deleted = 0 AND m.seq > a.erased_seq ORDER BY m.seq LIMIT 1"
+)
+_COPIES_BY_ROW: Final = (
+    select_copies(vectors=True).format(empty="x''") + " AND m.row_id IN (SELECT value FROM json_each(?))"
+)
+_REPLACED: Final = [name for name in MEMORY_COLUMNS if name not in ("row_id", "agent_no", "id")]
+_REPLACE: Final = (
+    f"UPDATE memories SET {', '.join(f'{name} = ?' for name in _REPLACED)} WHERE row_id = ? AND version = ?"
+)
+_BURY: Final = (
+    "UPDATE memories SET version = ?, writer = ?, deleted = 1, timestamp = 0, step = NULL, importance = 0,"
+    " memory_type = '', namespace = '', user_id = '', session_id = '', key = '', expires_at = NULL, tags = '',"
+    " metadata = '', content_kind = 0, content = x'', dictionary = -1, checksum = 0, content_hash = x'', seq = ?"
+    " WHERE row_id = ? AND version = ?"
+)
+_AGENT_VALUES: Final = [name.strip() for name in AGENT_COLUMNS.split(",")][1:]
+
+
+def apply_operations(
+    connection: sqlite3.Connection, operations: Sequence[Operation], compression: Compression, now_us: int
+) -> list[WriteResult]:
+    """Decides and writes, inside the caller's transaction."""
+    plan = _prepare(connection, operations, now_us)
+    decide = plan.decide
+    results = [decide(operation) for operation in operations]
+    write_plan(connection, plan, compression)
+    return results
+
+
+def _prepare(connection: sqlite3.Connection, operations: Sequence[Operation], now_us: int) -> Plan:
+    wanted = Wanted.of(operations)
+    plan = Plan(now_us)
+    plan.agents = load_agents(connection, wanted.agents)
+    held = plan.held
+    execute = connection.execute
+    for row in execute(_HELD_BY_ID, (json.dumps(wanted.ids),)):
+        held[row[1]] = Held._make(row)
+    for key in wanted.keys:
+        for row in execute(_HELD_BY_KEY, key):
+            held[row[1]] = Held._make(row)
+            plan.keys[key] = row[1]
+    for pair in wanted.idempotency_keys:
+        for row in execute(_HELD_BY_IDEMPOTENCY_KEY, pair):
+            held[row[1]] = Held._make(row)
+            plan.idempotency_keys[pair] = row[1]
+    for digest in wanted.hashes:
+        for row in execute(_HELD_BY_HASH, digest):
+            held[row[1]] = Held._make(row)
+            plan.hashes[digest] = row[1]
+    users = {row.user_id for row in held.values() if row.user_id}.union(wanted.users)
+    if users:
+        fences = "SELECT user_id, fence_version FROM user_fences WHERE user_id IN (SELECT value FROM json_each(?))"
+        plan.user_fences = dict(execute(fences, (json.dumps(list(users)),)))
+    # A row of an agent that none of the operations names: its own agent's state decides whether it is erased.
+    missing = {row.agent_id for row in held.values()} - plan.agents.keys()
+    if missing:
+        plan.agents |= load_agents(connection, sorted(missing))
+    return plan
+
+
+def load_agents(connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, Agent]:
+    """The agents' rows; those that have none begin at nothing."""
+    agents = {name: Agent(name) for name in names}
+    sql = f"SELECT {AGENT_COLUMNS} FROM agents WHERE agent_id IN (SELECT value FROM json_each(?))"
+    for row in connection.execute(sql, (json.dumps(names),)):
+        agents[row[1]] = agent_of_row(row)
+    return agents
+
+
+def write_plan(connection: sqlite3.Connection, plan: Plan, compression: Compression) -> None:
+    """Writes what the plan decided, each row once."""
+    for agent in plan.agents.values():
+        if agent.changed:
+            _write_agent(connection, agent)
+    lists: dict[ChangeKind, list[Change]] = {kind: [] for kind in ChangeKind}
+    for change in plan.changes.values():
+        lists[change.kind].append(change)
+    if inserted := lists[ChangeKind.INSERT]:
+        _insert(connection, inserted, plan.agents, compression)
+    if replaced := lists[ChangeKind.REPLACE]:
+        _replace(connection, replaced, plan.agents, compression)
+    if buried := lists[ChangeKind.BURY]:
+        _bury(connection, buried, plan.agents)
+    if labelled := lists[ChangeKind.LABEL]:
+        _label(connection, labelled, compression)
+
+
+def _write_agent(connection: sqlite3.Connection, agent: Agent) -> None:
+    values = (
+        *(agent.name, agent.seq, agent.last_version, agent.generation, agent.purged_seq, agent.erased_seq),
+        *(agent.erased_version, *agent.counts, agent.touched_us),
+    )
+    if agent.number:
+        assignments = ", ".join(f"{name} = ?" for name in _AGENT_VALUES)
+        connection.execute(f"UPDATE agents SET {assignments} WHERE agent_no = ?", (*values, agent.number))
+    else:
+        marks = ", ".join("?" * len(values))
+        cursor = connection.execute(f"INSERT INTO agents ({', '.join(_AGENT_VALUES)}) VALUES ({marks})", values)
+        agent.number = cursor.lastrowid or 0
+
+
+def _insert(
+    connection: sqlite3.Connection, changes: list[Change], agents: dict[str, Agent], compression: Compression
+) -> None:
+    row_id: int = connection.execute("SELECT coalesce(max(row_id), 0) FROM memories").fetchone()[0]
+    rows: list[tuple[Any, ...]] = []
+    vectors: list[tuple[Any, ...]] = []
+    tags: list[tuple[Any, ...]] = []
+    for change in changes:
+        copy = change.copy
+        row_id += 1
+        number = agents[copy.agent_id].number
+        if copy.tier == Tier.LTM:
+            content, dictionary, vector, element, checksum = compression.pack(copy)
+        else:
+            content, dictionary, vector, element, checksum = copy.content, UNCOMPRESSED, copy.vector, F32, copy.checksum
+        rows.append((row_id, number, copy.id, *copy[2:20], content, dictionary, checksum, copy.content_hash, copy.seq))
+        if vector:
+            vectors.append((row_id, element, vector))
+        if copy.tags:
+            tags.extend((number, tag, row_id) for tag in json.loads(copy.tags))
+    _insert_rows(connection, "memories", len(MEMORY_COLUMNS), rows)
+    _insert_rows(connection, "vectors", 3, vectors)
+    _insert_rows(connection, "memory_tags", 3, tags)
+
+
+def _insert_rows(connection: sqlite3.Connection, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
+    start = 0
+    for chunk in _CHUNKS:
+        statement = ""
+        while len(rows) - start >= chunk:
+            if not statement:
+                marks = ", ".join([f"({', '.join('?' * width)})"] * chunk)
+                statement = f"INSERT INTO {table} VALUES {marks}"
+            part = rows[start : start + chunk]
+            connection.execute(statement, [value for row in part for value in row])
+            start += chunk
+
+
+def _replace(
+    connection: sqlite3.Connection, changes: list[Change], agents: dict[str, Agent], compression: Compression
+) -> None:
+    rows, vectors, without = [], [], []
+    for change in changes:
+        copy, held = change.copy, _row_before(change)
+        stored = compression.pack(copy)
+        rows.append(
+            (
+                *(*copy[2:20], stored.content, stored.dictionary, stored.checksum, copy.content_hash, copy.seq),
+                *(held.row, held.version),
+            )
+        )
+        if stored.vector:
+            vectors.append((held.row, stored.element, stored.vector))
+        else:
+            without.append((held.row,))
+        if held.tags != copy.tags:
+            _replace_tags(connection, agents[copy.agent_id].number, held, copy)
+    _expect(connection.executemany(_REPLACE, rows), len(rows))
+    connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", vectors)
+    connection.executemany("DELETE FROM vectors WHERE row_id = ?", without)
+
+
+def _bury(connection: sqlite3.Connection, changes: list[Change], agents: dict[str, Agent]) -> None:
+    rows, numbers = [], []
+    for change in changes:
+        copy, held = change.copy, _row_before(change)
+        rows.append((copy.version, copy.writer, copy.seq, held.row, held.version))
+        numbers.append((held.row,))
+        if held.tags:
+            _replace_tags(connection, agents[copy.agent_id].number, held, copy)
+    _expect(connection.executemany(_BURY, rows), len(rows))
+    connection.executemany("DELETE FROM vectors WHERE row_id = ?", numbers)
+    connection.executemany("DELETE FROM accesses WHERE row_id = ?", numbers)
+
+
+def _label(connection: sqlite3.Connection, changes: list[Change], compression: Compression) -> None:
+    plain = [(c.copy.tier, c.copy.seq, _row_before(c).row, c.copy.version) for c in changes]
+    _expect(
+        connection.executemany("UPDATE memories SET tier = ?, seq = ? WHERE row_id = ? AND version = ?", plain),
+        len(plain),
+    )
+    rows = [_row_before(change).row for change in changes if change.copy.tier == Tier.LTM]
+    if rows:
+        _compress(connection, rows, compression)
+
+
+def _compress(connection: sqlite3.Connection, rows: list[int], compression: Compression) -> None:
+    contents, vectors = [], []
+    for row in connection.execute(_COPIES_BY_ROW, (json.dumps(rows),)).fetchall():
+        try:
+            copy = _copy(connection, row, compression)
+        except CorruptMemoryError:
+            continue  # its readers are told; compressing would only hide where it happened
+        stored = compression.pack(copy)
+        if stored.dictionary != UNCOMPRESSED:
+            contents.append((stored.content, stored.dictionary, stored.checksum, row[-1]))
+        elif stored.element != F32:
+            contents.append((copy.content, UNCOMPRESSED, stored.checksum, row[-1]))
+        if stored.element != F32:
+            vectors.append((stored.element, stored.vector, row[-1]))
+    connection.executemany("UPDATE memories SET content = ?, dictionary = ?, checksum = ? WHERE row_id = ?", contents)
+    connection.executemany("UPDATE vectors SET element = ?, vector = ? WHERE row_id = ?", vectors)
+
+
+def _copy(connection: sqlite3.Connection, row: Sequence[Any], compression: Compression) -> Copy:
+    try:
+        return copy_of_row(row, compression, "SQLite", vectors=True)
+    except UnknownDictionaryError:
+        load_dictionaries(connection, compression)
+        return copy_of_row(row, compression, "SQLite", vectors=True)
+
+
+def load_dictionaries(connection: sqlite3.Connection, compression: Compression) -> None:
+    """Makes all dictionaries of the database known."""
+    compression.add(connection.execute("SELECT number, data FROM dictionaries ORDER BY number").fetchall())
+
+
+def _replace_tags(connection: sqlite3.Connection, agent_no: int, held: Held, copy: Copy) -> None:
+    def rows(tags: str) -> Iterable[tuple[int, str, int]]:
+        return ((agent_no, tag, held.row) for tag in json.loads(tags or "[]"))
+
+    connection.executemany("DELETE FROM memory_tags WHERE agent_no = ? AND tag = ? AND row_id = ?", rows(held.tags))
+    connection.executemany("INSERT INTO memory_tags VALUES (?, ?, ?)", rows(copy.tags))
+
+
+def _row_before(change: Change) -> Held:
+    assert change.held is not None
+    return change.held
+
+
+def _expect(cursor: sqlite3.Cursor, rows: int) -> None:
+    """R1 and R6 are conditions of the statements as well: what they did not match was decided wrongly."""
+    if cursor.rowcount != rows:
+        raise sqlite3.IntegrityError(f"{rows} rows were to change, {cursor.rowcount} did")
