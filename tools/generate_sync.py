@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # source of test_NAME.py beside it (a test of something that only asyncio has is called test_asyncio_NAME.py and has no
 # twin).
 PAIRS = [
+    ("python/agent_memory/memory/_async_redis_tier.py", "python/agent_memory/memory/_redis_tier.py"),
     ("python/agent_memory/memory/stores/async_protocol.py", "python/agent_memory/memory/stores/protocol.py"),
     ("python/agent_memory/memory/stores/sqlite/async_store.py", "python/agent_memory/memory/stores/sqlite/store.py"),
     ("python/agent_memory/redis/_async_guarded.py", "python/agent_memory/redis/_guarded.py"),
