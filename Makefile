@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 WHEELS := $(VENV)/wheels
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
-PYTHON_SOURCES := pyproject.toml README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.css' -o -name py.typed)
+PYTHON_SOURCES := pyproject.toml README.md LICENSE $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.css' -o -name '*.sql' -o -name py.typed)
 
 # A toolchain that rustup installed for this user is found even by a shell that has not been told.
 export PATH := $(PATH):$(HOME)/.cargo/bin

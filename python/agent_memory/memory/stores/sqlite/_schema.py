@@ -45,12 +45,15 @@ def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqli
         cached_statements=256,
     )
     cache_bytes = settings.cache_bytes if writer else settings.cache_bytes // 8
-    connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
-    connection.execute("PRAGMA temp_store = MEMORY")
-    if writer:
-        connection.execute("PRAGMA synchronous = FULL")
-    else:
-        connection.execute("PRAGMA query_only = ON")
+    try:
+        connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA synchronous = FULL" if writer else "PRAGMA query_only = ON")
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            raise MemorySchemaError(f"{path} is not a SQLite database") from None
+        raise
     return connection
 
 
@@ -79,14 +82,9 @@ def migrate(connection: sqlite3.Connection, path: str | Path) -> None:
 
 
 def _check(connection: sqlite3.Connection, path: str | Path) -> None:
-    try:
-        application_id = _pragma(connection, "application_id")
-        version = _pragma(connection, "user_version")
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise
-        raise MemorySchemaError(f"{path} is not a SQLite database") from None
+    application_id = _pragma(connection, "application_id")
+    version = _pragma(connection, "user_version")
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application_id != APPLICATION_ID and (tables or application_id):
         raise MemorySchemaError(f"{path} is a database of another application (application_id {application_id:#x})")
     if version > SCHEMA_VERSION:
