@@ -192,6 +192,7 @@ class PubSub(RedisPyPubSub):
         if self._loss is None and self._held_back is None and self.push_handler_func is None:
             reader = private.reply_reader(connection)
             if reader is not None:
+                reply: Any
                 try:
                     reply = reader.gets()
                 except InvalidResponse as error:

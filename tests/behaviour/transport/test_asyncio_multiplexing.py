@@ -118,6 +118,14 @@ async def test_pushes_between_replies_belong_to_nobody(async_connect):
         assert len(fake.connections) == 1
 
 
+async def test_ten_thousand_at_once_share_two_connections(server, async_connect):
+    client = async_connect(server, max_connections=2)
+    await asyncio.gather(*(client.set(f"key:{number}", number) for number in range(10_000)))
+    replies = await asyncio.gather(*(client.get(f"key:{number}") for number in range(10_000)))
+    assert [int(reply) for reply in replies] == list(range(10_000))
+    assert len(await client.client_list()) == 1
+
+
 async def test_commands_in_flight_are_bounded(valkey, async_connect):
     """Commands that come one by one, each in a flush of its own, meet the same bound as a burst."""
     client = async_connect(valkey, socket_timeout=20)
