@@ -40,6 +40,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # twin).
 PAIRS = [
     ("python/agent_memory/memory/_async_redis_tier.py", "python/agent_memory/memory/_redis_tier.py"),
+    ("python/agent_memory/memory/_async_copies.py", "python/agent_memory/memory/_copies.py"),
+    ("python/agent_memory/memory/_async_indexes.py", "python/agent_memory/memory/_indexes.py"),
+    ("python/agent_memory/memory/_async_sync_service.py", "python/agent_memory/memory/_sync_service.py"),
+    ("python/agent_memory/memory/_async_system.py", "python/agent_memory/memory/_system.py"),
     ("python/agent_memory/memory/stores/async_protocol.py", "python/agent_memory/memory/stores/protocol.py"),
     ("python/agent_memory/memory/stores/sqlite/async_store.py", "python/agent_memory/memory/stores/sqlite/store.py"),
     ("python/agent_memory/redis/_async_guarded.py", "python/agent_memory/redis/_guarded.py"),

@@ -202,12 +202,10 @@ class AsyncRedisTier:
         """Lets clean copies go: all of `ids`, or those whose residency was over at `due_us`."""
         return await self._apply(redis_scripts.EVICT, agent_id, ids, ["" if due_us is None else str(due_us)])
 
-    async def relabel(
-        self, agent_id: str, stamps: Sequence[tuple[str, Stamp]], tier: Tier, residency_s: float
-    ) -> RedisAnswer:
-        """Puts the label of a tier on copies that are unchanged."""
-        arguments = ["sil"[tier], _microseconds(residency_s), *(order_text(stamp) for _, stamp in stamps)]
-        return await self._apply(redis_scripts.RELABEL, agent_id, [memory_id for memory_id, _ in stamps], arguments)
+    async def relabel(self, agent_id: str, ids: Sequence[str], tier: Tier, residency_s: float) -> RedisAnswer:
+        """Puts the label of a tier on copies that are here. A label is advice: SQL's counts."""
+        arguments = ["sil"[tier], _microseconds(residency_s)]
+        return await self._apply(redis_scripts.RELABEL, agent_id, ids, arguments)
 
     # --- reading ---
 
@@ -267,6 +265,19 @@ class AsyncRedisTier:
             found = await pipeline.execute()
             answers += [(int(found[at]), int(found[at + 1] or 0), int(found[at + 2])) for at in range(0, len(found), 3)]
         return answers
+
+    async def erase_clean(self, agent_id: str) -> int:
+        """Takes all of an agent's clean copies out, in slices; returns how many. Ends its epoch."""
+        self._epochs.pop(agent_id, None)
+        await self.client.unlink(_agent_keys(agent_id)[1][0])
+        erased = 0
+        while ids := await self.oldest_ids(agent_id, MAX_ENTRIES):
+            answer = await self.evict(agent_id, ids)
+            evicted = answer.letters.count("o")
+            erased += evicted
+            if not evicted:
+                break
+        return erased
 
     async def erase(self, agent_id: str) -> int:
         """Takes all of an agent's copies out of Redis, dirty ones too, in slices; returns how many. Ends its epoch."""

@@ -303,13 +303,13 @@ return {table.concat(answers), '0', '0'}
 
 RELABEL: Final = Script(
     "relabel",
-    # ARGV[4]: the tier's letter, ARGV[5]: residency; then the orders. The label of an unchanged copy: R6.
+    # ARGV[4]: the tier's letter, ARGV[5]: residency. The label only: R6.
     _PRELUDE
     + """
 for i = 1, count do
   local key = KEYS[first + i - 1]
   local state, held = header(key, epoch)
-  if held and held == ARGV[5 + i] and state ~= 't' then
+  if held and state ~= 't' then
     redis.call('SETRANGE', key, 2, ARGV[4])
     if state == 'c' then
       redis.call('ZADD', due, whole(clock + tonumber(ARGV[5])), member_of(key))

@@ -166,7 +166,7 @@ async def test_a_full_batch_leaves_by_its_due_time_or_by_its_label(tier):
     answer = await tier.put_clean(copies, epoch, 10)
     soon = await tier.due_members(bucket_of(AGENT), now + 5_000_000)
     later = await tier.due_members(bucket_of(AGENT), now + 60_000_000, limit=300)
-    relabelled = await tier.relabel(AGENT, [(copy.id, copy.stamp) for copy in copies[:2]], Tier.IM, 3_600)
+    relabelled = await tier.relabel(AGENT, ["m0", "m1"], Tier.IM, 3_600)
     kept = await tier.evict(AGENT, ["m0", "m2"], now + 60_000_000)
     reply = await tier.read(AGENT, ["m0", "m2", "m3"])
 

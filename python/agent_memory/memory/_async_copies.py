@@ -1,0 +1,571 @@
+"""Where copies are written to and read from: SQL, Redis, and what is done when one of them is away.
+
+States of each of the two stores, as this process sees them (`Presence`)
+- *here*: every call goes there.
+- *away*: a call failed less than RETRY_S ago; calls are answered without it. The next one after that tries again: coming
+  back needs nobody.
+
+Rules
+- A write is acknowledged at one level: SQL committed it, or Redis accepted it as a dirty copy. It goes to SQL unless Redis
+  was asked for; to Redis instead only where the caller lets it degrade.
+- A clean copy is put with the epoch known before the SQL statement (R4). New memories are put behind the caller's back
+  (`MAX_BEHIND`, beyond which they are simply not cached); updates and deletes before the caller goes on, so that
+  no other process is served the old one.
+- A read takes a valid clean copy of at least the version it knows; dirty copies are compared with SQL while it is here;
+  the rest is loaded from SQL, each id once at a time, and put.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from redis.exceptions import RedisError, ResponseError
+
+from agent_memory._compat import (
+    AsyncEvent,
+    AsyncKeyedLocks,
+    AsyncTask,
+    async_spawn,
+)
+from agent_memory.memory._async_redis_tier import AsyncRedisTier, bucket_of
+from agent_memory.memory._batching import AsyncBatcher
+from agent_memory.memory.entries import Copy, Durability, Tier, checksum_of, new_writer, tombstone_of
+from agent_memory.memory.errors import DurabilityError, MemoryStoreUnavailableError
+from agent_memory.memory.redis_scripts import MAX_ENTRIES
+from agent_memory.memory.rules import next_version
+from agent_memory.memory.settings import MemorySettings
+from agent_memory.memory.stores.async_protocol import AsyncMemoryStore
+from agent_memory.memory.stores.operations import Delete, Put, WriteResult, WriteStatus
+
+__all__ = ["AsyncCopies", "AsyncDataLoader", "Presence", "Written"]
+
+logger = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.25
+"""For how long a store that failed is not asked again."""
+
+MAX_BEHIND: Final = 10_000
+"""The most clean copies that wait to be put into Redis; beyond it the oldest are dropped: they will be cache misses."""
+
+SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
+"""With any other the server may drop copies that nothing else holds."""
+
+REDIS_ERRORS: Final = (RedisError, OSError)
+
+
+class Written(NamedTuple):
+    """What became of a write: the SQL store's answer, or one made up for a dirty copy, and the level that was reached."""
+
+    result: WriteResult
+    durability: Durability
+    copy: Copy | None
+    """The copy as it stands now, where it is known."""
+
+
+class Presence:
+    """Whether a store is here, as its last calls showed. Any thread may use it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failures = 0
+        self.last_error = ""
+        self._retry_at = 0.0
+        self._away_since: float | None = None
+
+    def is_away(self) -> bool:
+        """Whether it failed less than RETRY_S ago."""
+        return self._retry_at > time.monotonic()
+
+    @property
+    def away_s(self) -> float | None:
+        """Seconds since it went away; None while it is here."""
+        since = self._away_since
+        return None if since is None else time.monotonic() - since
+
+    def failed(self, error: BaseException) -> None:
+        """A call failed as calls to a store that is away do."""
+        self.failures += 1
+        self.last_error = type(error).__name__
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            logger.warning("%s is away (%s)", self.name, self.last_error)
+        self._retry_at = now + RETRY_S
+
+    def answered(self) -> None:
+        """A call succeeded."""
+        if self._away_since is not None:
+            since, self._away_since, self._retry_at = self._away_since, None, 0.0
+            if since is not None:
+                logger.warning("%s is back after %.1f s", self.name, time.monotonic() - since)
+
+
+class _Flight:
+    __slots__ = ("copy", "error", "landed")
+
+    def __init__(self) -> None:
+        self.copy: Copy | None = None
+        self.error: BaseException | None = None
+        self.landed = AsyncEvent()
+
+
+class AsyncDataLoader:
+    """Cache misses: ids that Redis does not serve are read from SQL, each once at a time, and put into Redis.
+
+    Ids that are nowhere are remembered for `absent_ttl_s`, at most `max_absent` of them.
+    """
+
+    def __init__(self, copies: AsyncCopies) -> None:
+        self._copies = copies
+        self._settings = copies.settings.loader
+        self._mutex = threading.Lock()
+        self._flights: dict[str, _Flight] = {}
+        self._absent: OrderedDict[str, float] = OrderedDict()
+        self.loaded = 0
+        self.shared = 0
+        self.absent_hits = 0
+
+    def forget_absent(self, memory_id: str) -> None:
+        """An id came into being."""
+        if self._absent:
+            with self._mutex:
+                self._absent.pop(memory_id, None)
+
+    def _is_absent(self, memory_id: str, now: float) -> bool:
+        until = self._absent.get(memory_id)
+        if until is None:
+            return False
+        if until > now:
+            return True
+        del self._absent[memory_id]
+        return False
+
+    async def load(self, agent_id: str, ids: Sequence[str]) -> dict[str, Copy]:
+        """What SQL holds of `ids`, tombstones among it. Raises MemoryStoreUnavailableError."""
+        found: dict[str, Copy] = {}
+        own: dict[str, _Flight] = {}
+        others: dict[str, _Flight] = {}
+        now = time.monotonic()
+        with self._mutex:
+            for memory_id in ids:
+                if self._absent and self._is_absent(memory_id, now):
+                    self.absent_hits += 1
+                elif memory_id in self._flights:
+                    others[memory_id] = self._flights[memory_id]
+                else:
+                    flight = own[memory_id] = _Flight()
+                    if len(self._flights) < self._settings.max_flights:
+                        self._flights[memory_id] = flight
+        if own:
+            await self._fly(agent_id, own, found)
+        for memory_id, flight in others.items():
+            self.shared += 1
+            await flight.landed.wait()
+            if flight.error is not None:
+                raise flight.error
+            if flight.copy is not None:
+                found[memory_id] = flight.copy
+        return found
+
+    async def _fly(self, agent_id: str, flights: dict[str, _Flight], found: dict[str, Copy]) -> None:
+        error: BaseException | None = MemoryStoreUnavailableError("the load was cancelled")
+        ids = list(flights)
+        try:
+            epoch = await self._copies.epoch_for(agent_id)
+            rows = await self._copies.ask_sql(self._copies.store.get, ids)
+            for memory_id, copy in zip(ids, rows, strict=True):
+                if copy is not None and copy.agent_id == agent_id:
+                    found[memory_id] = flights[memory_id].copy = copy
+            self.loaded += len(found)
+            self._copies.put_behind([copy for copy in found.values() if not copy.deleted], epoch)
+            error = None
+        except Exception as failure:
+            error = failure
+            raise
+        finally:
+            self._land(flights, error)
+
+    def _land(self, flights: dict[str, _Flight], error: BaseException | None) -> None:
+        until = time.monotonic() + self._settings.absent_ttl_s
+        with self._mutex:
+            for memory_id, flight in flights.items():
+                flight.error = error
+                if self._flights.get(memory_id) is flight:
+                    del self._flights[memory_id]
+                if error is None and flight.copy is None and self._settings.absent_ttl_s > 0:
+                    self._absent[memory_id] = until
+            while len(self._absent) > self._settings.max_absent:
+                self._absent.popitem(last=False)
+        for flight in flights.values():
+            flight.landed.set()
+
+
+class AsyncCopies:
+    """Copies of memories in SQL and Redis. Any number of tasks may use one object.
+
+    `tier` is None for a system without Redis.
+    """
+
+    def __init__(self, store: AsyncMemoryStore, tier: AsyncRedisTier | None, settings: MemorySettings) -> None:
+        self.store = store
+        self.tier = tier
+        self.settings = settings
+        self.sql = Presence("SQL")
+        self.redis = Presence("Redis")
+        self.loader = AsyncDataLoader(self)
+        # The last two bits say which store's clock a version is of, so that equal versions have unequal writers.
+        self._writer = new_writer() >> 2 << 2
+        self._opening = AsyncKeyedLocks()
+        self._behind: deque[tuple[Copy, str]] = deque(maxlen=MAX_BEHIND)
+        self._behind_mutex = threading.Lock()
+        self._behind_task: AsyncTask[None] | None = None
+        self._behind_runs = False
+        self._dirty_batches: AsyncBatcher[tuple[Copy, int | None], str] = AsyncBatcher(self._put_dirty, 250)
+        self._dirty_bytes: dict[int, int] = {}
+        self.dirty_agents: dict[str, None] = {}
+        self.evicts_dirty: str | None = None
+        self.on_hint: Callable[[str, int], None] | None = None
+        self.put_count = 0
+        self.put_failures = 0
+
+    @property
+    def writer(self) -> int:
+        """Who writes with versions that SQL assigns."""
+        return self._writer
+
+    # --- asking the stores ---
+
+    async def ask_sql(self, function: Any, *args: Any, **options: Any) -> Any:
+        """Calls a method of the store; MemoryStoreUnavailableError is remembered as its absence."""
+        if self.sql.is_away():
+            raise MemoryStoreUnavailableError(f"SQL was away a moment ago ({self.sql.last_error})")
+        try:
+            answer = await function(*args, **options)
+        except MemoryStoreUnavailableError as error:
+            self.sql.failed(error)
+            raise
+        self.sql.answered()
+        return answer
+
+    async def ask_redis(self, function: Any, *args: Any, **options: Any) -> Any:
+        """Calls a method of the tier; returns None where Redis is away, or there is none."""
+        if self.tier is None or self.redis.is_away():
+            return None
+        try:
+            answer = await function(*args, **options)
+        except REDIS_ERRORS as error:
+            self.redis.failed(error)
+            return None
+        self.redis.answered()
+        return answer
+
+    async def epoch_for(self, agent_id: str) -> str | None:
+        """The agent's epoch in Redis, opened where this process does not know it; None where Redis is away."""
+        tier = self.tier
+        if tier is None or self.redis.is_away():
+            return None
+        epoch = tier.known_epoch(agent_id)
+        if epoch is not None:
+            return epoch
+        async with self._opening.hold(agent_id):
+            epoch = tier.known_epoch(agent_id)
+            if epoch is None:
+                # Before the epoch begins: Redis follows the feed from here.
+                state = await self.ask_sql(self.store.agent, agent_id)
+                opened = await self.ask_redis(tier.open_epoch, agent_id, 0 if state is None else state.seq)
+                epoch = None if opened is None else str(opened)
+        return epoch
+
+    # --- clean copies ---
+
+    def residency_s(self, tier: int) -> float:
+        """For how long a copy of a tier stays in Redis."""
+        if tier == Tier.STM:
+            return self.settings.short_term.ttl_s
+        return self.settings.intermediate.ttl_s if tier == Tier.IM else self.settings.short_term.ttl_s
+
+    def put_behind(self, copies: Sequence[Copy], epoch: str | None) -> None:
+        """Puts clean copies soon; drops them where Redis is away."""
+        if epoch is None or not copies or self.tier is None or self.redis.is_away():
+            return
+        self._behind.extend((copy, epoch) for copy in copies)
+        with self._behind_mutex:
+            if not self._behind_runs or self._behind_task is None or self._behind_task.is_done():
+                self._behind_runs = True
+                self._behind_task = async_spawn(self._work_behind, name="agent-memory-put")
+
+    async def _work_behind(self) -> None:
+        while self._has_work_behind():
+            batches: dict[tuple[str, str, int], dict[str, Copy]] = {}
+            for _ in range(MAX_ENTRIES):
+                try:
+                    copy, epoch = self._behind.popleft()
+                except IndexError:
+                    break
+                batches.setdefault((copy.agent_id, epoch, copy.tier), {})[copy.id] = copy
+            for (_, epoch, _), batch in batches.items():
+                await self.put_clean(list(batch.values()), epoch)
+
+    def _has_work_behind(self) -> bool:
+        with self._behind_mutex:
+            self._behind_runs = bool(self._behind)
+            return self._behind_runs
+
+    async def put_clean(self, copies: Sequence[Copy], epoch: str) -> bool:
+        """Puts clean copies of one agent and tier; returns whether Redis has seen them."""
+        tier = self.tier
+        assert tier is not None
+        answer = await self.ask_redis(tier.put_clean, copies, epoch, self.residency_s(copies[0].tier))
+        if answer is None:
+            self.put_failures += len(copies)
+            return False
+        self.put_count += len(copies)
+        agent_id = copies[0].agent_id
+        if self.on_hint is not None:
+            self.on_hint(agent_id, answer.hint)
+        limit = self.settings.short_term.max_entries + self.settings.intermediate.max_entries
+        if answer.number > limit:
+            oldest = await self.ask_redis(tier.oldest_ids, agent_id, min(answer.number - limit, MAX_ENTRIES))
+            if oldest:
+                await self.ask_redis(tier.evict, agent_id, oldest)
+        return "e" not in answer.letters
+
+    async def flush(self) -> None:
+        """Waits until the copies that wait to be put have been tried."""
+        while (task := self._behind_task) is not None and not task.is_done():
+            await task.join()
+
+    # --- writing ---
+
+    async def put(self, put: Put, durability: Durability, degrade: bool, known_version: int = 0) -> Written:
+        """Stores a copy without a version of its own; see the module. Raises DurabilityError where nothing may be reached."""
+        if durability == "redis" and self.tier is not None and not self.redis.is_away():
+            try:
+                return await self._put_as_dirty(put, known_version)
+            except DurabilityError:
+                if self.sql.is_away():
+                    raise  # otherwise SQL promises more than was asked for
+        try:
+            return await self._put_in_sql(put)
+        except MemoryStoreUnavailableError as error:
+            if not (degrade or durability == "redis"):
+                raise DurabilityError(durability, None, "SQL is away") from error
+        return await self._put_as_dirty(put, known_version)
+
+    async def _put_in_sql(self, put: Put) -> Written:
+        agent_id = put.copy.agent_id
+        epoch = await self.epoch_for(agent_id)
+        (result,) = await self.ask_sql(self.store.write, [put])
+        copy = self._committed(put.copy, result)
+        if copy is None:
+            return Written(result, "sql", None)
+        self.loader.forget_absent(copy.id)
+        if not result.existed:
+            self.put_behind([copy], epoch)
+        elif epoch is not None:
+            await self.put_clean([copy], epoch)
+        return Written(result, "sql", copy)
+
+    @staticmethod
+    def _committed(copy: Copy, result: WriteResult) -> Copy | None:
+        """The copy as SQL holds it now."""
+        if result.status is not WriteStatus.APPLIED:
+            return None
+        copy = copy._replace(id=result.id, version=result.version, created_us=result.created_us, seq=result.seq)
+        return copy._replace(checksum=checksum_of(copy))
+
+    async def put_many(self, puts: Sequence[Put]) -> list[Written]:
+        """Stores copies in SQL, in one call of the store."""
+        epochs = {agent_id: await self.epoch_for(agent_id) for agent_id in {put.copy.agent_id for put in puts}}
+        results = await self.ask_sql(self.store.write, puts)
+        written = []
+        for put, result in zip(puts, results, strict=True):
+            copy = self._committed(put.copy, result)
+            written.append(Written(result, "sql", copy))
+            if copy is not None:
+                self.loader.forget_absent(copy.id)
+        by_agent: dict[str, dict[str, Copy]] = {}
+        for one in written:
+            if one.copy is not None:
+                by_agent.setdefault(one.copy.agent_id, {})[one.copy.id] = one.copy
+        replaced = {one.copy.id for one in written if one.copy is not None and one.result.existed}
+        for agent_id, copies in by_agent.items():
+            self.put_behind([copy for copy in copies.values() if copy.id not in replaced], epochs[agent_id])
+            urgent = [copy for copy in copies.values() if copy.id in replaced]
+            epoch = epochs[agent_id]
+            for start in range(0, len(urgent) if epoch else 0, MAX_ENTRIES):
+                await self.put_clean(urgent[start : start + MAX_ENTRIES], epoch or "")
+        return written
+
+    async def _put_as_dirty(self, put: Put, known_version: int) -> Written:
+        tier = self.tier
+        if tier is None or self.redis.is_away():
+            raise DurabilityError("redis", None, "SQL and Redis are away" if self.sql.is_away() else "Redis is away")
+        await self.check_dirty_room()
+        copy = put.copy
+        clock_us = tier.now_us()
+        version = next_version(known_version, clock_us)
+        copy = copy._replace(version=version, writer=self._writer | 1, created_us=copy.created_us or version)
+        copy = copy._replace(checksum=checksum_of(copy))
+        base = put.if_version if put.if_version is not None else (known_version or None)
+        letter = await self._dirty_batches.call(copy.agent_id, (copy, base))
+        status = _DIRTY_STATUS[letter]
+        self.loader.forget_absent(copy.id)
+        existed = base is not None
+        result = WriteResult(status, copy.id, version if letter == "o" else 0, 0, existed, copy.created_us)
+        return Written(result, "redis", copy if letter == "o" else None)
+
+    async def _put_dirty(self, items: Sequence[tuple[Copy, int | None]]) -> list[str]:
+        """One script for the dirty copies of one agent; ids that come twice go in rounds."""
+        tier = self.tier
+        assert tier is not None
+        letters = [""] * len(items)
+        waiting = list(range(len(items)))
+        while waiting:
+            now: dict[str, int] = {}
+            for at in waiting:
+                now.setdefault(items[at][0].id, at)
+            chosen = list(now.values())
+            try:
+                answer = await tier.put_dirty([items[at][0] for at in chosen], [items[at][1] for at in chosen])
+            except REDIS_ERRORS as error:
+                if not isinstance(error, ResponseError):
+                    self.redis.failed(error)
+                reason = "Redis refused it" if isinstance(error, ResponseError) else "Redis is away"
+                raise DurabilityError("redis", None, f"{reason}: {type(error).__name__}") from error
+            self.redis.answered()
+            for at, letter in zip(chosen, answer.letters, strict=True):
+                letters[at] = letter
+            agent_id = items[0][0].agent_id
+            self.note_dirty(agent_id, answer.number)
+            if self.on_hint is not None:
+                self.on_hint(agent_id, answer.hint)
+            waiting = [at for at in waiting if at not in set(chosen)]
+        return letters
+
+    def note_dirty(self, agent_id: str, bucket_bytes: int) -> None:
+        """Remembers how many bytes of dirty copies the agent's bucket holds."""
+        self._dirty_bytes[bucket_of(agent_id)] = bucket_bytes
+
+    def note_sizes(self, sizes: Mapping[int, int]) -> None:
+        """Remembers the bytes of dirty copies of buckets."""
+        self._dirty_bytes.update(sizes)
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes of dirty copies in Redis, as far as this process has seen."""
+        return sum(self._dirty_bytes.values())
+
+    async def check_dirty_room(self) -> None:
+        """Refuses what the server might evict, and what does not fit into `max_unsynced_bytes`."""
+        if self.evicts_dirty is None:
+            await self._ask_for_eviction_policy()
+        if self.evicts_dirty:
+            raise DurabilityError("redis", None, f"the server's eviction policy {self.evicts_dirty} may drop it")
+        if self.dirty_bytes >= self.settings.sync.max_unsynced_bytes:
+            raise DurabilityError(
+                "redis", None, f"max_unsynced_bytes ({self.settings.sync.max_unsynced_bytes}) wait for SQL already"
+            )
+
+    async def _ask_for_eviction_policy(self) -> None:
+        tier = self.tier
+        assert tier is not None
+        try:
+            info = await tier.client.info("memory")
+        except REDIS_ERRORS as error:
+            self.redis.failed(error)
+            raise DurabilityError("redis", None, "Redis is away") from error
+        # A cluster answers for each of its nodes.
+        answers = [info] if "maxmemory_policy" in info else list(info.values())
+        policies = {str(one.get("maxmemory_policy", "unknown")) for one in answers}
+        self.evicts_dirty = ", ".join(sorted(policies.difference(SAFE_EVICTION_POLICIES)))
+
+    async def delete(
+        self, agent_id: str, memory_id: str, if_version: int | None, degrade: bool, known_version: int
+    ) -> Written:
+        """Leaves a tombstone."""
+        try:
+            epoch = await self.epoch_for(agent_id)
+            operation = Delete(memory_id, agent_id, writer=self._writer, if_version=if_version)
+            (result,) = await self.ask_sql(self.store.write, [operation])
+        except MemoryStoreUnavailableError as error:
+            if not degrade:
+                raise DurabilityError("sql", None, "SQL is away") from error
+        else:
+            tombstone = None
+            if result.status is WriteStatus.APPLIED:
+                tombstone = tombstone_of(memory_id, agent_id, result.version, self._writer, seq=result.seq)
+                if epoch is not None:
+                    await self.put_clean([tombstone], epoch)
+            return Written(result, "sql", tombstone)
+        tier = self.tier
+        if tier is None:
+            raise DurabilityError("sql", None, "SQL is away and there is no Redis")
+        await self.check_dirty_room()
+        version = next_version(known_version, tier.now_us())
+        tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 1)
+        letter = await self._dirty_batches.call(agent_id, (tombstone, if_version))
+        status = _DIRTY_STATUS[letter]
+        existed = letter == "o"
+        result = WriteResult(status, memory_id, version if existed else 0, existed=existed)
+        return Written(result, "redis", tombstone if existed else None)
+
+    # --- reading ---
+
+    async def read(
+        self, agent_id: str, ids: Sequence[str], known: Mapping[str, int], *, partial: bool = False
+    ) -> tuple[dict[str, Copy], int | None]:
+        """The copies of `ids`, tombstones and what is nowhere left out, and Redis' hint (None: it is away).
+
+        `known`: versions of ids below which a copy in Redis is a miss. With `partial` what cannot be read now is left out
+        as well; otherwise MemoryStoreUnavailableError is raised.
+        """
+        found: dict[str, Copy] = {}
+        dirty: dict[str, Copy] = {}
+        missing: list[str] = []
+        hint: int | None = None
+        for start in range(0, len(ids), MAX_ENTRIES):
+            part = ids[start : start + MAX_ENTRIES]
+            reply = None if self.tier is None else await self.ask_redis(self.tier.read, agent_id, part)
+            if reply is None:
+                missing += part
+                continue
+            hint = reply.hint
+            for memory_id, copy, is_dirty in zip(part, reply.copies, reply.dirty, strict=True):
+                if copy is None or (not is_dirty and copy.version < known.get(memory_id, 0)):
+                    missing.append(memory_id)
+                elif is_dirty:
+                    dirty[memory_id] = copy
+                else:
+                    found[memory_id] = copy
+        if missing or dirty:
+            try:
+                rows = await self.loader.load(agent_id, [*missing, *dirty])
+            except MemoryStoreUnavailableError:
+                if missing and not partial:
+                    raise
+                rows = {}
+            found.update(rows)
+            for memory_id, copy in dirty.items():
+                row = rows.get(memory_id)
+                if row is None or copy.stamp > row.stamp:
+                    found[memory_id] = copy
+        return {memory_id: copy for memory_id, copy in found.items() if not copy.deleted}, hint
+
+    async def close(self) -> None:
+        """Finishes what waits for Redis."""
+        await self.flush()
+
+
+_DIRTY_STATUS: Final = {
+    "o": WriteStatus.APPLIED,
+    "h": WriteStatus.STALE,
+    "f": WriteStatus.STALE,
+    "d": WriteStatus.DELETED,
+    "c": WriteStatus.CONFLICT,
+}

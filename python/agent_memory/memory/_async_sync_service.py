@@ -1,0 +1,405 @@
+"""What goes on in the background: dirty copies to SQL, the change feed to Redis, memories from tier to tier.
+
+`AsyncSyncService` does each of these once when asked (`sync`, `follow`, `evict`, `maintain`), and all of them in their
+intervals between `start()` and `stop()`. Every step is a compare and set (R5, R6): any number of processes may do the same
+at the same time, at the price of doing it twice (R7).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent_memory._compat import AsyncEvent, AsyncTask, async_sleep, async_spawn
+from agent_memory.memory._async_copies import REDIS_ERRORS, AsyncCopies
+from agent_memory.memory._async_indexes import AsyncIndexes
+from agent_memory.memory._async_redis_tier import BUCKETS
+from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
+from agent_memory.memory.redis_scripts import MAX_ENTRIES
+from agent_memory.memory.rules import Stamp
+from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteStatus
+
+__all__ = ["AsyncSyncService", "MaintenanceReport", "SyncReport"]
+
+logger = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S: Final = 30.0
+"""Between two looks at all buckets; in between only those are looked at in which this process has seen something."""
+
+
+@dataclass(slots=True)
+class SyncReport:
+    """What a round of synchronisation did, in copies."""
+
+    synced: int = 0
+    """Dirty copies that SQL holds now."""
+    beaten: int = 0
+    """Dirty copies that went because SQL held a greater one."""
+    followed: int = 0
+    """Rows of the feed that Redis has been told about."""
+    evicted: int = 0
+    """Clean copies whose residency was over."""
+    remaining: bool = False
+    """Whether dirty copies may be left: SQL or Redis went away meanwhile."""
+
+
+@dataclass(slots=True)
+class MaintenanceReport:
+    """What a pass did, in memories."""
+
+    moved: dict[str, int] = field(default_factory=lambda: {"STM to IM": 0, "STM to LTM": 0, "IM to LTM": 0})
+    expired: int = 0
+    purged_tombstones: int = 0
+    erased: int = 0
+    accesses: int = 0
+    snapshots: int = 0
+    sync: SyncReport = field(default_factory=SyncReport)
+
+
+class AsyncSyncService:
+    """Synchronisation and maintenance of one memory system. Any number of tasks may call it."""
+
+    def __init__(self, copies: AsyncCopies, indexes: AsyncIndexes) -> None:
+        self._copies = copies
+        self._indexes = indexes
+        self._settings = copies.settings
+        self._stop = AsyncEvent()
+        self._tasks: list[AsyncTask[None]] = []
+        self._buckets: set[int] = set()
+        self._swept_at = 0.0
+        self._touched_us = 0
+        self._accesses: dict[str, list[float]] = {}
+        self.dropped_accesses = 0
+        self.dirty_entries = 0
+        self.rounds = 0
+        self.failures = 0
+
+    # --- use of memories ---
+
+    def note_accesses(self, ids: Sequence[str]) -> None:
+        """Counts a use of each id, to be written later; beyond `max_pending` ids further ones are dropped."""
+        settings = self._settings.accesses
+        if not settings.enabled:
+            return
+        now = time.time()
+        for memory_id in ids:
+            entry = self._accesses.get(memory_id)
+            if entry is not None:
+                entry[0] += 1
+                entry[1] = now
+            elif len(self._accesses) < settings.max_pending:
+                self._accesses[memory_id] = [1, now]
+            else:
+                self.dropped_accesses += 1
+
+    async def flush_accesses(self) -> int:
+        """Writes the statistics of use; returns of how many memories."""
+        pending, self._accesses = self._accesses, {}
+        if pending:
+            accesses = [Access(memory_id, int(uses), last) for memory_id, (uses, last) in pending.items()]
+            await self._copies.ask_sql(self._copies.store.record_accesses, accesses)
+        return len(pending)
+
+    # --- dirty copies, the feed, residency ---
+
+    async def sync(self, *, every_bucket: bool = True) -> SyncReport:
+        """Brings dirty copies into SQL, lets Redis follow SQL's feed, and evicts what is due."""
+        report = SyncReport()
+        copies = self._copies
+        if copies.tier is None:
+            return report
+        self.rounds += 1
+        buckets = list(range(BUCKETS)) if every_bucket else sorted(self._buckets)
+        sizes = await copies.ask_redis(copies.tier.sizes, buckets)
+        if sizes is None:
+            report.remaining = True
+            return report
+        now_us = copies.tier.now_us()
+        busy = [(bucket, size) for bucket, size in zip(buckets, sizes, strict=True) if size[0] or size[2]]
+        self._buckets = {bucket for bucket, _ in busy}
+        copies.note_sizes({bucket: size[1] for bucket, size in zip(buckets, sizes, strict=True)})
+        self.dirty_entries = sum(size[0] for _, size in busy)
+        try:
+            await self._follow_agents(report)
+            for bucket, (dirty, _, _) in busy:
+                if dirty:
+                    await self._sync_bucket(bucket, report)
+        except MemoryStoreUnavailableError:
+            report.remaining = True
+        for bucket, (_, _, clean) in busy:
+            if clean:
+                await self._evict_bucket(bucket, now_us, report)
+        return report
+
+    async def _sync_bucket(self, bucket: int, report: SyncReport) -> None:
+        copies = self._copies
+        tier = copies.tier
+        assert tier is not None
+        seen: set[tuple[str, str]] = set()
+        while True:
+            members = await copies.ask_redis(tier.dirty_members, bucket, limit=self._settings.sync.batch_entries)
+            if members is None:
+                report.remaining = True
+                return
+            fresh = [member for member in members if member not in seen]
+            if not fresh:
+                report.remaining |= bool(members)
+                return
+            seen.update(fresh)
+            by_agent: dict[str, list[str]] = {}
+            for agent_id, memory_id in fresh[:MAX_ENTRIES]:
+                by_agent.setdefault(agent_id, []).append(memory_id)
+            for agent_id, ids in by_agent.items():
+                await self.sync_agent(agent_id, ids, report)
+
+    async def sync_agent(self, agent_id: str, ids: Sequence[str], report: SyncReport) -> None:
+        """Brings dirty copies of one agent, at most MAX_ENTRIES, into SQL."""
+        copies = self._copies
+        tier = copies.tier
+        assert tier is not None
+        epoch = await copies.epoch_for(agent_id)
+        reply = await copies.ask_redis(tier.read, agent_id, ids)
+        if reply is None or epoch is None:
+            report.remaining = True
+            return
+        dirty = [
+            copy for copy, is_dirty in zip(reply.copies, reply.dirty, strict=True) if copy is not None and is_dirty
+        ]
+        if not dirty:
+            return
+        operations = [_absolute(copy) for copy in dirty]
+        results = await copies.ask_sql(copies.store.write, operations)
+        seen: list[tuple[str, Stamp, Stamp]] = []
+        changed: list[str] = []
+        for copy, result in zip(dirty, results, strict=True):
+            if result.status is WriteStatus.APPLIED or (
+                result.status is WriteStatus.STALE and result.version == copy.version
+            ):
+                seen.append((copy.id, copy.stamp, copy.stamp))
+                report.synced += 1
+            else:
+                # Beaten, deleted, erased, or standing for another memory: what SQL holds counts.
+                is_gone = result.status is not WriteStatus.STALE
+                version = max(result.version, copy.version + 1)
+                seen.append((copy.id, copy.stamp, Stamp(is_gone, version, 0)))
+                changed.append(copy.id)
+                report.beaten += 1
+        for start in range(0, len(seen), MAX_ENTRIES):
+            part = seen[start : start + MAX_ENTRIES]
+            answer = await copies.ask_redis(tier.mark, agent_id, part, epoch, copies.residency_s(Tier.STM))
+            if answer is None:
+                report.remaining = True
+            else:
+                copies.note_dirty(agent_id, answer.number)
+        index = self._indexes.peek(agent_id)
+        if index is not None:
+            for memory_id in changed:
+                index.forget_dirty(memory_id)
+            await self._indexes.refresh(agent_id, index)
+
+    async def _follow_agents(self, report: SyncReport) -> None:
+        """Lets Redis follow the feeds of agents that were touched since the last round."""
+        copies = self._copies
+        while True:
+            # Commits may become visible a little out of order: the overlap covers that.
+            states = await copies.ask_sql(
+                copies.store.agents, touched_after_us=max(0, self._touched_us - 1_000_000), limit=1_000
+            )
+            for state in states:
+                if state.touched_us + 2_000_000 >= self._touched_us:
+                    await self.follow(state.agent_id, report)
+            newest = max((state.touched_us for state in states), default=0)
+            if len(states) < 1_000 or newest <= self._touched_us:
+                self._touched_us = max(newest, self._touched_us)
+                return
+            self._touched_us = newest
+
+    async def follow(self, agent_id: str, report: SyncReport) -> None:
+        """Lets Redis follow one agent's feed."""
+        copies = self._copies
+        tier = copies.tier
+        if tier is None:
+            return
+        epoch = await copies.epoch_for(agent_id)
+        state = None if epoch is None else await copies.ask_redis(tier.read, agent_id, ())
+        if state is None or epoch is None or state.epoch != epoch:
+            return
+        cursor = state.cursor
+        while True:
+            page = await copies.ask_sql(copies.store.changes, agent_id, cursor, limit=MAX_ENTRIES, vectors=False)
+            if page.reset and cursor:
+                # Rows have been purged that Redis has not been told about: its copies of this agent all go.
+                await copies.ask_redis(tier.erase_clean, agent_id)
+                return
+            if page.copies:
+                stamps = [(copy.id, copy.stamp) for copy in page.copies]
+                answer = await copies.ask_redis(tier.follow, agent_id, stamps, page.seq, epoch)
+                if answer is None or "e" in answer.letters:
+                    return
+                report.followed += len(stamps)
+            cursor = page.seq
+            if not page.more:
+                return
+
+    async def _evict_bucket(self, bucket: int, now_us: int, report: SyncReport) -> None:
+        copies = self._copies
+        tier = copies.tier
+        assert tier is not None
+        while members := await copies.ask_redis(tier.due_members, bucket, now_us):
+            by_agent: dict[str, list[str]] = {}
+            for agent_id, memory_id in members:
+                by_agent.setdefault(agent_id, []).append(memory_id)
+            evicted = 0
+            for agent_id, ids in by_agent.items():
+                answer = await copies.ask_redis(tier.evict, agent_id, ids, now_us)
+                evicted += 0 if answer is None else answer.letters.count("o")
+            report.evicted += evicted
+            if not evicted:
+                return
+
+    # --- maintenance ---
+
+    async def maintain(self) -> MaintenanceReport:
+        """One pass: synchronise, move memories between tiers, expire, finish erasures, purge, write snapshots."""
+        report = MaintenanceReport(sync=await self.sync())
+        settings = self._settings
+        store, ask = self._copies.store, self._copies.ask_sql
+        now = time.time()
+        report.accesses = await self.flush_accesses()
+        for erasure in await ask(store.erasures):
+            report.erased += await self.finish_erasure(erasure.kind, erasure.name)
+        while results := await ask(store.expire, now, limit=settings.maintenance.batch_entries):
+            report.expired += len(results)
+            await async_sleep(settings.maintenance.pause_s)
+        for tier, ttl_s in ((Tier.STM, settings.short_term.ttl_s), (Tier.IM, settings.intermediate.ttl_s)):
+            await self._move_aged(tier, int((now - ttl_s) * 1e6), report)
+        for tier, limit in (
+            (Tier.STM, settings.short_term.max_entries),
+            (Tier.IM, settings.intermediate.max_entries),
+        ):
+            await self._move_crowded(tier, limit, report)
+        horizon_us = int((now - settings.maintenance.tombstone_ttl_s) * 1e6)
+        while purged := await ask(store.purge_tombstones, horizon_us):
+            report.purged_tombstones += purged
+            await async_sleep(settings.maintenance.pause_s)
+        if report.moved["STM to LTM"] or report.moved["IM to LTM"]:
+            await ask(store.train_dictionary)
+        report.snapshots = await self._indexes.save_snapshots()
+        return report
+
+    async def _move_aged(self, tier: Tier, before_us: int, report: MaintenanceReport) -> None:
+        settings = self._settings.maintenance
+        while candidates := await self._copies.ask_sql(
+            self._copies.store.aged, tier, before_us, limit=settings.batch_entries
+        ):
+            if not await self.move(candidates, report):
+                return
+            await async_sleep(settings.pause_s)
+
+    async def _move_crowded(self, tier: Tier, limit: int, report: MaintenanceReport) -> None:
+        settings = self._settings.maintenance
+        ask, store = self._copies.ask_sql, self._copies.store
+        while states := await ask(store.crowded, tier, limit):
+            moved = 0
+            for state in states:
+                excess = state.counts[tier] - limit
+                while excess > 0:
+                    count = min(excess, settings.batch_entries)
+                    candidates = await ask(store.oldest, state.agent_id, tier, limit=count)
+                    done = await self.move(candidates, report)
+                    moved += done
+                    excess -= count
+                    if not done:
+                        break
+                    await async_sleep(settings.pause_s)
+            if not moved:
+                return
+
+    def _target(self, candidate: Candidate) -> Tier:
+        if candidate.tier == Tier.STM and candidate.importance >= self._settings.intermediate.min_importance:
+            return Tier.IM
+        return Tier.LTM
+
+    async def move(self, candidates: Sequence[Candidate], report: MaintenanceReport) -> int:
+        """Puts the label of the next tier on memories that have not changed; returns on how many."""
+        copies = self._copies
+        moves = [Move(one.id, one.agent_id, one.version, self._target(one)) for one in candidates]
+        results = await copies.ask_sql(copies.store.write, moves)
+        moved: dict[tuple[str, Tier], list[str]] = {}
+        for candidate, move, result in zip(candidates, moves, results, strict=True):
+            if result.status is WriteStatus.APPLIED:
+                report.moved[f"{candidate.tier.name} to {move.tier.name}"] += 1
+                moved.setdefault((move.agent_id, move.tier), []).append(move.id)
+        if copies.tier is not None:
+            for (agent_id, tier), ids in moved.items():
+                if tier is Tier.LTM:
+                    await copies.ask_redis(copies.tier.evict, agent_id, ids)
+                else:
+                    await copies.ask_redis(copies.tier.relabel, agent_id, ids, tier, copies.residency_s(tier))
+        return sum(len(ids) for ids in moved.values())
+
+    async def finish_erasure(self, kind: Any, name: str) -> int:
+        """Erases what is left of an agent or user from SQL; returns how many memories."""
+        erased: int = 0
+        while True:
+            progress = await self._copies.ask_sql(self._copies.store.erase, kind, name)
+            erased += int(progress.erased)
+            if not progress.remaining:
+                return erased
+            await async_sleep(self._settings.maintenance.pause_s)
+
+    # --- in the background ---
+
+    async def start(self) -> None:
+        """Begins to work in the intervals of the settings; does nothing where that has begun."""
+        if self._tasks:
+            return
+        self._stop.clear()
+        self._tasks = [
+            async_spawn(self._run, self._round, self._settings.sync.interval_s, name="agent-memory-sync"),
+            async_spawn(self._run, self.maintain, self._settings.maintenance.interval_s, name="agent-memory-maintain"),
+        ]
+        if self._settings.accesses.enabled:
+            interval_s = self._settings.accesses.interval_s
+            self._tasks.append(async_spawn(self._run, self.flush_accesses, interval_s, name="agent-memory-accesses"))
+
+    async def stop(self) -> None:
+        """Ends the work in the background; what is under way is finished."""
+        self._stop.set()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            await task.join()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether work goes on in the background."""
+        return bool(self._tasks)
+
+    async def _round(self) -> None:
+        now = time.monotonic()
+        every = now - self._swept_at >= SWEEP_INTERVAL_S or self._copies.redis.away_s is not None
+        report = await self.sync(every_bucket=every)
+        if every and not report.remaining:
+            self._swept_at = now
+
+    async def _run(self, work: Any, interval_s: float) -> None:
+        while not await self._stop.wait(interval_s):
+            try:
+                await work()
+            except (MemorySystemError, *REDIS_ERRORS) as error:
+                self.failures += 1
+                if not isinstance(error, MemoryStoreUnavailableError):
+                    logger.warning("background work of agent memory failed: %s", type(error).__name__)
+            except Exception:
+                self.failures += 1
+                logger.exception("background work of agent memory failed")
+
+
+def _absolute(copy: Copy) -> Put | Delete:
+    if copy.deleted:
+        return Delete(copy.id, copy.agent_id, copy.version, copy.writer, generation=copy.generation)
+    return Put(copy)

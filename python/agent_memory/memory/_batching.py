@@ -1,0 +1,145 @@
+"""Calls of many that become one: whoever comes while a call of the same key is under way travels with the next.
+
+No timer and no delay: a call that comes alone goes at once. The two classes are alike and written by hand, because tasks
+and threads wait differently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+__all__ = ["MAX_WAITING", "AsyncBatcher", "Batcher"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_WAITING: Final = 100_000
+"""The most items that wait in one batcher; one more raises BufferError."""
+
+_Waiting = list[tuple[T, "asyncio.Future[R]"]]
+
+
+class AsyncBatcher(Generic[T, R]):
+    """`await call(key, item)` gives the item's result of `function(items)`, called with up to `max_items` of one key.
+
+    One call of a key is under way at a time in each event loop. What `function` raises is raised to all of the call.
+    """
+
+    def __init__(self, function: Callable[[Sequence[T]], Awaitable[Sequence[R]]], max_items: int) -> None:
+        self._function = function
+        self._max_items = max_items
+        self._waiting: dict[Hashable, _Waiting[T, R]] = {}
+        self._count = 0
+        self._runners: set[asyncio.Task[None]] = set()
+
+    async def call(self, key: Hashable, item: T) -> R:
+        """The result of `item`; raises BufferError where MAX_WAITING items wait."""
+        if self._count >= MAX_WAITING:
+            raise BufferError(f"items that wait must be at most {MAX_WAITING}, got one more")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        place = (id(loop), key)
+        waiting = self._waiting.get(place)
+        self._count += 1
+        if waiting is None:
+            self._waiting[place] = [(item, future)]
+            runner = loop.create_task(self._run(place))
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
+        else:
+            waiting.append((item, future))
+        return await future
+
+    async def _run(self, place: Hashable) -> None:
+        while waiting := self._waiting[place]:
+            batch = waiting[: self._max_items]
+            del waiting[: self._max_items]
+            self._count -= len(batch)
+            try:
+                results = await self._function([item for item, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+                        future.exception()  # whoever was cancelled does not ask for it
+                if not isinstance(error, Exception):
+                    del self._waiting[place]
+                    raise
+            else:
+                for (_, future), result in zip(batch, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
+        del self._waiting[place]
+
+
+class _Seat(Generic[T, R]):
+    __slots__ = ("error", "item", "ready", "result")
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.ready = threading.Lock()
+        self.ready.acquire()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Batcher(Generic[T, R]):
+    """`call(key, item)` gives the item's result of `function(items)`, called with up to `max_items` of one key.
+
+    The thread that finds nobody at work for its key works for all that come meanwhile, until its own item is done; then
+    the next one that waits takes over.
+    """
+
+    def __init__(self, function: Callable[[Sequence[T]], Sequence[R]], max_items: int) -> None:
+        self._function = function
+        self._max_items = max_items
+        self._lock = threading.Lock()
+        self._waiting: dict[Hashable, list[_Seat[T, R]]] = {}
+        self._count = 0
+
+    def call(self, key: Hashable, item: T) -> R:
+        """The result of `item`; raises BufferError where MAX_WAITING items wait."""
+        seat: _Seat[T, R] = _Seat(item)
+        with self._lock:
+            if self._count >= MAX_WAITING:
+                raise BufferError(f"items that wait must be at most {MAX_WAITING}, got one more")
+            self._count += 1
+            waiting = self._waiting.get(key)
+            leads = waiting is None
+            if waiting is None:
+                self._waiting[key] = [seat]
+            else:
+                waiting.append(seat)
+        if not leads:
+            seat.ready.acquire()
+        if seat.error is None and seat.result is None:  # nobody has done it: it is this thread's turn to lead
+            self._lead(key)
+        if seat.error is not None:
+            raise seat.error
+        result: R = seat.result[0]
+        return result
+
+    def _lead(self, key: Hashable) -> None:
+        with self._lock:
+            waiting = self._waiting[key]
+            batch = waiting[: self._max_items]
+            del waiting[: self._max_items]
+            self._count -= len(batch)
+        try:
+            results = self._function([seat.item for seat in batch])
+            for seat, result in zip(batch, results, strict=True):
+                seat.result = (result,)
+        except BaseException as error:
+            for seat in batch:
+                seat.error = error
+        with self._lock:
+            successor = waiting[0] if waiting else None
+            if successor is None:
+                del self._waiting[key]
+        for seat in batch:
+            seat.ready.release()
+        if successor is not None:
+            successor.ready.release()

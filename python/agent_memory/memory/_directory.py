@@ -1,0 +1,94 @@
+"""The folder of a memory system: database, snapshots, and the server that the first process to come starts in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from agent_memory.memory.errors import MemorySystemError
+from agent_memory.testing import EmbeddedServer
+from agent_memory.testing.errors import ServerInUseError
+
+__all__ = ["MemoryDirectory"]
+
+_SERVER_FILE: Final = "server.json"
+
+
+class MemoryDirectory:
+    """A folder that one process owns and others attach to.
+
+    The owner runs the embedded server, whose data are in the folder and which ends with it. `server.json` (readable by the
+    user alone) tells other processes where it is; once it has gone they go on with SQL alone. Made by `open()`, which blocks.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self._server: EmbeddedServer | None = None
+        self._owner_pid = 0
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.path / "memories.sqlite"
+
+    @property
+    def snapshots(self) -> Path:
+        """Where snapshots of indexes are."""
+        return self.path / "snapshots"
+
+    @property
+    def server(self) -> EmbeddedServer | None:
+        """The server, where this process owns it."""
+        return self._server
+
+    def make(self) -> None:
+        """Makes the folder, for this user alone."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise MemorySystemError(f"path must be a folder that can be made, got {str(self.path)!r}") from error
+
+    def open_server(self) -> dict[str, Any]:
+        """Starts the server, or finds the one that runs; returns what a client is made with.
+
+        Raises MemorySystemError where the folder is in use by a process whose server cannot be found, and the errors of
+        `EmbeddedServer.start`.
+        """
+        self.make()
+        server = EmbeddedServer(self.path / "redis", config={"maxmemory-policy": "noeviction"})
+        try:
+            server.start()
+        except ServerInUseError as error:
+            server.close()
+            return self._attach(error)
+        except BaseException:
+            server.close()
+            raise
+        self._server, self._owner_pid = server, os.getpid()
+        kwargs = server.connection_kwargs
+        content = json.dumps({"pid": server.pid, "connection": kwargs})
+        temporary = self.path / f"{_SERVER_FILE}.{os.getpid()}"
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(content)
+        temporary.replace(self.path / _SERVER_FILE)
+        return dict(kwargs)
+
+    def _attach(self, error: Exception) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / _SERVER_FILE).read_text())
+            os.kill(int(found["pid"]), 0)
+            return dict(found["connection"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise MemorySystemError(
+                f"the server of {str(self.path)!r} could not be started ({error}), and none that runs was found; "
+                "if another process has just begun to use this folder, try again"
+            ) from error
+
+    def close(self) -> None:
+        """Ends the server, where this process owns it. In a forked child, does nothing."""
+        server, self._server = self._server, None
+        if server is not None and os.getpid() == self._owner_pid:
+            (self.path / _SERVER_FILE).unlink(missing_ok=True)
+            server.close()

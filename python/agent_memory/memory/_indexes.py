@@ -1,0 +1,455 @@
+# Generated from _async_indexes.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The indexes of this process: one per agent, covering all tiers, following SQL's change feed.
+
+States of an agent's index
+- *absent*: nothing is known; the first retrieval loads it, one at a time, from a snapshot and the feed or from the feed alone.
+- *loaded*: it knows every row up to its cursor, this process's own writes, and the dirty copies it has met.
+Beyond `max_bytes` the least recently used agent's index becomes absent again.
+
+Rules
+- A copy is applied if it is greater than what is known of its id; own writes wait in `pending` and are applied in one
+  batch when somebody searches.
+- What is known of dirty copies may get lost with Redis: a refresh first asks Redis what is dirty, then reads SQL's feed, and
+  forgets dirty copies that are in neither.
+- A snapshot is written when the feed has brought `snapshot_entries` and more, beside the database, with its place in the feed
+  in its name; whoever loads it reads the feed from there.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+
+from agent_memory._compat import KeyedLocks, in_thread
+from agent_memory.memory._copies import Copies
+from agent_memory.memory.entries import Copy, text_of
+from agent_memory.memory.errors import MemoryStoreUnavailableError
+from agent_memory.memory.settings import IndexSettings
+from agent_memory.scoring import MemoryIndex
+
+__all__ = ["AgentIndex", "Indexes", "attributes_of"]
+
+MAX_PENDING: Final = 4_096
+"""Own writes that wait to be applied; at this number the writer applies them."""
+
+MAX_EXPECTED: Final = 1_000
+"""Versions remembered that SQL has told of, but whose copies have not come yet."""
+
+_DELETED: Final = 1 << 60
+"""Added to the version of a tombstone: greater than every living one."""
+
+
+def attributes_of(copy: Copy) -> dict[str, str | int | float | bool]:
+    """What the filters of a retrieval look at."""
+    found: dict[str, str | int | float | bool] = {}
+    if copy.memory_type:
+        found["memory_type"] = copy.memory_type
+    if copy.user_id:
+        found["user_id"] = copy.user_id
+    if copy.session_id:
+        found["session_id"] = copy.session_id
+    if copy.namespace:
+        end = -1
+        while (end := copy.namespace.find("/", end + 1)) >= 0:
+            found[f"namespace:{copy.namespace[: end + 1]}"] = True
+    if copy.tags:
+        for tag in json.loads(copy.tags):
+            found[f"tag:{tag}"] = True
+    if copy.metadata:
+        for name, value in json.loads(copy.metadata).items():
+            if isinstance(value, (str, int, float, bool)) and "\x1f" not in name:
+                found[f"metadata.{name}"] = value
+    return found
+
+
+class AgentIndex:
+    """One agent's index and what this process knows of the versions in it. Any thread may use it."""
+
+    def __init__(self, settings: IndexSettings) -> None:
+        self._settings = settings
+        self._mutex = threading.RLock()
+        self.index: MemoryIndex | None = None
+        self.dimensions = settings.dimensions or 0
+        self.versions: dict[str, int] = {}
+        self.dirty: dict[str, int] = {}
+        self.cursor = 0
+        self.generation = 0
+        self.hint: int | None = None
+        self.refreshed_at = 0.0
+        self.is_loaded = False
+        self.saved_at_seq = 0
+        self._pending: list[Copy] = []
+        self._floors: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return 0 if self.index is None else len(self.index)
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        return len(self) * (self.dimensions * 6 + 500) + 120 * len(self.versions)
+
+    def add(self, copy: Copy, *, is_dirty: bool = False) -> None:
+        """An own write, or a copy that was met: applied with the next search."""
+        with self._mutex:
+            if is_dirty:
+                self.dirty[copy.id] = copy.version
+            self._pending.append(copy)
+            if len(self._pending) >= MAX_PENDING:
+                self.apply_pending()
+
+    def apply_pending(self) -> None:
+        """Applies own writes."""
+        with self._mutex:
+            pending, self._pending = self._pending, []
+            if pending:
+                self.apply(pending)
+
+    def apply(self, copies: Sequence[Copy], *, is_from_sql: bool = False) -> None:
+        """Takes copies in, tombstones out; older ones than known do nothing."""
+        with self._mutex:
+            latest: dict[str, Copy] = {}
+            versions = self.versions
+            for copy in copies:
+                key = copy.version + _DELETED if copy.deleted else copy.version
+                known = versions.get(copy.id, 0)
+                if is_from_sql and copy.id in self.dirty and known < _DELETED:
+                    # A dirty copy that lost, or that SQL holds by now.
+                    if key >= self.dirty[copy.id]:
+                        del self.dirty[copy.id]
+                elif key <= known:
+                    continue
+                versions[copy.id] = key
+                latest[copy.id] = copy
+            gone = [memory_id for memory_id, copy in latest.items() if copy.deleted]
+            if gone and self.index is not None:
+                self.index.delete(gone)
+            self._upsert([copy for copy in latest.values() if not copy.deleted])
+
+    def _upsert(self, copies: list[Copy]) -> None:
+        if not copies:
+            return
+        index = self._index_for(copies)
+        width = self.dimensions * 4
+        with_vectors = [copy for copy in copies if len(copy.vector) == width and width]
+        bare = [copy for copy in copies if not (len(copy.vector) == width and width)]
+        for batch in (with_vectors, bare):
+            if not batch:
+                continue
+            vectors = None
+            if batch is with_vectors:
+                vectors = np.frombuffer(b"".join([copy.vector for copy in batch]), dtype="<f4")
+                vectors = vectors.reshape(len(batch), self.dimensions)
+            has_attributes = any(
+                copy.metadata or copy.tags or copy.memory_type or copy.user_id or copy.session_id or copy.namespace
+                for copy in batch
+            )
+            has_steps = any(copy.session_id and copy.step is not None for copy in batch)
+            index.upsert(
+                [copy.id for copy in batch],
+                vectors,
+                [text_of(copy) for copy in batch],
+                [copy.importance for copy in batch],
+                [copy.timestamp for copy in batch],
+                [attributes_of(copy) for copy in batch] if has_attributes else None,
+                [_sequence_of(copy) for copy in batch] if has_steps else None,
+            )
+
+    def _index_for(self, copies: list[Copy]) -> MemoryIndex:
+        """The index; made when it is needed, and again when the first vector tells how many dimensions there are."""
+        if not self.dimensions:
+            self.dimensions = next((len(copy.vector) // 4 for copy in copies if copy.vector), 0)
+            if self.dimensions and self.index is not None:
+                raise _DimensionsLearnedError
+        if self.index is None:
+            settings = self._settings
+            self.index = MemoryIndex(
+                self.dimensions or 1,
+                similarity=settings.similarity,
+                language=settings.language,
+                model=settings.model,
+            )
+        return self.index
+
+    def known_versions(self, ids: Sequence[str]) -> dict[str, int]:
+        """Versions below which a clean copy of Redis is stale."""
+        versions, floors = self.versions, self._floors
+        if not floors:
+            return {memory_id: versions.get(memory_id, 0) for memory_id in ids}
+        return {memory_id: max(versions.get(memory_id, 0), floors.get(memory_id, 0)) for memory_id in ids}
+
+    def expect(self, memory_id: str, version: int) -> None:
+        """Lower copies of Redis are misses from now on: SQL has answered with this version."""
+        with self._mutex:
+            self._floors[memory_id] = max(version, self._floors.get(memory_id, 0))
+            while len(self._floors) > MAX_EXPECTED:
+                self._floors.pop(next(iter(self._floors)))
+
+    def forget_dirty(self, memory_id: str) -> None:
+        """A dirty copy got lost: what SQL holds counts again."""
+        with self._mutex:
+            if self.dirty.pop(memory_id, None) is not None and self.versions.get(memory_id, 0):
+                self.versions.pop(memory_id, None)
+                if self.index is not None:
+                    self.index.delete([memory_id])
+
+
+class _DimensionsLearnedError(Exception):
+    """The first vector came after texts without one: the index is made again."""
+
+
+def _sequence_of(copy: Copy) -> tuple[str, int] | None:
+    return (copy.session_id, copy.step) if copy.session_id and copy.step is not None else None
+
+
+class Indexes:
+    """The indexes of all agents that this process has been asked about."""
+
+    def __init__(self, copies: Copies, snapshots: Path | None) -> None:
+        self._copies = copies
+        self._settings = copies.settings.index
+        self._snapshots = snapshots
+        self._mutex = threading.Lock()
+        self._agents: OrderedDict[str, AgentIndex] = OrderedDict()
+        self._loading = KeyedLocks()
+        self.loads = 0
+        self.refreshes = 0
+        self.evicted = 0
+
+    # --- looking up ---
+
+    def peek(self, agent_id: str) -> AgentIndex | None:
+        """The agent's index if it is loaded, or about to be."""
+        return self._agents.get(agent_id)
+
+    def learn(self, copy: Copy, *, is_dirty: bool = False) -> None:
+        """An own write. Agents whose index is absent learn of it from the feed."""
+        index = self._agents.get(copy.agent_id)
+        if index is not None:
+            try:
+                index.add(copy, is_dirty=is_dirty)
+            except _DimensionsLearnedError:
+                self.drop(copy.agent_id)
+        elif is_dirty:
+            self._copies.dirty_agents.setdefault(copy.agent_id)
+
+    def on_hint(self, agent_id: str, hint: int) -> None:
+        """Redis' hint after a put of this process; if nobody else did meanwhile, it stands for nothing new."""
+        index = self._agents.get(agent_id)
+        if index is not None and index.hint is not None and hint == index.hint + 1:
+            index.hint = hint
+
+    def drop(self, agent_id: str) -> None:
+        """Makes an agent's index absent."""
+        with self._mutex:
+            self._agents.pop(agent_id, None)
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory all of them take."""
+        return sum(index.size_bytes for index in list(self._agents.values()))
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    # --- loading and following ---
+
+    def get(self, agent_id: str) -> AgentIndex:
+        """The agent's index, loaded. Raises MemoryStoreUnavailableError where it must be loaded and SQL is away."""
+        index = self._agents.get(agent_id)
+        if index is None or not index.is_loaded:
+            with self._loading.hold(agent_id):
+                index = self._agents.get(agent_id)
+                if index is None or not index.is_loaded:
+                    index = self._load(agent_id)
+        with self._mutex:
+            if agent_id in self._agents:
+                self._agents.move_to_end(agent_id)
+        return index
+
+    def _load(self, agent_id: str) -> AgentIndex:
+        index = AgentIndex(self._settings)
+        with self._mutex:
+            # From now on own writes are added to it, beside what the feed brings.
+            self._agents[agent_id] = index
+        try:
+            while True:
+                try:
+                    self._load_snapshot(agent_id, index)
+                    self.refresh(agent_id, index)
+                    break
+                except _DimensionsLearnedError:
+                    dimensions = index.dimensions
+                    index = AgentIndex(self._settings)
+                    index.dimensions = dimensions
+                    with self._mutex:
+                        self._agents[agent_id] = index
+        except MemoryStoreUnavailableError:
+            # SQL is away: what Redis holds dirty is all that can be found now. The next retrieval tries again.
+            self._learn_dirty(agent_id, index)
+            return index
+        except BaseException:
+            self.drop(agent_id)
+            raise
+        index.is_loaded = True
+        self.loads += 1
+        self._make_room(agent_id)
+        return index
+
+    def _make_room(self, keep: str) -> None:
+        while self.size_bytes > self._settings.max_bytes:
+            with self._mutex:
+                oldest = next((agent_id for agent_id in self._agents if agent_id != keep), None)
+                if oldest is None:
+                    return
+                del self._agents[oldest]
+                self.evicted += 1
+
+    def refresh(self, agent_id: str, index: AgentIndex) -> None:
+        """Brings an index up to date: dirty copies of Redis, then SQL's feed."""
+        self.refreshes += 1
+        lost = set(index.dirty)
+        if lost or agent_id in self._copies.dirty_agents:
+            lost -= self._learn_dirty(agent_id, index)
+        self._follow(agent_id, index)
+        for memory_id in lost:
+            if memory_id in index.dirty:
+                index.forget_dirty(memory_id)
+                rows = self._copies.loader.load(agent_id, [memory_id])
+                index.apply(list(rows.values()), is_from_sql=True)
+        index.refreshed_at = time.monotonic()
+
+    def _follow(self, agent_id: str, index: AgentIndex) -> None:
+        copies = self._copies
+        while True:
+            page = copies.ask_sql(
+                copies.store.changes, agent_id, index.cursor, limit=min(self._settings.feed_entries, 10_000)
+            )
+            if page.reset or (index.generation and page.generation != index.generation):
+                index.index, index.versions, index.cursor, index.generation = None, {}, 0, page.generation
+                if page.reset:
+                    continue
+            index.generation = page.generation
+            if page.copies:
+                if len(page.copies) > 1_000:
+                    in_thread(lambda copies=page.copies: index.apply(copies, is_from_sql=True))
+                else:
+                    index.apply(page.copies, is_from_sql=True)
+            index.cursor = max(index.cursor, page.seq)
+            if not page.more:
+                return
+
+    def _learn_dirty(self, agent_id: str, index: AgentIndex) -> set[str]:
+        """Takes in what is dirty in Redis; returns which ids that are."""
+        copies = self._copies
+        if copies.tier is None:
+            return set()
+        ids = copies.ask_redis(copies.tier.dirty_ids, agent_id)
+        if ids is None:
+            return set(index.dirty)  # nobody knows: keep what is known
+        copies.dirty_agents.pop(agent_id, None)
+        if not ids:
+            return set()
+        reply = copies.ask_redis(copies.tier.read, agent_id, ids)
+        if reply is None:
+            return set(index.dirty)
+        for copy in reply.copies:
+            if copy is not None:
+                index.add(copy, is_dirty=True)
+        index.apply_pending()
+        return set(ids)
+
+    # --- snapshots ---
+
+    def _snapshot_paths(self, agent_id: str) -> list[Path]:
+        assert self._snapshots is not None
+        name = quote(agent_id, safe="")
+        if len(name) > 150:
+            return []
+        # Names may hold dots, and what a glob finds may be of another agent.
+        paths = [path for path in self._snapshots.glob("*.snapshot") if path.name.rsplit(".", 4)[0] == name]
+        return sorted(paths, key=_seq_of)
+
+    def _load_snapshot(self, agent_id: str, index: AgentIndex) -> None:
+        if self._snapshots is None:
+            return
+        paths = self._snapshot_paths(agent_id)
+        if not paths:
+            return
+        path = paths[-1]
+        try:
+            loaded = in_thread(lambda: MemoryIndex.load(path, vectors="mapped", model=self._settings.model))
+        except (OSError, ValueError):
+            return  # it is read from the feed instead
+        _, generation, seq, has_vectors, _ = path.name.rsplit(".", 4)
+        index.index = loaded
+        index.dimensions = loaded.dimensions if has_vectors == "v" else index.dimensions
+        index.generation, index.cursor, index.saved_at_seq = int(generation), int(seq), int(seq)
+
+    def save_snapshots(self) -> int:
+        """Writes snapshots of large indexes that have moved since; returns how many."""
+        saved = 0
+        for agent_id, index in list(self._agents.items()):
+            threshold = self._settings.snapshot_entries
+            moved = index.cursor - index.saved_at_seq
+            if index.is_loaded and len(index) >= threshold and moved >= max(1, len(index) // 10):
+                saved += self.save_snapshot(agent_id, index)
+        return saved
+
+    def save_snapshot(self, agent_id: str, index: AgentIndex) -> int:
+        """Writes a snapshot of an agent's index; returns 1, or 0 where there is no place for it."""
+        if self._snapshots is None or index.index is None or len(quote(agent_id, safe="")) > 150:
+            return 0
+        # What is saved holds at least what the cursor says; more of it does no harm, since the feed brings it again.
+        seq, kept = index.cursor, index.index
+        name = f"{quote(agent_id, safe='')}.{index.generation}.{seq}.{'v' if index.dimensions else 't'}.snapshot"
+        path = self._snapshots / name
+
+        def save() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept.save(path)
+
+        if index.dirty:
+            return 0  # dirty copies may get lost, and a snapshot must hold nothing but what SQL holds
+        in_thread(save)
+        index.saved_at_seq = seq
+        for old in self._snapshot_paths(agent_id):
+            if old != path and _seq_of(old) < seq:
+                old.unlink(missing_ok=True)
+        return 1
+
+    def delete_snapshots(self, agent_id: str) -> int:
+        """Removes an agent's snapshots; returns how many there were."""
+        if self._snapshots is None:
+            return 0
+        paths = self._snapshot_paths(agent_id)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return len(paths)
+
+    def stats(self) -> Mapping[str, Any]:
+        """What is loaded, and how it came to be."""
+        return {
+            "agents": len(self._agents),
+            "memories": sum(len(index) for index in list(self._agents.values())),
+            "bytes": self.size_bytes,
+            "loads": self.loads,
+            "refreshes": self.refreshes,
+            "evicted": self.evicted,
+        }
+
+
+def _seq_of(path: Path) -> int:
+    try:
+        return int(path.name.rsplit(".", 3)[1])
+    except (IndexError, ValueError):
+        return -1

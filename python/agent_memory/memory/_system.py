@@ -1,0 +1,805 @@
+# Generated from _async_system.py by tools/generate_sync.py: edit that file, not this one.
+
+"""`MemorySystem`: memories of agents, stored durably, found by relevance, kept in three tiers.
+
+What happens where
+- a write: `_copies` (SQL, or Redis where it may), then the index of this process;
+- a retrieval: the index ranks, contents come from Redis, then SQL (`_copies.DataLoader`);
+- a query: SQL;
+- in the background: `_sync_service`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import numpy as np
+
+from agent_memory import _at_fork
+from agent_memory._compat import in_thread, settle
+from agent_memory.memory import _arguments
+from agent_memory.memory._copies import Copies, Written
+from agent_memory.memory._directory import MemoryDirectory
+from agent_memory.memory._indexes import AgentIndex, Indexes
+from agent_memory.memory._redis_tier import RedisTier
+from agent_memory.memory._sync_service import MaintenanceReport, SyncReport, SyncService
+from agent_memory.memory.entries import (
+    Copy,
+    Durability,
+    MemoryEntry,
+    MemoryId,
+    Tier,
+    entry_of,
+    make_copy,
+    new_id,
+)
+from agent_memory.memory.errors import (
+    AgentErasedError,
+    DurabilityError,
+    MemoryConflictError,
+    MemoryStoreClosedError,
+    MemoryStoreUnavailableError,
+    MemorySystemError,
+)
+from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
+from agent_memory.memory.stores.operations import MemoryQuery, NamespaceCount, Put, WriteStatus
+from agent_memory.memory.stores.protocol import MemoryStore
+from agent_memory.memory.stores.sqlite import SqliteStore
+from agent_memory.policy import Priority
+from agent_memory.redis import Redis
+from agent_memory.scoring import Filters, ScoreWeights, SearchResult
+from agent_memory.scoring._settings import DEFAULT_DECAY, DEFAULT_WEIGHTS, Decay, Diversity
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = [
+    "IntermediateMemory",
+    "LongTermMemory",
+    "MemorySystem",
+    "ShortTermMemory",
+]
+
+_UPDATE_ATTEMPTS: Final = 32
+"""How often an update without `if_version` begins again because somebody else was faster."""
+
+_BATCH: Final = 500
+"""Memories in one call of the store by `store_many`, `forget` and `import_`."""
+
+_UNSET: Final[Any] = object()
+
+
+class _TierMemory:
+    """One tier of a memory system: a view on the memories with its label."""
+
+    tier: Tier
+
+    def __init__(self, system: MemorySystem) -> None:
+        self._system = system
+
+    def count(self, agent_id: str) -> int:
+        """How many memories of the agent are in this tier."""
+        return self._system.count(agent_id, tiers=(self.tier,))
+
+    def query(self, agent_id: str, **conditions: Any) -> Iterator[MemoryEntry]:
+        """As `MemorySystem.query`, in this tier."""
+        return self._system.query(agent_id, tiers=(self.tier,), **conditions)
+
+
+class ShortTermMemory(_TierMemory):
+    """Recent memories, whole, in Redis and in SQL: where every memory begins."""
+
+    tier = Tier.STM
+
+
+class IntermediateMemory(_TierMemory):
+    """Older memories that are still in Redis."""
+
+    tier = Tier.IM
+
+
+class LongTermMemory(_TierMemory):
+    """Memories in SQL alone, compressed; in Redis only while they are used."""
+
+    tier = Tier.LTM
+
+
+class MemorySystem:
+    """Memories of agents in three tiers over Redis and SQL.
+
+        with MemorySystem() as memory:
+            memory.store("agent-1", "The user lives in Lisbon.", importance=0.8)
+            for entry in memory.retrieve("agent-1", "Where does the user live?", k=3):
+                print(entry.score, entry.content)
+
+    - `path`: the folder of the embedded server, of the SQLite file and of index snapshots; made if missing. One process owns
+      the server, others on the machine attach to it.
+    - `redis`: a redis-py compatible asyncio client without `decode_responses` (ours, or a RedisCluster; it stays the caller's),
+      a URL, `"embedded"` (default: a private server in `path`), or None for no Redis.
+    - `store`: `"sqlite:///FILE"`, `"postgresql://..."`, a store object of `agent_memory.memory.stores` (opened and closed
+      here), or None for SQLite in `path`.
+    - `embed`: called with a list of texts in a thread (or a function); gives an array of shape
+      (len(texts), dimensions). With it, memories and questions without an embedding get one.
+    - `config`: the `MemorySettings`.
+
+    Nothing runs in the background before `start()`. Any number of threads may use one object. Methods raise ValueError and
+    TypeError for bad arguments before anything changes, MemoryStoreUnavailableError where SQL is away and needed,
+    DurabilityError where a write did not reach the level asked for.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "./agent_memory",
+        *,
+        redis: Any = "embedded",
+        store: str | MemoryStore | None = None,
+        embed: Callable[[list[str]], Any] | None = None,
+        config: MemorySettings = DEFAULT_MEMORY_SETTINGS,
+    ) -> None:
+        if embed is not None and not callable(embed):
+            raise TypeError(f"embed must be callable, got {type(embed).__name__}")
+        self.settings = config
+        self._directory = MemoryDirectory(path)
+        self._redis = redis
+        self._given_store = store
+        self._embed_function = embed
+        self._client: Any = None
+        self._owns_client = False
+        self._is_open = False
+        self._pid = os.getpid()
+        self._copies: Copies = None  # type: ignore[assignment]  # set by open()
+        self._indexes: Indexes = None  # type: ignore[assignment]
+        self._service: SyncService = None  # type: ignore[assignment]
+        self._floors: dict[str, int] = {}
+        self.short_term = ShortTermMemory(self)
+        self.intermediate = IntermediateMemory(self)
+        self.long_term = LongTermMemory(self)
+        _at_fork.in_child(self._after_fork)
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open else "closed"
+        return f"<{type(self).__name__} {str(self._directory.path)!r}, {state}>"
+
+    # --- life ---
+
+    def open(self) -> Self:
+        """Opens database and server, or attaches to the server that runs; done by `with` too.
+
+        Raises MemorySystemError, MemorySchemaError or MemoryStoreUnavailableError; then nothing stays open.
+        """
+        if self._is_open:
+            return self
+        try:
+            tier = self._open_tier()
+            store = self._make_store()
+            store.open()
+        except BaseException:
+            self._close_redis()
+            raise
+        self._copies = Copies(store, tier, self.settings)
+        self._indexes = Indexes(self._copies, self._directory.snapshots)
+        self._copies.on_hint = self._indexes.on_hint
+        self._service = SyncService(self._copies, self._indexes)
+        self._is_open = True
+        return self
+
+    def _open_tier(self) -> RedisTier | None:
+        redis = self._redis
+        if redis is None:
+            return None
+        if redis == "embedded":
+            kwargs = in_thread(self._directory.open_server)
+            self._client, self._owns_client = Redis(**kwargs), True
+        elif isinstance(redis, str):
+            self._client, self._owns_client = Redis.from_url(redis), True
+        else:
+            self._client = redis
+        return RedisTier(self._client)
+
+    def _make_store(self) -> MemoryStore:
+        given = self._given_store
+        if given is not None and not isinstance(given, str):
+            return given
+        if given is None or given.startswith("sqlite:///"):
+            file = self._directory.database if given is None else Path(given.removeprefix("sqlite:///"))
+            self._directory.make()
+            return SqliteStore(file, settings=self.settings.sqlite, long_term=self.settings.long_term)
+        if given.startswith(("postgresql://", "postgres://")):
+            return _postgres_store(given, self.settings)
+        # Not repeated in the message: it may hold a password.
+        raise ValueError("store must be 'sqlite:///FILE', 'postgresql://...' or a store object, got another text")
+
+    def close(self) -> None:
+        """Ends background work, finishes what waits, and closes what this object opened. Does nothing when closed."""
+        if not self._is_open:
+            self._close_redis()
+            return
+        self._is_open = False
+        self._service.stop()
+        try:
+            self._service.flush_accesses()
+        except MemorySystemError:
+            pass  # statistics only
+        self._copies.close()
+        try:
+            self._indexes.save_snapshots()
+        except OSError:
+            pass  # they save time, nothing else
+        self._copies.store.close()
+        self._close_redis()
+
+    def _close_redis(self) -> None:
+        if self._owns_client and self._client is not None:
+            self._client.close()
+        self._client = None
+        in_thread(self._directory.close)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begins the work in the background: synchronisation, tiers, statistics. Opens the system where it is closed."""
+        self.open()
+        self._service.start()
+
+    def stop(self) -> None:
+        """Ends the work in the background; the system stays open."""
+        if self._is_open:
+            self._service.stop()
+
+    def _after_fork(self) -> None:
+        # Nothing of the parent's comes along: not its threads, not its connections. The child opens anew.
+        self._is_open = False
+        self._client, self._owns_client = None, False
+        self._directory = MemoryDirectory(self._directory.path)
+
+    def _opened(self) -> Copies:
+        if not self._is_open:
+            raise MemoryStoreClosedError("the memory system must be opened first (open(), start() or a with block)")
+        return self._copies
+
+    # --- writing ---
+
+    def store(
+        self,
+        agent_id: str,
+        content: Any,
+        *,
+        importance: float = 0.5,
+        embedding: ArrayLike | None = None,
+        memory_type: str = "",
+        step: int | None = None,
+        timestamp: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        namespace: Sequence[str] = (),
+        user_id: str | None = None,
+        session_id: str | None = None,
+        key: str | None = None,
+        ttl_s: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = Priority.NORMAL,
+        durability: Durability | None = None,
+        degrade: bool = False,
+        deduplicate: bool | None = None,
+    ) -> MemoryId:
+        """Stores a memory; returns its id, with the version and the durability that were reached.
+
+        - `content`: str, bytes or a JSON value. `timestamp`: seconds since the epoch; default: now.
+        - `importance`: 0..1. `embedding`: shape (dimensions,); default: `embed` of the text.
+        - `key`: a name of the caller's, unique in the agent and `namespace`: the memory of that name is replaced.
+        - `ttl_s`: seconds after which it is forgotten; default: never.
+        - `idempotency_key`: the same call again gives the id of the first. `deduplicate`: so does equal content.
+        - `durability`: `"sql"`: committed and synced; `"redis"`: accepted by Redis, and lost if Redis loses it before
+          SQL has it.
+          With `degrade` a lower level will do where the one asked for cannot be reached; never with Priority.CRITICAL.
+
+        Raises DurabilityError, AgentErasedError, ValueError, TypeError.
+        """
+        copies = self._opened()
+        level = self.settings.default_durability if durability is None else durability
+        _arguments.check_durability(level)
+        if embedding is None and self._embed_function is not None and isinstance(content, str):
+            embedding = self._embed([content])[0]
+        now = time.time()
+        now_us = int(now * 1e6)
+        copy = make_copy(
+            agent_id,
+            content,
+            memory_id=new_id(now_us),
+            timestamp=now if timestamp is None else timestamp,
+            created_us=now_us,
+            writer=copies.writer,
+            importance=importance,
+            embedding=embedding,
+            memory_type=memory_type,
+            step=step,
+            metadata=metadata,
+            tags=tags,
+            namespace=namespace,
+            user_id=user_id,
+            session_id=session_id,
+            key=key,
+            idempotency_key=idempotency_key,
+            expires_at=_arguments.expiry(now, ttl_s),
+            deduplicate=self.settings.deduplicate if deduplicate is None else deduplicate,
+        )
+        self._check_dimensions(copy)
+        # A key, an idempotency key or equal content can be found by SQL only.
+        if level == "redis" and (key or idempotency_key or copy.content_hash):
+            level = "sql"
+        written = copies.put(Put(copy), level, degrade and priority is not Priority.CRITICAL)
+        return self._stored(written)
+
+    def _check_dimensions(self, copy: Copy) -> None:
+        wanted = self.settings.index.dimensions
+        if wanted is not None and copy.vector and len(copy.vector) != 4 * wanted:
+            raise ValueError(f"embedding must have {wanted} elements, got {len(copy.vector) // 4}")
+
+    def _stored(self, written: Written) -> MemoryId:
+        result = written.result
+        status = result.status
+        if status is WriteStatus.ERASED:
+            raise AgentErasedError("the agent or user was erased after this write began")
+        if status not in (WriteStatus.APPLIED, WriteStatus.EXISTING):
+            raise DurabilityError(written.durability, None, f"it was refused: {status.name.lower()}")
+        if written.copy is not None:
+            self._indexes.learn(written.copy, is_dirty=written.durability == "redis")
+        return MemoryId(result.id, result.version, written.durability)
+
+    def store_many(
+        self, agent_id: str, entries: Iterable[Mapping[str, Any]], *, embeddings: ArrayLike | None = None
+    ) -> list[MemoryId]:
+        """Stores many memories, each a mapping of `store`'s arguments with `"content"`; returns their ids in order.
+
+        `embeddings`: shape (n, dimensions), instead of one in each mapping. Durability is `"sql"`. What is wrong with any of
+        them is raised before the first is written; an error of the store later leaves those of earlier batches stored.
+        """
+        copies = self._opened()
+        given = [dict(entry) for entry in entries]
+        vectors = None if embeddings is None else np.asarray(embeddings, dtype=np.float32)
+        if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(given)):
+            raise ValueError(f"embeddings must have shape ({len(given)}, dimensions), got {vectors.shape}")
+        self._embed_missing(given, vectors)
+        now = time.time()
+        made = [
+            _arguments.copy_from(
+                agent_id, entry, None if vectors is None else vectors[at], now, copies.writer, self.settings.deduplicate
+            )
+            for at, entry in enumerate(given)
+        ]
+        for copy in made:
+            self._check_dimensions(copy)
+        stored: list[MemoryId] = []
+        for start in range(0, len(made), _BATCH):
+            written = copies.put_many([Put(copy) for copy in made[start : start + _BATCH]])
+            stored += [self._stored(one) for one in written]
+        return stored
+
+    def _embed_missing(self, entries: list[dict[str, Any]], vectors: Any) -> None:
+        if self._embed_function is None or vectors is not None:
+            return
+        wanting = [one for one in entries if one.get("embedding") is None and isinstance(one.get("content"), str)]
+        for start in range(0, len(wanting), _BATCH):
+            part = wanting[start : start + _BATCH]
+            for entry, vector in zip(part, self._embed([one["content"] for one in part]), strict=True):
+                entry["embedding"] = vector
+
+    def _embed(self, texts: list[str]) -> Any:
+        function = self._embed_function
+        assert function is not None
+        vectors = np.asarray(settle(in_thread(function, texts)), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ValueError(f"embed must return an array of shape ({len(texts)}, dimensions), got {vectors.shape}")
+        return vectors
+
+    def update(
+        self,
+        agent_id: str,
+        memory_id: str,
+        *,
+        content: Any = _UNSET,
+        importance: float | None = None,
+        embedding: ArrayLike | None = None,
+        memory_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Iterable[str] | None = None,
+        timestamp: float | None = None,
+        step: int | None = None,
+        ttl_s: float | None = None,
+        if_version: int | None = None,
+        degrade: bool = False,
+    ) -> MemoryId:
+        """Changes what is given of a memory, as a new version; returns its id with that version.
+
+        With `if_version` only over that version (MemoryConflictError otherwise); without, the change is made again over
+        what somebody else wrote meanwhile. New text gets a new embedding where there is an `embed`. Raises KeyError for an id
+        that is not there, DurabilityError where SQL is away (unless `degrade`: then Redis accepts it).
+        """
+        copies = self._opened()
+        changes = {
+            "content": content,
+            "importance": importance,
+            "embedding": embedding,
+            "memory_type": memory_type,
+            "metadata": metadata,
+            "tags": tags,
+            "timestamp": timestamp,
+            "step": step,
+            "ttl_s": ttl_s,
+        }
+        if content is _UNSET:
+            del changes["content"]
+        elif embedding is None and self._embed_function is not None and isinstance(content, str):
+            changes["embedding"] = self._embed([content])[0]
+        attempt = 0
+        while True:
+            base = self._read_one(agent_id, memory_id)
+            if base is None:
+                raise KeyError(memory_id)
+            if if_version is not None and base.version != if_version:
+                raise MemoryConflictError(memory_id, if_version, base.version)
+            changed = _arguments.changed_copy(base, changes, time.time(), copies.writer)
+            self._check_dimensions(changed)
+            written = copies.put(Put(changed, base.version), "sql", degrade, base.version)
+            status = written.result.status
+            if status in (WriteStatus.DELETED, WriteStatus.ABSENT):
+                raise KeyError(memory_id)
+            if status is WriteStatus.CONFLICT and if_version is not None:
+                raise MemoryConflictError(memory_id, if_version, written.result.version)
+            if status not in (WriteStatus.CONFLICT, WriteStatus.STALE):
+                return self._stored(written)
+            self._expect(agent_id, memory_id, written.result.version)
+            attempt += 1
+            if attempt == _UPDATE_ATTEMPTS:
+                raise MemoryConflictError(memory_id, base.version, written.result.version)
+
+    def _expect(self, agent_id: str, memory_id: str, version: int) -> None:
+        """Takes lower copies in Redis for misses from now on."""
+        index = self._indexes.peek(agent_id)
+        if index is None:
+            self._floors[memory_id] = version
+            while len(self._floors) > 1_000:
+                self._floors.pop(next(iter(self._floors)))
+        else:
+            index.expect(memory_id, version)
+
+    def delete(self, agent_id: str, memory_id: str, *, if_version: int | None = None, degrade: bool = False) -> bool:
+        """Deletes a memory for good; returns whether there was one.
+
+        Raises MemoryConflictError, and DurabilityError where SQL is away (unless `degrade`: then Redis remembers it).
+        """
+        copies = self._opened()
+        index = self._indexes.peek(agent_id)
+        known = 0 if index is None else index.known_versions([memory_id])[memory_id]
+        written = copies.delete(agent_id, memory_id, if_version, degrade, known)
+        result = written.result
+        if result.status is WriteStatus.CONFLICT and if_version is not None:
+            raise MemoryConflictError(memory_id, if_version, result.version)
+        if written.copy is not None:
+            self._indexes.learn(written.copy, is_dirty=written.durability == "redis")
+        return bool(result.status is WriteStatus.APPLIED and result.existed)
+
+    # --- reading ---
+
+    def _read_one(self, agent_id: str, memory_id: str) -> Copy | None:
+        index = self._indexes.peek(agent_id)
+        expected = {memory_id: self._floors.get(memory_id, 0)}
+        known = expected if index is None else index.known_versions([memory_id])
+        found, _ = self._copies.read(agent_id, [memory_id], known)
+        return found.get(memory_id)
+
+    def get(self, agent_id: str, memory_id: str) -> MemoryEntry | None:
+        """A memory by its id: from Redis, else from SQL; None where it is not there, was deleted, or is expired.
+
+        Raises MemoryStoreUnavailableError where Redis has no copy and SQL is away.
+        """
+        self._opened()
+        copy = self._read_one(agent_id, memory_id)
+        if copy is None or (copy.expires_at is not None and copy.expires_at <= time.time()):
+            return None
+        self._service.note_accesses([memory_id])
+        return entry_of(copy)
+
+    def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str] = ()) -> MemoryEntry | None:
+        """The memory that was stored with `key`, or None."""
+        copies = self._opened()
+        copy = copies.ask_sql(copies.store.get_by_key, agent_id, key, namespace)
+        return None if copy is None or copy.deleted else entry_of(copy)
+
+    def retrieve(
+        self,
+        agent_id: str,
+        text: str | None = None,
+        *,
+        embedding: ArrayLike | None = None,
+        k: int = 10,
+        filters: Filters | Mapping[str, Any] | None = None,
+        memory_types: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        namespace: Sequence[str] = (),
+        user_id: str | None = None,
+        session_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        weights: ScoreWeights = DEFAULT_WEIGHTS,
+        decay: Decay = DEFAULT_DECAY,
+        diversity: Diversity | None = None,
+        now: float | None = None,
+    ) -> list[MemoryEntry]:
+        """The `k` most relevant memories for a text, an embedding, or both, best first, with `.score`.
+
+        `filters` maps names of `metadata` to a value or to several, of which one must match (or is a `Filters` over the
+        index's attributes); `tags` must all be there. Ranking is exact, over all tiers, by `agent_memory.scoring`. A memory
+        stored by another process is seen at the latest after `max_staleness_s`. While SQL is away, memories whose content
+        is in Redis are found.
+        """
+        copies = self._opened()
+        if text is not None and embedding is None and self._embed_function is not None and weights.similarity > 0:
+            embedding = self._embed([text])[0]
+        wanted = _arguments.filters_of(filters, memory_types, tags, namespace, user_id, session_id, since, until)
+        index = self._fresh_index(agent_id)
+        moment = time.time() if now is None else now
+        options: dict[str, Any] = {
+            "weights": weights, "filters": wanted, "now": moment, "decay": decay, "diversity": diversity
+        }  # fmt: skip
+        asked = k
+        for attempt in range(8):
+            found = self._search(index, embedding, text, asked, options)
+            ids = [] if found is None else found.ids
+            known = index.known_versions(ids)
+            read, hint = copies.read(agent_id, ids, known, partial=True)
+            if hint is not None and hint != index.hint:
+                is_news = index.hint is not None
+                index.hint = hint
+                if is_news and self._refresh(agent_id, index):
+                    continue  # somebody has stored something: rank again
+            entries = self._entries(found, read, moment)[:k]
+            if len(entries) >= k or len(ids) < asked or attempt == 7:
+                self._service.note_accesses([entry.id for entry in entries])
+                return entries
+            asked = min(4 * asked, max(len(index), asked))  # some have expired or were deleted a moment ago
+        return []
+
+    @staticmethod
+    def _search(
+        index: AgentIndex, embedding: ArrayLike | None, text: str | None, k: int, options: dict[str, Any]
+    ) -> SearchResult | None:
+        index.apply_pending()
+        if index.index is None or not len(index.index):
+            return None
+        vector = embedding if index.dimensions else None
+        if vector is None and text is None:
+            weights: ScoreWeights = options["weights"]
+            if not (weights.recency or weights.importance or weights.access):
+                raise ValueError("text or embedding must be given unless recency, importance or access have a weight")
+        return index.index.search(vector, text, k, **options)
+
+    @staticmethod
+    def _entries(found: SearchResult | None, read: dict[str, Copy], now: float) -> list[MemoryEntry]:
+        if found is None:
+            return []
+        entries = []
+        for memory_id, score in zip(found.ids, found.scores.tolist(), strict=True):
+            copy = read.get(memory_id)
+            if copy is not None and (copy.expires_at is None or copy.expires_at > now):
+                entries.append(entry_of(copy, score=score))
+        return entries
+
+    def _fresh_index(self, agent_id: str) -> AgentIndex:
+        """The agent's index, at most `max_staleness_s` behind SQL while SQL is here."""
+        index = self._indexes.get(agent_id)
+        if time.monotonic() - index.refreshed_at > self.settings.sync.max_staleness_s:
+            self._refresh(agent_id, index)
+        return index
+
+    def _refresh(self, agent_id: str, index: AgentIndex) -> bool:
+        """Brings the index up to date; returns whether SQL could be asked."""
+        self._copies.dirty_agents.setdefault(agent_id)
+        try:
+            self._indexes.refresh(agent_id, index)
+        except MemoryStoreUnavailableError:
+            index.refreshed_at = time.monotonic()
+            return False
+        return True
+
+    # --- queries ---
+
+    def query(
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Any
+    ) -> Iterator[MemoryEntry]:
+        """Memories that meet all conditions, which are those of `MemoryQuery`; an iterator that reads page by page.
+
+        Time range (`since`, `until`), steps (`step_from`, `step_to`), `min_importance`, `memory_types`, `tags`, `any_tags`,
+        `attributes` of the metadata, `session_id`, `namespace`, `tiers`, `order_by`, `descending`. From SQL: what Redis
+        accepted while SQL was away is not in it before it has been synchronised.
+        """
+        copies = self._opened()
+        wanted = MemoryQuery(agent_id=agent_id, **conditions)
+        left, cursor = limit, None
+        while left is None or left > 0:
+            size = 500 if left is None else min(500, left)
+            page = copies.ask_sql(copies.store.query, wanted, limit=size, cursor=cursor)
+            for copy in page.copies:
+                yield entry_of(copy)
+            if left is not None:
+                left -= len(page.copies)
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def history(self, agent_id: str, *, limit: int = 100, session_id: str | None = None) -> list[MemoryEntry]:
+        """The latest memories, the newest last: of the agent, or of one of its sessions."""
+        found = self.query(agent_id, limit=limit, session_id=session_id, order_by="timestamp", descending=True)
+        return list(found)[::-1]
+
+    def count(self, agent_id: str | None = None, **conditions: Any) -> int:
+        """How many memories meet the conditions of `query`."""
+        copies = self._opened()
+        return int(copies.ask_sql(copies.store.count, MemoryQuery(agent_id=agent_id, **conditions)))
+
+    def namespaces(self, agent_id: str, prefix: Sequence[str] = ()) -> list[NamespaceCount]:
+        """The namespaces in use that begin with `prefix`, sorted."""
+        copies = self._opened()
+        found: list[NamespaceCount] = []
+        while True:
+            page = copies.ask_sql(copies.store.namespaces, agent_id, prefix, limit=1_000, offset=len(found))
+            found += page
+            if len(page) < 1_000:
+                return found
+
+    # --- forgetting ---
+
+    def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Any) -> int:
+        """Deletes the memories that meet the conditions of `query`, in batches; returns how many (with `dry_run`: would).
+
+        Raises ValueError without any condition: that is `delete_agent`.
+        """
+        if not conditions:
+            raise ValueError("conditions must be given: to forget everything there is delete_agent()")
+        if dry_run:
+            return self.count(agent_id, **conditions)
+        forgotten = 0
+        for entry in self.query(agent_id, order_by="seq", **conditions):
+            forgotten += self.delete(agent_id, entry.id)
+        return forgotten
+
+    def delete_agent(self, agent_id: str) -> int:
+        """Erases everything of an agent: SQL, Redis, index and snapshots; returns how many memories.
+
+        Writes that began before are refused. An interrupted erasure is finished by `maintain()` of any process.
+        """
+        copies = self._opened()
+        erasure = copies.ask_sql(copies.store.begin_erasure, "agent", agent_id)
+        self._indexes.drop(agent_id)
+        self._indexes.delete_snapshots(agent_id)
+        if copies.tier is not None:
+            copies.ask_redis(copies.tier.erase, agent_id)
+        return int(erasure.erased) + self._service.finish_erasure("agent", agent_id)
+
+    def delete_user(self, user_id: str) -> int:
+        """Erases the memories of a user from all agents; returns how many."""
+        copies = self._opened()
+        agents = {entry.agent_id for entry in self.query(None, user_id=user_id)}
+        erasure = copies.ask_sql(copies.store.begin_erasure, "user", user_id)
+        erased = int(erasure.erased) + self._service.finish_erasure("user", user_id)
+        for agent_id in agents:
+            self._indexes.drop(agent_id)
+            self._indexes.delete_snapshots(agent_id)
+            self._service.follow(agent_id, SyncReport())
+        return erased
+
+    # --- export and import ---
+
+    def export(self, agent_id: str) -> Iterator[str]:
+        """All of an agent's memories as JSON lines, one memory each; ids and versions are kept by `import_`."""
+        for entry in self.query(agent_id, order_by="seq"):
+            yield _arguments.exported(entry)
+
+    def import_(self, lines: Iterable[str]) -> int:
+        """Stores what `export` gave, with its ids and versions; returns how many were new or greater than what was held."""
+        copies = self._opened()
+        imported = 0
+        waiting: list[Put] = []
+
+        def write() -> int:
+            count = 0
+            for written in copies.put_many(waiting):
+                if written.result.status is WriteStatus.APPLIED:
+                    count += 1
+                    if written.copy is not None:
+                        self._indexes.learn(written.copy)
+            waiting.clear()
+            return count
+
+        for line in lines:
+            if line.strip():
+                waiting.append(Put(_arguments.imported(line, copies.writer)))
+            if len(waiting) >= _BATCH:
+                imported += write()
+        return imported + (write() if waiting else 0)
+
+    # --- service ---
+
+    def sync(self) -> SyncReport:
+        """Synchronises now: dirty copies to SQL, SQL's changes to Redis. Done in intervals after `start()`."""
+        self._opened()
+        return self._service.sync()
+
+    def maintain(self) -> MaintenanceReport:
+        """One pass of maintenance now; done in intervals after `start()`. Callers come between its batches."""
+        self._opened()
+        return self._service.maintain()
+
+    def rebuild_indices(self, agent_id: str) -> int:
+        """Makes the agent's index anew from SQL, leaving aside any snapshot; returns how many memories it holds."""
+        self._opened()
+        self._indexes.drop(agent_id)
+        self._indexes.delete_snapshots(agent_id)
+        return len(self._indexes.get(agent_id))
+
+    def stats(self) -> dict[str, Any]:
+        """What is where and how it goes: presence of SQL and Redis, counters of loader, index, synchronisation and store."""
+        copies = self._opened()
+        found: dict[str, Any] = {
+            "sql": {"here": copies.sql.away_s is None, "away_s": copies.sql.away_s, "failures": copies.sql.failures},
+            "redis": {
+                "here": copies.tier is not None and copies.redis.away_s is None,
+                "away_s": copies.redis.away_s,
+                "failures": copies.redis.failures,
+                "puts": copies.put_count,
+                "dirty_entries": self._service.dirty_entries,
+                "dirty_bytes": copies.dirty_bytes,
+            },
+            "loader": {
+                "loaded": copies.loader.loaded,
+                "shared": copies.loader.shared,
+                "absent_hits": copies.loader.absent_hits,
+            },
+            "index": dict(self._indexes.stats()),
+            "service": {
+                "running": self._service.is_running,
+                "rounds": self._service.rounds,
+                "failures": self._service.failures,
+                "dropped_accesses": self._service.dropped_accesses,
+            },
+        }
+        try:
+            found["store"] = asdict(copies.ask_sql(copies.store.stats))
+        except MemoryStoreUnavailableError:
+            found["store"] = None
+        return found
+
+    def health(self) -> Literal["healthy", "degraded", "down"]:
+        """`"healthy"`: SQL and Redis answer (or there is no Redis); `"degraded"`: one does; `"down"`: none. Asks them."""
+        copies = self._opened()
+        try:
+            copies.ask_sql(copies.store.agents, limit=1)
+            sql = True
+        except MemoryStoreUnavailableError:
+            sql = False
+        redis = copies.tier is None or bool(copies.ask_redis(copies.tier.client.ping))
+        if sql and redis:
+            return "healthy"
+        return "degraded" if sql or (redis and copies.tier is not None) else "down"
+
+
+def _postgres_store(url: str, settings: MemorySettings) -> MemoryStore:
+    try:
+        module = importlib.import_module("agent_memory.memory.stores.postgres")
+    except ImportError as error:
+        raise MemorySystemError("PostgreSQL needs the extra: pip install agent-memory[postgres]") from error
+    made: MemoryStore = module.PostgresStore(url, settings=settings.postgres, long_term=settings.long_term)
+    return made
