@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         RedisTimeoutError,
         RedisUnavailableError,
     )
+    from agent_memory.memory import AsyncMemorySystem, MemoryEntry, MemoryId, MemorySettings, MemorySystem, Tier
     from agent_memory.policy import (
         AsyncCircuitBreaker,
         BreakerSettings,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncCircuitBreaker",
+    "AsyncMemorySystem",
     "AsyncResilientRedisClient",
     "AsyncStoreResult",
     "BreakerSettings",
@@ -56,6 +58,10 @@ __all__ = [
     "DeadLetter",
     "Guard",
     "Health",
+    "MemoryEntry",
+    "MemoryId",
+    "MemorySettings",
+    "MemorySystem",
     "Outcome",
     "PendingWrite",
     "Priority",
@@ -71,6 +77,7 @@ __all__ = [
     "RetryPolicy",
     "StoreResult",
     "StoreStatus",
+    "Tier",
     "__version__",
     "async_exponential_backoff",
     "exponential_backoff",
@@ -87,6 +94,14 @@ _MODULES: Final = {
         "RecoveryQueueFullError",
         "RedisTimeoutError",
         "RedisUnavailableError",
+    ),
+    "agent_memory.memory": (
+        "AsyncMemorySystem",
+        "MemoryEntry",
+        "MemoryId",
+        "MemorySettings",
+        "MemorySystem",
+        "Tier",
     ),
     "agent_memory.policy": (
         "AsyncCircuitBreaker",

@@ -1,5 +1,15 @@
 """The tiers of agent memory: short-term and intermediate in Redis, long-term in SQL, one index over all of them."""
 
+from agent_memory.memory._async_sync_service import AsyncSyncService
+from agent_memory.memory._async_system import (
+    AsyncIntermediateMemory,
+    AsyncLongTermMemory,
+    AsyncMemorySystem,
+    AsyncShortTermMemory,
+)
+from agent_memory.memory._reports import MaintenanceReport, SyncReport
+from agent_memory.memory._sync_service import SyncService
+from agent_memory.memory._system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
 from agent_memory.memory.errors import (
     AgentErasedError,
@@ -28,6 +38,18 @@ from agent_memory.memory.settings import (
 )
 
 __all__ = [
+    "AsyncIntermediateMemory",
+    "AsyncLongTermMemory",
+    "AsyncMemorySystem",
+    "AsyncShortTermMemory",
+    "AsyncSyncService",
+    "IntermediateMemory",
+    "LongTermMemory",
+    "MaintenanceReport",
+    "MemorySystem",
+    "ShortTermMemory",
+    "SyncReport",
+    "SyncService",
     "AccessSettings",
     "AgentErasedError",
     "CorruptMemoryError",

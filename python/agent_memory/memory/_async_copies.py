@@ -17,12 +17,11 @@ Rules
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -34,6 +33,7 @@ from agent_memory._compat import (
 )
 from agent_memory.memory._async_redis_tier import AsyncRedisTier, bucket_of
 from agent_memory.memory._batching import AsyncBatcher
+from agent_memory.memory._presence import Presence, Written
 from agent_memory.memory.entries import Copy, Durability, Tier, checksum_of, new_writer, tombstone_of
 from agent_memory.memory.errors import DurabilityError, MemoryStoreUnavailableError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
@@ -42,12 +42,7 @@ from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores.async_protocol import AsyncMemoryStore
 from agent_memory.memory.stores.operations import Delete, Put, WriteResult, WriteStatus
 
-__all__ = ["AsyncCopies", "AsyncDataLoader", "Presence", "Written"]
-
-logger = logging.getLogger(__name__)
-
-RETRY_S: Final = 0.25
-"""For how long a store that failed is not asked again."""
+__all__ = ["AsyncCopies", "AsyncDataLoader"]
 
 MAX_BEHIND: Final = 10_000
 """The most clean copies that wait to be put into Redis; beyond it the oldest are dropped: they will be cache misses."""
@@ -56,53 +51,6 @@ SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-lru", "volatile-lfu", "
 """With any other the server may drop copies that nothing else holds."""
 
 REDIS_ERRORS: Final = (RedisError, OSError)
-
-
-class Written(NamedTuple):
-    """What became of a write: the SQL store's answer, or one made up for a dirty copy, and the level that was reached."""
-
-    result: WriteResult
-    durability: Durability
-    copy: Copy | None
-    """The copy as it stands now, where it is known."""
-
-
-class Presence:
-    """Whether a store is here, as its last calls showed. Any thread may use it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.failures = 0
-        self.last_error = ""
-        self._retry_at = 0.0
-        self._away_since: float | None = None
-
-    def is_away(self) -> bool:
-        """Whether it failed less than RETRY_S ago."""
-        return self._retry_at > time.monotonic()
-
-    @property
-    def away_s(self) -> float | None:
-        """Seconds since it went away; None while it is here."""
-        since = self._away_since
-        return None if since is None else time.monotonic() - since
-
-    def failed(self, error: BaseException) -> None:
-        """A call failed as calls to a store that is away do."""
-        self.failures += 1
-        self.last_error = type(error).__name__
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            logger.warning("%s is away (%s)", self.name, self.last_error)
-        self._retry_at = now + RETRY_S
-
-    def answered(self) -> None:
-        """A call succeeded."""
-        if self._away_since is not None:
-            since, self._away_since, self._retry_at = self._away_since, None, 0.0
-            if since is not None:
-                logger.warning("%s is back after %.1f s", self.name, time.monotonic() - since)
 
 
 class _Flight:

@@ -23,11 +23,14 @@ import numpy as np
 from agent_memory import _at_fork
 from agent_memory._compat import async_in_thread, async_settle
 from agent_memory.memory import _arguments
-from agent_memory.memory._async_copies import AsyncCopies, Written
-from agent_memory.memory._async_indexes import AgentIndex, AsyncIndexes
+from agent_memory.memory._agent_index import AgentIndex
+from agent_memory.memory._async_copies import AsyncCopies
+from agent_memory.memory._async_indexes import AsyncIndexes
 from agent_memory.memory._async_redis_tier import AsyncRedisTier
-from agent_memory.memory._async_sync_service import AsyncSyncService, MaintenanceReport, SyncReport
+from agent_memory.memory._async_sync_service import AsyncSyncService
 from agent_memory.memory._directory import MemoryDirectory
+from agent_memory.memory._presence import Written
+from agent_memory.memory._reports import MaintenanceReport, SyncReport
 from agent_memory.memory.entries import (
     Copy,
     Durability,

@@ -12,54 +12,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent_memory._compat import Event, Task, sleep, spawn
 from agent_memory.memory._copies import REDIS_ERRORS, Copies
 from agent_memory.memory._indexes import Indexes
 from agent_memory.memory._redis_tier import BUCKETS
+from agent_memory.memory._reports import MaintenanceReport, SyncReport
 from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import Stamp
 from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteStatus
 
-__all__ = ["SyncService", "MaintenanceReport", "SyncReport"]
+__all__ = ["SyncService"]
 
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S: Final = 30.0
 """Between two looks at all buckets; in between only those are looked at in which this process has seen something."""
-
-
-@dataclass(slots=True)
-class SyncReport:
-    """What a round of synchronisation did, in copies."""
-
-    synced: int = 0
-    """Dirty copies that SQL holds now."""
-    beaten: int = 0
-    """Dirty copies that went because SQL held a greater one."""
-    followed: int = 0
-    """Rows of the feed that Redis has been told about."""
-    evicted: int = 0
-    """Clean copies whose residency was over."""
-    remaining: bool = False
-    """Whether dirty copies may be left: SQL or Redis went away meanwhile."""
-
-
-@dataclass(slots=True)
-class MaintenanceReport:
-    """What a pass did, in memories."""
-
-    moved: dict[str, int] = field(default_factory=lambda: {"STM to IM": 0, "STM to LTM": 0, "IM to LTM": 0})
-    expired: int = 0
-    purged_tombstones: int = 0
-    erased: int = 0
-    accesses: int = 0
-    snapshots: int = 0
-    sync: SyncReport = field(default_factory=SyncReport)
 
 
 class SyncService:

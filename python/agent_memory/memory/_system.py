@@ -25,11 +25,14 @@ import numpy as np
 from agent_memory import _at_fork
 from agent_memory._compat import in_thread, settle
 from agent_memory.memory import _arguments
-from agent_memory.memory._copies import Copies, Written
+from agent_memory.memory._agent_index import AgentIndex
+from agent_memory.memory._copies import Copies
 from agent_memory.memory._directory import MemoryDirectory
-from agent_memory.memory._indexes import AgentIndex, Indexes
+from agent_memory.memory._indexes import Indexes
+from agent_memory.memory._presence import Written
 from agent_memory.memory._redis_tier import RedisTier
-from agent_memory.memory._sync_service import MaintenanceReport, SyncReport, SyncService
+from agent_memory.memory._reports import MaintenanceReport, SyncReport
+from agent_memory.memory._sync_service import SyncService
 from agent_memory.memory.entries import (
     Copy,
     Durability,
