@@ -51,6 +51,7 @@ PAIRS = [
     ("python/agent_memory/redis/_async_retry.py", "python/agent_memory/redis/_retry.py"),
     ("python/agent_memory/redis/asyncio/pipeline.py", "python/agent_memory/redis/pipeline.py"),
     ("python/agent_memory/redis/asyncio/pubsub.py", "python/agent_memory/redis/pubsub.py"),
+    ("python/agent_memory/redis/asyncio/sentinel.py", "python/agent_memory/redis/sentinel.py"),
     ("python/agent_memory/storage/_async_commands.py", "python/agent_memory/storage/_commands.py"),
     ("python/agent_memory/storage/_async_foreign.py", "python/agent_memory/storage/_foreign.py"),
     ("python/agent_memory/storage/_async_recovery.py", "python/agent_memory/storage/_recovery.py"),

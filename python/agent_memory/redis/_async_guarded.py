@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from redis.asyncio.client import Redis as RedisPy
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._compat import ASYNC
 from agent_memory.errors import ConnectionStateError
@@ -56,6 +56,7 @@ class AsyncGuardedCalls:
         self._hurried = deadline_s is not None and (self._timeout_s is None or deadline_s < 2.0 * self._timeout_s)
         """Whether the first attempt, too, may need less time than the transport would give it by itself."""
         self._first_timeout_s = min(self._deadline_s, self._timeout_s or inf) if self._hurried else self._timeout_s
+        self._follows_master = private.follows_master(self.connection_pool)
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
         self._own_callbacks: dict[str, Callable[..., Any]] = {}
@@ -88,11 +89,33 @@ class AsyncGuardedCalls:
 
     async def _retry(self, plan: Plan, attempt: AsyncAttempt, permit: int, error: Exception) -> Any:
         """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
+        if self._follows_master:
+            attempt = self._leave_demoted(attempt, error)
         try:
             return await async_retry(plan, attempt, permit, error, self._timeout_s, self._deadline_s)
         except Exception as last:
             describe(last, self.guard, plan.name)
             raise
+
+    def _leave_demoted(self, attempt: AsyncAttempt, error: object) -> AsyncAttempt:
+        """`attempt` that stays with no server which says READONLY: what it was is no longer the master."""
+
+        def look_at(result: object) -> None:
+            transport = self.transport_here() if isinstance(result, ReadOnlyError) else None
+            if transport is not None:
+                transport.retire()
+
+        async def attempt_at_master(permit: int, timeout_s: float | None) -> Any:
+            try:
+                reply = await attempt(permit, timeout_s)
+            except ReadOnlyError as again:  # a pipeline raises it
+                look_at(again)
+                raise
+            look_at(reply)
+            return reply
+
+        look_at(error)
+        return attempt_at_master
 
     async def _recover(
         self, transport: Any, plan: Plan, packed: bytes, raw: bool, permit: int, error: Exception

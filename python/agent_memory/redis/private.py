@@ -15,6 +15,8 @@ from typing import Any, cast
 import hiredis
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 from redis._parsers.base import BaseParser
 from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser, _HiredisParser
@@ -31,7 +33,7 @@ from redis.exceptions import TimeoutError as RedisPyTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
-from redis.utils import SENTINEL
+from redis.utils import SENTINEL, str_if_bytes
 
 from agent_memory._core import monotonic_ns
 
@@ -47,6 +49,7 @@ __all__ = [
     "PushNotification",
     "announce_subscriber",
     "as_parsed",
+    "as_text",
     "async_as_parsed",
     "async_can_read",
     "async_connect",
@@ -61,6 +64,7 @@ __all__ = [
     "detach_stream",
     "detach_socket",
     "drop",
+    "follows_master",
     "hide_retry",
     "is_stock_async_pool",
     "is_stock_pool",
@@ -75,6 +79,9 @@ __all__ = [
     "parse_reply_error",
     "read_push",
     "reply_reader",
+    "service_of",
+    "trust_async_pool",
+    "trust_pool",
 ]
 
 PushNotification = hiredis.PushNotification
@@ -124,12 +131,60 @@ def on_disconnect(pool: Any, close: Callable[[bool], None]) -> None:
     pool.disconnect, pool.reset = disconnect_all, reset_all
 
 
-_STOCK_POOLS = frozenset({redis.ConnectionPool, redis.BlockingConnectionPool})
-_STOCK_CONNECTIONS = frozenset({redis.Connection, redis.SSLConnection, redis.UnixDomainSocketConnection})
-_STOCK_ASYNC_POOLS = frozenset({redis.asyncio.ConnectionPool, redis.asyncio.BlockingConnectionPool})
-_STOCK_ASYNC_CONNECTIONS = frozenset(
-    {redis.asyncio.Connection, redis.asyncio.SSLConnection, redis.asyncio.UnixDomainSocketConnection}
-)
+_STOCK_POOLS: set[Any] = {
+    redis.ConnectionPool,
+    redis.BlockingConnectionPool,
+    redis.sentinel.SentinelConnectionPool,
+}
+_STOCK_CONNECTIONS: set[Any] = {
+    redis.Connection,
+    redis.SSLConnection,
+    redis.UnixDomainSocketConnection,
+    redis.sentinel.SentinelManagedConnection,
+    redis.sentinel.SentinelManagedSSLConnection,
+}
+_STOCK_ASYNC_POOLS: set[Any] = {
+    redis.asyncio.ConnectionPool,
+    redis.asyncio.BlockingConnectionPool,
+    redis.asyncio.sentinel.SentinelConnectionPool,
+}
+_STOCK_ASYNC_CONNECTIONS: set[Any] = {
+    redis.asyncio.Connection,
+    redis.asyncio.SSLConnection,
+    redis.asyncio.UnixDomainSocketConnection,
+    redis.asyncio.sentinel.SentinelManagedConnection,
+    redis.asyncio.sentinel.SentinelManagedSSLConnection,
+}
+
+
+def trust_pool(pool_class: type, *connection_classes: type) -> None:
+    """Count a pool and connections of our own as redis-py's: a transport may connect in their place."""
+    _STOCK_POOLS.add(pool_class)
+    _STOCK_CONNECTIONS.update(connection_classes)
+
+
+def trust_async_pool(pool_class: type, *connection_classes: type) -> None:
+    """The same for asyncio."""
+    _STOCK_ASYNC_POOLS.add(pool_class)
+    _STOCK_ASYNC_CONNECTIONS.update(connection_classes)
+
+
+def follows_master(pool: Any) -> bool:
+    """Whether the pool's connections go to whoever is master now, as sentinels say."""
+    return isinstance(pool, _SENTINEL_POOLS) and bool(pool.is_master)
+
+
+_SENTINEL_POOLS = (redis.sentinel.SentinelConnectionPool, redis.asyncio.sentinel.SentinelConnectionPool)
+
+
+def service_of(arguments: dict[str, Any]) -> str | None:
+    """The name of the service that the connections of a Sentinel pool go to; None for other pools."""
+    return getattr(arguments.get("connection_pool"), "service_name", None)
+
+
+def as_text(value: Any) -> str:
+    """A word of a reply, whether it was decoded or not."""
+    return str(str_if_bytes(value))
 
 
 # A notice that a server is about to move would relax the timeouts of a redis-py connection; ours are swept elsewhere.

@@ -561,6 +561,10 @@ class BlockingTransport:
         self.protocol = channel.protocol
         return channel
 
+    def retire(self) -> None:
+        """The server is no longer the one to ask: close what is idle, so that the next call connects anew."""
+        self.close(in_use=False)
+
     def close(self, in_use: bool = True) -> None:
         """Close every channel, also those in use (their calls fail) unless told not to; the transport stays usable."""
         with self._lock:
@@ -601,8 +605,11 @@ def connect_failure(error: BaseException, endpoint: str) -> BaseException:
 
 
 def endpoint_of(arguments: dict[str, Any]) -> str:
-    """host:port or socket path of a pool's connections, for messages and metrics."""
+    """host:port or socket path of a pool's connections, or the service that sentinels watch, for messages and metrics."""
     path = arguments.get("path")
+    service = private.service_of(arguments)
+    if service is not None:
+        return f"service {service}"
     return str(path) if path else f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
 
 

@@ -117,6 +117,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "accepting",
         "closed",
         "protocol",
+        "retired",
         "suspect",
     )
 
@@ -153,6 +154,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._alone = False  # whether the last flush had a single command
         self.accepting = True
         self.suspect = False
+        self.retired = False
         self.closed = False
         # The writer must live as long as the transport, which its finaliser would close.
         self._transport, self._writer = private.detach_stream(connection)
@@ -568,6 +570,8 @@ class MultiplexedTransport:
 
     def admit_waiters(self, connection: MultiplexedConnection) -> None:
         """There may be room: send for the waiters, in their order, and open the fast path when none is left."""
+        if connection.retired:
+            self._close_if_drained(connection)
         if connection is not self.current:
             return
         waiters = self._waiters
@@ -763,6 +767,8 @@ class MultiplexedTransport:
 
     def distrust(self, connection: MultiplexedConnection) -> None:
         """The connection is silent past a deadline: no new commands, open a replacement."""
+        if connection.retired:
+            connection.fail(RedisUnavailableError("silent past a deadline, retired", endpoint=self.endpoint))
         if connection is not self.current:
             return
         connection.suspect = True
@@ -798,15 +804,34 @@ class MultiplexedTransport:
             if self._waiters and self._connecting is None and not self.loop.is_closed():
                 self._start_connecting()
 
+    def retire(self) -> None:
+        """The server is no longer the one to ask: the next command connects anew.
+
+        The shared connection takes no more commands and closes when it has answered those that are under way.
+        """
+        connection, self.current = self.current, None
+        if connection is not None:
+            connection.accepting = False
+            connection.retired = True
+            self._close_if_drained(connection)
+        self._close_idle_leases()
+
+    def _close_if_drained(self, connection: MultiplexedConnection) -> None:
+        if not connection.in_flight:
+            connection.fail(RedisUnavailableError("retired", endpoint=self.endpoint))
+
+    def _close_idle_leases(self) -> None:
+        while self._idle_leases:
+            idle = RedisUnavailableError("the pool was disconnected", endpoint=self.endpoint)
+            self._idle_leases.pop().fail(idle)
+
     def close(self, in_use: bool = True) -> None:
         """Close the connections and fail what is in flight; the transport may be used again afterwards.
 
-        Without `in_use`, only the connections that carry no call are closed.
+        Without `in_use` no call fails: a connection that carries one closes when it is answered.
         """
-        if not in_use and (self._waiters or (self.current is not None and self.current.in_flight)):
-            while self._idle_leases:
-                idle = RedisUnavailableError("the pool was disconnected", endpoint=self.endpoint)
-                self._idle_leases.pop().fail(idle)
+        if not in_use:
+            self.retire()
             return
         self._stop_connecting()
         if self._waiters_sweeper is not None:
