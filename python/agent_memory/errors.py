@@ -21,6 +21,7 @@ __all__ = [
     "ConnectionLimitError",
     "ConnectionStateError",
     "Outcome",
+    "RecoveryJournalError",
     "RecoveryQueueFullError",
     "RedisTimeoutError",
     "RedisUnavailableError",
@@ -149,3 +150,9 @@ class ConnectionStateError(RedisError):
 
 class RecoveryQueueFullError(RuntimeError):
     """The recovery queue is at its bound in entries or bytes; the write was not queued."""
+
+
+class RecoveryJournalError(RuntimeError):
+    """The journal of the recovery queue can't be opened, or can't keep a write: disk full, fdatasync failed, closed."""
+
+    outcome = Outcome.NOT_SENT

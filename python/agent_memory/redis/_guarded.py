@@ -57,6 +57,10 @@ class GuardedCalls:
         deadline_s = None if resilience is None else resilience.retry.deadline
         self._hurried = deadline_s is not None and (self._timeout_s is None or deadline_s < 2.0 * self._timeout_s)
         """Whether the first attempt, too, may need less time than the transport would give it by itself."""
+        self._ordering: Callable[[], Any] | None = None
+        """Gives what keeps plain writes behind queued ones (a client's recovery queue), while that lives."""
+        self._detour = self._hurried
+        """Whether commands leave the straight way: they are in a hurry, or writes have to be ordered behind queued ones."""
         self._first_timeout_s = min(self._deadline_s, self._timeout_s or inf) if self._hurried else self._timeout_s
         self._follows_master = private.follows_master(self.connection_pool)
         self._asked_protocol = int(arguments.get("protocol") or 3)
@@ -130,11 +134,23 @@ class GuardedCalls:
     def _execute_leased(
         self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
-        """A command that may block or that changes its connection, on a connection of its own; or one that is in a hurry."""
+        """A command off the straight way: it may block, changes its connection, is in a hurry or has to keep an order."""
         if plan.refusal is not None:
             raise ConnectionStateError(plan.name, plan.refusal)
         if plan.name == "SELECT":
             warnings.warn(SELECT_WARNING, RuntimeWarning, stacklevel=3)
+        if not plan.only_reads and (queue := self.ordering_queue()) is not None:
+            with queue.passage([args], self._deadline_s):
+                return self._execute_off_the_way(transport, plan, packed, args, options)
+        return self._execute_off_the_way(transport, plan, packed, args, options)
+
+    def ordering_queue(self) -> Any:
+        """The recovery queue that plain writes have to stay behind just now; None where nothing is queued."""
+        return None if self._ordering is None or not self._detour else self._ordering()
+
+    def _execute_off_the_way(
+        self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
         timeout_s = read_timeout_s(plan, args, self._timeout_s)
         raw = _NEVER_DECODE in options
         keep = plan.route is not Route.STATE

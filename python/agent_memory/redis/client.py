@@ -90,7 +90,7 @@ class Redis(GuardedCalls, RedisPy):
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
             packed = pack_with_buffers(args, head, error)
-        if plan.route or self._hurried:
+        if plan.route or self._detour:
             return self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options
         permit = plan.admit()

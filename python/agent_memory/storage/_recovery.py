@@ -1,164 +1,70 @@
 # Generated from _async_recovery.py by tools/generate_sync.py: edit that file, not this one.
 
-"""The recovery queue of a resilient client, and the worker that drains it.
+"""The recovery queue of a resilient client: writes that wait for the server to come back, and what may not overtake them.
 
-The queue itself (bounds, order, due times) is the core's `RecoveryQueue`; this file runs what it hands out. One worker per
-client, started by the first write that is queued: a thread, or a daemon thread in the sync client.
+The queue itself (bounds, order, due times) is the core's `RecoveryQueue`; the journal (`_journal.py`) keeps what can be
+kept of it on disk; the worker (`_draining.py`) sends what is due. This file is what the client and its users see.
 
 Rules
-- The worker waits for events (a write was queued, the circuit changed, resume, close), for the next due time, or for the
-  time the guard names while the circuit is open. It works while the circuit is not open; half-open, its first write is
-  the probe where no background probe is.
-- Writes of one key keep their order: a later one stays behind the one that is being retried.
-- A retry that fails while the circuit is not closed does not count against the write: it says nothing about the write.
-- What cannot succeed (an error that is not the connection's, too many attempts, too old) goes to the dead letters.
-- A child of fork() starts with an empty queue: what waits is its parent's.
+- A write is in the journal before it is in the queue, and leaves the queue when it has left the journal. So what is in the
+  queue is at least as much as what a successor would find, and a write that has been told "queued" outlives the process.
+- Writes of one key keep their order. Calls with a priority for one key take turns; while a key has queued writes, a new one
+  joins them. A plain write of such a key waits for them to drain; if it decides all of the key it takes the place of the one
+  that waits.
+- `_mutex` keeps the queue and the switch that sends plain writes this way (`_detour`) in step; it is never held while waiting.
+- A child of fork() starts with an empty queue and a segment of its own: what waits is its parent's.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import AuthenticationError, AuthorizationError
-
 from agent_memory import _at_fork
-from agent_memory._compat import Event, Home, KeyedLocks, Task, settle, spawn
+from agent_memory._compat import (
+    Event,
+    Home,
+    KeyedLocks,
+    Task,
+    in_thread,
+    spawn,
+)
 from agent_memory._core import RecoveryQueue, monotonic_ns
-from agent_memory.errors import RecoveryQueueFullError
-from agent_memory.policy import Priority, exponential_backoff
-from agent_memory.redis.outcomes import classify
+from agent_memory.errors import Outcome, RecoveryJournalError, RecoveryQueueFullError, RedisUnavailableError
+from agent_memory.policy import Priority
+from agent_memory.redis._guarded import GuardedCalls
+from agent_memory.redis.keys import keys_of, overwrites
 from agent_memory.storage._data import copy_of, estimate_bytes
+from agent_memory.storage._draining import Drain, Sender, in_drain, work
+from agent_memory.storage._journal import Journal, Registered, commands_of, record_of
+from agent_memory.storage._resolving import Resolver
+from agent_memory.storage._writes import Commands, StoreResult, Write, as_dead_letter, shown_as
 from agent_memory.storage.results import DeadLetter, PendingWrite, StoreStatus
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy import RecoveryConfig
+    from agent_memory.storage._records import Record
 
-__all__ = ["Recovery", "StoreResult", "Write"]
+__all__ = ["Recovery"]
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
-SHORTEST_WAIT_S: Final = 0.01
-"""At least this long between two looks at an open circuit whose time is up."""
-HALF_OPEN_WAIT_S: Final = 1.0
-"""How long the worker waits at most for the end of somebody else's probe before it looks again."""
+_NOT_DUE_S: Final = 1e9
 STOP_TIMEOUT_S: Final = 1.0
 """How long closing waits for the write that the worker is trying at that moment, beyond the drain."""
 
 _turns_held: ContextVar[frozenset[tuple[int, str]]] = ContextVar("agent_memory_turns_held", default=frozenset())
 
-
-class StoreResult:
-    """What became of a write by `store_with_retry`: true only when it is stored.
-
-    A queued write's result changes when the write is done with; `wait()` waits for that. Safe to read from any thread.
-    """
-
-    __slots__ = ("_settled", "error", "status", "value")
-
-    def __init__(self) -> None:
-        self.status: StoreStatus = StoreStatus.FAILED
-        """Stored, queued, dropped or failed; equal to these words as str."""
-        self.value: Any = None
-        """What `store_func` returned, once stored."""
-        self.error: Exception | None = None
-        """The last error met, if any."""
-        self._settled: Event | None = None
-
-    def __bool__(self) -> bool:
-        return self.status is StoreStatus.STORED
-
-    def __repr__(self) -> str:
-        error = f", error={type(self.error).__name__}" if self.error is not None else ""
-        return f"<{type(self).__name__} {self.status}{error}>"
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits until a queued write is stored or given up, at most `timeout` seconds (None: for ever).
-
-        Returns whether it is stored. Returns at once if it does not wait in the queue.
-        """
-        settled = self._settled
-        if settled is not None:
-            settled.wait(timeout)
-        return bool(self)
-
-    def _queue(self) -> None:
-        self._settled = Event()
-        self.status = StoreStatus.QUEUED
-
-    def _settle(self, status: StoreStatus) -> None:
-        self.status = status
-        if self._settled is not None:
-            self._settled.set()
-
-
-class Write:
-    """One call of `store_with_retry`: what to store and how, and its result."""
-
-    __slots__ = ("_client_name", "agent_id", "attempts", "counted", "priority", "queued_ns", "result", "state", "store")
-
-    def __init__(
-        self,
-        client_name: str,
-        agent_id: str,
-        state: Any,
-        store: Callable[[str, Any], Any],
-        priority: Priority,
-    ) -> None:
-        self._client_name = client_name
-        self.agent_id = agent_id
-        self.state = state
-        self.store = store
-        self.priority = priority
-        self.attempts = 0
-        self.counted = 0
-        """Failed retries that count against the write."""
-        self.queued_ns = 0
-        self.result = StoreResult()
-
-    def attempt(self) -> bool:
-        """Tries to store; False for a false value and for an error of the connection, raises any other error."""
-        self.attempts += 1
-        try:
-            value = settle(self.store(self.agent_id, self.state))
-        except Exception as error:
-            self.result.error = error
-            if _is_outage(error):
-                return False
-            logger.error("%s: store_with_retry failed: %s", self._client_name, type(error).__name__)
-            raise
-        if not value:
-            return False
-        self.result.value = value
-        self.result._settle(StoreStatus.STORED)
-        return True
-
-    def start_waiting(self) -> None:
-        """It has been queued, or is about to be."""
-        self.queued_ns = monotonic_ns()
-        self.result._queue()
-
-    def as_dead_letter(self, place: int, reason: str | None) -> DeadLetter:
-        """Itself as it is shown when it was given up."""
-        error = self.result.error
-        name = None if error is None else type(error).__name__
-        return DeadLetter(place, self.agent_id, self.priority, self.attempts, reason or "", name)
-
-    def drop(self) -> None:
-        """Gives it up, as a write of low priority."""
-        self.result._settle(StoreStatus.DROPPED)
-
-    def fail(self, error: Exception | None = None) -> None:
-        """Gives it up for good."""
-        if error is not None:
-            self.result.error = error
-        self.result._settle(StoreStatus.FAILED)
+# What a child of fork() has inherited and must neither use nor destroy. Bounded by the forks a process descends from.
+_abandoned: list[Journal] = []
 
 
 class Recovery:
@@ -167,15 +73,31 @@ class Recovery:
     Bounded by RecoveryConfig; safe to use from any thread.
     """
 
-    def __init__(self, guard: Guard, settings: RecoveryConfig | None, client_name: str) -> None:
+    def __init__(
+        self, guard: Guard, settings: RecoveryConfig | None, client_name: str, identity: str = "", commands: Any = None
+    ) -> None:
         self._guard = guard
         self._settings = settings
         self._client_name = client_name
+        self._identity = identity or client_name
         self._home = Home()
         self._paused = False
-        self._stored = 0
-        self._given_up = 0
+        self.stored = 0
+        self.given_up = 0
+        self.resolver = Resolver()
+        """Decides what becomes of an entry whose outcome is unknown; see agent_memory.storage._resolving."""
+        self.sender = Sender(commands)
+        """Sends the entries of a drain."""
+        self._registered: dict[str, Registered] = {}
+        self._unregistered: dict[str, list[tuple[int, Record]]] = {}
+        self._told_of_closures = False
+        self._journal: Journal | None = None
+        self._gated: weakref.ref[Any] | None = None
+        self.notes: dict[tuple[int, str], bytes] = {}
+        """What predecessors noted, by the number of the journal's segment and the name of the note."""
         self._start_afresh()
+        self._open_journal()
+        self.order(commands)
         listener = _listener_of(weakref.ref(self))
         guard.add_listener(listener)
         # The guard may be shared and live longer.
@@ -183,6 +105,10 @@ class Recovery:
         _at_fork.in_child(self._start_afresh)
 
     def _start_afresh(self) -> None:
+        if self._journal is not None:
+            self._journal.abandon()
+            _abandoned.append(self._journal)
+            self._journal = None
         self._turns = KeyedLocks()
         self._stopped = Event()
         self._wake = Event()
@@ -190,20 +116,155 @@ class Recovery:
         weakref.finalize(self, self._wake.set).atexit = False
         self._drained = Event()
         self._worker: Task[None] | None = None
+        self._mutex = threading.Lock()
+        self._key_events: dict[bytes, Event] = {}
         settings = self._settings
-        self._queue: RecoveryQueue | None = None
+        self.queue: RecoveryQueue | None = None
+        self._drain: Drain | None = None
         if settings is not None:
-            self._queue = RecoveryQueue(
+            self.queue = RecoveryQueue(
                 max_entries=settings.max_entries,
                 max_bytes=settings.max_bytes,
                 max_dead_letters=settings.max_dead_letters,
             )
-        # What waits, by its id in the queue and oldest first. A write that grows too old is given up here and not in the
-        # queue, because somebody may wait for its result. The mutex keeps table and queue in step.
-        self._mutex = threading.Lock()
-        self._writes: dict[int, Write] = {}
+            self._drain = Drain(self.queue, settings, self._guard)
+        self._set_detour(False)
+
+    # --- the journal --------------------------------------------------------------------------------------------------
+
+    def _open_journal(self) -> None:
+        settings = self._settings
+        if settings is None or settings.path is None or self._journal is not None:
+            return
+        self._journal = Journal(settings, self._identity)
+        self.notes = self._journal.notes
+        found = self._journal.recovered()
+        for record, entry in found:
+            self._restore(record, entry)
+        figures = self._journal.stats()
+        if found:
+            logger.warning("%s: %d writes were found in the journal", self._client_name, len(found))
+        if figures["damaged_segments"]:
+            logger.error(
+                "%s: the journal was damaged: %d records or more are lost; the damaged files are kept beside it",
+                self._client_name,
+                figures["damaged_records"],
+            )
+        if figures["foreign_segments"]:
+            logger.warning(
+                "%s: the journal's directory holds %d segments of other clients or servers",
+                self._client_name,
+                figures["foreign_segments"],
+            )
+
+    def _restore(self, record: int, entry: Record) -> None:
+        """Queues what a predecessor left."""
+        queue = self.queue
+        assert queue is not None
+        assert self._settings is not None
+        write: Commands | Write
+        if entry.kind == "function":
+            registered = self._registered.get(entry.parts[0].decode())
+            if registered is None:
+                self._unregistered.setdefault(entry.parts[0].decode(), []).append((record, entry))
+                return
+            agent_id = entry.parts[1].decode("utf-8", "surrogatepass")
+            state = registered.loads(entry.parts[2])
+            write = Write(self._client_name, agent_id, state, registered.function, entry.priority)
+            write.name = registered.name
+            size_bytes = estimate_bytes(state)
+            if "d" in entry.flags:
+                write.doubt = entry.doubt
+        else:
+            write = commands_of(entry)
+            size_bytes = write.size_bytes
+        write.record = record
+        write.result.durable = True
+        write.result._queue()
+        reason = entry.reason
+        if not reason and time.time() - entry.queued_ms / 1000 >= self._settings.max_age:
+            reason = "expired"
+        with self._mutex:
+            self._set_detour(True)
+            place, displaced = queue.put(
+                entry.keys,
+                write,
+                priority=entry.priority,
+                size_bytes=size_bytes,
+                coalesce="c" in entry.flags and "d" not in entry.flags and not reason,
+                restored=True,
+            )
+        self._displace(write, displaced, entry.keys, entry.priority)
+        if reason:
+            (found,) = (found for found in queue.entries() if found.id == place)
+            self.bury(found, reason)
+
+    def _displace(self, write: Commands | Write, displaced: Any, keys: Sequence[bytes], priority: Priority) -> None:
+        """A newer write stands in the place of an older one: whoever waits for that is served by this."""
+        if displaced is None:
+            return
+        durable, write.result = write.result.durable, displaced.result
+        write.result.durable = durable
+        if displaced.doubt is not None:
+            # The older one may be under way still, on a connection that nobody listens to: the newer must not go before that
+            # is settled.
+            write.doubt = displaced.doubt
+            if write.record is not None and self._journal is not None:
+                self._journal.replace(write.record, record_of(write, keys, priority, coalesce=True))
+        if displaced.record is not None and self._journal is not None:
+            self._journal.forget([displaced.record])
+
+    def register(
+        self,
+        name: str,
+        function: Callable[[str, Any], Any],
+        *,
+        dumps: Callable[[Any], str | bytes] = json.dumps,
+        loads: Callable[[bytes], Any] = json.loads,
+    ) -> None:
+        """Gives a `store_func` a name, so that writes by it can be kept in the journal and repeated by another process.
+
+        Pass the function itself, or its name, to `store_with_retry`. `dumps` and `loads` make bytes of the data and back
+        (default: JSON). What a predecessor left for this name is queued now. Registering a name again replaces its function.
+        Raises ValueError for an empty name.
+        """
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name must be a non-empty str, got {name!r}")
+        self._registered[name] = Registered(name, function, dumps, loads)
+        waiting = self._unregistered.pop(name, [])
+        for record, entry in waiting:
+            self._restore(record, entry)
+        if waiting:
+            self.start_working()
+
+    def registered(self, store: Callable[[str, Any], Any] | str) -> tuple[str | None, Callable[[str, Any], Any]]:
+        """The name (None if there is none) and the function of a `store_func`. Raises ValueError for an unknown name."""
+        if isinstance(store, str):
+            known = self._registered.get(store)
+            if known is None:
+                raise ValueError(f"store_func must be a function or a registered name, got {store!r}")
+            return store, known.function
+        for name, known in list(self._registered.items()):
+            if known.function == store:
+                return name, store
+        return None, store
+
+    def note(self, name: str, body: bytes) -> None:
+        """Keeps a note beside the records of the journal, for a successor; nothing without a journal."""
+        if self._journal is not None:
+            self._journal.note(name, body)
 
     # --- for the client -----------------------------------------------------------------------------------------------
+
+    @property
+    def resolves(self) -> bool:
+        """Whether writes of unknown outcome can be told to be applied or not."""
+        return self._settings is not None and self._settings.exactly_once
+
+    @property
+    def writes_ahead(self) -> bool:
+        """Whether writes are in the journal before they are sent."""
+        return self._settings is not None and self._settings.write_ahead
 
     @contextmanager
     def turn(self, agent_id: str) -> Iterator[bool]:
@@ -220,88 +281,326 @@ class Recovery:
         with self._turns.hold(agent_id):
             token = _turns_held.set(held | {place})
             try:
-                yield self._queue is not None and self._queue.keys_queued(agent_id)
+                yield self._are_queued([b"agent_memory:agent:" + agent_id.encode("utf-8", "surrogatepass")])
             finally:
                 _turns_held.reset(token)
 
+    @contextmanager
+    def turns(self, keys: Sequence[bytes]) -> Iterator[bool]:
+        """The same for the keys of commands: their right to be written with a priority, taken in the order of the keys."""
+        if len(keys) == 1:
+            with self._turns.hold(keys[0]):
+                yield self._are_queued(keys)
+        elif not keys:
+            yield False
+        else:
+            first, *rest = sorted(set(keys))
+            with self._turns.hold(first), self.turns(rest) as joins:
+                yield joins or self._are_queued([first])
+
+    @contextmanager
+    def retrying(self, agent_id: str) -> Iterator[None]:
+        """Marks the worker's retry: a store of the same agent within it stands behind nothing."""
+        token = _turns_held.set(frozenset({(id(self), agent_id)}))
+        try:
+            yield
+        finally:
+            _turns_held.reset(token)
+
+    def _are_queued(self, keys: Sequence[bytes]) -> bool:
+        queue = self.queue
+        return queue is not None and len(queue) > 0 and any(queue.keys_queued(key) for key in keys)
+
     def put(self, write: Write) -> None:
-        """Queues a write; one that finds no place has failed."""
-        queue = self._queue
-        if queue is None:
-            write.fail()
-            return
+        """Queues a call of store_with_retry; one that finds no place has failed."""
         # The caller may go on changing what he passed.
         write.state = copy_of(write.state)
-        size_bytes = estimate_bytes(write.state)
-        write.start_waiting()
+        self._put(write, write.keys, write.priority, estimate_bytes(write.state))
+
+    def put_commands(self, write: Commands, keys: Sequence[bytes], priority: Priority, *, coalesce: bool) -> None:
+        """Queues commands; what finds no place has failed."""
+        self._put(write, keys, priority, write.size_bytes + 2 * sum(map(len, keys)), coalesce=coalesce)
+
+    def put_unknown(self, write: Commands, keys: Sequence[bytes], priority: Priority) -> None:
+        """Commands of unknown outcome that nobody can resolve: they become a dead letter."""
+        queue = self.queue
+        if queue is None:
+            write.result._settle(StoreStatus.FAILED)
+            return
+        try:
+            self.keep(write, keys, priority)
+        except RecoveryJournalError as error:
+            logger.error("%s: a dead letter could not be kept: %s", self._client_name, error)
+        with self._mutex:
+            place, _ = queue.put(
+                keys, write, priority=priority, due_in_s=_NOT_DUE_S, size_bytes=write.size_bytes, restored=True
+            )
+        (entry,) = (entry for entry in queue.entries() if entry.id == place)
+        self.bury(entry, "unknown")
+
+    def _put(
+        self,
+        write: Commands | Write,
+        keys: Sequence[bytes],
+        priority: Priority,
+        size_bytes: int,
+        coalesce: bool = False,
+    ) -> None:
+        if self.queue is None:
+            write.result._settle(StoreStatus.FAILED)
+            return
+        try:
+            self.keep(write, keys, priority, coalesce=coalesce)
+        except RecoveryJournalError as error:
+            logger.error("%s: a %s write could not be kept: %s", self._client_name, priority.name, error)
+            write.result.error = error
+            write.result._settle(StoreStatus.FAILED)
+            return
+        except BaseException:
+            # Whoever waited is gone, the record is not.
+            self.push(write, keys, priority, size_bytes, coalesce)
+            raise
+        self.push(write, keys, priority, size_bytes, coalesce)
+
+    def push(
+        self,
+        write: Commands | Write,
+        keys: Sequence[bytes],
+        priority: Priority,
+        size_bytes: int,
+        coalesce: bool,
+    ) -> None:
+        """Queues what has been kept, or is to be kept in memory only."""
+        queue, result = self.queue, write.result
+        assert queue is not None
+        result.durable = write.record is not None
+        result._queue()
         try:
             with self._mutex:
-                place = queue.push(write.agent_id, write, priority=write.priority, size_bytes=size_bytes)
-                self._writes[place] = write
+                self._set_detour(True)
+                _, displaced = queue.put(keys, write, priority=priority, size_bytes=size_bytes, coalesce=coalesce)
         except RecoveryQueueFullError as error:
-            write.fail(error)
+            result.error = error
+            result.durable = False
+            if write.record is not None and self._journal is not None:
+                self._journal.forget([write.record])
+            result._settle(StoreStatus.FAILED)
+            self._note_emptied()
             return
-        self._start_working()
+        self._displace(write, displaced, keys, priority)
+        self.start_working()
 
-    def _start_working(self) -> None:
+    def keep(
+        self,
+        write: Commands | Write,
+        keys: Sequence[bytes],
+        priority: Priority,
+        *,
+        coalesce: bool = False,
+        ahead: bool = False,
+    ) -> None:
+        """Writes a write's record, or writes it anew; raises RecoveryJournalError if it could not be kept."""
+        if self._settings is None or self._settings.path is None:
+            return
+        registered: Registered | None = None
+        if isinstance(write, Write):
+            registered = None if write.name is None else self._registered.get(write.name)
+            if registered is None:
+                self._tell_of_closures()
+                return
+        self._open_journal()  # in a child of fork(), the first time
+        journal = self._journal
+        assert journal is not None
+        body = record_of(write, keys, priority, coalesce=coalesce, ahead=ahead, registered=registered)
+        if write.record is not None:
+            journal.replace(write.record, body)
+            return
+        write.record, ticket = journal.append(body)
+        try:
+            journal.settled(ticket)
+        except RecoveryJournalError:
+            write.record = None
+            raise
+
+    def _tell_of_closures(self) -> None:
+        if not self._told_of_closures:
+            self._told_of_closures = True
+            logger.warning(
+                "%s: writes by functions that are not registered are kept in memory only: recovery.register(name, function)",
+                self._client_name,
+            )
+
+    def forget(self, write: Commands | Write) -> None:
+        """A write that was written ahead is done with."""
+        if write.record is not None and self._journal is not None:
+            self._journal.forget([write.record])
+            write.record = None
+
+    def start_working(self) -> None:
+        """There is something to do for the worker."""
         self._stopped.clear()
         self._home.post(self._ensure_worker)
         self._wake.set()
 
+    # --- plain writes -------------------------------------------------------------------------------------------------
+
+    def order(self, commands: Any) -> None:
+        """Has the plain writes of a drop-in client pass here while anything is queued."""
+        self.sender.commands = commands
+        if isinstance(commands, GuardedCalls):
+            commands._ordering = weakref.ref(self)
+            self._gated = weakref.ref(commands)
+            with self._mutex:
+                self._set_detour(self.queue is not None and len(self.queue) > 0)
+
+    def _set_detour(self, on: bool) -> None:
+        gated = None if self._gated is None else self._gated()
+        if gated is not None:
+            gated._detour = gated._hurried or on
+
+    @contextmanager
+    def passage(self, commands: Sequence[tuple[Any, ...]], deadline_s: float) -> Iterator[None]:
+        """The right of plain writes to be sent: not before the queued writes of their keys.
+
+        Waits for those at most `deadline_s`, then raises RedisUnavailableError (NOT_SENT). A write that decides all of its key
+        takes the place of the one that waits, if it succeeds.
+        """
+        queue = self.queue
+        keys = [key for command in commands for key in keys_of(command)] if queue is not None else []
+        if queue is None or not self._are_queued(keys) or self._guard.state == "open":
+            yield  # while the circuit is open, it will be rejected
+            return
+        place: int | None = None
+        if len(commands) == 1 and overwrites(commands[0]):
+            place = self._lease_superseded(queue, keys[0])
+        if place is None:
+            self._wait_for_keys(keys, deadline_s)
+            yield
+            return
+        try:
+            yield
+        except BaseException:
+            _quietly(queue.release, place)
+            self._wake.set()
+            raise
+        (write,) = queue.complete_many([place])
+        if write is not None:
+            if write.record is not None and self._journal is not None:
+                self._journal.finish([write.record])
+            write.result._settle(StoreStatus.STORED)
+            self.note_progress(keys)
+
+    def _lease_superseded(self, queue: RecoveryQueue, key: bytes) -> int | None:
+        entry = queue.lease_superseded(key)
+        if entry is not None and entry.payload.doubt is not None:
+            queue.release(entry.id)  # its first attempt may still be executed: the worker sees to that
+            return None
+        return None if entry is None else entry.id
+
+    def _wait_for_keys(self, keys: Sequence[bytes], deadline_s: float) -> None:
+        ends_ns = monotonic_ns() + int(deadline_s * 1e9)
+        for key in keys:
+            while self._are_queued([key]):
+                with self._mutex:
+                    event = self._key_events.get(key)
+                    if event is None:
+                        event = self._key_events[key] = Event()
+                if not self._are_queued([key]):
+                    break
+                left_s = (ends_ns - monotonic_ns()) / 1e9
+                if in_drain.get() or left_s <= 0 or not event.wait(left_s):
+                    raise RedisUnavailableError(
+                        "earlier writes of its key wait in the recovery queue", outcome=Outcome.NOT_SENT
+                    )
+
+    def note_progress(self, keys: Sequence[bytes]) -> None:
+        """Writes of these keys have left the queue."""
+        if self._key_events:
+            with self._mutex:
+                events = [self._key_events.pop(key, None) for key in keys]
+            for event in events:
+                if event is not None:
+                    event.set()
+        self._note_emptied()
+
+    def _note_emptied(self) -> None:
+        queue = self.queue
+        if queue is not None and not len(queue):
+            with self._mutex:
+                if not len(queue):
+                    self._set_detour(False)
+            self._drained.set()
+
     # --- for everybody ------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Figures: queued (and queued_bytes), dead_letters, paused, and the totals stored, given_up and refused."""
-        queue = self._queue
+        """Figures: queued (and queued_bytes), dead_letters, paused, and the totals stored, given_up, refused, superseded.
+
+        With a journal also "journal", its own figures, and "unregistered", the writes found in it whose functions have not
+        been registered yet.
+        """
+        queue = self.queue
         figures = {} if queue is None else queue.stats()
-        return {
+        totals = {
             "queued": figures.get("entries", 0),
             "queued_bytes": figures.get("size_bytes", 0),
             "dead_letters": figures.get("dead_letters", 0),
             "paused": self._paused,
-            "stored": self._stored,
-            "given_up": self._given_up,
+            "stored": self.stored,
+            "given_up": self.given_up,
             "refused": figures.get("refused", 0),
+            "superseded": figures.get("superseded", 0),
         }
+        if self._journal is not None:
+            totals["journal"] = self._journal.stats()
+            totals["unregistered"] = sum(map(len, self._unregistered.values()))
+        return totals
 
     def pending(self) -> list[PendingWrite]:
-        """The writes that wait, the one being retried included, oldest first; a snapshot."""
-        with self._mutex:
-            writes = list(self._writes.values())
-        now_ns = monotonic_ns()
-        return [
-            PendingWrite(write.agent_id, write.priority, write.attempts, (now_ns - write.queued_ns) / 1e9)
-            for write in writes
-        ]
+        """The writes that wait, those being retried included, oldest first; a snapshot."""
+        pending = []
+        for entry in [] if self.queue is None else self.queue.entries():
+            write = entry.payload
+            operation, shown = shown_as(write, entry.keys)
+            attempts = write.attempts if isinstance(write, Write) else entry.attempts
+            durable = write.record is not None
+            pending.append(PendingWrite(shown, Priority(entry.priority), attempts, entry.age_s, operation, durable))
+        return pending
 
     def dead_letters(self) -> list[DeadLetter]:
         """The writes that were given up and are kept, oldest first; a snapshot."""
-        entries = [] if self._queue is None else self._queue.dead_letters()
-        return [entry.payload.as_dead_letter(entry.id, entry.reason) for entry in entries]
+        entries = [] if self.queue is None else self.queue.dead_letters()
+        return [as_dead_letter(entry.payload, entry) for entry in entries]
 
     def retry(self, dead: DeadLetter) -> StoreResult:
         """Queues a dead letter once more, behind what waits of its key, and returns its result.
 
-        Raises ValueError if it is not kept (any more), RecoveryQueueFullError if there is no place for it.
+        One whose outcome was unknown is sent again as if it had not been executed: that is your decision then. Raises
+        ValueError if it is not kept (any more), RecoveryQueueFullError if there is no place for it.
         """
-        queue = self._queue
+        queue = self.queue
         found = [entry for entry in queue.dead_letters() if entry.id == dead.id] if queue is not None else []
         if queue is None or not found:
             raise ValueError(f"dead must be one of dead_letters(), got {dead!r}, which is not kept")
-        write: Write = found[0].payload
+        write = found[0].payload
         with self._mutex:
+            self._set_detour(True)
+            write.result._queue()
+            write.doubt = None
             try:
-                place = queue.retry_dead(dead.id)
+                queue.retry_dead(dead.id)
             except KeyError:
                 raise ValueError(f"dead must be one of dead_letters(), got {dead!r}, which is not kept") from None
-            write.counted = 0
-            write.start_waiting()
-            self._writes[place] = write
-        self._start_working()
-        return write.result
+            except RecoveryQueueFullError:
+                write.result._settle(StoreStatus.FAILED)
+                raise
+        self.rewrite(write, found[0])
+        self.start_working()
+        result: StoreResult = write.result
+        return result
 
     def pause(self) -> None:
-        """Stops retrying after the write under way; what fails is queued all the same."""
+        """Stops retrying after the batch under way; what fails is queued all the same."""
         self._paused = True
 
     def resume(self) -> None:
@@ -312,14 +611,18 @@ class Recovery:
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until no write waits any more, at most `timeout` seconds (None: for ever); returns whether that came."""
         deadline_ns = None if timeout is None else monotonic_ns() + int(timeout * 1e9)
-        while self._writes:
+        while self.is_waiting():
             self._drained.clear()
-            if not self._writes:  # drained between the two lines above
+            if not self.is_waiting():  # drained between the two lines above
                 break
             left_s = None if deadline_ns is None else max(0.0, (deadline_ns - monotonic_ns()) / 1e9)
             if not self._drained.wait(left_s):
                 return False
         return True
+
+    def is_waiting(self) -> bool:
+        """Whether anything is queued."""
+        return self.queue is not None and len(self.queue) > 0
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -327,159 +630,152 @@ class Recovery:
         """The client was opened (again): the running thread is where the worker lives."""
         self._home.settle()
         self._stopped.clear()
-        if self._writes:
-            self._home.post(self._ensure_worker)
+        self._open_journal()
+        if self.is_waiting():
+            self.start_working()
 
     def close(self) -> None:
-        """Drains for at most `close_timeout` seconds and ends the worker; what is left becomes dead letters."""
-        settings = self._settings
-        if settings is None:
+        """Drains for at most `close_timeout` seconds and ends the worker.
+
+        What is left stays in the journal, for the next client of this name and server; what is not in the journal becomes dead
+        letters.
+        """
+        settings, queue = self._settings, self.queue
+        if settings is None or queue is None:
             return
-        if self._writes:
+        if self.is_waiting():
             self.flush(settings.close_timeout)
         self._stopped.set()
         self._wake.set()
         worker = self._worker
         if worker is not None:
             worker.join(STOP_TIMEOUT_S)
-        with self._mutex:
-            left = list(self._writes.items())
-        for place, write in left:
-            self._bury(place, write, "closed")
-        if left:
-            logger.warning("%s: closed with %d queued writes that were not stored", self._client_name, len(left))
+        left = queue.entries()
+        kept = [entry for entry in left if entry.payload.record is not None]
+        for entry in left:
+            if entry.payload.record is None:
+                self.bury(entry, "closed")
+        if len(left) > len(kept):
+            logger.warning(
+                "%s: closed with %d queued writes that were not stored", self._client_name, len(left) - len(kept)
+            )
+        if kept:
+            logger.warning("%s: closed with %d queued writes left in the journal", self._client_name, len(kept))
+        self._leave_to_journal()
+
+    def _leave_to_journal(self) -> None:
+        """Closes the journal; what is in it is another's from now on, so it is not kept here as well."""
+        journal, queue, settings = self._journal, self.queue, self._settings
+        if journal is None or queue is None or settings is None:
+            return
+        self._journal = None
+        self._unregistered.clear()
+        for entry in queue.entries():
+            entry.payload.result._release()
+        self._start_queue_afresh()
+        in_thread(journal.close)
+        journal.close_tickets()
+
+    def _start_queue_afresh(self) -> None:
+        """An empty queue that keeps the dead letters that are in memory only."""
+        settings, old = self._settings, self.queue
+        assert settings is not None
+        assert old is not None
+        self.queue = RecoveryQueue(
+            max_entries=settings.max_entries, max_bytes=settings.max_bytes, max_dead_letters=settings.max_dead_letters
+        )
+        self._drain = Drain(self.queue, settings, self._guard)
+        for letter in old.dead_letters():
+            if letter.payload.record is None:
+                place, _ = self.queue.put(letter.keys, letter.payload, priority=letter.priority, restored=True)
+                self.queue.discard(place, letter.reason or "")
+        self._note_emptied()
 
     # --- the worker ---------------------------------------------------------------------------------------------------
 
     def _ensure_worker(self) -> None:
         with self._mutex:
             if self._worker is None or self._worker.is_done():
-                if self._queue is not None:
-                    self._queue.release_leases()  # of a worker whose thread was closed under it
+                if self.queue is not None:
+                    self.queue.release_leases()  # of a worker whose thread was closed under it
                 name = f"agent_memory recovery of {self._client_name}"
-                self._worker = spawn(_work, weakref.ref(self), self._wake, self._stopped, name=name)
+                self._worker = spawn(work, weakref.ref(self), self._wake, self._stopped, name=name)
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """The worker's thread ends: another one that the client lives in goes on with what waits."""
         with self._mutex:
             self._worker = None
         self._home.post_elsewhere(self._ensure_worker)
 
-    def _drain(self) -> float | None:
-        """Retries what is due, as long as the circuit lets it; returns the seconds until there is more to do, or None."""
-        queue = self._queue
+    def drain(self) -> float | None:
+        """Sends what is due, as long as the circuit lets it; returns the seconds until there is more to do, or None."""
+        drain = self._drain
+        return None if drain is None else drain.run(self)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `pause()` holds."""
+        return self._paused
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the worker has been told to end."""
+        return self._stopped.is_set()
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal, if there is one."""
+        return self._journal
+
+    def complete(self, entries: Sequence[Any]) -> None:
+        """These leases have been executed, and are gone from the journal."""
+        queue = self.queue
         assert queue is not None
-        while not self._stopped.is_set():
-            expires_in_s = self._give_up_the_old()
-            if expires_in_s is None:
-                return None
-            if self._paused:
-                return expires_in_s
-            if self._guard.state == "open":
-                return min(expires_in_s, max(self._guard.retry_after_s, SHORTEST_WAIT_S))
-            entry = queue.pop_due()
-            if entry is None:
-                due_in_s = queue.next_due_in_s()
-                return expires_in_s if due_in_s is None else min(expires_in_s, due_in_s)
-            if not self._retry(queue, entry.id, entry.payload) and self._guard.state == "half_open":
-                # Somebody else's call is the probe. Its end changes the state, which wakes the worker; should it be
-                # cancelled, nothing would.
-                return HALF_OPEN_WAIT_S
-        return None
+        writes = queue.complete_many([entry.id for entry in entries])
+        for write in writes:
+            if write is not None:  # else given up meanwhile, by closing
+                self.stored += 1
+                write.record = None
+                write.result._settle(StoreStatus.STORED)
+        self.note_progress([key for entry in entries for key in entry.keys])
 
-    def _give_up_the_old(self) -> float | None:
-        """Gives up the writes that have waited too long; the seconds until the next is too old, None if none waits."""
-        settings = self._settings
-        assert settings is not None
-        while True:
-            with self._mutex:
-                oldest = next(iter(self._writes.items()), None)
-            if oldest is None:
-                return None
-            place, write = oldest
-            left_s = settings.max_age - (monotonic_ns() - write.queued_ns) / 1e9
-            if left_s > 0:
-                return left_s
-            self._bury(place, write, "expired")
+    def rewrite(self, write: Any, entry: Any, reason: str = "") -> None:
+        """Brings the record of a write up to date with what has become of it."""
+        journal = self._journal
+        if write.record is None or journal is None:
+            return
+        registered = self._registered.get(write.name) if isinstance(write, Write) and write.name else None
+        if isinstance(write, Write) and registered is None:
+            return
+        queued_ms = int(time.time() * 1000 - (0 if reason else entry.age_s * 1000))
+        body = record_of(
+            write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, reason=reason, registered=registered
+        )
+        journal.replace(write.record, body)
 
-    def _retry(self, queue: RecoveryQueue, place: int, write: Write) -> bool:
-        """Tries one write again; returns whether it is done with."""
-        held = _turns_held.set(frozenset({(id(self), write.agent_id)}))
+    def bury(self, entry: Any, reason: str) -> None:
+        """Gives an entry of the queue up: it becomes a dead letter."""
+        queue = self.queue
+        assert queue is not None
+        write = entry.payload
         try:
-            stored = write.attempt()
-        except Exception:
-            self._bury(place, write, "rejected")
-            return True
-        except BaseException:
-            self._put_back(queue, place, 0.0)  # this loop ends, the next one goes on
-            raise
-        finally:
-            _turns_held.reset(held)
-        if stored:
-            self._complete(queue, place)
-            return True
-        if self._guard.state != "closed":
-            self._put_back(queue, place, 0.0)
-            return False
-        settings = self._settings
-        assert settings is not None
-        write.counted += 1
-        if write.counted >= settings.max_attempts:
-            self._bury(place, write, "attempts")
-            return True
-        pause_s = exponential_backoff(write.counted - 1, settings.base_delay, settings.max_delay)
-        # Retries share the budget of the client's own: without it they wait their longest.
-        self._put_back(queue, place, pause_s if self._guard.pay_retry() else settings.max_delay)
-        return False
-
-    def _complete(self, queue: RecoveryQueue, place: int) -> None:
-        with self._mutex:
-            if self._writes.pop(place, None) is None:
-                return  # closed meanwhile
-            queue.complete(place)
-            self._stored += 1
-        self._note_drained()
-
-    def _put_back(self, queue: RecoveryQueue, place: int, delay_s: float) -> None:
-        with self._mutex:
-            if place in self._writes:
-                queue.retry(place, delay_s)
-
-    def _bury(self, place: int, write: Write, reason: str) -> None:
-        queue = self._queue
-        assert queue is not None
-        with self._mutex:
-            if self._writes.pop(place, None) is None:
-                return
-            queue.discard(place, reason)
-            self._given_up += 1
-        write.fail()
-        logger.error("%s: gave up a queued %s write: %s", self._client_name, write.priority.name, reason)
-        self._note_drained()
-
-    def _note_drained(self) -> None:
-        if not self._writes:
-            self._drained.set()
+            forgotten = queue.discard(entry.id, reason)
+        except KeyError:
+            return  # given up, or done with, meanwhile
+        self.given_up += 1
+        self.rewrite(write, entry, reason)
+        if self._journal is not None:
+            self._journal.forget([letter.record for letter in forgotten if letter.record is not None])
+        write.result._settle(StoreStatus.FAILED)
+        logger.error("%s: gave up a queued %s write: %s", self._client_name, Priority(entry.priority).name, reason)
+        self.note_progress(entry.keys)
 
 
-def _work(recovery: weakref.ref[Recovery], wake: Event, stopped: Event) -> None:
+def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
     try:
-        while not stopped.is_set():
-            # Cleared before looking: what happens after this line wakes the wait below.
-            wake.clear()
-            owner = recovery()
-            if owner is None:
-                return
-            pause_s = owner._drain()
-            if not owner._writes:
-                # Nothing waits, so nothing is lost if the client is abandoned meanwhile: its end wakes the wait.
-                del owner
-            wake.wait(pause_s)
-    except BaseException:
-        # This thread ends. Another one that the client lives in goes on with what waits.
-        owner = recovery()
-        if owner is not None and owner._writes and not stopped.is_set():
-            owner._hand_over()
-        raise
+        function(*arguments)
+    except KeyError:
+        pass  # given up meanwhile
 
 
 def _listener_of(recovery: weakref.ref[Recovery]) -> Callable[..., None]:
@@ -489,8 +785,3 @@ def _listener_of(recovery: weakref.ref[Recovery]) -> Callable[..., None]:
             owner._wake.set()
 
     return on_change
-
-
-def _is_outage(error: Exception) -> bool:
-    """Whether the same write may succeed later: the connection's errors, but not a wrong password."""
-    return classify(error)[0] is not None and not isinstance(error, AuthenticationError | AuthorizationError)

@@ -8,14 +8,15 @@ the queue never sends such an entry without a verdict from here. `Recovery.resol
 knows nothing of the server, so it sends absolute writes again, which leaves the same data, and gives up all others.
 
 What an attempt's error says for a resolver travels as bytes: an error with an attribute `doubt` (bytes) has it kept with the
-entry, in the journal too. `Recovery.note_connection(bytes)` is kept with the journal, for entries that were written ahead.
+entry, in the journal too. `Recovery.note(name, bytes)` is kept with the journal, for entries that were written
+ahead or being replayed when the process died; a successor finds it in `Recovery.notes`.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 __all__ = ["Resolver", "InDoubt", "Verdict"]
 
@@ -33,28 +34,22 @@ class Verdict(enum.Enum):
     """It cannot be told now (the server is away or busy): it keeps its place and is asked about again."""
 
 
-class InDoubt(Protocol):
+@dataclass(frozen=True, slots=True)
+class InDoubt:
     """An entry as a resolver sees it."""
 
-    @property
-    def packed(self) -> Sequence[bytes]:
-        """Its commands, packed; more than one for a pipeline."""
-
-    @property
-    def is_transaction(self) -> bool:
-        """Whether its commands are sent as MULTI … EXEC."""
-
-    @property
-    def is_absolute(self) -> bool:
-        """Whether executing it again leaves the same data."""
-
-    @property
-    def keys(self) -> Sequence[bytes]:
-        """The keys it writes."""
-
-    @property
-    def doubt(self) -> bytes | None:
-        """What the error of its last attempt said for the resolver; None where that was nothing, or the process died."""
+    packed: Sequence[bytes]
+    """Its commands, packed; more than one for a pipeline."""
+    is_transaction: bool
+    """Whether its commands are sent as MULTI … EXEC."""
+    is_absolute: bool
+    """Whether executing it again leaves the same data."""
+    keys: Sequence[bytes]
+    """The keys it writes."""
+    doubt: bytes
+    """What the error of its last attempt said for the resolver; empty where that was nothing, or the process died."""
+    predecessor: int | None
+    """The number of the journal's segment, where a process that has died left it (see `Recovery.notes`); else None."""
 
 
 class Resolver:

@@ -11,6 +11,7 @@ Who does what
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace, TracebackType
@@ -41,11 +42,13 @@ from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.storage import _check
 from agent_memory.storage._async_commands import AsyncListedCommands
 from agent_memory.storage._async_foreign import AsyncForeignCommands
-from agent_memory.storage._async_recovery import AsyncRecovery, AsyncStoreResult, AsyncWrite
+from agent_memory.storage._async_priority import AsyncPriorityCommands
+from agent_memory.storage._async_recovery import AsyncRecovery
+from agent_memory.storage._async_writes import AsyncStoreResult, AsyncWrite
 from agent_memory.storage._log import SummedWarnings
 from agent_memory.storage._operation import Command, joins_a_call, resilient_operation
 from agent_memory.storage._plans import OperationPlan, OperationPlans
-from agent_memory.storage.results import Health
+from agent_memory.storage.results import Health, StoreStatus
 from agent_memory.storage.settings import DEFAULT_RECOVERY, RecoverySettings
 
 if ASYNC:
@@ -195,7 +198,8 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         self._owned = self._create_redis_client() if client is None else None
         self._wrap(self._owned if client is None else client)
         self._prober = self._make_prober(probe)
-        self.recovery = AsyncRecovery(self._guard, recovery, client_name)
+        identity = json.dumps([client_name, self.endpoint, db])
+        self.recovery = AsyncRecovery(self._guard, recovery, client_name, identity, self._commands)
 
     # --- the wrapped client -------------------------------------------------------------------------------------------
 
@@ -225,6 +229,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
     @client.setter
     def client(self, wrapped: Any) -> None:
         self._wrap(wrapped)
+        self.recovery.order(self._commands)
 
     def _wrap(self, wrapped: Any) -> None:
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
@@ -427,13 +432,31 @@ class AsyncResilientRedisClient(AsyncListedCommands):
             # The text of an error may quote what was stored; its class, and the code a server's error begins with, do not.
             logger.error("%s: %s failed: %s", self.client_name, operation_name, _describe_without_values(error))
 
+    def _note_rejection(self) -> None:
+        """A write is not even tried because the circuit is open: makes sure of the probe."""
+        if self._prober is not None:
+            self._prober.ensure_running()
+
+    def _note_unkept(self, priority: Priority, error: Exception) -> None:
+        logger.error("%s: a %s write could not be kept, so it was not sent: %s", self.client_name, priority.name, error)
+
     # --- storing by priority ------------------------------------------------------------------------------------------
+
+    def with_priority(self, priority: Priority) -> AsyncPriorityCommands:
+        """Every write command, and pipelines of them, giving an `AsyncStoreResult`: `with_priority(Priority.HIGH).set(k, v)`.
+
+        None of them raises for a server that cannot be reached. What a failure leads to is as of `store_with_retry`, except
+        that a write of unknown outcome is repeated only if that leaves the same data (or `exactly_once` is set), and is a dead
+        letter otherwise. A relative expiry counts from the call. Writes of one key never overtake each other, and a plain
+        write of a key that has queued writes waits for those, or raises RedisUnavailableError (NOT_SENT) at its deadline.
+        """
+        return AsyncPriorityCommands(self, Priority(priority))
 
     async def store_with_retry(
         self,
         agent_id: str,
         state_data: Any,
-        store_func: Callable[[str, Any], Any],
+        store_func: Callable[[str, Any], Any] | str,
         priority: Priority = Priority.NORMAL,
         retry_attempts: int | None = None,
         base_delay: float | None = None,
@@ -448,7 +471,8 @@ class AsyncResilientRedisClient(AsyncListedCommands):
 
         `retry_attempts`, `base_delay` and `max_delay` (seconds) default to the client's. A false value from `store_func` is
         a failure, as is an error of the connection. Its other errors are logged and raised, whatever the priority. Since a
-        repeated `store_func` may run twice on the server, it should set values rather than change them.
+        repeated `store_func` may run twice on the server, it should set values rather than change them. With a journal, only
+        a function that is registered (`recovery.register`; pass it or its name) outlives this process.
 
         Writes of one `agent_id` never overtake each other: calls take turns, and while earlier writes wait in the queue a
         new one joins them (a LOW one is dropped).
@@ -462,11 +486,13 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         _check.whole("retry_attempts", attempts, 0)
         _check.at_least("base_delay", base_delay, 0)
         _check.at_least("max_delay", max_delay, 0)
-        write = AsyncWrite(self.client_name, agent_id, state_data, store_func, Priority(priority))
+        name, function = self.recovery.registered(store_func)
+        write = AsyncWrite(self.client_name, agent_id, state_data, function, Priority(priority))
+        write.name = name
         async with self.recovery.turn(agent_id) as joins:
             if not joins and await self._store_now(write, attempts, base_delay, max_delay):
                 return write.result
-            self._defer(write)
+            await self._defer(write)
         if joins and self._guard.state == "closed":
             # Only this key's backlog is in the way: wait for it as long as a call may take.
             await write.result.wait(self._deadline_s)
@@ -483,12 +509,12 @@ class AsyncResilientRedisClient(AsyncListedCommands):
                 return True
         return False
 
-    def _defer(self, write: AsyncWrite) -> None:
+    async def _defer(self, write: AsyncWrite) -> None:
         """What becomes of a write that could not be stored now."""
         if write.priority is Priority.LOW:
-            write.drop()
+            write.result._settle(StoreStatus.DROPPED)
         else:
-            self.recovery.put(write)
+            await self.recovery.put(write)
         self._warnings.add(f"a {write.priority.name} write {write.result.status}")
 
     if ASYNC:

@@ -13,6 +13,7 @@ Who does what
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace, TracebackType
@@ -46,8 +47,10 @@ from agent_memory.storage._foreign import ForeignCommands
 from agent_memory.storage._log import SummedWarnings
 from agent_memory.storage._operation import Command, joins_a_call, resilient_operation
 from agent_memory.storage._plans import OperationPlan, OperationPlans
-from agent_memory.storage._recovery import Recovery, StoreResult, Write
-from agent_memory.storage.results import Health
+from agent_memory.storage._priority import PriorityCommands
+from agent_memory.storage._recovery import Recovery
+from agent_memory.storage._writes import StoreResult, Write
+from agent_memory.storage.results import Health, StoreStatus
 from agent_memory.storage.settings import DEFAULT_RECOVERY, RecoverySettings
 
 if TYPE_CHECKING:
@@ -192,7 +195,8 @@ class ResilientRedisClient(ListedCommands):
         self._owned = self._create_redis_client() if client is None else None
         self._wrap(self._owned if client is None else client)
         self._prober = self._make_prober(probe)
-        self.recovery = Recovery(self._guard, recovery, client_name)
+        identity = json.dumps([client_name, self.endpoint, db])
+        self.recovery = Recovery(self._guard, recovery, client_name, identity, self._commands)
 
     # --- the wrapped client -------------------------------------------------------------------------------------------
 
@@ -222,6 +226,7 @@ class ResilientRedisClient(ListedCommands):
     @client.setter
     def client(self, wrapped: Any) -> None:
         self._wrap(wrapped)
+        self.recovery.order(self._commands)
 
     def _wrap(self, wrapped: Any) -> None:
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
@@ -418,13 +423,31 @@ class ResilientRedisClient(ListedCommands):
             # The text of an error may quote what was stored; its class, and the code a server's error begins with, do not.
             logger.error("%s: %s failed: %s", self.client_name, operation_name, _describe_without_values(error))
 
+    def _note_rejection(self) -> None:
+        """A write is not even tried because the circuit is open: makes sure of the probe."""
+        if self._prober is not None:
+            self._prober.ensure_running()
+
+    def _note_unkept(self, priority: Priority, error: Exception) -> None:
+        logger.error("%s: a %s write could not be kept, so it was not sent: %s", self.client_name, priority.name, error)
+
     # --- storing by priority ------------------------------------------------------------------------------------------
+
+    def with_priority(self, priority: Priority) -> PriorityCommands:
+        """Every write command, and pipelines of them, giving an `StoreResult`: `with_priority(Priority.HIGH).set(k, v)`.
+
+        None of them raises for a server that cannot be reached. What a failure leads to is as of `store_with_retry`, except
+        that a write of unknown outcome is repeated only if that leaves the same data (or `exactly_once` is set), and is a dead
+        letter otherwise. A relative expiry counts from the call. Writes of one key never overtake each other, and a plain
+        write of a key that has queued writes waits for those, or raises RedisUnavailableError (NOT_SENT) at its deadline.
+        """
+        return PriorityCommands(self, Priority(priority))
 
     def store_with_retry(
         self,
         agent_id: str,
         state_data: Any,
-        store_func: Callable[[str, Any], Any],
+        store_func: Callable[[str, Any], Any] | str,
         priority: Priority = Priority.NORMAL,
         retry_attempts: int | None = None,
         base_delay: float | None = None,
@@ -439,7 +462,8 @@ class ResilientRedisClient(ListedCommands):
 
         `retry_attempts`, `base_delay` and `max_delay` (seconds) default to the client's. A false value from `store_func` is
         a failure, as is an error of the connection. Its other errors are logged and raised, whatever the priority. Since a
-        repeated `store_func` may run twice on the server, it should set values rather than change them.
+        repeated `store_func` may run twice on the server, it should set values rather than change them. With a journal, only
+        a function that is registered (`recovery.register`; pass it or its name) outlives this process.
 
         Writes of one `agent_id` never overtake each other: calls take turns, and while earlier writes wait in the queue a
         new one joins them (a LOW one is dropped).
@@ -453,7 +477,9 @@ class ResilientRedisClient(ListedCommands):
         _check.whole("retry_attempts", attempts, 0)
         _check.at_least("base_delay", base_delay, 0)
         _check.at_least("max_delay", max_delay, 0)
-        write = Write(self.client_name, agent_id, state_data, store_func, Priority(priority))
+        name, function = self.recovery.registered(store_func)
+        write = Write(self.client_name, agent_id, state_data, function, Priority(priority))
+        write.name = name
         with self.recovery.turn(agent_id) as joins:
             if not joins and self._store_now(write, attempts, base_delay, max_delay):
                 return write.result
@@ -477,7 +503,7 @@ class ResilientRedisClient(ListedCommands):
     def _defer(self, write: Write) -> None:
         """What becomes of a write that could not be stored now."""
         if write.priority is Priority.LOW:
-            write.drop()
+            write.result._settle(StoreStatus.DROPPED)
         else:
             self.recovery.put(write)
         self._warnings.add(f"a {write.priority.name} write {write.result.status}")

@@ -30,11 +30,16 @@ class PendingWrite:
     """A write that waits in the recovery queue. What it would store is not shown."""
 
     agent_id: str
+    """The agent_id of `store_with_retry`, or the first key of a command."""
     priority: Priority
     attempts: int
     """How often it has been tried."""
     age_s: float
     """Seconds since it was queued."""
+    operation: str = "store_with_retry"
+    """ "store_with_retry", the command's name, or "PIPELINE"."""
+    durable: bool = False
+    """Whether it is in the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,17 @@ class DeadLetter:
 
     id: int
     agent_id: str
+    """The agent_id of `store_with_retry`, or the first key of a command."""
     priority: Priority
     attempts: int
     """How often it was tried."""
     reason: str
-    """Why it was given up: "rejected" (an error that is not the connection's), "attempts", "expired" or "closed"."""
+    """Why it was given up: "rejected" (an error that is not the connection's), "attempts", "expired", "unknown" (nobody can
+    tell whether it was executed) or "closed"."""
     error: str | None
     """The class of the last error, if it failed with one."""
+    operation: str = "store_with_retry"
+    """ "store_with_retry", the command's name, or "PIPELINE"."""
 
 
 @dataclass(frozen=True, slots=True)

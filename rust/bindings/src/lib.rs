@@ -9,6 +9,7 @@ mod clock;
 mod convert;
 mod errors;
 mod guard;
+mod journal;
 mod packing;
 mod raw;
 mod recovery;
@@ -28,6 +29,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<breaker::Breaker>()?;
     module.add_class::<recovery::RecoveryQueue>()?;
     module.add_class::<recovery::RecoveryEntry>()?;
+    module.add_class::<journal::Journal>()?;
     module.add_class::<settings::BreakerRules>()?;
     module.add_class::<settings::RetryRules>()?;
     module.add_class::<settings::BudgetRules>()?;

@@ -79,6 +79,84 @@ impl RecoveryQueue {
         pushed.map_err(|full| queue_full(py, &full))
     }
 
+    /// As `push`, and returns beside the id the payload whose place was taken, or None. With `restored`, for an entry
+    /// that was accepted before by a process that has died, bounds are not asked.
+    #[pyo3(signature = (keys, payload, *, priority, due_in_s=0.0, size_bytes=0, coalesce=false, restored=false))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn put(
+        &self,
+        py: Python<'_>,
+        keys: &Bound<'_, PyAny>,
+        payload: Bound<'_, PyAny>,
+        priority: i64,
+        due_in_s: f64,
+        size_bytes: u64,
+        coalesce: bool,
+        restored: bool,
+    ) -> PyResult<(u64, Option<Py<PyAny>>)> {
+        let keys = extract_keys(keys)?;
+        let names: Vec<&[u8]> = keys.iter().map(KeyName::as_bytes).collect();
+        let priority = numbered("priority", priority)?;
+        let now_ns = self.clock.now_ns(py)?;
+        let due_ns = now_ns.saturating_add(delay_ns("due_in_s", due_in_s)?);
+        let entry = NewEntry { keys: &names, payload: payload.unbind(), priority, due_ns, size_bytes, coalesce };
+        let mut queue = self.lock();
+        let superseded = queue.stats(now_ns).superseded;
+        let pushed = if restored { Ok(queue.restore(entry, now_ns)) } else { queue.push(entry, now_ns) };
+        let has_superseded = pushed.is_ok() && queue.stats(now_ns).superseded > superseded;
+        let mut dropped = queue.take_dropped();
+        drop(queue);
+        let displaced = if has_superseded { dropped.pop() } else { None };
+        drop(dropped);
+        pushed.map(|id| (id, displaced)).map_err(|full| queue_full(py, &full))
+    }
+
+    /// Leases up to `count` entries that are due, in the order they are to be tried.
+    fn pop_due_many(&self, py: Python<'_>, count: usize) -> PyResult<Vec<RecoveryEntry>> {
+        let now_ns = self.clock.now_ns(py)?;
+        let leases: Vec<_> = self.with_queue(|queue| {
+            std::iter::from_fn(|| queue.pop_due(now_ns).map(|lease| Facts::of_lease(py, &lease))).take(count).collect()
+        });
+        leases.into_iter().map(|facts| facts.into_entry(py)).collect()
+    }
+
+    /// Leases the one entry of `key`, if an absolute write of it that is about to be tried would make it needless; else
+    /// None. `complete` it when that write succeeds, `release` it when it fails.
+    fn lease_superseded(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<RecoveryEntry>> {
+        let key = extract_key(key)?;
+        let now_ns = self.clock.now_ns(py)?;
+        let lease = self.with_queue(|queue| {
+            queue.lease_superseded(key.as_bytes(), now_ns).map(|lease| Facts::of_lease(py, &lease))
+        });
+        lease.map(|facts| facts.into_entry(py)).transpose()
+    }
+
+    /// Gives a lease back as it was. Raises `KeyError` when there is no such lease.
+    fn release(&self, id: u64) -> PyResult<()> {
+        self.with_queue(|queue| queue.release(id)).map_err(|wrong| wrong_id(&wrong))
+    }
+
+    /// `complete` for many; returns their payloads in the same order, None for what is not leased (any more).
+    #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
+    fn complete_many(&self, ids: Vec<u64>) -> Vec<Option<Py<PyAny>>> {
+        self.with_queue(|queue| ids.iter().map(|id| queue.complete(*id).ok()).collect())
+    }
+
+    /// The oldest entry, leased or not; None if there is none.
+    fn oldest(&self, py: Python<'_>) -> PyResult<Option<RecoveryEntry>> {
+        let now_ns = self.clock.now_ns(py)?;
+        let oldest = self.with_queue(|queue| queue.entries(now_ns).next().map(|entry| Facts::of_lease(py, &entry)));
+        oldest.map(|facts| facts.into_entry(py)).transpose()
+    }
+
+    /// The entries, oldest first, leased ones included; a snapshot.
+    fn entries(&self, py: Python<'_>) -> PyResult<Vec<RecoveryEntry>> {
+        let now_ns = self.clock.now_ns(py)?;
+        let entries: Vec<_> =
+            self.with_queue(|queue| queue.entries(now_ns).map(|entry| Facts::of_lease(py, &entry)).collect());
+        entries.into_iter().map(|facts| facts.into_entry(py)).collect()
+    }
+
     /// Leases the next entry that is due; None when there is none.
     fn pop_due(&self, py: Python<'_>) -> PyResult<Option<RecoveryEntry>> {
         let now_ns = self.clock.now_ns(py)?;
@@ -100,10 +178,15 @@ impl RecoveryQueue {
         self.with_queue(|queue| queue.retry(id, due_ns)).map_err(|wrong| wrong_id(&wrong))
     }
 
-    /// Gives an entry up, leased or not: it becomes a dead letter with this reason.
-    fn discard(&self, py: Python<'_>, id: u64, reason: String) -> PyResult<()> {
+    /// Gives an entry up, leased or not: it becomes a dead letter with this reason. Returns the payloads of the dead
+    /// letters that made room for it. Raises `KeyError` when there is no such entry.
+    fn discard(&self, py: Python<'_>, id: u64, reason: String) -> PyResult<Vec<Py<PyAny>>> {
         let now_ns = self.clock.now_ns(py)?;
-        self.with_queue(|queue| queue.discard(id, reason, now_ns)).map_err(|wrong| wrong_id(&wrong))
+        let mut queue = self.lock();
+        let discarded = queue.discard(id, reason, now_ns);
+        let dropped = queue.take_dropped();
+        drop(queue);
+        discarded.map(|()| dropped).map_err(|wrong| wrong_id(&wrong))
     }
 
     /// Removes the absolute writes that are queued for `key` alone, since a newer one has succeeded. Returns how many.

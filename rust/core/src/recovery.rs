@@ -434,6 +434,16 @@ impl<T> RecoveryQueue<T> {
         })
     }
 
+    /// Queues an entry that was accepted before, by a process that has died: bounds have been kept then, and refusing it
+    /// now would lose it. Otherwise as [`RecoveryQueue::push`].
+    pub fn restore(&mut self, new: NewEntry<'_, T>, now_ns: u64) -> u64 {
+        self.stats.pushed += 1;
+        match if new.coalesce { self.superseded_by(new.keys) } else { None } {
+            Some(entry) => self.supersede(entry, new, now_ns),
+            None => self.append(new, now_ns),
+        }
+    }
+
     /// Leases the next entry that is due, if there is one.
     pub fn pop_due(&mut self, now_ns: u64) -> Option<Lease<'_, T>> {
         self.expire(now_ns);
@@ -503,6 +513,33 @@ impl<T> RecoveryQueue<T> {
         cancelled
     }
 
+    /// Leases the one entry of `key`, if an absolute write of that key that is about to be tried would make it needless:
+    /// it is to be completed when that write succeeds, and given back ([`RecoveryQueue::release`]) when it fails.
+    pub fn lease_superseded(&mut self, key: &[u8], now_ns: u64) -> Option<Lease<'_, T>> {
+        let key = &self.keys[self.find_key(key)?];
+        if key.first != key.last {
+            return None;
+        }
+        let place = self.links[key.first].entry;
+        let entry = &self.entries[place];
+        if !entry.coalesce || entry.leased || entry.links.as_slice().len() != 1 {
+            return None;
+        }
+        Some(self.lease(place, now_ns))
+    }
+
+    /// Gives one lease back as it was.
+    ///
+    /// # Errors
+    /// When there is no such lease.
+    pub fn release(&mut self, id: u64) -> Result<(), WrongId> {
+        let place = self.leased_place(id)?;
+        self.entries[place].leased = false;
+        self.stats.leased -= 1;
+        self.schedule(place);
+        Ok(())
+    }
+
     /// Gives all leases back as they were, for a worker that takes over from one that died. Returns how many there
     /// were.
     pub fn release_leases(&mut self) -> usize {
@@ -560,6 +597,16 @@ impl<T> RecoveryQueue<T> {
         let oldest_age_ns = self.entries.get(self.oldest).map_or(0, |entry| now_ns.saturating_sub(entry.enqueued_ns));
         let keys = self.keys_by_name.len();
         RecoveryStats { keys, dead_letters: self.dead_letters.len(), oldest_age_ns, ..self.stats }
+    }
+
+    /// The entries, oldest first.
+    pub fn entries(&self, now_ns: u64) -> impl Iterator<Item = Lease<'_, T>> {
+        let mut place = self.oldest;
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(place)?;
+            place = entry.newer;
+            Some(self.describe(entry, now_ns))
+        })
     }
 
     /// The dead letters, oldest first.
@@ -620,7 +667,7 @@ impl<T> RecoveryQueue<T> {
     }
 
     fn check_bounds(&self, entries: usize, size_bytes: u64) -> Result<(), QueueFull> {
-        if self.stats.entries + entries > self.config.max_entries as usize {
+        if entries > 0 && self.stats.entries + entries > self.config.max_entries as usize {
             return Err(QueueFull::Entries(self.config.max_entries));
         }
         if size_bytes > 0 && self.stats.size_bytes.saturating_add(size_bytes) > self.config.max_bytes {
@@ -781,9 +828,11 @@ impl<T> RecoveryQueue<T> {
 
     fn lease(&mut self, place: u32, now_ns: u64) -> Lease<'_, T> {
         self.stats.leased += 1;
-        let entry = &mut self.entries[place];
-        entry.leased = true;
-        let entry = &self.entries[place];
+        self.entries[place].leased = true;
+        self.describe(&self.entries[place], now_ns)
+    }
+
+    fn describe<'a>(&'a self, entry: &'a Entry<T>, now_ns: u64) -> Lease<'a, T> {
         Lease {
             id: entry.id,
             keys: self.key_names(entry).collect(),

@@ -256,8 +256,10 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Step {
     Advance(u64),
-    Push { keys: Vec<usize>, priority: usize, due_in: u64, size_bytes: u64, coalesce: bool },
+    Push { keys: Vec<usize>, priority: usize, due_in: u64, size_bytes: u64, coalesce: bool, restored: bool },
     Pop,
+    LeaseSuperseded(usize),
+    ReleaseOne(prop::sample::Index),
     Complete(prop::sample::Index),
     Retry(prop::sample::Index, u64),
     Discard(prop::sample::Index),
@@ -271,14 +273,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..KEYS.len()).prop_map(|key| vec![key]),
         3 => prop::collection::vec(0..KEYS.len(), 0..4),
     ];
-    let push = (keys, 0usize..4, prop_oneof![Just(0u64), 0u64..20], 0u64..30, any::<bool>()).prop_map(
-        |(keys, priority, due_in, size_bytes, coalesce)| Step::Push { keys, priority, due_in, size_bytes, coalesce },
-    );
+    let push = (keys, 0usize..4, prop_oneof![Just(0u64), 0u64..20], 0u64..30, any::<bool>(), prop::bool::weighted(0.1))
+        .prop_map(|(keys, priority, due_in, size_bytes, coalesce, restored)| Step::Push {
+            keys,
+            priority,
+            due_in,
+            size_bytes,
+            coalesce,
+            restored,
+        });
     let index = || any::<prop::sample::Index>();
     let step = prop_oneof![
         3 => (0u64..12).prop_map(Step::Advance),
         10 => push,
         8 => Just(Step::Pop),
+        3 => (0..KEYS.len()).prop_map(Step::LeaseSuperseded),
+        2 => index().prop_map(Step::ReleaseOne),
         5 => index().prop_map(Step::Complete),
         3 => (index(), 0u64..20).prop_map(|(lease, delay)| Step::Retry(lease, delay)),
         2 => index().prop_map(Step::Discard),
@@ -301,20 +311,22 @@ proptest! {
         for step in steps {
             match step {
                 Step::Advance(seconds) => now_ns += seconds * SECOND,
-                Step::Push { mut keys, priority, due_in, size_bytes, coalesce } => {
+                Step::Push { mut keys, priority, due_in, size_bytes, coalesce, restored } => {
                     payload += 1;
                     let names: Vec<&[u8]> = keys.iter().map(|key| KEYS[*key].as_bytes()).collect();
                     let (priority, due_ns) = (PRIORITIES[priority], now_ns + due_in * SECOND);
                     let new = NewEntry { keys: &names, payload, priority, due_ns, size_bytes, coalesce };
-                    model.expire(now_ns);
+                    if !restored {
+                        model.expire(now_ns);
+                    }
                     let superseded = model.superseded_by(&keys, coalesce);
                     let replaced = superseded.map_or(0, |index| model.entries[index].size_bytes);
                     let bytes = model.entries.iter().map(|entry| entry.size_bytes).sum::<u64>();
                     let grows = size_bytes.saturating_sub(replaced);
                     let room = (superseded.is_some() || model.entries.len() < model.max_entries)
                         && (grows == 0 || bytes + grows <= MAX_BYTES);
-                    let pushed = queue.push(new, now_ns);
-                    prop_assert_eq!(pushed.is_ok(), room);
+                    let pushed = if restored { Ok(queue.restore(new, now_ns)) } else { queue.push(new, now_ns) };
+                    prop_assert_eq!(pushed.is_ok(), room || restored);
                     let Ok(id) = pushed else { continue };
                     let age = model.next_age();
                     if let Some(index) = superseded {
@@ -342,6 +354,28 @@ proptest! {
                     if let Some(index) = expected {
                         model.entries[index].leased = true;
                     }
+                }
+                Step::LeaseSuperseded(key) => {
+                    let mine = || model.entries.iter().enumerate().filter(|(_, entry)| entry.keys.contains(&key));
+                    let alone = mine().next().filter(|(_, entry)| {
+                        mine().count() == 1 && entry.keys.len() == 1 && entry.coalesce && !entry.leased
+                    });
+                    let expected = alone.map(|(index, entry)| (index, entry.id));
+                    let leased = queue.lease_superseded(KEYS[key].as_bytes(), now_ns).map(|lease| lease.id);
+                    prop_assert_eq!(leased, expected.map(|(_, id)| id));
+                    if let Some((index, _)) = expected {
+                        model.entries[index].leased = true;
+                    }
+                }
+                Step::ReleaseOne(index) => {
+                    let leased: Vec<usize> = (0..model.entries.len()).filter(|index| model.entries[*index].leased).collect();
+                    if leased.is_empty() {
+                        continue;
+                    }
+                    let entry = &mut model.entries[*index.get(&leased)];
+                    entry.leased = false;
+                    prop_assert_eq!(queue.release(entry.id), Ok(()));
+                    prop_assert_eq!(queue.release(entry.id), Err(WrongId::NotLeased(entry.id)));
                 }
                 Step::Complete(index) => {
                     let leased: Vec<usize> = (0..model.entries.len()).filter(|index| model.entries[*index].leased).collect();
@@ -416,6 +450,10 @@ fn check(queue: &mut RecoveryQueue<u64>, model: &Model, now_ns: u64) -> Result<(
     }
     let dead: Vec<u64> = queue.dead_letters().map(|letter| letter.payload).collect();
     prop_assert_eq!(dead, model.dead.iter().map(|entry| entry.payload).collect::<Vec<_>>());
+    let mut by_age: Vec<&ModelEntry> = model.entries.iter().collect();
+    by_age.sort_by_key(|entry| entry.age);
+    let listed: Vec<(u64, u64)> = queue.entries(now_ns).map(|entry| (entry.id, *entry.payload)).collect();
+    prop_assert_eq!(listed, by_age.iter().map(|entry| (entry.id, entry.payload)).collect::<Vec<_>>());
     let stats = queue.stats(now_ns);
     prop_assert_eq!(stats.leased, model.entries.iter().filter(|entry| entry.leased).count());
     let oldest_ns = model.entries.iter().map(|entry| entry.enqueued_ns).min();

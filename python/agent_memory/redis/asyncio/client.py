@@ -100,7 +100,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             transport = self._transports[get_running_loop()]
         except KeyError:
             transport = self._transports.open()
-        if plan.route or self._hurried:
+        if plan.route or self._detour:
             return await self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options
         permit = plan.admit()

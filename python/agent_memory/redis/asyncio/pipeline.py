@@ -45,6 +45,16 @@ class Pipeline(RedisPyPipeline):
         if not commands and not self.watching:
             return []
         client = self._client
+        queue = client.ordering_queue() if client._detour else None
+        if queue is not None:
+            writes = [args for args, _ in commands if not client.plans[args[0]].only_reads]
+            async with queue.passage(writes, client._deadline_s):
+                return await self._execute_now(raise_on_error)
+        return await self._execute_now(raise_on_error)
+
+    async def _execute_now(self, raise_on_error: bool) -> list[Any]:
+        commands: Any = self.command_stack
+        client = self._client
         transport = client.transport_here()
         if transport is not None and self.connection is None:
             wanted: Any = self.is_transaction if ASYNC else self.transaction

@@ -349,6 +349,7 @@ class BlockingTransport:
             self._receive_many(channel, unread, replies, started_ns, timeout_ns, raw)
         except (OSError, EOFError, redis_py.RedisError) as error:
             failure = self._broken(channel, error, sent)
+            failure.replies = replies  # type: ignore[union-attr]  # those that came: a replay need not doubt them
             if sent:
                 failure.outcome = Outcome.UNKNOWN  # that the last bytes never arrived says nothing about the first ones
             raise failure from error

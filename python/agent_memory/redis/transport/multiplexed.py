@@ -82,6 +82,7 @@ class _Window:
             self.future.set_result(self.replies)
 
     def set_exception(self, error: Exception) -> None:
+        error.replies = self.replies  # type: ignore[attr-defined]  # those that came: a replay need not doubt them
         self.future.set_exception(error)
 
 

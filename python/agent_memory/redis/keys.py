@@ -1,0 +1,160 @@
+"""What a write does to its keys: which ones it writes, whether repeating it is harmless, whether it overwrites what was there.
+
+For writes that wait in the recovery queue, and for those that must not overtake them. The positions of keys follow the
+servers' own table (COMMAND on Valkey 9.1 and Redis 7.0). A command that is in no table (a module's) is taken to write the key
+that is its first argument, and to be relative.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_memory.policy import CommandCategory
+from agent_memory.redis.commands import category_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["check_queueable", "is_absolute", "keys_of", "overwrites", "with_absolute_expiry"]
+
+_ALL: Final = frozenset("DEL UNLINK PFMERGE SDIFFSTORE SINTERSTORE SUNIONSTORE".split())
+_PAIRS: Final = frozenset("MSET MSETNX".split())
+_FIRST_TWO: Final = frozenset(
+    "COPY GEOSEARCHSTORE LMOVE RENAME RENAMENX RPOPLPUSH SMOVE ZRANGESTORE".split()
+)  # fmt: skip
+_COUNTED: Final = {"EVAL": 2, "EVALSHA": 2, "FCALL": 2, "LMPOP": 1, "ZMPOP": 1}
+"""Where the number of keys stands, which follow it."""
+_STORED_AND_COUNTED: Final = frozenset("ZDIFFSTORE ZINTERSTORE ZUNIONSTORE".split())
+_WITH_STORE: Final = frozenset("SORT GEORADIUS GEORADIUSBYMEMBER".split())
+_NOT_QUEUEABLE: Final = frozenset("FLUSHALL FLUSHDB SWAPDB MIGRATE SHUTDOWN FAILOVER REPLICAOF SLAVEOF DEBUG".split())
+"""Writes without keys that order could be kept by, and commands for the server rather than for its data."""
+
+_EXPIRY_OPTIONS: Final = frozenset({"EX", "PX", "EXAT", "PXAT"})
+_MILLISECONDS: Final = {"EX": 1000, "PX": 1, "EXPIRE": 1000, "PEXPIRE": 1, "SETEX": 1000, "PSETEX": 1, "HEXPIRE": 1000,
+                        "HPEXPIRE": 1}  # fmt: skip
+_ABSOLUTE_NAMES: Final = {
+    "EXPIRE": "PEXPIREAT",
+    "PEXPIRE": "PEXPIREAT",
+    "HEXPIRE": "HPEXPIREAT",
+    "HPEXPIRE": "HPEXPIREAT",
+}
+_FIRST_OPTION: Final = {"SET": 3, "GETEX": 2, "HSETEX": 2, "HGETEX": 2}
+"""Where the options of commands that take EX and PX begin."""
+_STOPS_OPTIONS: Final = frozenset({"FVS", "FIELDS"})
+
+
+def check_queueable(name: str) -> None:
+    """Raises ValueError unless `name` (upper case) is a write of keys that may be tried again later."""
+    category = category_of(name)
+    writes = category in (CommandCategory.ABSOLUTE_WRITE, CommandCategory.RELATIVE_WRITE)
+    # Commands of two words speak to the server, but for those of streams.
+    if not writes or name in _NOT_QUEUEABLE or (" " in name and not name.startswith("XGROUP ")):
+        raise ValueError(f"with_priority() must be given a write of keys, got {name}")
+
+
+def keys_of(args: Sequence[Any]) -> list[bytes]:
+    """The keys that a write names, each as the bytes it is sent as; a key may come twice. `args` is the whole command."""
+    name = _text(args[0])
+    if name in _ALL:
+        keys: Sequence[Any] = args[1:]
+    elif name in _PAIRS:
+        keys = args[1::2]
+    elif name in _FIRST_TWO:
+        keys = args[1:3]
+    elif name == "BITOP":
+        keys = args[2:]
+    elif name in _COUNTED:
+        place = _COUNTED[name]
+        keys = args[place + 1 : place + 1 + _count(args, place)]
+    elif name in _STORED_AND_COUNTED:
+        keys = (args[1], *args[3 : 3 + _count(args, 2)])
+    elif name == "MSETEX":
+        keys = args[2 : 2 + 2 * _count(args, 1) : 2]
+    elif name in _WITH_STORE:
+        stored = [args[i + 1] for i, word in enumerate(args[:-1]) if i > 1 and _text(word) in {"STORE", "STOREDIST"}]
+        keys = (args[1], *stored)
+    else:
+        keys = args[1:2]
+    return [as_bytes(key) for key in keys]
+
+
+def as_bytes(word: Any) -> bytes:
+    """A word of a command as the bytes it is sent as."""
+    if isinstance(word, bytes):
+        return word
+    if isinstance(word, str):
+        return word.encode()
+    if isinstance(word, bytearray | memoryview):
+        return bytes(word)
+    return repr(word).encode()
+
+
+def is_absolute(args: Sequence[Any]) -> bool:
+    """Whether executing a write again leaves the same data: an absolute write without conditions."""
+    name = _text(args[0])
+    if category_of(name) is not CommandCategory.ABSOLUTE_WRITE:
+        return False
+    if name == "SET":
+        return _only_expires(args, 3)
+    if name == "ZADD":
+        return _text(args[2]) not in {"NX", "XX", "GT", "LT", "CH", "INCR"}
+    if name == "HSETEX":
+        return not any(_text(word) in {"FNX", "FXX"} for word in args[2:4])
+    if name in {"EXPIREAT", "PEXPIREAT"}:
+        return len(args) == 3
+    return True
+
+
+def overwrites(args: Sequence[Any]) -> bool:
+    """Whether a write decides all of its one key, whatever was there before."""
+    name = _text(args[0])
+    if name in {"DEL", "UNLINK"}:
+        return len(args) == 2
+    if name == "SET":
+        return _only_expires(args, 3)
+    return name in {"SETEX", "PSETEX"}
+
+
+def with_absolute_expiry(args: tuple[Any, ...], now_ms: int) -> tuple[Any, ...]:
+    """The same write with the moment of expiry instead of a duration, counted from `now_ms` (milliseconds since 1970).
+
+    A duration that cannot be read as a whole number is left to the server to refuse.
+    """
+    name = _text(args[0])
+    try:
+        if name in _ABSOLUTE_NAMES:
+            return (_ABSOLUTE_NAMES[name], args[1], now_ms + int(args[2]) * _MILLISECONDS[name], *args[3:])
+        if name in {"SETEX", "PSETEX"}:
+            return ("SET", args[1], args[3], "PXAT", now_ms + int(args[2]) * _MILLISECONDS[name])
+        if name == "RESTORE" and int(args[2]) > 0 and not any(_text(word) == "ABSTTL" for word in args[4:]):
+            return (*args[:2], now_ms + int(args[2]), *args[3:], "ABSTTL")
+        first = 2 + 2 * _count(args, 1) if name == "MSETEX" else _FIRST_OPTION.get(name)
+        if first is not None:
+            for place in range(first, len(args) - 1):
+                option = _text(args[place])
+                if option in _STOPS_OPTIONS:
+                    break
+                if option in _MILLISECONDS:
+                    expires_ms = now_ms + int(args[place + 1]) * _MILLISECONDS[option]
+                    return (*args[:place], "PXAT", expires_ms, *args[place + 2 :])
+    except (TypeError, ValueError, IndexError):
+        pass
+    return args
+
+
+def _only_expires(args: Sequence[Any], first: int) -> bool:
+    options = args[first:]
+    return not options or (len(options) == 2 and _text(options[0]) in _EXPIRY_OPTIONS)
+
+
+def _count(args: Sequence[Any], place: int) -> int:
+    try:
+        return max(int(args[place]), 0)
+    except (TypeError, ValueError, IndexError):
+        return 0
+
+
+def _text(word: Any) -> str:
+    if isinstance(word, bytes):
+        return word.decode("ascii", "replace").upper()
+    return word.upper() if isinstance(word, str) else ""

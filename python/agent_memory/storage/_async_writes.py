@@ -1,0 +1,230 @@
+"""Writes with a priority: what each is, how it is tried, what is told about it. The queue's entries are these objects.
+
+- `AsyncStoreResult` is what the caller gets and keeps.
+- `AsyncWrite` is one call of `store_with_retry`: a function that nobody but its author understands.
+- `AsyncCommands` is one command, or the commands of a pipeline, packed: what a journal can keep and a drain can pipeline.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis.exceptions import AuthenticationError, AuthorizationError
+
+from agent_memory._compat import AsyncEvent, async_settle
+from agent_memory.policy import Priority
+from agent_memory.redis.outcomes import classify
+from agent_memory.storage.results import DeadLetter, StoreStatus
+
+__all__ = ["AsyncCommands", "AsyncStoreResult", "AsyncWrite", "as_dead_letter", "is_outage", "shown_as"]
+
+logger: Final = logging.getLogger("agent_memory.storage")
+
+_making_events: Final = threading.Lock()
+
+_ENTRY_BYTES: Final = 300
+"""What an entry takes beside its keys and its packed commands, in bytes; counted in `max_bytes`."""
+
+
+class AsyncStoreResult:
+    """What became of a write with a priority: true only when it is stored.
+
+    A queued write's result changes when the write is done with; `wait()` waits for that. A write that takes the place of an
+    older one that still waits has that one's result too: whoever waits for the older is served by the newer. Safe to read
+    from any thread.
+    """
+
+    __slots__ = ("_settled", "durable", "error", "status", "value")
+
+    def __init__(self) -> None:
+        self.status: StoreStatus = StoreStatus.FAILED
+        """Stored, queued, dropped or failed; equal to these words as str."""
+        self.value: Any = None
+        """Once stored: the reply, a pipeline's list of replies, or what `store_func` returned."""
+        self.error: Exception | None = None
+        """The last error met, if any."""
+        self.durable = False
+        """Whether it was queued in the journal, so that it survives this process as `RecoveryConfig.fsync` says."""
+        self._settled: AsyncEvent | None = None
+
+    def __bool__(self) -> bool:
+        return self.status is StoreStatus.STORED
+
+    def __repr__(self) -> str:
+        error = f", error={type(self.error).__name__}" if self.error is not None else ""
+        return f"<{type(self).__name__} {self.status}{error}>"
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Waits until a queued write is stored or given up, at most `timeout` seconds (None: for ever).
+
+        Returns whether it is stored. Returns at once if it does not wait in the queue.
+        """
+        if self.status is StoreStatus.QUEUED:
+            # Made by the first who waits: most of a million queued writes are waited for by nobody.
+            with _making_events:
+                settled = self._settled
+                if settled is None:
+                    settled = self._settled = AsyncEvent()
+            if self.status is not StoreStatus.QUEUED:
+                settled.set()  # it was settled between the two lines above
+            await settled.wait(timeout)
+        return bool(self)
+
+    def _queue(self) -> None:
+        self.status = StoreStatus.QUEUED
+
+    def _settle(self, status: StoreStatus) -> None:
+        self.status = status
+        self._release()
+
+    def _release(self) -> None:
+        """Wakes whoever waits: nothing will change any more here."""
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            settled.set()
+
+
+class AsyncWrite:
+    """One call of `store_with_retry`: what to store and how, and its result."""
+
+    __slots__ = (
+        "_client_name",
+        "agent_id",
+        "attempts",
+        "doubt",
+        "name",
+        "priority",
+        "record",
+        "result",
+        "state",
+        "store",
+    )
+
+    def __init__(
+        self,
+        client_name: str,
+        agent_id: str,
+        state: Any,
+        store: Callable[[str, Any], Any],
+        priority: Priority,
+    ) -> None:
+        self._client_name = client_name
+        self.agent_id = agent_id
+        self.state = state
+        self.store = store
+        self.priority = priority
+        self.attempts = 0
+        self.name: str | None = None
+        """The name that `store` is registered by."""
+        self.record: int | None = None
+        """Its id in the journal."""
+        self.doubt: bytes | None = None
+        self.result = AsyncStoreResult()
+
+    @property
+    def keys(self) -> list[bytes]:
+        """What orders it: a name of its own kind, since nobody knows the keys that a function writes."""
+        return [b"agent_memory:agent:" + self.agent_id.encode("utf-8", "surrogatepass")]
+
+    async def attempt(self) -> bool:
+        """Tries to store; False for a false value and for an error of the connection, raises any other error."""
+        self.attempts += 1
+        try:
+            value = await async_settle(self.store(self.agent_id, self.state))
+        except Exception as error:
+            self.result.error = error
+            if is_outage(error):
+                return False
+            logger.error("%s: store_with_retry failed: %s", self._client_name, type(error).__name__)
+            raise
+        if not value:
+            return False
+        self.result.value = value
+        self.result._settle(StoreStatus.STORED)
+        return True
+
+
+class AsyncCommands:
+    """One command, or the commands of a pipeline, as they are sent; and its result."""
+
+    __slots__ = (
+        "doubt",
+        "is_absolute",
+        "is_inherited",
+        "is_pipeline",
+        "is_transaction",
+        "names",
+        "options",
+        "packed",
+        "record",
+        "result",
+    )
+
+    def __init__(
+        self,
+        packed: Sequence[bytes],
+        names: Sequence[str],
+        *,
+        is_pipeline: bool = False,
+        is_transaction: bool = False,
+        is_absolute: bool,
+        options: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        self.packed = packed
+        self.names = names
+        """The commands' names, by which replies are shaped."""
+        self.options = options
+        """What redis-py's callbacks want to know; None where that is nothing."""
+        self.is_pipeline = is_pipeline
+        """Whether its value is a list."""
+        self.is_inherited = False
+        """Whether a process that has died left it."""
+        self.is_transaction = is_transaction
+        self.is_absolute = is_absolute
+        self.doubt: bytes | None = None
+        """None unless its outcome is unknown; then what the error said for a resolver, b"" for nothing."""
+        self.record: int | None = None
+        """Its id in the journal."""
+        self.result = AsyncStoreResult()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts for in `max_bytes`, its keys apart."""
+        return _ENTRY_BYTES + sum(len(command) for command in self.packed)
+
+    @property
+    def count(self) -> int:
+        """How many replies it gets."""
+        return len(self.packed) + 2 * self.is_transaction
+
+    def only(self, places: Sequence[int]) -> None:
+        """Leaves only these of its commands: the others have been executed."""
+        self.packed = [self.packed[place] for place in places]
+        self.names = [self.names[place] for place in places]
+        if self.options is not None:
+            self.options = [self.options[place] for place in places]
+
+
+def as_dead_letter(write: Any, entry: Any) -> DeadLetter:
+    """A write as it is shown when it was given up; `entry` is the queue's."""
+    error = write.result.error
+    name = None if error is None else type(error).__name__
+    operation, shown = shown_as(write, entry.keys)
+    attempts = write.attempts if isinstance(write, AsyncWrite) else entry.attempts
+    return DeadLetter(entry.id, shown, Priority(entry.priority), attempts, entry.reason or "", name, operation)
+
+
+def shown_as(write: Any, keys: Sequence[bytes]) -> tuple[str, str]:
+    """How a write is shown: its operation, and its agent_id or its first key."""
+    if isinstance(write, AsyncWrite):
+        return "store_with_retry", write.agent_id
+    operation = write.names[0] if len(write.names) == 1 else "PIPELINE"
+    return operation, keys[0].decode("utf-8", "backslashreplace") if keys else ""
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the same write may succeed later: the connection's errors, but not a wrong password."""
+    return classify(error)[0] is not None and not isinstance(error, AuthenticationError | AuthorizationError)

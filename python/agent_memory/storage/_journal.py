@@ -1,0 +1,181 @@
+# Generated from _async_journal.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The journal of one client: queued writes as records on disk, in the words of the recovery queue.
+
+Opening it is blocking work of a few milliseconds (more where there is much to recover) and done when the client is made;
+afterwards nothing here blocks the caller's thread for the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_memory import _core
+from agent_memory.errors import RecoveryJournalError
+from agent_memory.policy import Priority
+from agent_memory.storage._records import Record, decode, encode, words_of
+from agent_memory.storage._tickets import Tickets
+from agent_memory.storage._writes import Commands, Write
+
+if TYPE_CHECKING:
+    from agent_memory.policy import RecoveryConfig
+
+__all__ = ["Journal", "Registered", "commands_of", "record_of"]
+
+logger: Final = logging.getLogger("agent_memory.storage")
+
+
+class Registered:
+    """A function that is registered by name, and how its data becomes bytes and back."""
+
+    __slots__ = ("dumps", "function", "loads", "name")
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[str, Any], Any],
+        dumps: Callable[[Any], str | bytes],
+        loads: Callable[[bytes], Any],
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.dumps = dumps
+        self.loads = loads
+
+
+class Journal:
+    """Records of queued writes, and waiting for them to be kept."""
+
+    def __init__(self, config: RecoveryConfig, identity: str) -> None:
+        assert config.path is not None
+        self._core = _core.Journal(
+            config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval)
+        )
+        self._tickets = Tickets(self._core)
+        self.notes: dict[tuple[int, str], bytes] = {
+            (segment, name): body for segment, name, body in self._core.recovered_notes()
+        }
+
+    # --- keeping ------------------------------------------------------------------------------------------------------
+
+    def append(self, body: bytes) -> tuple[int, int]:
+        """Asks for a record to be written; its id and the ticket to wait for. Raises RecoveryJournalError."""
+        return self._core.append(body)
+
+    def settled(self, ticket: int) -> None:
+        """Returns when what was asked for is kept; raises the RecoveryJournalError it failed with."""
+        self._tickets.wait(ticket)
+
+    def replace(self, record: int, body: bytes) -> None:
+        """Has a record replaced, before anything that is asked for later."""
+        self._quietly(self._core.replace, record, body)
+
+    def forget(self, records: Sequence[int]) -> None:
+        """Has records removed, without waiting for it."""
+        if records:
+            self._quietly(self._core.remove, list(records))
+
+    def finish(self, records: Sequence[int]) -> None:
+        """Removes records; returns when they will not come back."""
+        if records:
+            try:
+                self._tickets.wait(self._core.remove(list(records)))
+            except RecoveryJournalError as error:
+                logger.error("a replayed write could not be removed from the journal: %s", error)
+
+    def announce(self, records: Sequence[int]) -> None:
+        """Remembers that these records, and no others, are being sent; raises RecoveryJournalError if that can't be kept."""
+        self._tickets.wait(self._core.mark_sent(list(records)))
+
+    def note(self, name: str, body: bytes) -> None:
+        """Keeps a note beside the records."""
+        self._tickets.wait(self._core.note(name, body))
+
+    def _quietly(self, ask: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            ask(*arguments)
+        except RecoveryJournalError as error:
+            logger.error("the journal could not be brought up to date: %s", error)
+
+    # --- recovering ---------------------------------------------------------------------------------------------------
+
+    def recovered(self) -> list[tuple[int, Record]]:
+        """What was there when it was opened, oldest first."""
+        found: list[tuple[int, Record]] = []
+        for record, sent, body in self._core.take_recovered():
+            try:
+                entry = decode(body)
+            except ValueError as error:
+                # Its checksum is right, so it was written by another version; it stays for that one.
+                logger.error("a record of the journal was passed over: %s", error)
+                continue
+            if "w" in entry.flags or sent:
+                entry.flags += "d"
+            found.append((record, entry))
+        return found
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """The journal's figures."""
+        return self._core.stats()
+
+    def close(self) -> None:
+        """Writes what is asked for and gives the segments free. Blocks for the disk."""
+        self._core.close()
+
+    def close_tickets(self) -> None:
+        """Frees what waiting needed; nobody waits any more."""
+        self._tickets.close()
+
+    def abandon(self) -> None:
+        """In a child of fork(): the parent's segments stay his."""
+        self._core.abandon()
+
+
+def record_of(
+    write: Commands | Write,
+    keys: Sequence[bytes],
+    priority: Priority,
+    *,
+    queued_ms: int | None = None,
+    coalesce: bool = False,
+    ahead: bool = False,
+    reason: str = "",
+    registered: Registered | None = None,
+) -> bytes:
+    """The bytes of a write's record."""
+    flags = "c" * coalesce + "w" * ahead + "d" * (write.doubt is not None) + "x" * bool(reason)
+    if isinstance(write, Commands):
+        kind = "transaction" if write.is_transaction else "commands"
+        flags += "a" * write.is_absolute
+        parts = tuple(write.packed)
+    else:
+        assert registered is not None
+        kind = "function"
+        data = registered.dumps(write.state)
+        parts = (
+            registered.name.encode(),
+            write.agent_id.encode("utf-8", "surrogatepass"),
+            data.encode() if isinstance(data, str) else bytes(data),
+        )
+    now_ms = time.time_ns() // 1_000_000 if queued_ms is None else queued_ms
+    return encode(Record(kind, flags, priority, now_ms, reason, write.doubt or b"", tuple(keys), parts))
+
+
+def commands_of(record: Record) -> Commands:
+    """The commands that a record holds."""
+    commands = Commands(
+        list(record.parts),
+        [words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts],
+        is_pipeline=len(record.parts) > 1,
+        is_transaction=record.kind == "transaction",
+        is_absolute="a" in record.flags,
+    )
+    commands.is_inherited = True
+    if "d" in record.flags:
+        commands.doubt = record.doubt
+    return commands

@@ -1,0 +1,133 @@
+"""Waiting for the journal's writer: one eventfd per event loop, a condition for threads. Both worlds, by hand.
+
+The writer commits a batch and then signals once. In an event loop the signal makes a descriptor readable, and all whose
+tickets are done by then go on; no thread of the loop ever waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent_memory._core import Journal
+
+__all__ = ["AsyncTickets", "Tickets"]
+
+
+class AsyncTickets:
+    """Waits for tickets of one journal, in any number of event loops."""
+
+    __slots__ = ("_journal", "_lock", "_loops")
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopTickets] = weakref.WeakKeyDictionary()
+
+    async def wait(self, ticket: int) -> None:
+        """Returns when a ticket is done; raises the RecoveryJournalError it failed with."""
+        loop = asyncio.get_running_loop()
+        here = self._loops.get(loop)
+        if here is None:
+            with self._lock:
+                here = self._loops[loop] = _LoopTickets(self._journal, loop)
+        await here.add(ticket)
+        failure = self._journal.failure(ticket)
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Frees the descriptors; nobody waits any more, since the journal is closed."""
+        with self._lock:
+            for loop, here in list(self._loops.items()):
+                here.close(loop)
+            self._loops.clear()
+
+
+class _LoopTickets:
+    """Those of one event loop who wait, in the order of their tickets."""
+
+    def __init__(self, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+        self._journal = journal
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._reading, self._writing = _make_signal()
+        self._signal = journal.add_signal(self._writing)
+        loop.add_reader(self._reading, self._on_signal)
+        # The descriptors of a loop that is dropped without a word are closed with it.
+        self._finalizer = weakref.finalize(self, _close_signal, journal, self._signal, self._reading, self._writing)
+
+    def add(self, ticket: int) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._journal.done() >= ticket:
+            # Whatever the signal said, it has been heard, or will be for nothing.
+            future.set_result(None)
+        else:
+            self._waiting.append((ticket, future))
+        return future
+
+    def _on_signal(self) -> None:
+        try:
+            os.read(self._reading, 4096)
+        except BlockingIOError:
+            pass
+        done = self._journal.done()
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= done:
+            future = waiting.popleft()[1]
+            if not future.done():
+                future.set_result(None)
+
+    def close(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not loop.is_closed():
+            try:
+                if asyncio.get_running_loop() is loop:
+                    loop.remove_reader(self._reading)
+                    self._on_signal()
+                    self._finalizer()
+                else:
+                    loop.call_soon_threadsafe(self.close, loop)
+                return
+            except RuntimeError:
+                loop.call_soon_threadsafe(self.close, loop)
+                return
+        self._finalizer()
+
+
+def _make_signal() -> tuple[int, int]:
+    if hasattr(os, "eventfd"):
+        descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return descriptor, descriptor
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    return reading, writing
+
+
+def _close_signal(journal: Journal, signal: int, reading: int, writing: int) -> None:
+    journal.remove_signal(signal)
+    for descriptor in {reading, writing}:
+        os.close(descriptor)
+
+
+class Tickets:
+    """Waits for tickets of one journal, in any number of threads."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def wait(self, ticket: int) -> None:
+        """Returns when a ticket is done; raises the RecoveryJournalError it failed with."""
+        self._journal.wait(ticket)
+        failure = self._journal.failure(ticket)
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Nothing to free."""
