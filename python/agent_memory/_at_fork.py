@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
-# Bound methods are held weakly: an owner that is gone has nothing to forget. Bounded by the number of living owners.
-_methods: set[weakref.WeakMethod[Callable[[], Any]]] = set()
+# Owners are held weakly: one that is gone has nothing to forget. Bounded by the number of living owners. (A WeakMethod would
+# complain when the interpreter exits: its callback expects to be outlived by itself.)
+_methods: weakref.WeakKeyDictionary[object, tuple[Callable[[Any], Any], ...]] = weakref.WeakKeyDictionary()
 
 
 def in_child(method: Callable[[], Any]) -> None:
     """Calls the bound `method` in every later child of fork(), as long as its owner lives."""
-    _methods.add(weakref.WeakMethod(method, _methods.discard))
+    bound = cast(MethodType, method)
+    _methods[bound.__self__] = (*_methods.get(bound.__self__, ()), bound.__func__)
 
 
 def _after_fork_in_child() -> None:
-    for reference in list(_methods):
-        method = reference()
-        if method is not None:
-            method()
+    for owner, functions in list(_methods.items()):
+        for function in functions:
+            function(owner)
 
 
 if hasattr(os, "register_at_fork"):
