@@ -130,7 +130,10 @@ class AsyncWrite:
         return [b"agent_memory:agent:" + self.agent_id.encode("utf-8", "surrogatepass")]
 
     async def attempt(self) -> bool:
-        """Tries to store; False for a false value and for an error of the connection, raises any other error."""
+        """Tries to store; False for a false value and for an error of the connection, raises any other error.
+
+        Whoever calls it settles the result, when it has left the queue.
+        """
         self.attempts += 1
         try:
             value = await async_settle(self.store(self.agent_id, self.state))
@@ -143,7 +146,6 @@ class AsyncWrite:
         if not value:
             return False
         self.result.value = value
-        self.result._settle(StoreStatus.STORED)
         return True
 
 

@@ -499,13 +499,11 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         return write.result
 
     async def _store_now(self, write: AsyncWrite, attempts: int, base_delay: float, max_delay: float) -> bool:
-        if await write.attempt():
-            return True
-        if write.priority is not Priority.CRITICAL:
-            return False
-        for attempt in range(attempts):
-            await async_sleep(exponential_backoff(attempt, base_delay, max_delay))
+        for attempt in range(1 + (attempts if write.priority is Priority.CRITICAL else 0)):
+            if attempt:
+                await async_sleep(exponential_backoff(attempt - 1, base_delay, max_delay))
             if await write.attempt():
+                write.result._settle(StoreStatus.STORED)
                 return True
         return False
 

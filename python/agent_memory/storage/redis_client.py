@@ -490,13 +490,11 @@ class ResilientRedisClient(ListedCommands):
         return write.result
 
     def _store_now(self, write: Write, attempts: int, base_delay: float, max_delay: float) -> bool:
-        if write.attempt():
-            return True
-        if write.priority is not Priority.CRITICAL:
-            return False
-        for attempt in range(attempts):
-            sleep(exponential_backoff(attempt, base_delay, max_delay))
+        for attempt in range(1 + (attempts if write.priority is Priority.CRITICAL else 0)):
+            if attempt:
+                sleep(exponential_backoff(attempt - 1, base_delay, max_delay))
             if write.attempt():
+                write.result._settle(StoreStatus.STORED)
                 return True
         return False
 
