@@ -60,6 +60,21 @@ def shared_servers():
         yield shared
 
 
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server that lives as long as the session. Who kills it starts it again; tests use schemas of their own."""
+    from postgres_server import PostgresServer
+
+    with contextlib.closing(PostgresServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    """Where the PostgreSQL server is."""
+    return postgres_server.url
+
+
 @pytest.fixture(params=servers.KINDS)
 def server_kind(request):
     """Each kind of server in turn: the test runs once for each; for start_server(server_kind)."""

@@ -45,6 +45,36 @@ PAIRS = [
     ("python/agent_memory/memory/_async_sync_service.py", "python/agent_memory/memory/_sync_service.py"),
     ("python/agent_memory/memory/_async_system.py", "python/agent_memory/memory/_system.py"),
     ("python/agent_memory/memory/stores/async_protocol.py", "python/agent_memory/memory/stores/protocol.py"),
+    (
+        "python/agent_memory/memory/stores/postgres/_async_connections.py",
+        "python/agent_memory/memory/stores/postgres/_connections.py",
+    ),
+    (
+        "python/agent_memory/memory/stores/postgres/_async_group.py",
+        "python/agent_memory/memory/stores/postgres/_group.py",
+    ),
+    (
+        "python/agent_memory/memory/stores/postgres/_async_schema.py",
+        "python/agent_memory/memory/stores/postgres/_schema.py",
+    ),
+    (
+        "python/agent_memory/memory/stores/postgres/_async_writing.py",
+        "python/agent_memory/memory/stores/postgres/_writing.py",
+    ),
+    (
+        "python/agent_memory/memory/stores/postgres/async_store.py",
+        "python/agent_memory/memory/stores/postgres/store.py",
+    ),
+    *(
+        (f"python/agent_memory/memory/stores/postgres/{source}", f"python/agent_memory/memory/stores/postgres/{target}")
+        for source, target in (
+            ("_async_connections.py", "_connections.py"),
+            ("_async_group.py", "_group.py"),
+            ("_async_schema.py", "_schema.py"),
+            ("_async_writing.py", "_writing.py"),
+            ("async_store.py", "store.py"),
+        )
+    ),
     ("python/agent_memory/memory/stores/sqlite/async_store.py", "python/agent_memory/memory/stores/sqlite/store.py"),
     ("python/agent_memory/redis/_async_guarded.py", "python/agent_memory/redis/_guarded.py"),
     ("python/agent_memory/redis/_async_probe.py", "python/agent_memory/redis/_probe.py"),

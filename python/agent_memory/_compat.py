@@ -33,6 +33,9 @@ ASYNC: Final = True
 AsyncLock = asyncio.Lock
 Lock = threading.Lock
 
+AsyncSemaphore = asyncio.Semaphore
+Semaphore = threading.Semaphore
+
 async_sleep = asyncio.sleep
 sleep = time.sleep
 

@@ -9,17 +9,20 @@ from agent_memory.memory.entries import encode_namespace
 from agent_memory.memory.stores.operations import MAX_PAGE_ENTRIES, Cursor, MemoryQuery
 from agent_memory.storage import _check
 
-__all__ = ["ORDER_COLUMNS", "check_limit", "conditions", "namespace_bounds", "page"]
+__all__ = ["check_limit", "conditions", "namespace_bounds", "order_column", "page"]
 
-_BEFORE_ALL: Final = -(2**63)
-
-ORDER_COLUMNS: Final = {
+_ORDER_COLUMNS: Final = {
     "timestamp": "m.timestamp",
-    "step": f"coalesce(m.step, {_BEFORE_ALL})",
+    "step": "coalesce(m.step, CAST('-9223372036854775808' AS bigint))",  # before all others
     "importance": "m.importance",
     "seq": "m.seq",
     "created": "m.created_us",
 }
+
+
+def order_column(query: MemoryQuery) -> str:
+    """The expression that the query's order looks at."""
+    return _ORDER_COLUMNS[query.order_by]
 
 
 def check_limit(limit: int) -> None:
@@ -77,17 +80,14 @@ def conditions(query: MemoryQuery, now: float, *, postgres: bool) -> tuple[str, 
     if query.any_tags:
         add(tagged.format(f"IN ({_marks(len(query.any_tags))})"), *query.any_tags)
     for name, value in query.attributes.items():
-        # Compared as JSON text, so that 1, 1.0, true and "1" are four values.
-        encoded = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        extract = "(m.metadata::json -> ?)::text" if postgres else "(m.metadata -> ?)"
-        add(f"m.metadata <> '' AND {extract} = ?", name if postgres else f'$."{name}"', encoded)
+        add(*_attribute(name, value, postgres))
     add("(m.expires_at IS NULL OR m.expires_at > ?)", now)
     return "".join(sql), parameters
 
 
 def page(query: MemoryQuery, limit: int, cursor: Cursor | None) -> tuple[str, list[Any]]:
     """The end of the statement: where the page begins, its order, its length (and one more, to see whether there is more)."""
-    column = ORDER_COLUMNS[query.order_by]
+    column = order_column(query)
     direction = " DESC" if query.descending else ""
     sql, parameters = "", list[Any]()
     if cursor is not None:
@@ -98,3 +98,13 @@ def page(query: MemoryQuery, limit: int, cursor: Cursor | None) -> tuple[str, li
 
 def _marks(count: int) -> str:
     return ", ".join("?" * count)
+
+
+def _attribute(name: str, value: object, postgres: bool) -> tuple[str, str, str]:
+    """A condition and its two parameters. Compared as JSON text, so that 1, 1.0, true and "1" are four values."""
+    encoded = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not postgres:
+        return "m.metadata <> '' AND (m.metadata -> ?) = ?", f'$."{name}"', encoded
+    # PostgreSQL cannot read an escaped NUL, in any of a row's values.
+    readable = r"replace(nullif(m.metadata, ''), '\u0000', '\u0001')"
+    return f"({readable}::json -> ?::text)::text = ?", name, encoded.replace(r"\u0000", r"\u0001")

@@ -32,78 +32,101 @@ class AsyncMemoryStore(Protocol):
 
     async def open(self) -> None:
         """Connects, and brings the schema up to date; raises MemorySchemaError for a foreign or newer one."""
+        ...
 
     async def close(self) -> None:
         """Finishes what was accepted, then closes. Does nothing when closed."""
+        ...
 
     async def write(self, operations: Sequence[Operation]) -> list[WriteResult]:
         """Applies operations in their order; returns when all are committed."""
+        ...
 
     async def get(self, ids: Sequence[str], *, vectors: bool = True) -> list[Copy | None]:
         """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
+        ...
 
     async def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str] = ()) -> Copy | None:
         """The memory that a caller's key names."""
+        ...
 
     async def query(
         self, query: MemoryQuery, *, limit: int = 1_000, cursor: Cursor | None = None, vectors: bool = True
     ) -> QueryPage:
         """At most `limit` (1..10,000) copies, in the query's order."""
+        ...
 
     async def count(self, query: MemoryQuery) -> int:
         """How many memories match."""
+        ...
 
     async def changes(
         self, agent_id: str, after_seq: int = 0, *, limit: int = 1_000, vectors: bool = True
     ) -> ChangePage:
         """What changed after `after_seq`. From 0 on it is everything the agent has."""
+        ...
 
     async def agent(self, agent_id: str) -> AgentState | None:
         """The agent's row; None where nothing was ever written."""
+        ...
 
     async def agents(self, *, touched_after_us: int = 0, limit: int = 1_000) -> list[AgentState]:
         """Agents in the order in which they were touched last. Overlap successive calls by a second: commits may swap."""
+        ...
 
     async def namespaces(
         self, agent_id: str, prefix: Sequence[str] = (), *, limit: int = 1_000, offset: int = 0
     ) -> list[NamespaceCount]:
         """The namespaces in use that begin with `prefix`, sorted."""
+        ...
 
     async def aged(self, tier: Tier, created_before_us: int, *, limit: int = 500) -> list[Candidate]:
         """The oldest memories of all agents in STM or IM that were first stored before a time."""
+        ...
 
     async def crowded(self, tier: Tier, max_entries: int, *, limit: int = 100) -> list[AgentState]:
         """Agents that have more than `max_entries` memories in a tier."""
+        ...
 
     async def oldest(self, agent_id: str, tier: Tier, *, limit: int = 500) -> list[Candidate]:
         """The memories of one agent in STM or IM that were stored first."""
+        ...
 
     async def record_accesses(self, accesses: Iterable[Access]) -> None:
         """Adds to the statistics of use; ids that are not there are passed over. Changes no version and no seq."""
+        ...
 
     async def accesses(self, ids: Sequence[str]) -> list[Access]:
         """The statistics of those ids that have any."""
+        ...
 
     async def expire(self, now: float, *, limit: int = 1_000) -> list[WriteResult]:
         """Leaves tombstones for at most `limit` memories with `expires_at <= now`; returns them."""
+        ...
 
     async def begin_erasure(self, kind: Literal["agent", "user"], name: str) -> Erasure:
         """Raises the fence: writes of before are refused from now on. What goes of an agent is no longer read."""
+        ...
 
     async def erase(self, kind: Literal["agent", "user"], name: str, *, limit: int = 1_000) -> Erasure:
         """Erases at most `limit` memories of an erasure that was begun. Resumable by anybody, at any time."""
+        ...
 
     async def erasures(self) -> list[Erasure]:
         """Those that were begun and are not finished."""
+        ...
 
     async def purge_tombstones(self, before_us: int, *, limit: int = 1_000) -> int:
         """Forgets at most `limit` tombstones with a version below `before_us`; returns how many."""
+        ...
 
     async def train_dictionary(self, *, force: bool = False) -> int | None:
         """Trains a dictionary on the contents of long-term memory, where there are enough and none is (or `force`).
 
         Returns its number. Contents are compressed with the newest, and each keeps the number of its own.
         """
+        ...
 
     async def stats(self) -> StoreStats:
         """Counters, for people and dashboards."""
+        ...

@@ -1,15 +1,19 @@
-"""Stores of each kind, empty, with a clock that is moved by hand."""
+"""Stores of each kind, empty, with a clock that is moved by hand. PostgreSQL is a real server, from a wheel."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 import pytest_asyncio
 
+from agent_memory.memory import PostgresSettings
+from agent_memory.memory.stores.postgres import AsyncPostgresStore, PostgresStore
 from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore
 
-KINDS = ["sqlite"]
+SQLITE, POSTGRES = "sqlite", "postgres"
+_numbers = itertools.count()
 
 
 class Clock:
@@ -22,35 +26,57 @@ class Clock:
         return self.now_us
 
 
+class Database:
+    """Where the stores of one test keep their memories; opens stores of the kind that is tested."""
+
+    def __init__(self, kind, place, clock, schema=""):
+        self.kind, self.place, self.clock, self.schema = kind, place, clock, schema
+
+    def async_store(self, **options):
+        if self.kind == SQLITE:
+            return AsyncSqliteStore(self.place, clock_us=self.clock, **options)
+        return AsyncPostgresStore(self.place, clock_us=self.clock, settings=self._settings(), **options)
+
+    def store(self, **options):
+        if self.kind == SQLITE:
+            return SqliteStore(self.place, clock_us=self.clock, **options)
+        return PostgresStore(self.place, clock_us=self.clock, settings=self._settings(), **options)
+
+    def _settings(self):
+        return PostgresSettings(schema=self.schema)
+
+
 @pytest.fixture
 def clock():
     return Clock()
 
 
-@pytest.fixture(params=KINDS)
-def store_kind(request):
-    return request.param
+@pytest.fixture(params=[SQLITE, POSTGRES])
+def database(request, clock, tmp_path):
+    """An empty database of each kind in turn."""
+    if request.param == SQLITE:
+        return Database(SQLITE, tmp_path / "memories.db", clock)
+    return Database(POSTGRES, request.getfixturevalue("postgres_url"), clock, f"test_{next(_numbers)}")
 
 
 @pytest_asyncio.fixture
-async def async_make_store(store_kind, clock, tmp_path):
+async def async_make_store(database):
     """A factory of stores on one database: async_make_store(**options), opened."""
     async with contextlib.AsyncExitStack() as opened:
 
         async def make(**options):
-            store = AsyncSqliteStore(tmp_path / "memories.db", clock_us=clock, **options)
-            return await opened.enter_async_context(store)
+            return await opened.enter_async_context(database.async_store(**options))
 
         yield make
 
 
 @pytest.fixture
-def make_store(store_kind, clock, tmp_path):
+def make_store(database):
     """The same for threads."""
     with contextlib.ExitStack() as opened:
 
         def make(**options):
-            return opened.enter_context(SqliteStore(tmp_path / "memories.db", clock_us=clock, **options))
+            return opened.enter_context(database.store(**options))
 
         yield make
 

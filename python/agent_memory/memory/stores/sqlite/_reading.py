@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
-from agent_memory.memory.stores._queries import ORDER_COLUMNS, check_limit, conditions, namespace_bounds, page
+from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
 from agent_memory.memory.stores._rows import copy_of_row, select_copies
 from agent_memory.memory.stores.operations import (
     Access,
@@ -73,7 +73,7 @@ class Reader:
         where, parameters = conditions(query, now, postgres=False)
         end, more_parameters = page(query, limit, cursor)
         # The order's value is the last column but one: the row's number is the last.
-        sql = _SELECT[vectors].replace(", m.row_id FROM", f", {ORDER_COLUMNS[query.order_by]}, m.row_id FROM", 1)
+        sql = _SELECT[vectors].replace(", m.row_id FROM", f", {order_column(query)}, m.row_id FROM", 1)
         rows = self.connection.execute(sql + where + end, parameters + more_parameters).fetchall()
         following = None
         if len(rows) > limit:

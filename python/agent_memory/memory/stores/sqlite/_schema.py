@@ -24,7 +24,7 @@ _OLDEST_SQLITE: Final = (3, 38, 0)
 
 def migrations() -> list[str]:
     """The migration files' texts, in their order."""
-    folder = resources.files(__package__).joinpath("migrations")
+    folder = resources.files("agent_memory.memory.stores.sqlite").joinpath("migrations")
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
 

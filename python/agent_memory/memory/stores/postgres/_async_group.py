@@ -1,0 +1,134 @@
+"""Group commit on the client's side: writes that wait for a connection go together.
+
+Rules
+- Who finds nobody at work takes all writes that wait, up to `max_transaction_writes`, into one transaction; who comes meanwhile
+  waits and is then part of the next one. One call's operations keep their order, and calls the order in which they came.
+- If a transaction fails, nothing of it is there. Where the server is not to blame, its writes are tried again call by call.
+- A caller that is cancelled leaves; its writes are done all the same, and nobody else's suffer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from agent_memory._compat import ASYNC, AsyncLock, AsyncTask, async_spawn
+from agent_memory.memory.errors import MemoryStoreFullError, MemoryStoreUnavailableError
+from agent_memory.memory.settings import PostgresSettings
+from agent_memory.memory.stores.operations import Operation, WriteResult
+
+__all__ = ["AsyncGroupCommit"]
+
+
+class _Call:
+    """The operations of one caller."""
+
+    __slots__ = ("error", "is_done", "operations", "results", "run")
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.operations = operations
+        self.results: list[WriteResult] = []
+        self.error: Exception | None = None
+        self.is_done = False
+        self.run: AsyncTask[None] | None = None
+
+
+class AsyncGroupCommit:
+    """Turns many small writes into few transactions. `apply` runs operations in one transaction."""
+
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        apply: Callable[[Sequence[Operation]], Awaitable[list[WriteResult]]],
+    ) -> None:
+        self._settings = settings
+        self._apply = apply
+        self._turn = AsyncLock()
+        self._mutex = threading.Lock()
+        self._waiting: deque[_Call] = deque()
+        self.pending = 0
+        self.transactions = 0
+        self.writes = 0
+        self.longest_ns = 0
+
+    async def write(self, operations: Sequence[Operation]) -> list[WriteResult]:
+        """The results of these operations, committed; raises MemoryStoreFullError, or what the transaction raised."""
+        call = _Call(operations)
+        with self._mutex:
+            if self.pending >= self._settings.max_pending_writes:
+                raise MemoryStoreFullError(
+                    f"max_pending_writes ({self._settings.max_pending_writes}) writes wait already"
+                )
+            self.pending += len(operations)
+            self._waiting.append(call)
+        async with self._turn:
+            if not call.is_done and call.run is None:
+                calls = self._take()
+                if ASYNC:
+                    run = async_spawn(self._commit, calls, name="agent-memory-postgres-commit")
+                    for one in calls:
+                        one.run = run
+                    await run.join()
+                else:
+                    await self._commit(calls)
+            if ASYNC and call.run is not None:
+                await call.run.join()
+        if call.error is not None:
+            raise call.error
+        return call.results
+
+    def _take(self) -> list[_Call]:
+        """The next calls that fit into one transaction; a call that fits into none comes alone."""
+        room = self._settings.max_transaction_writes
+        calls: list[_Call] = []
+        with self._mutex:
+            while self._waiting and (not calls or len(self._waiting[0].operations) <= room):
+                call = self._waiting.popleft()
+                room -= len(call.operations)
+                calls.append(call)
+        return calls
+
+    async def _commit(self, calls: list[_Call]) -> None:
+        try:
+            await self._run(calls)
+        finally:
+            with self._mutex:
+                self.pending -= sum(len(call.operations) for call in calls)
+
+    async def _run(self, calls: list[_Call]) -> None:
+        try:
+            if len(calls) == 1:
+                await self._run_long(calls[0])
+                return
+            results = await self._transact([operation for call in calls for operation in call.operations])
+        except Exception as error:
+            if len(calls) > 1 and not isinstance(error, MemoryStoreUnavailableError):
+                for call in calls:
+                    await self._run([call])
+                return
+            for call in calls:
+                call.error, call.is_done = error, True
+            return
+        start = 0
+        for call in calls:
+            call.results = results[start : start + len(call.operations)]
+            call.is_done = True
+            start += len(call.operations)
+
+    async def _run_long(self, call: _Call) -> None:
+        step = self._settings.max_transaction_writes
+        for start in range(0, len(call.operations), step):
+            call.results += await self._transact(call.operations[start : start + step])
+        call.is_done = True
+
+    async def _transact(self, operations: Sequence[Operation]) -> list[WriteResult]:
+        began_ns = time.perf_counter_ns()
+        results: Any = await self._apply(operations)
+        self.transactions += 1
+        self.writes += len(operations)
+        self.longest_ns = max(self.longest_ns, time.perf_counter_ns() - began_ns)
+        found: list[WriteResult] = results
+        return found
