@@ -20,7 +20,16 @@ from agent_memory.errors import ConnectionStateError
 from agent_memory.redis import private
 from agent_memory.redis._async_probe import AsyncProber
 from agent_memory.redis._async_retry import async_retry
-from agent_memory.redis.calls import SELECT_WARNING, call_back, callback_of, deadline_of, describe, read_timeout_s
+from agent_memory.redis.calls import (
+    SELECT_WARNING,
+    barriers_of,
+    call_back,
+    callback_of,
+    deadline_of,
+    describe,
+    is_unknown_command,
+    read_timeout_s,
+)
 from agent_memory.redis.outcomes import as_ours
 from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.transport.blocking import endpoint_of
@@ -158,8 +167,12 @@ class AsyncGuardedCalls:
         async def attempt(permit: int, attempt_timeout_s: float | None) -> Any:
             if plan.route is Route.SHARED:
                 return await transport.call_within(packed, permit, raw, attempt_timeout_s)
-            # A blocking command may take longer than an ordinary one.
-            return await transport.call_leased(packed, permit, raw, timeout_s, keep=keep)
+            for barrier in barriers_of(plan):
+                # A blocking command may take longer than an ordinary one.
+                reply = await transport.call_leased(packed, permit, raw, timeout_s, keep=keep, ahead=barrier)
+                if barrier is None or not is_unknown_command(reply):
+                    break
+            return reply
 
         try:
             reply = await self.guarded(plan, attempt)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from redis.exceptions import DataError
+from redis.exceptions import DataError, ResponseError
 
 from agent_memory._core import pack_command
 from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
-from agent_memory.redis.commands import NOT_BLOCKING, READING_PIPELINE, blocking_timeout_s
+from agent_memory.redis.commands import (
+    BARRIER_CHANNEL,
+    BARRIERS,
+    COVER_WRITES,
+    NOT_BLOCKING,
+    READING_PIPELINE,
+    blocking_timeout_s,
+)
 from agent_memory.redis.plans import Route
 
 if TYPE_CHECKING:
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     from agent_memory.redis.plans import Plan, PlanTable
 
 __all__ = [
+    "barriers_of",
+    "is_unknown_command",
     "SELECT_WARNING",
     "callback_of",
     "pack_command",
@@ -75,6 +84,20 @@ def read_timeout_s(plan: Plan, args: Sequence[Any], timeout_s: float | None) -> 
     if block_s == NOT_BLOCKING:
         return timeout_s
     return block_s + (BLOCKING_MARGIN_S if timeout_s is None else timeout_s)
+
+
+def barriers_of(plan: Plan) -> tuple[bytes | None, ...]:
+    """What has to be sent ahead of the command, over the same connection: packed, in the order of preference."""
+    return _PACKED_BARRIERS if plan.name in COVER_WRITES else _NO_BARRIER
+
+
+_NO_BARRIER: Final = (None,)
+_PACKED_BARRIERS: Final = tuple(pack_command((name, BARRIER_CHANNEL, b"")) for name in BARRIERS)
+
+
+def is_unknown_command(reply: Any) -> bool:
+    """Whether the server answered that it does not know such a command."""
+    return isinstance(reply, ResponseError) and str(reply).startswith("unknown command")
 
 
 def deadline_of(resilience: ResiliencePolicy | None, timeout_s: float | None) -> float:

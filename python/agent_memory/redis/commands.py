@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "BARRIERS",
+    "BARRIER_CHANNEL",
+    "COVER_WRITES",
     "ABSOLUTE_WRITES",
     "BLOCKING",
     "CONNECTION_ATTRIBUTES",
@@ -88,6 +91,19 @@ REFUSED: Final = {
 """What only means something to the commands that follow on the same connection, and what to use instead."""
 
 _CONNECTION_STATE: Final = PASSING_STATE | CONNECTION_ATTRIBUTES | REFUSED.keys()
+
+COVER_WRITES: Final = frozenset({"WAIT", "WAITAOF"})
+"""Commands that ask what became of the writes of their own connection.
+
+Connections are shared here, so the caller's writes may have gone by another one, or by one that is gone. Servers note for each
+connection how far the replication stream was when it last wrote, so a write of the waiting connection makes the question
+cover everything that was written before it: `BARRIERS`. (On Redis any command does; Valkey 9 takes it literally.) That leaves
+the shared connection free for others while one caller waits.
+"""
+BARRIERS: Final = ("SPUBLISH", "PUBLISH")
+"""What writes to the replication stream without a trace in the data, the better one first; the other for Redis 6."""
+BARRIER_CHANNEL: Final = "agent_memory:wait"
+"""Where the barrier's empty message goes to; nobody listens. The user needs permission for it."""
 
 NOT_BLOCKING: Final = -1.0
 """What `blocking_timeout_s` returns for a command that answers at once."""

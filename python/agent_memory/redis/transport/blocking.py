@@ -288,8 +288,20 @@ class BlockingTransport:
         except OSError as error:
             raise self._broken(channel, error, False) from error
 
-    def call_leased(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None, *, keep: bool) -> Any:
-        """The same for a command that blocks (`timeout_s` says how long) or changes its connection (`keep=False` closes it)."""
+    def call_leased(
+        self,
+        packed: bytes,
+        started_ns: int,
+        raw: bool,
+        timeout_s: float | None,
+        *,
+        keep: bool,
+        ahead: bytes | None = None,
+    ) -> Any:
+        """The same for a command that blocks (`timeout_s` says how long) or changes its connection (`keep=False` closes it).
+
+        `ahead` is a packed command that is sent first; if it is refused, that is the reply and the connection is closed.
+        """
         channel = self.acquire(started_ns, self._timeout_s)
         started_ns = monotonic_ns()
         timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
@@ -297,6 +309,10 @@ class BlockingTransport:
             channel.set_timeout(timeout_s)
         except OSError as error:
             raise self._broken(channel, error, False) from error
+        refusal = None if ahead is None else self.round_trip(channel, ahead, started_ns, timeout_ns, False)
+        if isinstance(refusal, Exception):
+            self.discard(channel)
+            return refusal
         reply = self.round_trip(channel, packed, started_ns, timeout_ns, raw)
         if keep:
             self.release(channel, started_ns)

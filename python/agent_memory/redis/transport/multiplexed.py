@@ -724,16 +724,30 @@ class MultiplexedTransport:
 
     # --- leased connections ---------------------------------------------------------------------------------------
 
-    async def call_leased(self, packed: bytes, _permit: int, raw: bool, timeout_s: float | None, *, keep: bool) -> Any:
+    async def call_leased(
+        self,
+        packed: bytes,
+        _permit: int,
+        raw: bool,
+        timeout_s: float | None,
+        *,
+        keep: bool,
+        ahead: bytes | None = None,
+    ) -> Any:
         """One command on a connection of its own, because it may block or changes its connection.
 
         `timeout_s` bounds the wait for the reply (None: for ever); `keep=False` closes the connection afterwards, as does
-        any interruption: a blocked command that nobody waits for must not take an element later.
+        any interruption: a blocked command that nobody waits for must not take an element later. `ahead` is a packed
+        command that is sent first; if it is refused, that is the reply and the connection is closed.
         """
         connection = await self._lease()
         done = False
         try:
             async with asyncio.timeout(timeout_s):
+                if ahead is not None:
+                    refusal = await connection.send(ahead)
+                    if isinstance(refusal, Exception):
+                        return refusal
                 reply = await connection.send(packed, raw)
             done = keep
             return reply
