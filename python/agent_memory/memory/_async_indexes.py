@@ -108,7 +108,8 @@ class AsyncIndexes:
             while True:
                 try:
                     await self._load_snapshot(agent_id, index)
-                    await self.refresh(agent_id, index)
+                    await self._refresh(agent_id, index)
+                    index.apply_pending()
                     break
                 except DimensionsLearnedError:
                     dimensions = index.dimensions
@@ -137,8 +138,24 @@ class AsyncIndexes:
                 del self._agents[oldest]
                 self.evicted += 1
 
+    async def settled(self, agent_id: str, index: AgentIndex) -> AgentIndex:
+        """The agent's index with this process's own writes in it."""
+        try:
+            index.apply_pending()
+        except DimensionsLearnedError:
+            self.drop(agent_id)
+            return await self.get(agent_id)
+        return index
+
     async def refresh(self, agent_id: str, index: AgentIndex) -> None:
-        """Brings an index up to date: dirty copies of Redis, then SQL's feed."""
+        """Brings an index up to date: dirty copies of Redis, then SQL's feed. It may be another object afterwards."""
+        try:
+            await self._refresh(agent_id, index)
+        except DimensionsLearnedError:
+            self.drop(agent_id)
+            await self.get(agent_id)
+
+    async def _refresh(self, agent_id: str, index: AgentIndex) -> None:
         self.refreshes += 1
         lost = set(index.dirty)
         if lost or agent_id in self._copies.dirty_agents:

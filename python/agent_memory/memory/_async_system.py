@@ -456,11 +456,14 @@ class AsyncMemorySystem:
             self._check_dimensions(changed)
             written = await copies.put(Put(changed, base.version), "sql", degrade, base.version)
             status = written.result.status
-            if status in (WriteStatus.DELETED, WriteStatus.ABSENT):
+            if status is WriteStatus.DELETED:
                 raise KeyError(memory_id)
+            if status is WriteStatus.ABSENT:
+                # Redis has a copy that SQL has not got yet.
+                await self._service.sync_agent(agent_id, [memory_id], SyncReport())
             if status is WriteStatus.CONFLICT and if_version is not None:
                 raise MemoryConflictError(memory_id, if_version, written.result.version)
-            if status not in (WriteStatus.CONFLICT, WriteStatus.STALE):
+            if status not in (WriteStatus.CONFLICT, WriteStatus.STALE, WriteStatus.ABSENT):
                 return self._stored(written)
             self._expect(agent_id, memory_id, written.result.version)
             attempt += 1
@@ -493,7 +496,8 @@ class AsyncMemorySystem:
             raise MemoryConflictError(memory_id, if_version, result.version)
         if written.copy is not None:
             self._indexes.learn(written.copy, is_dirty=written.durability == "redis")
-        return bool(result.status is WriteStatus.APPLIED and result.existed)
+        # A memory that only Redis had is known by its index.
+        return bool(result.status is WriteStatus.APPLIED and (result.existed or known))
 
     # --- reading ---
 
@@ -560,6 +564,7 @@ class AsyncMemorySystem:
         }  # fmt: skip
         asked = k
         for attempt in range(8):
+            index = await self._indexes.settled(agent_id, index)
             found = self._search(index, embedding, text, asked, options)
             ids = [] if found is None else found.ids
             known = index.known_versions(ids)
@@ -568,6 +573,7 @@ class AsyncMemorySystem:
                 is_news = index.hint is not None
                 index.hint = hint
                 if is_news and await self._refresh(agent_id, index):
+                    index = await self._indexes.get(agent_id)
                     continue  # somebody has stored something: rank again
             entries = self._entries(found, read, moment)[:k]
             if len(entries) >= k or len(ids) < asked or attempt == 7:
@@ -580,7 +586,6 @@ class AsyncMemorySystem:
     def _search(
         index: AgentIndex, embedding: ArrayLike | None, text: str | None, k: int, options: dict[str, Any]
     ) -> SearchResult | None:
-        index.apply_pending()
         if index.index is None or not len(index.index):
             return None
         vector = embedding if index.dimensions else None
@@ -606,6 +611,7 @@ class AsyncMemorySystem:
         index = await self._indexes.get(agent_id)
         if time.monotonic() - index.refreshed_at > self.settings.sync.max_staleness_s:
             await self._refresh(agent_id, index)
+            index = await self._indexes.get(agent_id)
         return index
 
     async def _refresh(self, agent_id: str, index: AgentIndex) -> bool:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from redis.exceptions import RedisError, ResponseError
@@ -95,15 +95,18 @@ class DataLoader:
         del self._absent[memory_id]
         return False
 
-    def load(self, agent_id: str, ids: Sequence[str]) -> dict[str, Copy]:
-        """What SQL holds of `ids`, tombstones among it. Raises MemoryStoreUnavailableError."""
+    def load(self, agent_id: str, ids: Sequence[str], dirty: Collection[str] = ()) -> dict[str, Copy]:
+        """What SQL holds of `ids` and of `dirty`, tombstones among it. Raises MemoryStoreUnavailableError.
+
+        Ids that Redis has dirty copies of are never remembered as absent: they are about to be in SQL.
+        """
         found: dict[str, Copy] = {}
         own: dict[str, _Flight] = {}
         others: dict[str, _Flight] = {}
         now = time.monotonic()
         with self._mutex:
-            for memory_id in ids:
-                if self._absent and self._is_absent(memory_id, now):
+            for memory_id in (*ids, *dirty):
+                if self._absent and memory_id not in dirty and self._is_absent(memory_id, now):
                     self.absent_hits += 1
                 elif memory_id in self._flights:
                     others[memory_id] = self._flights[memory_id]
@@ -112,7 +115,7 @@ class DataLoader:
                     if len(self._flights) < self._settings.max_flights:
                         self._flights[memory_id] = flight
         if own:
-            self._fly(agent_id, own, found)
+            self._fly(agent_id, own, found, dirty)
         for memory_id, flight in others.items():
             self.shared += 1
             flight.landed.wait()
@@ -122,7 +125,7 @@ class DataLoader:
                 found[memory_id] = flight.copy
         return found
 
-    def _fly(self, agent_id: str, flights: dict[str, _Flight], found: dict[str, Copy]) -> None:
+    def _fly(self, agent_id: str, flights: dict[str, _Flight], found: dict[str, Copy], dirty: Collection[str]) -> None:
         error: BaseException | None = MemoryStoreUnavailableError("the load was cancelled")
         ids = list(flights)
         try:
@@ -138,16 +141,17 @@ class DataLoader:
             error = failure
             raise
         finally:
-            self._land(flights, error)
+            self._land(flights, error, dirty)
 
-    def _land(self, flights: dict[str, _Flight], error: BaseException | None) -> None:
+    def _land(self, flights: dict[str, _Flight], error: BaseException | None, dirty: Collection[str]) -> None:
         until = time.monotonic() + self._settings.absent_ttl_s
         with self._mutex:
             for memory_id, flight in flights.items():
                 flight.error = error
                 if self._flights.get(memory_id) is flight:
                     del self._flights[memory_id]
-                if error is None and flight.copy is None and self._settings.absent_ttl_s > 0:
+                is_absent = error is None and flight.copy is None and memory_id not in dirty
+                if is_absent and self._settings.absent_ttl_s > 0:
                     self._absent[memory_id] = until
             while len(self._absent) > self._settings.max_absent:
                 self._absent.popitem(last=False)
@@ -495,7 +499,7 @@ class Copies:
                     found[memory_id] = copy
         if missing or dirty:
             try:
-                rows = self.loader.load(agent_id, [*missing, *dirty])
+                rows = self.loader.load(agent_id, missing, dirty)
             except MemoryStoreUnavailableError:
                 if missing and not partial:
                     raise

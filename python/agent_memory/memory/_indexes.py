@@ -110,7 +110,8 @@ class Indexes:
             while True:
                 try:
                     self._load_snapshot(agent_id, index)
-                    self.refresh(agent_id, index)
+                    self._refresh(agent_id, index)
+                    index.apply_pending()
                     break
                 except DimensionsLearnedError:
                     dimensions = index.dimensions
@@ -139,8 +140,24 @@ class Indexes:
                 del self._agents[oldest]
                 self.evicted += 1
 
+    def settled(self, agent_id: str, index: AgentIndex) -> AgentIndex:
+        """The agent's index with this process's own writes in it."""
+        try:
+            index.apply_pending()
+        except DimensionsLearnedError:
+            self.drop(agent_id)
+            return self.get(agent_id)
+        return index
+
     def refresh(self, agent_id: str, index: AgentIndex) -> None:
-        """Brings an index up to date: dirty copies of Redis, then SQL's feed."""
+        """Brings an index up to date: dirty copies of Redis, then SQL's feed. It may be another object afterwards."""
+        try:
+            self._refresh(agent_id, index)
+        except DimensionsLearnedError:
+            self.drop(agent_id)
+            self.get(agent_id)
+
+    def _refresh(self, agent_id: str, index: AgentIndex) -> None:
         self.refreshes += 1
         lost = set(index.dirty)
         if lost or agent_id in self._copies.dirty_agents:

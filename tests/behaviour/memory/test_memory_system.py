@@ -1,0 +1,585 @@
+# Generated from test_async_memory_system.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The memory system on a real server and a real database: what is stored is found, wherever it lives and whoever is away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+from agent_memory._compat import gather, sleep, spawn
+from agent_memory.memory import (
+    DurabilityError,
+    IndexSettings,
+    IntermediateSettings,
+    MaintenanceSettings,
+    MemoryConflictError,
+    MemoryId,
+    MemorySettings,
+    MemoryStoreUnavailableError,
+    MemorySystem,
+    MemorySystemError,
+    ShortTermSettings,
+    SyncSettings,
+    Tier,
+)
+from agent_memory.memory.stores.sqlite import SqliteStore
+from agent_memory.policy import Priority
+from agent_memory.redis import Redis
+from agent_memory.scoring import ScoreWeights
+
+AGENT = "agent: 1/ü"
+
+
+class AbsentableStore:
+    """A store that can be told to be away, as one whose database cannot be reached."""
+
+    def __init__(self, store):
+        self._store = store
+        self.is_away = False
+
+    def __getattr__(self, name):
+        found = getattr(self._store, name)
+        if self.is_away and name not in ("open", "close"):
+            return self._refuse
+        return found
+
+    def _refuse(self, *args, **options):
+        raise MemoryStoreUnavailableError("the database is away")
+
+
+@pytest.fixture
+def open_memory(valkey, tmp_path):
+    """A factory of memory systems on one server and one folder: open_memory(**options)."""
+    with contextlib.ExitStack() as opened:
+
+        def open_one(folder="memory", **options):
+            client = opened.enter_context(Redis(**valkey.connection_kwargs))
+            memory = MemorySystem(tmp_path / folder, **{"redis": client} | options)
+            return opened.enter_context(memory)
+
+        yield open_one
+
+
+@pytest.fixture
+def memory(open_memory):
+    return open_memory()
+
+
+@pytest.fixture
+def divided(open_memory, tmp_path):
+    """A memory system and the store whose absence can be told."""
+    (tmp_path / "memory").mkdir()
+    store = AbsentableStore(SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    return open_memory(store=store), store
+
+
+def collect(iterator):
+    return list(iterator)
+
+
+def until(condition):
+    """Waits for a condition, given as a function; the test's own timeout bounds it."""
+    while not condition():
+        sleep(0.01)
+
+
+def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_conditions(memory):
+    lisbon = memory.store(
+        AGENT,
+        "The user lives in Lisbon.",
+        importance=0.8,
+        embedding=[1.0, 0.0, 0.0],
+        memory_type="fact",
+        step=3,
+        timestamp=1.7e9,
+        metadata={"source": "chat", "nested": {"a": [1]}},
+        tags=["home", "city"],
+        namespace=("users", "a/b"),
+        user_id="u1",
+        session_id="s1",
+    )
+    rain = memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp=1.7e9 + 60)
+    other = memory.store("somebody else", "The user lives in Porto.", embedding=[1.0, 0.0, 0.0])
+
+    entry = memory.get(AGENT, lisbon)
+    by_words = memory.retrieve(AGENT, "Where does the user live?")
+    by_vector = memory.retrieve(AGENT, embedding=[0.0, 1.0, 0.1], k=1)
+    by_both = memory.retrieve(AGENT, "rain", embedding=[1.0, 0.0, 0.0], k=5)
+    filtered = memory.retrieve(
+        AGENT,
+        embedding=[0.0, 1.0, 0.0],
+        filters={"source": "chat"},
+        tags=["city"],
+        namespace=("users",),
+        user_id="u1",
+        session_id="s1",
+        memory_types=("fact",),
+        since=1.6e9,
+        until=1.7e9 + 1,
+    )
+
+    assert isinstance(lisbon, MemoryId)
+    assert lisbon.durability == "sql"
+    assert entry.version == lisbon.version
+    assert (entry.content, entry.importance, entry.memory_type, entry.step) == (
+        "The user lives in Lisbon.",
+        0.8,
+        "fact",
+        3,
+    )
+    assert (entry.metadata, entry.tags) == ({"source": "chat", "nested": {"a": [1]}}, ("home", "city"))
+    assert (entry.namespace, entry.user_id, entry.session_id) == (("users", "a/b"), "u1", "s1")
+    assert np.array_equal(entry.embedding, np.array([1, 0, 0], dtype=np.float32))
+    assert [found.id for found in by_words] == [lisbon]
+    assert by_words[0].score > 0
+    assert [found.id for found in by_vector] == [rain]
+    assert {found.id for found in by_both} == {lisbon, rain}
+    assert [found.id for found in filtered] == [lisbon]
+    assert memory.get(AGENT, other) is None
+    assert memory.get(AGENT, "no such id") is None
+    assert [found.id for found in memory.query(AGENT, since=1.7e9, until=1.7e9 + 1)] == [lisbon]
+    assert [found.id for found in memory.query(AGENT, step_from=1, step_to=3)] == [lisbon]
+    assert [found.id for found in memory.query(AGENT, min_importance=0.7, tags=("home",))] == [lisbon]
+    assert [found.id for found in memory.history(AGENT)] == [lisbon, rain]
+    assert memory.count(AGENT) == 2
+    assert memory.short_term.count(AGENT) == 2
+    assert memory.long_term.count(AGENT) == 0
+
+
+def test_the_tiers_work_on_every_kind_of_server(server, tmp_path):
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client) as memory,
+    ):
+        clean = memory.store(AGENT, "clean", embedding=[1.0, 0.0])
+        dirty = memory.store(AGENT, "dirty", embedding=[0.0, 1.0], durability="redis")
+        memory._copies.flush()
+        found = memory.retrieve(AGENT, embedding=[1.0, 0.5], k=2)
+        report = memory.maintain()
+
+        assert [entry.id for entry in found] == [clean, dirty]
+        assert (report.sync.synced, report.sync.beaten) == (1, 0)
+        assert memory.stats()["loader"]["loaded"] == 0
+        assert memory.count(AGENT) == 2
+
+
+def test_bytes_and_json_come_back_as_they_were(memory):
+    for content in (b"\x00\xff", {"a": [1, None, "ü"]}, 7, None, ""):
+        stored = memory.store(AGENT, content)
+        assert memory.get(AGENT, stored).content == content
+
+
+def test_what_is_wrong_is_refused_before_anything_is_written(memory):
+    for arguments, error in (
+        ({"importance": 1.5}, ValueError),
+        ({"ttl_s": 0}, ValueError),
+        ({"embedding": [float("nan")]}, ValueError),
+        ({"durability": "paper"}, ValueError),
+        ({"tags": "home"}, TypeError),
+    ):
+        with pytest.raises(error):
+            memory.store(AGENT, "x", **arguments)
+    with pytest.raises(ValueError, match="without"):
+        memory.store_many(AGENT, [{"content": "x"}, {"importance": 0.5}])
+    with pytest.raises(ValueError, match="arguments of store"):
+        memory.store_many(AGENT, [{"content": "x", "color": "red"}])
+    assert memory.count(AGENT) == 0
+
+
+def test_an_update_is_a_new_version_over_the_one_that_was_named(memory):
+    first = memory.store(AGENT, "one", tags=["kept"], embedding=[1.0, 2.0])
+    memory.retrieve(AGENT, "one")
+
+    second = memory.update(AGENT, first, content="two", if_version=first.version)
+    with pytest.raises(MemoryConflictError):
+        memory.update(AGENT, first, content="three", if_version=first.version)
+    with pytest.raises(KeyError):
+        memory.update(AGENT, "no such id", content="x")
+
+    entry = memory.get(AGENT, first)
+    assert second.version > first.version
+    assert (entry.content, entry.tags, entry.version) == ("two", ("kept",), second.version)
+    assert np.array_equal(entry.embedding, np.array([1, 2], dtype=np.float32))
+    assert memory.retrieve(AGENT, "one") == []
+    assert [found.content for found in memory.retrieve(AGENT, "two")] == ["two"]
+
+
+def test_updates_of_one_memory_by_many_are_none_of_them_lost(memory):
+    stored = memory.store(AGENT, "x", metadata={"count": 0})
+
+    def add():
+        for _ in range(5):
+            while True:
+                entry = memory.get(AGENT, stored)
+                try:
+                    count = entry.metadata["count"] + 1
+                    memory.update(AGENT, stored, metadata={"count": count}, if_version=entry.version)
+                    break
+                except MemoryConflictError:
+                    pass
+
+    gather(*(spawn(add) for _ in range(4)))
+
+    assert memory.get(AGENT, stored).metadata == {"count": 20}
+
+
+def test_what_is_deleted_stays_deleted(memory, open_memory):
+    stored = memory.store(AGENT, "secret")
+    other = open_memory()
+    assert other.get(AGENT, stored).content == "secret"
+
+    assert memory.delete(AGENT, stored) is True
+    assert memory.delete(AGENT, stored) is False
+
+    assert memory.get(AGENT, stored) is None
+    assert other.get(AGENT, stored) is None
+    assert memory.retrieve(AGENT, "secret") == []
+    with pytest.raises(KeyError):
+        memory.update(AGENT, stored, content="again")
+
+
+def test_keys_and_idempotency_keys_and_equal_contents_name_one_memory(memory):
+    first = memory.store(AGENT, "blue", key="color")
+    second = memory.store(AGENT, "green", key="color")
+    once = memory.store(AGENT, "x", idempotency_key="k")
+    again = memory.store(AGENT, "x", idempotency_key="k")
+    equal = [memory.store(AGENT, "same", deduplicate=True) for _ in range(2)]
+
+    assert first == second
+    assert memory.get_by_key(AGENT, "color").content == "green"
+    assert memory.get(AGENT, first).content == "green"
+    assert once == again
+    assert equal[0] == equal[1]
+    assert memory.count(AGENT) == 3
+
+
+def test_a_process_sees_what_another_one_stores(memory, open_memory):
+    other = open_memory()
+    memory.store(AGENT, "The first one.")
+    assert len(other.retrieve(AGENT, "first second")) == 1
+
+    second = memory.store(AGENT, "The second one.")
+    first = memory.retrieve(AGENT, "first")[0].id
+
+    def is_seen():
+        return len(other.retrieve(AGENT, "first second")) == 2
+
+    until(is_seen)
+    memory.update(AGENT, second, content="Something else.")
+    assert other.get(AGENT, second).content == "Something else."
+    memory.delete(AGENT, first)
+
+    def is_gone():
+        return other.retrieve(AGENT, "first second") == []
+
+    until(is_gone)
+
+
+def test_reading_writes_nothing_and_what_was_used_is_counted_in_batches(memory):
+    stored = memory.store(AGENT, "used", importance=0.9)
+    for _ in range(3):
+        memory.get(AGENT, stored)
+
+    assert memory.get(AGENT, stored).importance == 0.9
+    assert memory.maintain().accesses == 1
+    assert memory.get(AGENT, stored).version == stored.version
+
+
+def test_what_expires_is_not_found_any_more(memory):
+    stored = memory.store(AGENT, "a lighthouse", ttl_s=0.05)
+    kept = memory.store(AGENT, "another lighthouse", ttl_s=1_000)
+
+    def is_gone():
+        return memory.get(AGENT, stored) is None
+
+    until(is_gone)
+    assert [entry.id for entry in memory.retrieve(AGENT, "lighthouse")] == [kept]
+    assert memory.maintain().expired == 1
+
+
+def test_with_redis_away_everything_goes_on_and_redis_catches_up(start_server, tmp_path):
+    server = start_server(transport="tcp")
+    with (
+        Redis(**server.connection_kwargs, socket_timeout=2) as client,
+        MemorySystem(tmp_path, redis=client) as memory,
+    ):
+        before = memory.store(AGENT, "stored before", embedding=[1.0, 0.0])
+        deleted = memory.store(AGENT, "deleted meanwhile")
+        assert len(memory.retrieve(AGENT, "stored deleted")) == 2
+
+        server.kill()
+        meanwhile = memory.store(AGENT, "stored meanwhile", embedding=[0.0, 1.0])
+        memory.update(AGENT, before, content="changed meanwhile")
+        memory.delete(AGENT, deleted)
+        found = memory.retrieve(AGENT, "meanwhile")
+        health = memory.health()
+        promised_more = memory.store(AGENT, "asked for less", durability="redis")
+
+        server.start()
+
+        def is_healthy():
+            return memory.health() == "healthy"
+
+        until(is_healthy)
+        memory.sync()
+        contents = {entry.content for entry in memory.retrieve(AGENT, "stored changed asked meanwhile")}
+
+    assert health == "degraded"
+    assert {entry.id for entry in found} == {before, meanwhile}
+    assert promised_more.durability == "sql"
+    assert contents == {"stored meanwhile", "changed meanwhile", "asked for less"}
+
+
+def test_with_sql_away_redis_accepts_what_may_degrade_and_sql_gets_it_later(divided):
+    memory, store = divided
+    before = memory.store(AGENT, "stored before")
+    deleted = memory.store(AGENT, "deleted meanwhile")
+    assert len(memory.retrieve(AGENT, "stored deleted")) == 2
+
+    store.is_away = True
+    with pytest.raises(DurabilityError):
+        memory.store(AGENT, "not accepted")
+    with pytest.raises(DurabilityError):
+        memory.store(AGENT, "critical", degrade=True, priority=Priority.CRITICAL)
+    meanwhile = memory.store(AGENT, "stored meanwhile", degrade=True)
+    changed = memory.update(AGENT, before, content="changed meanwhile", degrade=True)
+    assert memory.delete(AGENT, deleted, degrade=True) is True
+    found = {entry.content for entry in memory.retrieve(AGENT, "stored changed deleted meanwhile")}
+    with pytest.raises(MemoryStoreUnavailableError):
+        memory.get(AGENT, "unknown")
+    assert memory.health() == "degraded"
+    unsynced = memory.stats()["redis"]["dirty_bytes"]
+
+    store.is_away = False
+
+    def is_healthy():
+        return memory.health() == "healthy"
+
+    until(is_healthy)
+    report = memory.sync()
+
+    assert (meanwhile.durability, changed.durability) == ("redis", "redis")
+    assert found == {"stored meanwhile", "changed meanwhile"}
+    assert unsynced > 0
+    assert (report.synced, report.beaten, report.remaining) == (3, 0, False)
+    assert {entry.content for entry in memory.query(AGENT)} == found
+    assert {entry.content for entry in memory.retrieve(AGENT, "stored changed deleted meanwhile")} == found
+    assert memory.stats()["redis"]["dirty_bytes"] == 0
+
+
+def test_with_both_away_a_write_is_refused(start_server, tmp_path):
+    server = start_server(transport="tcp")
+    store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client, store=store) as memory,
+    ):
+        memory.store(AGENT, "x")
+        server.kill()
+        store.is_away = True
+        for arguments in ({}, {"degrade": True}, {"durability": "redis"}):
+            with pytest.raises(DurabilityError):
+                memory.store(AGENT, "y", **arguments)
+        assert memory.health() == "down"
+
+
+def test_a_server_that_may_evict_is_no_place_for_what_sql_does_not_hold(start_server, tmp_path):
+    server = start_server(config={"maxmemory-policy": "allkeys-lru"})
+    store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client, store=store) as memory,
+    ):
+        safer = memory.store(AGENT, "x", durability="redis")
+        store.is_away = True
+        with pytest.raises(DurabilityError, match="allkeys-lru"):
+            memory.store(AGENT, "y", durability="redis")
+
+    assert safer.durability == "sql"
+
+
+def test_what_waits_for_sql_is_bounded(divided, open_memory):
+    _, store = divided
+    settings = MemorySettings(sync=SyncSettings(max_unsynced_bytes=1_000))
+    bounded = open_memory(store=store, config=settings)
+    store.is_away = True
+
+    bounded.store(AGENT, "x" * 2_000, durability="redis")
+    with pytest.raises(DurabilityError, match="max_unsynced_bytes"):
+        bounded.store(AGENT, "y", durability="redis")
+
+
+def test_memories_move_from_tier_to_tier_and_stay_what_they_are(open_memory):
+    settings = MemorySettings(
+        short_term=ShortTermSettings(max_entries=20),
+        intermediate=IntermediateSettings(max_entries=30, min_importance=0.2),
+        maintenance=MaintenanceSettings(pause_s=0, batch_entries=7),
+    )
+    memory = open_memory(config=settings)
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(100, 8)).astype(np.float32)
+    ids = memory.store_many(
+        AGENT,
+        [{"content": f"memory number {n} " * 9, "importance": 0.1 if n % 10 == 0 else 0.6} for n in range(100)],
+        embeddings=vectors,
+    )
+
+    report = memory.maintain()
+
+    tiers = [tier.count(AGENT) for tier in (memory.short_term, memory.intermediate, memory.long_term)]
+    assert tiers == [20, 30, 50]
+    assert report.moved == {"STM to IM": 72, "STM to LTM": 8, "IM to LTM": 42}
+    for n in (0, 30, 95):
+        entry = memory.get(AGENT, ids[n])
+        assert (entry.content, entry.version) == (f"memory number {n} " * 9, ids[n].version)
+        assert np.array_equal(entry.embedding, vectors[n])
+        assert [found.id for found in memory.retrieve(AGENT, embedding=vectors[n], k=1)] == [ids[n]]
+    assert {entry.tier for entry in memory.long_term.query(AGENT)} == {Tier.LTM}
+
+
+def test_the_sync_service_works_in_the_background_and_stops(open_memory):
+    settings = MemorySettings(sync=SyncSettings(interval_s=0.02), maintenance=MaintenanceSettings(interval_s=0.02))
+    memory = open_memory(config=settings)
+    memory.start()
+    stored = memory.store(AGENT, "accepted by Redis", durability="redis")
+
+    def is_synced():
+        return memory.count(AGENT) == 1
+
+    until(is_synced)
+    memory.stop()
+
+    assert stored.durability == "redis"
+    assert memory.stats()["service"]["failures"] == 0
+    assert memory.get(AGENT, stored).version == stored.version
+
+
+def test_an_index_starts_from_a_snapshot_and_the_feed(open_memory, tmp_path):
+    settings = MemorySettings(index=IndexSettings(snapshot_entries=50))
+    memory = open_memory(config=settings)
+    vectors = np.random.default_rng(1).normal(size=(60, 8)).astype(np.float32)
+    ids = memory.store_many(AGENT, [{"content": f"word{n}"} for n in range(60)], embeddings=vectors)
+    memory.retrieve(AGENT, "word1")
+    assert memory.maintain().snapshots == 1
+    memory.delete(AGENT, ids[0])
+    memory.update(AGENT, ids[1], content="changed")
+
+    fresh = open_memory(config=settings)
+    assert fresh.retrieve(AGENT, "word0 word1") == []
+    assert [entry.id for entry in fresh.retrieve(AGENT, "changed")] == [ids[1]]
+    assert [entry.id for entry in fresh.retrieve(AGENT, embedding=vectors[7], k=1)] == [ids[7]]
+    assert fresh.stats()["index"]["loads"] == 1
+    assert fresh.rebuild_indices(AGENT) == 59
+    assert list((tmp_path / "memory" / "snapshots").iterdir()) == []
+
+
+def test_the_least_recently_used_index_goes_where_memory_is_short(open_memory):
+    memory = open_memory(config=MemorySettings(index=IndexSettings(max_bytes=4_000)))
+    for agent_id in ("a", "b", "c"):
+        memory.store_many(agent_id, [{"content": f"word {n}"} for n in range(5)])
+    for agent_id in ("a", "b", "c", "a"):
+        assert len(memory.retrieve(agent_id, "word", k=10)) == 5
+
+    stats = memory.stats()["index"]
+    assert stats["evicted"] > 0
+    assert stats["agents"] < 3
+
+
+def test_export_and_import_keep_ids_and_versions(memory, open_memory):
+    memory.store_many(AGENT, [{"content": f"text {n}", "tags": ["t"], "step": n} for n in range(3)])
+    memory.store(AGENT, b"\xff", embedding=[1.0, 2.0], metadata={"a": 1}, namespace=("x",))
+    lines = list(memory.export(AGENT))
+    other = open_memory("another", redis=None)
+
+    assert other.import_(lines) == 4
+    assert other.import_(lines) == 0
+    assert list(other.export(AGENT)) == lines
+    assert [json.loads(line)["version"] for line in lines] == [e.version for e in memory.query(AGENT, order_by="seq")]
+    with pytest.raises(ValueError, match="lines must be"):
+        other.import_(["{}"])
+
+
+def test_forgetting_and_erasing(memory):
+    memory.store_many(AGENT, [{"content": f"text {n}", "importance": n / 10, "user_id": "u"} for n in range(10)])
+    memory.store("other", "text", user_id="u")
+    memory.retrieve(AGENT, "text")
+
+    assert memory.forget(AGENT, max_importance=0.2, dry_run=True) == 3
+    assert memory.forget(AGENT, max_importance=0.2) == 3
+    assert memory.count(AGENT) == 7
+    with pytest.raises(ValueError, match="conditions"):
+        memory.forget(AGENT)
+    assert memory.delete_user("u") == 8
+    assert memory.retrieve(AGENT, "text") == []
+    memory.store(AGENT, "text again")
+    assert memory.delete_agent(AGENT) >= 1
+    assert memory.count(AGENT) == 0
+    assert memory.retrieve(AGENT, "text") == []
+
+
+def test_texts_are_embedded_where_there_is_an_embedder(open_memory):
+    def embed(texts):
+        return [[float(len(text)), 1.0] for text in texts]
+
+    memory = open_memory(embed=embed)
+    short = memory.store(AGENT, "a")
+    (long,) = memory.store_many(AGENT, [{"content": "a" * 50}])
+
+    found = memory.retrieve(AGENT, "b" * 40, k=1, weights=ScoreWeights(lexical=0))
+    memory.update(AGENT, short, content="a" * 30)
+
+    assert found[0].id == long
+    assert memory.get(AGENT, short).embedding[0] == 30
+
+
+def test_texts_come_first_and_vectors_later(memory):
+    memory.store(AGENT, "words only")
+    assert len(memory.retrieve(AGENT, "words")) == 1
+    stored = memory.store(AGENT, "with a vector", embedding=[1.0, 0.0])
+
+    assert memory.retrieve(AGENT, embedding=[1.0, 0.0], k=1)[0].id == stored
+    assert len(memory.retrieve(AGENT, "words")) == 1
+
+
+def test_misses_are_loaded_once_and_absence_is_remembered(memory):
+    stored = memory.store(AGENT, "x")
+    memory._copies.flush()
+    memory._copies.tier.client.flushall()
+
+    gets = [spawn(memory.get, AGENT, stored) for _ in range(20)]
+    found = gather(*gets)
+    for _ in range(5):
+        assert memory.get(AGENT, "nowhere") is None
+
+    loader = memory.stats()["loader"]
+    assert {entry.content for entry in found} == {"x"}
+    assert loader["absent_hits"] >= 1
+
+
+def test_a_closed_system_says_so(tmp_path):
+    memory = MemorySystem(tmp_path, redis=None)
+    with pytest.raises(MemorySystemError, match="opened first"):
+        memory.store(AGENT, "x")
+    with memory:
+        memory.store(AGENT, "x")
+        assert memory.health() == "healthy"
+    memory.close()
+
+
+def test_the_default_system_has_a_server_of_its_own_and_keeps_what_was_stored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with MemorySystem() as memory:
+        stored = memory.store("a", "kept", durability="redis")
+        attached = MemorySystem()
+        with attached:
+            assert attached.get("a", stored).content == "kept"
+        assert os.stat("agent_memory/server.json").st_mode & 0o077 == 0
+    with MemorySystem() as memory:
+        assert memory.get("a", stored).content == "kept"
+        assert memory.sync().synced == 1
+        assert memory.count("a") == 1

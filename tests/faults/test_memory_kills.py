@@ -1,0 +1,139 @@
+"""SIGKILL at moments of chance: to the process that uses the memory system, to Redis under it, and to PostgreSQL.
+
+Afterwards nothing acknowledged is lost at its level, nothing is doubled, nothing deleted is back, and Redis serves what SQL
+holds. A few rounds here; `make kills` runs 200 (MEMORY_KILLS says how many).
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from memory_child import AGENT
+
+import servers
+from agent_memory.memory import MemorySystem
+from agent_memory.redis import Redis
+
+KILLS = int(os.environ.get("MEMORY_KILLS", "8"))
+CHILD = Path(__file__).with_name("memory_child.py")
+
+
+class Child:
+    """A process at work; `lines` is what it has said so far."""
+
+    def __init__(self, path, store, server, seed):
+        arguments = [sys.executable, str(CHILD), str(path), store, json.dumps(server.connection_kwargs), str(seed)]
+        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.lines = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            # The last line may be cut off by the kill: it was not said.
+            if line.endswith(b"\n"):
+                self.lines.append(json.loads(line))
+
+    def wait_for(self, count):
+        wanted = len(self.lines) + count
+        while len(self.lines) < wanted:
+            assert self.process.poll() is None, self.process.stderr.read().decode()
+            time.sleep(0.005)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return self.lines
+
+
+class History:
+    """What was tried and acknowledged, per memory."""
+
+    def __init__(self):
+        self.possible = collections.defaultdict(list)  # label -> contents that may be there, None: nothing
+
+    def learn(self, lines, *, redis_was_away=False):
+        for kind, label, action, content, *_ in lines:
+            if kind == "missing":
+                # What only Redis has cannot be found while Redis is away.
+                assert redis_was_away, f"{label} was not found by the thread that has it"
+                continue
+            outcome = None if action == "delete" else content
+            if kind == "try":
+                if action == "store":
+                    self.possible[label].append(None)
+                self.possible[label].append(outcome)
+            else:
+                self.possible[label] = [outcome]
+
+    def judge(self, memory):
+        report = memory.sync()
+        assert not report.remaining
+        found = collections.defaultdict(list)
+        for entry in memory.query(AGENT):
+            found[entry.metadata["label"]].append(entry)
+        for label, possible in self.possible.items():
+            entries = found.pop(label, [])
+            assert len(entries) <= 1, f"{label} is there {len(entries)} times"
+            content = entries[0].content if entries else None
+            assert content in possible, f"{label} is {content!r}, not one of {possible}"
+            if entries:
+                served = memory.get(AGENT, entries[0].id)
+                assert served is not None
+                assert (served.content, served.version) == (content, entries[0].version), "Redis serves a stale copy"
+            # What a process did not live to be told is known from now on.
+            self.possible[label] = [content]
+        assert not found, f"nobody stored {list(found)}"
+
+
+@pytest.fixture(params=["sqlite"])
+def store_url(request):
+    return ""
+
+
+def test_killed_processes_lose_nothing_that_was_acknowledged(start_server, tmp_path, store_url):
+    server = start_server(servers.VALKEY, path=tmp_path / "redis")
+    chance = random.Random(KILLS)
+    history = History()
+    for seed in range(max(2, KILLS // 3)):
+        child = Child(tmp_path / "memory", store_url, server, seed)
+        child.wait_for(chance.randrange(20, 250))
+        history.learn(child.kill())
+        with (
+            Redis(**server.connection_kwargs) as client,
+            MemorySystem(tmp_path / "memory", redis=client, store=store_url or None) as memory,
+        ):
+            history.judge(memory)
+
+
+def test_killed_redis_loses_nothing_that_was_acknowledged(start_server, tmp_path, store_url):
+    server = start_server(servers.VALKEY, path=tmp_path / "redis", transport="tcp")
+    chance = random.Random(KILLS)
+    history = History()
+    child = Child(tmp_path / "memory", store_url, server, 1)
+    try:
+        for _ in range(max(3, KILLS - KILLS // 3)):
+            child.wait_for(chance.randrange(20, 150))
+            server.kill()
+            child.wait_for(chance.randrange(5, 60))
+            server.start()
+        child.wait_for(100)
+    finally:
+        history.learn(child.kill(), redis_was_away=True)
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path / "memory", redis=client, store=store_url or None) as memory,
+    ):
+        history.judge(memory)
