@@ -5,6 +5,7 @@
 #   make test     the Rust tests, then the Python tests against the built wheel
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make sim      the simulations, each from 100,000 seeds (SEEDS=1000000 for more)
+#   make kills    process, Redis and PostgreSQL killed 200 times under the memory system
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
 #   make wheel    the release wheel, in dist/
@@ -118,6 +119,10 @@ generate: $(STAMPS)/extra-lint $(STAMPS)/installed
 .PHONY: sim
 sim: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python tests/sim/memory_simulation.py --seeds $(SEEDS)
+
+.PHONY: kills
+kills: $(STAMPS)/extra-test $(STAMPS)/installed
+	MEMORY_KILLS=200 $(BIN)/python -m pytest tests/faults/test_memory_kills.py --timeout 7200
 
 # --- what it does and how fast ------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ holds. A few rounds here; `make kills` runs 200 (MEMORY_KILLS says how many).
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import random
@@ -22,8 +23,9 @@ from memory_child import AGENT
 import servers
 from agent_memory.memory import MemorySystem
 from agent_memory.redis import Redis
+from postgres_server import PostgresServer
 
-KILLS = int(os.environ.get("MEMORY_KILLS", "8"))
+KILLS = int(os.environ.get("MEMORY_KILLS", "6"))
 CHILD = Path(__file__).with_name("memory_child.py")
 
 
@@ -98,31 +100,32 @@ class History:
         assert not found, f"nobody stored {list(found)}"
 
 
-@pytest.fixture(params=["sqlite"])
-def store_url(request):
-    return ""
+@pytest.fixture
+def postgres():
+    with contextlib.closing(PostgresServer()) as server:
+        yield server
 
 
-def test_killed_processes_lose_nothing_that_was_acknowledged(start_server, tmp_path, store_url):
+def test_killed_processes_lose_nothing_that_was_acknowledged(start_server, tmp_path):
     server = start_server(servers.VALKEY, path=tmp_path / "redis")
     chance = random.Random(KILLS)
     history = History()
     for seed in range(max(2, KILLS // 3)):
-        child = Child(tmp_path / "memory", store_url, server, seed)
+        child = Child(tmp_path / "memory", "", server, seed)
         child.wait_for(chance.randrange(20, 250))
         history.learn(child.kill())
         with (
             Redis(**server.connection_kwargs) as client,
-            MemorySystem(tmp_path / "memory", redis=client, store=store_url or None) as memory,
+            MemorySystem(tmp_path / "memory", redis=client) as memory,
         ):
             history.judge(memory)
 
 
-def test_killed_redis_loses_nothing_that_was_acknowledged(start_server, tmp_path, store_url):
+def test_killed_redis_loses_nothing_that_was_acknowledged(start_server, tmp_path):
     server = start_server(servers.VALKEY, path=tmp_path / "redis", transport="tcp")
     chance = random.Random(KILLS)
     history = History()
-    child = Child(tmp_path / "memory", store_url, server, 1)
+    child = Child(tmp_path / "memory", "", server, 1)
     try:
         for _ in range(max(3, KILLS - KILLS // 3)):
             child.wait_for(chance.randrange(20, 150))
@@ -134,6 +137,27 @@ def test_killed_redis_loses_nothing_that_was_acknowledged(start_server, tmp_path
         history.learn(child.kill(), redis_was_away=True)
     with (
         Redis(**server.connection_kwargs) as client,
-        MemorySystem(tmp_path / "memory", redis=client, store=store_url or None) as memory,
+        MemorySystem(tmp_path / "memory", redis=client) as memory,
+    ):
+        history.judge(memory)
+
+
+def test_killed_postgresql_loses_nothing_that_was_acknowledged(start_server, tmp_path, postgres):
+    server = start_server(servers.VALKEY, path=tmp_path / "redis")
+    chance = random.Random(KILLS)
+    history = History()
+    child = Child(tmp_path / "memory", postgres.url, server, 1)
+    try:
+        for _ in range(max(2, KILLS // 4)):
+            child.wait_for(chance.randrange(20, 100))
+            postgres.kill()
+            child.wait_for(chance.randrange(5, 40))
+            postgres.start()
+        child.wait_for(60)
+    finally:
+        history.learn(child.kill())
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path / "memory", redis=client, store=postgres.url) as memory,
     ):
         history.judge(memory)

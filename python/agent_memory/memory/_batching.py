@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 __all__ = ["MAX_WAITING", "AsyncBatcher", "Batcher"]
 
@@ -82,7 +82,7 @@ class _Seat(Generic[T, R]):
         self.item = item
         self.ready = threading.Lock()
         self.ready.acquire()
-        self.result: Any = None
+        self.result: tuple[R] | None = None
         self.error: BaseException | None = None
 
 
@@ -119,8 +119,8 @@ class Batcher(Generic[T, R]):
             self._lead(key)
         if seat.error is not None:
             raise seat.error
-        result: R = seat.result[0]
-        return result
+        assert seat.result is not None
+        return seat.result[0]
 
     def _lead(self, key: Hashable) -> None:
         with self._lock:
