@@ -40,6 +40,7 @@ __all__ = [
     "MemoryEntry",
     "MemoryId",
     "Tier",
+    "checksum_at",
     "checksum_of",
     "content_of",
     "decode_namespace",
@@ -308,16 +309,19 @@ def checksum_of(copy: Copy) -> int:
 
     A tombstone has checksum 0. The writer counts as well: two versions may differ in nothing else.
     """
-    if copy.deleted:
-        return 0
+    return 0 if copy.deleted else checksum_at(copy, copy.version, copy.created_us)
+
+
+def checksum_at(copy: Copy, version: int, created_us: int) -> int:
+    """What the checksum of a living copy is once it has this version and time of creation."""
     head = _HEAD.pack(
-        copy.version,
+        version,
         copy.timestamp,
         copy.importance,
         _NAN if copy.expires_at is None else copy.expires_at,
         _NO_STEP if copy.step is None else copy.step,
         copy.content_kind,
-        copy.created_us,
+        created_us,
     )
     try:
         # No text can hold a NUL: `_name` refuses it and JSON escapes it.

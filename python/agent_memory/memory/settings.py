@@ -70,6 +70,8 @@ class LongTermSettings:
     """zstd's level for contents, 1..19; 0 leaves them as they are."""
     min_compressed_bytes: int = 64
     """Contents shorter than this stay as they are. >= 1."""
+    min_plain_bytes: int = 512
+    """The same while there is no dictionary, without which short texts do not get smaller. >= 1."""
     dictionary_bytes: int = 65_536
     """The most bytes of a trained dictionary; 0: no dictionary. >= 0."""
     dictionary_samples: int = 20_000
@@ -82,6 +84,7 @@ class LongTermSettings:
             raise ValueError(f"vectors must be 'f32' or 'f16', got {self.vectors!r}")
         _check.whole("compression_level", self.compression_level, 0, 19)
         _check.whole("min_compressed_bytes", self.min_compressed_bytes, 1)
+        _check.whole("min_plain_bytes", self.min_plain_bytes, 1)
         _check.whole("dictionary_bytes", self.dictionary_bytes, 0)
         _check.whole("dictionary_samples", self.dictionary_samples, 1)
         _check.whole("min_dictionary_samples", self.min_dictionary_samples, 8)

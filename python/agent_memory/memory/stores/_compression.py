@@ -116,9 +116,10 @@ class Compression:
 
     def _compress(self, content: bytes) -> tuple[bytes, int]:
         settings = self._settings
-        if not settings.compression_level or len(content) < settings.min_compressed_bytes:
-            return content, UNCOMPRESSED
         number = self._newest
+        least = settings.min_compressed_bytes if number else settings.min_plain_bytes
+        if not settings.compression_level or len(content) < least:
+            return content, UNCOMPRESSED
         if getattr(self._contexts, "compressor_number", None) != number:
             self._contexts.compressor = zstandard.ZstdCompressor(
                 level=settings.compression_level,

@@ -19,9 +19,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from agent_memory.memory.entries import Copy, checksum_of, tombstone_of
+from agent_memory.memory.entries import Copy, checksum_at, checksum_of, tombstone_of
 from agent_memory.memory.rules import MAX_VERSION, Stamp, beats, next_version
 from agent_memory.memory.stores.operations import (
     AgentState,
@@ -32,6 +32,9 @@ from agent_memory.memory.stores.operations import (
     WriteResult,
     WriteStatus,
 )
+
+_TIMESTAMP: Final = Copy._fields.index("timestamp")
+_CHECKSUM: Final = Copy._fields.index("checksum")
 
 __all__ = ["Agent", "Change", "ChangeKind", "Held", "Plan", "Wanted"]
 
@@ -230,36 +233,13 @@ class Plan:
             if version > MAX_VERSION:
                 raise OverflowError("no version is left below 2^52")
             created_us = held.created_us if held is not None else copy.created_us or version
-            idempotency_key = held.idempotency_key if held is not None else copy.idempotency_key
-            copy = Copy(
-                copy.id,
-                copy.agent_id,
-                version,
-                copy.writer,
-                0,
-                copy.tier,
-                created_us,
-                copy.timestamp,
-                copy.step,
-                copy.importance,
-                copy.memory_type,
-                copy.namespace,
-                copy.user_id,
-                copy.session_id,
-                copy.key,
-                idempotency_key,
-                copy.expires_at,
-                copy.tags,
-                copy.metadata,
-                copy.content_kind,
-                copy.content,
-                0,
-                copy.content_hash,
-                copy.vector,
-                seq,
-                agent.generation,
-            )
-            copy = copy._replace(checksum=checksum_of(copy))
+            if held is not None and held.idempotency_key != copy.idempotency_key:
+                copy = copy._replace(idempotency_key=held.idempotency_key)
+            checksum = checksum_at(copy, version, created_us)
+            # By position, which is several times faster than by name: this is done once for every memory stored.
+            head = (copy.id, copy.agent_id, version, copy.writer, 0, copy.tier, created_us)
+            tail = (checksum, copy.content_hash, copy.vector, seq, agent.generation)
+            copy = Copy._make((*head, *copy[_TIMESTAMP:_CHECKSUM], *tail))
         else:
             copy = copy._replace(seq=seq, generation=agent.generation)
             if held is not None and held.idempotency_key != copy.idempotency_key:
@@ -360,7 +340,8 @@ class Plan:
         else:
             moved = before.copy._replace(tier=int(move.tier), seq=seq)
             self.changes[held.id] = before._replace(copy=moved)
-            self.held[held.id] = held._replace(tier=int(move.tier), seq=seq)
+            if before.kind is ChangeKind.LABEL:
+                self.held[held.id] = held._replace(tier=int(move.tier), seq=seq)
         return WriteResult(WriteStatus.APPLIED, held.id, held.version, seq, True)
 
     # --- what the transaction knows --------------------------------------------------------------------------------------
@@ -372,7 +353,28 @@ class Plan:
         return agent.seq
 
     def _held(self, memory_id: str) -> Held | None:
-        return self.held.get(memory_id)
+        """The row as this transaction has left it so far."""
+        change = self.changes.get(memory_id)
+        if change is None or change.kind is ChangeKind.LABEL:
+            return self.held.get(memory_id)
+        copy, before = change.copy, change.held
+        return Held(
+            before.row if before is not None else 0,
+            copy.id,
+            copy.agent_id,
+            copy.version,
+            copy.writer,
+            copy.deleted,
+            copy.tier,
+            copy.seq,
+            copy.created_us,
+            copy.namespace,
+            copy.user_id,
+            copy.key,
+            copy.idempotency_key,
+            copy.content_hash,
+            copy.tags,
+        )
 
     def _is_erased(self, held: Held) -> bool:
         return held.seq <= self.agents[held.agent_id].erased_seq
@@ -399,23 +401,6 @@ class Plan:
         if held is not None and held.content_hash and held.content_hash != copy.content_hash:
             self.hashes.pop((copy.agent_id, held.content_hash), None)
         self.changes[copy.id] = Change(kind, copy, original)
-        self.held[copy.id] = Held(
-            held.row if held is not None else 0,
-            copy.id,
-            copy.agent_id,
-            copy.version,
-            copy.writer,
-            copy.deleted,
-            copy.tier,
-            copy.seq,
-            copy.created_us,
-            copy.namespace,
-            copy.user_id,
-            copy.key,
-            copy.idempotency_key,
-            copy.content_hash,
-            copy.tags,
-        )
         if copy.key:
             self.keys[copy.agent_id, copy.namespace, copy.key] = copy.id
         if copy.idempotency_key:

@@ -65,7 +65,7 @@ async def test_half_precision_is_asked_for_and_checked_like_the_rest(async_make_
 
 @pytest.mark.parametrize("level", [0, 19])
 async def test_levels(async_make_store, level):
-    store = await async_make_store(long_term=LongTermSettings(compression_level=level, min_compressed_bytes=1))
+    store = await async_make_store(long_term=LongTermSettings(compression_level=level, min_plain_bytes=1))
     for content in ("", "a", "word " * 1_000, bytes(range(256)) * 10):
         (result,) = await store.write([put(content, tier=Tier.LTM)])
         assert entries.content_of((await store.get([result.id]))[0]) == content

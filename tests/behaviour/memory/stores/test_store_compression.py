@@ -65,7 +65,7 @@ def test_half_precision_is_asked_for_and_checked_like_the_rest(make_store):
 
 @pytest.mark.parametrize("level", [0, 19])
 def test_levels(make_store, level):
-    store = make_store(long_term=LongTermSettings(compression_level=level, min_compressed_bytes=1))
+    store = make_store(long_term=LongTermSettings(compression_level=level, min_plain_bytes=1))
     for content in ("", "a", "word " * 1_000, bytes(range(256)) * 10):
         (result,) = store.write([put(content, tier=Tier.LTM)])
         assert entries.content_of(store.get([result.id])[0]) == content

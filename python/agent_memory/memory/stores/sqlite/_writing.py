@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from agent_memory.memory.entries import Copy, Tier
@@ -177,7 +178,7 @@ def _insert_rows(connection: sqlite3.Connection, table: str, width: int, rows: l
                 marks = ", ".join([f"({', '.join('?' * width)})"] * chunk)
                 statement = f"INSERT INTO {table} VALUES {marks}"
             part = rows[start : start + chunk]
-            connection.execute(statement, [value for row in part for value in row])
+            connection.execute(statement, list(chain.from_iterable(part)))
             start += chunk
 
 
