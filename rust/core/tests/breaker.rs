@@ -26,6 +26,23 @@ fn succeed(breaker: &mut Breaker, now_ns: u64) {
 }
 
 #[test]
+fn states_are_named_as_users_know_them() {
+    assert_eq!([State::Closed, State::Open, State::HalfOpen].map(State::name), ["closed", "open", "half_open"]);
+}
+
+#[test]
+fn what_only_rates_need_is_refused_without_a_rate() {
+    let refused = |change: fn(&mut BreakerOptions)| {
+        let mut options = BreakerOptions::default();
+        change(&mut options);
+        BreakerConfig::new(&options).expect_err("refused").parameter
+    };
+    assert_eq!(refused(|options| options.minimum_calls = Some(5)), "minimum_calls");
+    assert_eq!(refused(|options| options.window_calls = Some(5)), "failure_rate or slow_call_rate");
+    assert_eq!(refused(|options| options.window_seconds = Some(5.0)), "failure_rate or slow_call_rate");
+}
+
+#[test]
 fn failures_in_a_row_open_it_and_a_success_between_them_does_not() {
     let mut breaker = breaker(|options| options.failure_threshold = Some(3));
     for _ in 0..10 {
