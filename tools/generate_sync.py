@@ -28,6 +28,7 @@ import difflib
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import libcst as cst
@@ -304,6 +305,13 @@ def pairs() -> list[tuple[Path, Path]]:
     return found + [(test, test.with_name(test.name.replace("test_async_", "test_", 1))) for test in tests]
 
 
+def _generate_or_say_why_not(source: Path, target: Path) -> str | ValueError:
+    try:
+        return generate(source, target) if source.exists() else ValueError(f"missing: {source.relative_to(ROOT)}")
+    except ValueError as error:
+        return error
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Generate the sync twins of asyncio sources.")
@@ -311,21 +319,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, help="sources or targets; by default every pair")
     options = parser.parse_args(arguments)
     wanted = {file.resolve() for file in options.files}
+    chosen = [pair for pair in pairs() if not wanted or wanted & set(pair)]
+    with ProcessPoolExecutor() as pool:
+        texts = list(pool.map(_generate_or_say_why_not, *zip(*chosen, strict=True))) if chosen else []
     stale = 0
-    for source, target in pairs():
-        if wanted and not wanted & {source, target}:
-            continue
-        if not source.exists() and not target.exists():
-            print(f"not there yet: {source.relative_to(ROOT)}", file=sys.stderr)
-            continue
-        if not source.exists():
-            print(f"missing: {source.relative_to(ROOT)}", file=sys.stderr)
-            stale += 1
-            continue
-        try:
-            text = generate(source, target)
-        except ValueError as error:
-            print(error, file=sys.stderr)
+    for (_, target), text in zip(chosen, texts, strict=True):
+        if isinstance(text, ValueError):
+            print(text, file=sys.stderr)
             stale += 1
             continue
         before = target.read_text() if target.exists() else ""

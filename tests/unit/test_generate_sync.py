@@ -62,8 +62,3 @@ def test_comments_and_blank_lines_are_kept(tool):
 def test_refuses_asyncio_that_has_no_sync_counterpart(tool, source):
     with pytest.raises(ValueError, match=r"take it from agent_memory\._compat"):
         tool.to_sync(source, "source.py")
-
-
-def test_the_committed_files_are_what_would_be_generated(tool):
-    pytest.importorskip("ruff", reason="a tool of make lint, which makes this comparison too")
-    assert tool.main(["--check"]) == 0
