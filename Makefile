@@ -4,6 +4,7 @@
 #   make demo     a real server, traffic, an outage, the recovery; writes demo-report.html
 #   make test     the Rust tests, then the Python tests against the built wheel
 #   make compat   redis-py's own tests, with our classes in the place of its own
+#   make fuzz     libFuzzer on the bytes of snapshots and on texts, FUZZ_S seconds each (60)
 #   make sim      the simulations, each from 100,000 seeds (SEEDS=1000000 for more)
 #   make kills    process, Redis and PostgreSQL killed 200 times under the memory system
 #   make bench    the benches, peers side by side
@@ -149,7 +150,27 @@ memcheck-scoring: | check-rust
 	PROPTEST_CASES=20 valgrind -q --error-exitcode=9 \
 		$$(ls -t target/debug/deps/agent_memory_core-* | grep -v '\.d$$' | head -1) scoring::kernels scoring::index::codes
 
+# Coverage-guided, on stable Rust: the coverage pass is asked for by name, and the crate compiles libFuzzer (needs a C++
+# compiler). A panic, a failed assertion, an overflow or more than 2 GB stops it and leaves the input beside it.
+FUZZ_S ?= 60
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
+
+.PHONY: fuzz
+fuzz: | check-rust
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --release --manifest-path rust/fuzz/Cargo.toml --target-dir target/fuzz \
+		--target $$(rustc -vV | sed -n 's/^host: //p')
+	@for target in snapshot tokeniser; do \
+		mkdir -p target/fuzz/corpus/$$target && \
+		target/fuzz/$$(rustc -vV | sed -n 's/^host: //p')/release/$$target -max_total_time=$(FUZZ_S) \
+			-artifact_prefix=target/fuzz/$$target- target/fuzz/corpus/$$target || exit 1; \
+	done
+
 # In an environment that has the wheel and the `bench` extra.
 bench-scoring:
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 taskset -c 0 $(BIN)/python benches/python/bench_scoring_exact.py
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 taskset -c 0 $(BIN)/python benches/python/bench_scoring_index.py
+	OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 $(BIN)/python benches/python/bench_scoring_index.py batch
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benches/python/bench_scoring_scaling.py
+	cargo run --quiet --release --package agent-memory-core --example reader_wait

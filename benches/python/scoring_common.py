@@ -39,14 +39,15 @@ def rounds(work: dict[str, Callable[[], object]], seconds: float = 4.0, least: i
 
 
 def report(title: str, taken: dict[str, list[float]], ours: str, targets: dict[str, float]) -> None:
-    """Prints medians, the spread between the quartiles, and our ratio to each peer beside its target."""
+    """Prints medians, quartiles and fastest rounds, and our ratio to each peer beside its target (that of the medians)."""
     print(f"\n{title}  ({len(next(iter(taken.values())))} rounds)")
     our_median = statistics.median(taken[ours])
     for name, values in taken.items():
         low, median, high = statistics.quantiles(values, n=4)
         line = f"  {name:34s} {median * 1e3:9.3f} ms   quartiles {low * 1e3:9.3f} .. {high * 1e3:9.3f}"
+        line += f"   fastest {min(values) * 1e3:9.3f}"
         if name != ours:
-            line += f"   ours is {our_median / median:5.2f} x"
+            line += f"   ours is {our_median / median:5.2f} x, of the fastest {min(taken[ours]) / min(values):5.2f} x"
             if name in targets:
                 verdict = "meets" if our_median / median <= targets[name] else "MISSES"
                 line += f" ({verdict} <= {targets[name]:.2f})"

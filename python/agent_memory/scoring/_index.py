@@ -54,6 +54,8 @@ def _strings(name: str, values: Iterable[str]) -> list[str]:
     if isinstance(values, str):
         raise TypeError(f"{name} must be a collection of str, got a str")
     found = list(values)
+    if set(map(type, found)) <= {str}:
+        return found
     for position, value in enumerate(found):
         if not isinstance(value, str):
             raise TypeError(f"{name} must hold str, got {type(value).__name__} at {position}")
@@ -286,12 +288,61 @@ class MemoryIndex:
             "kernel": kernel,
         }
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def ids(self) -> list[str]:
+        """The ids of all memories, by the time of their last write."""
+        return self._core.ids()
+
+    def reembed(
+        self,
+        embedder: Embedder,
+        texts: Mapping[str, str],
+        *,
+        model: str,
+        dimensions: int,
+        batch: int = 1024,
+    ) -> MemoryIndex:
+        """A new index with the vectors of another embedding model; this one stays as it is and can be searched on.
+
+        An index has one embedding space, and vectors of different models cannot be compared. So a new model means a new
+        index: every memory is carried over with its words, times, attributes, sequence, importance and access count, and
+        gets `embedder([texts[id]])` as its vector. An index keeps words, not texts: hence `texts`. A memory whose id is
+        not in `texts` is carried over without a vector.
+
+        - `embedder`: as in the constructor, called with at most `batch` texts at once; the new index keeps it.
+        - `model`, `dimensions`: of the new vectors.
+
+        What is written to this index after the call began may or may not be carried over: write to both meanwhile.
+        Raises what `embedder` raises, and `ValueError` for an array of another shape or with values that are not finite.
+        """
+        check_count("dimensions", dimensions)
+        check_count("batch", batch)
+        new = type(self).__new__(type(self))
+        new._core = self._core.emptied(dimensions, model)
+        new._embedder = embedder
+        ids = self.ids()
+        for start in range(0, len(ids), batch):
+            part = ids[start : start + batch]
+            with_text = [memory_id for memory_id in part if memory_id in texts]
+            if len(with_text) < len(part):
+                self._core.copy_into(new._core, [memory_id for memory_id in part if memory_id not in texts], None)
+            if with_text:
+                vectors = new._embed(_strings("texts", [texts[memory_id] for memory_id in with_text]))
+                self._core.copy_into(new._core, with_text, vectors)
+        return new
+
+    def save(self, path: str | PathLike[str], *, vectors: Literal["memory", "mapped"] = "memory") -> None:
         """Writes a snapshot: beside `path`, synced, renamed over it. `path` always leads to a whole snapshot.
+
+        With `vectors="mapped"` the float32 elements are then left to the file, as after `load(path, vectors="mapped")`,
+        and their memory is given back. An index of more memories than fit in memory is written in rounds: upsert, save
+        mapped, upsert on. Segments of which memories were replaced or deleted stay in memory until they are compacted
+        (more than a quarter dead) and saved again.
 
         Writers wait meanwhile, searches do not. Raises `OSError`; then `path` is as it was.
         """
-        self._core.save(path)
+        if vectors not in ("memory", "mapped"):
+            raise ValueError(f"vectors must be 'memory' or 'mapped', got {vectors!r}")
+        self._core.save(path, vectors == "mapped")
 
     @classmethod
     def load(

@@ -5,9 +5,11 @@
 //! what makes it safe to map it, here and in other processes.
 
 use agent_memory_core::scoring::index::Index;
-use agent_memory_core::scoring::index::snapshot::{SharedBytes, SnapshotError, read_snapshot, write_snapshot};
+use agent_memory_core::scoring::index::snapshot::{
+    SharedBytes, SnapshotError, Written, map_vectors, read_snapshot, write_snapshot,
+};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,12 +34,14 @@ impl AsRef<[u8]> for Mapping {
 /// Distinguishes the temporary names of saves that run at once in one process.
 static SAVES: AtomicU64 = AtomicU64::new(0);
 
-/// Writes a snapshot of `index` to `path`, replacing what is there in one step.
+/// Writes a snapshot of `index` to `path`, replacing what is there in one step. With `mapped` the elements of the vectors
+/// that were written are then left to the file, which stays mapped as long as the index lives.
 ///
 /// # Errors
 ///
-/// Those of the file system; then `path` is as it was and no temporary file is left.
-pub fn save(index: &Index, path: &Path) -> io::Result<()> {
+/// Those of the file system; then `path` is as it was and no temporary file is left. If only the mapping failed, the
+/// snapshot is there and the elements stay in memory.
+pub fn save(index: &Index, path: &Path, mapped: bool) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -46,20 +50,37 @@ pub fn save(index: &Index, path: &Path) -> io::Result<()> {
     let mut aside_name = name.to_owned();
     aside_name.push(format!(".{}.{}.tmp", std::process::id(), SAVES.fetch_add(1, Ordering::Relaxed)));
     let aside = directory.join(aside_name);
-    let result = write_aside(index, &aside).and_then(|()| fs::rename(&aside, path));
-    if result.is_err() {
-        let _ = fs::remove_file(&aside); // the error that is reported is the first one
-        return result;
+    let result = write_aside(index, &aside).and_then(|done| fs::rename(&aside, path).map(|()| done));
+    let (written, file) = match result {
+        Ok(done) => done,
+        Err(error) => {
+            let _ = fs::remove_file(&aside); // the error that is reported is the first one
+            return Err(error);
+        }
+    };
+    File::open(directory)?.sync_all()?;
+    if mapped {
+        map_vectors(index, &map(&file)?, written);
     }
-    File::open(directory)?.sync_all()
+    Ok(())
 }
 
-fn write_aside(index: &Index, aside: &PathBuf) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).open(aside)?;
+fn map(file: &File) -> io::Result<SharedBytes> {
+    // SAFETY: a snapshot is never changed in place (see the module's text). Whoever truncates one that is mapped makes
+    // the process die by SIGBUS, as with every mapped file; the documentation says so.
+    #[allow(unsafe_code)]
+    let mapping = unsafe { memmap2::Mmap::map(file) }?;
+    Ok(Arc::new(Mapping(mapping)))
+}
+
+/// The file that is returned is the one that was written, whoever has replaced its name meanwhile.
+fn write_aside(index: &Index, aside: &PathBuf) -> io::Result<(Written, File)> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(aside)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    write_snapshot(index, &mut out)?;
-    out.flush()?;
-    out.get_ref().sync_all()
+    let written = write_snapshot(index, &mut out)?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    Ok((written, file))
 }
 
 /// Loads a snapshot. With `mapped` the vectors' elements stay in the file, which stays mapped as long as the index lives.
@@ -73,11 +94,7 @@ pub fn load(path: &Path, mapped: bool) -> Result<Index, LoadError> {
         let empty: SharedBytes = Arc::new(Vec::new());
         return read_snapshot(&empty, false).map_err(LoadError::Snapshot);
     }
-    // SAFETY: a snapshot is never changed in place (see the module's text). Whoever truncates one that is mapped makes
-    // the process die by SIGBUS, as with every mapped file; the documentation says so.
-    #[allow(unsafe_code)]
-    let mapping = unsafe { memmap2::Mmap::map(&file) }.map_err(LoadError::Io)?;
-    let bytes: SharedBytes = Arc::new(Mapping(mapping));
+    let bytes = map(&file).map_err(LoadError::Io)?;
     read_snapshot(&bytes, mapped).map_err(LoadError::Snapshot)
 }
 
@@ -100,8 +117,8 @@ mod tests {
             model: String::new(),
             rotation: Rotation::new(2),
         });
-        let row = NewRow { id: "a".to_owned(), vector: vec![1.0, 2.0], ..NewRow::default() };
-        index.upsert(vec![row], &[]).expect("room");
+        let row = NewRow { id: "a".to_owned(), ..NewRow::default() };
+        index.upsert(vec![row], vec![1.0, 2.0], &[]).expect("room");
         index
     }
 
@@ -110,7 +127,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("index");
         for _ in 0..2 {
-            save(&index(), &path).expect("saved");
+            save(&index(), &path, false).expect("saved");
         }
         assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 1);
         for mapped in [false, true] {
@@ -121,8 +138,8 @@ mod tests {
     #[test]
     fn failures_are_told_apart_and_leave_nothing_aside() {
         let directory = tempfile::tempdir().expect("a directory");
-        assert!(save(&index(), &directory.path().join("absent/index")).is_err());
-        assert!(save(&index(), directory.path()).is_err(), "a directory is in the way");
+        assert!(save(&index(), &directory.path().join("absent/index"), true).is_err());
+        assert!(save(&index(), directory.path(), true).is_err(), "a directory is in the way");
         let empty = directory.path().join("empty");
         std::fs::write(&empty, b"").expect("written");
         assert!(matches!(load(&empty, true), Err(LoadError::Snapshot(_))));

@@ -13,19 +13,13 @@ EXPECTED = [
     ["Agent Smith", "[1, True]", "stored"],
     ["100 Agent Smith"],
     ["next attempt in"],
-    ["Prefers green tea in the morning"],
 ]
 
 
 @pytest.mark.parametrize(("code", "expected"), list(zip(BLOCKS, EXPECTED, strict=True)))
-def test_block(code, expected, tmp_path):
+def test_block(code, expected):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for text in expected:

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -81,6 +81,9 @@ def test_similarity_agrees_with_float64_on_every_tier(data, name, k, threads, la
     decay=st.sampled_from([HalfLife(1000.0), PowerLaw(500.0, 0.7)]),
     keep=st.sampled_from([0.0, 0.3, 1.0]),
 )
+@example(  # weights of 0 make zeros of both signs, which are equal
+    seed=16, rows=17, k=2, weights=(0.0,) * 5, normalize=None, decay=HalfLife(1000.0), keep=0.3
+)  # fmt: skip
 def test_the_fused_score_is_the_documented_sum(seed, rows, k, weights, normalize, decay, keep):
     rng = np.random.default_rng(seed)
     vectors, query = rng.standard_normal((rows, 24), dtype=np.float32), rng.standard_normal(24)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -91,3 +93,28 @@ def test_another_model_or_a_missing_file_is_refused(tmp_path):
         MemoryIndex.load(tmp_path / "absent")
     with pytest.raises(FileNotFoundError):
         index.save(tmp_path / "absent" / "index")
+
+
+def test_saving_mapped_leaves_the_elements_to_the_file_and_goes_on(tmp_path):
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((20_000, 24)).astype(np.float32)
+    ids = [f"m{row:05d}" for row in range(len(vectors))]
+    index, plain, path = MemoryIndex(24), MemoryIndex(24), tmp_path / "index"
+    query = rng.standard_normal(24)
+    for turn, part in enumerate(np.array_split(np.arange(len(ids)), 5)):
+        for one in (index, plain):
+            one.upsert([ids[row] for row in part], vectors[part])
+            one.delete(ids[turn * 3000 : turn * 3000 + 40])
+        index.save(path, vectors="mapped")
+        index.upsert(ids[7:9], -vectors[7:9])
+        plain.upsert(ids[7:9], -vectors[7:9])
+        for one in (query, -vectors[7]):
+            expected, found = plain.search(one, k=25), index.search(one, k=25)
+            assert found.ids == expected.ids
+            assert found.scores.tolist() == expected.scores.tolist()
+    mapped = [line for line in Path("/proc/self/smaps").read_text().splitlines() if str(path) in line]
+    assert mapped, "the file is mapped"
+    index.save(path)
+    assert MemoryIndex.load(path).search(query, k=25).ids == plain.search(query, k=25).ids
+    with pytest.raises(ValueError, match="vectors must be 'memory' or 'mapped', got 'disk'"):
+        index.save(path, vectors="disk")

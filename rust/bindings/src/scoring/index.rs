@@ -6,7 +6,7 @@ use agent_memory_core::scoring::index::codes::Rotation;
 use agent_memory_core::scoring::index::search::{Diversity, Filter, Found, Fusion, Query, Searcher};
 use agent_memory_core::scoring::index::segment::NewRow;
 use agent_memory_core::scoring::index::text::{Analyzer, Bm25, LANGUAGES};
-use agent_memory_core::scoring::index::{Index, Settings, State};
+use agent_memory_core::scoring::index::{Exhausted, Index, Settings, State};
 use agent_memory_core::scoring::kernels::{Kernels, MAX_DIMENSIONS};
 use agent_memory_core::scoring::parts::Weights;
 use agent_memory_storage::snapshot::{self, LoadError};
@@ -149,10 +149,48 @@ impl IndexCore {
         py.detach(|| self.index.contains(id))
     }
 
-    /// Writes a snapshot beside `path` and renames it there.
+    /// The ids of all memories, by the time of their last write.
+    fn ids(&self, py: Python<'_>) -> Vec<String> {
+        py.detach(|| self.index.state().ids())
+    }
+
+    /// An empty index with the settings of this one, for vectors of another model.
+    #[pyo3(signature = (dimensions, model))]
+    fn emptied(&self, dimensions: usize, model: String) -> PyResult<Self> {
+        let Settings { metric, analyzer, bm25, context, .. } = self.index.settings();
+        Self::new(dimensions, metric.name(), analyzer.language(), bm25.k1, bm25.b, *context, model)
+    }
+
+    /// Copies memories into `target` with other vectors, one for each id, or none. Ids that are gone are passed over.
+    #[pyo3(signature = (target, ids, vectors))]
     #[allow(clippy::needless_pass_by_value)] // extracted from Python
-    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        Ok(py.detach(|| snapshot::save(&self.index, &path))?)
+    fn copy_into(
+        &self,
+        py: Python<'_>,
+        target: &Bound<'_, Self>,
+        ids: Vec<String>,
+        vectors: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let target = target.get();
+        let matrix = vectors.map(|vectors| Matrix::export(vectors, "vectors")).transpose()?;
+        let width = target.index.settings().dimensions;
+        if let Some(matrix) = &matrix {
+            check_shape(matrix, ids.len(), width)?;
+        }
+        py.detach(|| {
+            let vectors = matrix.as_ref().map(copy_vectors).transpose()?.unwrap_or_default();
+            let (rows, sequences) = self.index.rows_of(&ids);
+            let kept = vectors.chunks_exact(width).zip(&rows).filter(|(_, row)| row.is_some());
+            let vectors = kept.flat_map(|(vector, _)| vector.iter().copied()).collect();
+            let rows = rows.into_iter().flatten().collect();
+            target.index.upsert(rows, vectors, &sequences).map_err(exhausted)
+        })
+    }
+
+    /// Writes a snapshot beside `path` and renames it there; with `mapped` the elements are then left to the file.
+    #[allow(clippy::needless_pass_by_value)] // extracted from Python
+    fn save(&self, py: Python<'_>, path: PathBuf, mapped: bool) -> PyResult<()> {
+        Ok(py.detach(|| snapshot::save(&self.index, &path, mapped))?)
     }
 
     /// Loads a snapshot; with `mapped` the elements of the vectors stay in the file.
@@ -198,12 +236,7 @@ impl IndexCore {
         check_numbers(&access_counts, "access_counts", 0.0)?;
         let settings = self.index.settings();
         if let Some(matrix) = &matrix {
-            let (rows, width) = (matrix.rows().len(), matrix.rows().dimensions());
-            if (rows, width) != (count, settings.dimensions) {
-                let expected = (count, settings.dimensions);
-                let message = format!("vectors must have shape {expected:?}, got {:?}", (rows, width));
-                return Err(PyValueError::new_err(message));
-            }
+            check_shape(matrix, count, settings.dimensions)?;
         }
         let mut names = Names::default();
         let mut rows: Vec<NewRow> = Vec::with_capacity(count);
@@ -222,14 +255,11 @@ impl IndexCore {
         }
         py.detach(|| {
             check_unique(&rows)?;
-            if let Some(matrix) = &matrix {
-                copy_vectors(matrix, &mut rows)?;
-            }
+            let vectors = matrix.as_ref().map(copy_vectors).transpose()?.unwrap_or_default();
             for (row, text) in rows.iter_mut().zip(texts.unwrap_or_default()) {
                 row.text = text.map(|text| settings.analyzer.count(&text));
             }
-            let exhausted = |_| PyOverflowError::new_err("2**32 rows were written; save and load the index to go on");
-            self.index.upsert(rows, &names.known).map_err(exhausted)
+            self.index.upsert(rows, vectors, &names.known).map_err(exhausted)
         })
     }
 
@@ -303,6 +333,18 @@ impl IndexCore {
     }
 }
 
+fn exhausted(_: Exhausted) -> PyErr {
+    PyOverflowError::new_err("2**32 rows were written; save and load the index to go on")
+}
+
+fn check_shape(matrix: &Matrix, rows: usize, dimensions: usize) -> PyResult<()> {
+    let (expected, got) = ((rows, dimensions), (matrix.rows().len(), matrix.rows().dimensions()));
+    if got == expected {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!("vectors must have shape {expected:?}, got {got:?}")))
+}
+
 fn in_threads<T: Send>(threads: usize, count: usize, work: impl Fn(std::ops::Range<usize>) -> Vec<T> + Sync) -> Vec<T> {
     let share = count.div_ceil(threads.max(1)).max(1);
     if share >= count {
@@ -336,18 +378,22 @@ fn check_unique(rows: &[NewRow]) -> PyResult<()> {
 }
 
 /// Copies each row once and judges the copy: what the caller writes meanwhile cannot get past the check.
-fn copy_vectors(matrix: &Matrix, rows: &mut [NewRow]) -> PyResult<()> {
+fn copy_vectors(matrix: &Matrix) -> PyResult<Vec<f32>> {
+    /// Larger elements have squares that are not finite in single precision; nothing that is embedded needs them.
+    const LIMIT: f32 = 1e15;
     let source = matrix.rows();
-    for (index, row) in rows.iter_mut().enumerate() {
-        row.vector.resize(source.dimensions(), 0.0);
-        source.copy_f32(index, &mut row.vector);
-        // Larger elements have squares that are not finite in single precision; nothing that is embedded needs them.
-        if let Some(x) = row.vector.iter().find(|x| x.is_nan() || x.abs() > 1e15) {
+    let width = source.dimensions();
+    let mut vectors = vec![0.0; source.len() * width];
+    for (index, row) in vectors.chunks_exact_mut(width).enumerate() {
+        source.copy_f32(index, row);
+        // All of a row first, without a branch for each element; a NaN is not within the limit.
+        if !row.iter().fold(true, |all, x| all & (x.abs() <= LIMIT)) {
+            let x = row.iter().find(|x| x.is_nan() || x.abs() > LIMIT).unwrap_or(&f32::NAN);
             let message = format!("vectors must be finite and at most 1e15 in size, got {x} in row {index}");
             return Err(PyValueError::new_err(message));
         }
     }
-    Ok(())
+    Ok(vectors)
 }
 
 fn finite_rows(matrix: &Matrix, dimensions: usize) -> PyResult<Vec<Vec<f64>>> {

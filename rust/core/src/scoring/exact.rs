@@ -153,7 +153,8 @@ pub fn rank(kernels: Kernels, rows: &Rows<'_>, request: &Request<'_>) -> Answer 
     let scales: Vec<Scale> = request.parts.iter().map(scale_of).collect();
     let weighted = request.parts.iter().zip(&scales);
     let extra = |index: usize| -> f64 {
-        weighted.clone().map(|(part, scale)| part.weight * scale.apply(part.values[index])).sum()
+        // Begins with +0.0, so that no total is -0.0, which would rank below an equal one.
+        weighted.clone().fold(0.0, |sum, (part, scale)| sum + part.weight * scale.apply(part.values[index]))
     };
     let total = |similarity: f64, extra: f64| request.similarity_weight * similarity_scale.apply(similarity) + extra;
     #[allow(clippy::float_cmp)] // exactly one leaves values as they are

@@ -10,7 +10,7 @@
 //! measured when the codes are made and rounded up, the rounding of the rotation included; so the bound holds for any
 //! data whatever.
 
-use crate::scoring::kernels::{BLOCK_DIMENSIONS, Kernels, f32_error_factor};
+use crate::scoring::kernels::{BLOCK_DIMENSIONS, CoarseBound, Kernels, encode, f32_error_factor};
 
 /// Version of the sign sequence and of the layout; part of a snapshot.
 pub const CODE_VERSION: u32 = 1;
@@ -59,39 +59,13 @@ impl Rotation {
 
     /// Rotates `padded` elements in place. The rounding error is at most [`Self::error_factor`] of the norm.
     fn rotate(&self, values: &mut [f32]) {
-        for (value, sign) in values.iter_mut().zip(&self.signs) {
-            *value *= sign;
-        }
-        let mut rest = values;
-        for &stretch in &self.stretches {
-            let (now, later) = rest.split_at_mut(stretch);
-            hadamard(now);
-            rest = later;
-        }
+        encode::rotate(values, &self.signs, &self.stretches);
     }
 
     /// Every stage of the transform rounds once, the scale once, an input scaled to unit length twice; doubled to spare.
     fn error_factor(&self) -> f64 {
         let stages = f64::from(usize::BITS - self.padded().leading_zeros());
         2.0 * (stages + 4.0) * f64::from(f32::EPSILON)
-    }
-}
-
-fn hadamard(values: &mut [f32]) {
-    let mut half = 1;
-    while half < values.len() {
-        for pair in values.chunks_exact_mut(2 * half) {
-            let (low, high) = pair.split_at_mut(half);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
-    #[allow(clippy::cast_possible_truncation)] // counted in the error factor
-    let scale = (1.0 / (values.len() as f64).sqrt()) as f32;
-    for value in values {
-        *value *= scale;
     }
 }
 
@@ -122,8 +96,8 @@ impl<'r> Encoder<'r> {
         Self { rotation, buffer: vec![0.0; rotation.padded()] }
     }
 
-    /// Encodes `row * factor`, appending to both planes. `row` must be finite and `|row * factor|` be `norm`.
-    pub fn encode(&mut self, row: &[f32], factor: f64, norm: f64, high: &mut Vec<u8>, low: &mut Vec<u8>) -> RowCode {
+    /// Encodes `row * factor` into one row of both planes. `row` must be finite and `|row * factor|` be `norm`.
+    pub fn encode(&mut self, row: &[f32], factor: f64, norm: f64, high: &mut [u8], low: &mut [u8]) -> RowCode {
         #[allow(clippy::cast_possible_truncation)] // counted in the error factor
         let factor = factor as f32;
         self.buffer[row.len()..].fill(0.0);
@@ -131,29 +105,10 @@ impl<'r> Encoder<'r> {
             *slot = x * factor;
         }
         self.rotation.rotate(&mut self.buffer);
-        let largest = self.buffer.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        let step = largest / 127.0;
+        // Below this norm the squares of what is lost would underflow: all of the row counts as lost.
+        let step = if norm > 1e-10 { encode::largest(&self.buffer) / 127.0 } else { 0.0 };
         let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-        let (mut coarse, mut fine) = ([0.0_f32; 8], [0.0_f32; 8]);
-        for block in self.buffer.chunks_exact(BLOCK_DIMENSIONS) {
-            let mut codes = [0_u8; BLOCK_DIMENSIONS];
-            for (code, lanes) in codes.chunks_exact_mut(8).zip(block.chunks_exact(8)) {
-                for lane in 0..8 {
-                    // Adding 1.5 * 2^23 rounds to the nearest integer without a call.
-                    let rounded = (lanes[lane] * inverse + 12_582_912.0) - 12_582_912.0;
-                    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // in 0..=255 by the clamp
-                    let unsigned = (rounded.clamp(-127.0, 127.0) + 128.0) as i32 as u8;
-                    code[lane] = unsigned;
-                    let fine_gap = lanes[lane] - step * (f32::from(unsigned) - 128.0);
-                    let coarse_gap = lanes[lane] - step * (f32::from(unsigned & 0xf0) - 120.5);
-                    fine[lane] += fine_gap * fine_gap;
-                    coarse[lane] += coarse_gap * coarse_gap;
-                }
-            }
-            let (first, second) = codes.split_at(BLOCK_DIMENSIONS / 2);
-            high.extend(first.iter().zip(second).map(|(a, b)| (a >> 4) | (b & 0xf0)));
-            low.extend(first.iter().zip(second).map(|(a, b)| (a & 15) | (b << 4)));
-        }
+        let [coarse, fine] = encode::quantise(&self.buffer, step, inverse, high, low);
         let slack = self.rotation.error_factor() * norm + f64::from(step) * 1e-4;
         let widen = 1.0 + f32_error_factor(self.rotation.padded());
         let residual = |sums: [f32; 8]| {
@@ -183,18 +138,10 @@ pub struct QueryCode {
     fine_residual: f64,
 }
 
-/// How the coarse pass turns an integer dot product into a bound: `approx = row.step * (scale * raw - offset)` and
-/// `error = row.coarse_residual * residual_factor + row.norm * norm_factor`, all in `f32`, its rounding included.
-#[derive(Clone, Copy, Debug)]
-pub struct CoarseBound {
-    /// See above.
-    pub scale: f32,
-    /// See above.
-    pub offset: f32,
-    /// See above.
-    pub residual_factor: f32,
-    /// See above.
-    pub norm_factor: f32,
+/// The nearest integer to a small value, ties to even, without a call.
+fn nearest(value: f64) -> f64 {
+    const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+    (value + ROUNDER) - ROUNDER
 }
 
 /// Units of the second plane in one of the first.
@@ -226,8 +173,8 @@ impl QueryCode {
             fine_residual: 0.0,
         };
         for x in rotated.into_iter().map(f64::from) {
-            let first = (x * inverse).round().clamp(-127.0, 127.0);
-            let second = ((x * inverse - first) * REMAINDER_STEPS).round().clamp(-127.0, 127.0);
+            let first = nearest((x * inverse).clamp(-127.0, 127.0));
+            let second = nearest(((x * inverse - first) * REMAINDER_STEPS).clamp(-127.0, 127.0));
             code.coarse.push(first as i8);
             code.remainder.push(second as i8);
             code.coarse_sum += first;
@@ -267,7 +214,20 @@ impl QueryCode {
         4.0 * f64::from(f32::EPSILON) * self.step * 16.0 * 15.0 * absolute / 127.0
     }
 
-    /// `q.x` from both planes of a row, and how far it may be off.
+    /// `q.x` from both planes of a row and the first plane of the query, and how far it may be off. `raw` is what the
+    /// coarse pass found for the row, so one dot product is left to do.
+    #[must_use]
+    pub fn medium(&self, kernels: Kernels, raw: i32, low: &[u8], row: &RowCode) -> (f64, f64) {
+        let mut rest = [0];
+        kernels.nibble_dots(&self.coarse, low, &mut rest);
+        let dot = f64::from(16 * raw + rest[0]) - 128.0 * self.coarse_sum;
+        let residual = f64::from(row.fine_residual);
+        let error = self.norm * residual + self.coarse_residual * (f64::from(row.norm) + residual);
+        let value = self.step * f64::from(row.step) * dot;
+        (value, error * (1.0 + 1e-9) + 1e-12 * self.norm * f64::from(row.norm))
+    }
+
+    /// `q.x` from both planes of a row and of the query, and how far it may be off.
     #[must_use]
     pub fn fine(&self, kernels: Kernels, high: &[u8], low: &[u8], row: &RowCode) -> (f64, f64) {
         let dot = |query: &[i8], codes: &[u8]| {
@@ -308,7 +268,7 @@ mod tests {
             let query: Vec<f64> = query.into_iter().map(f64::from).collect();
             let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
             let exact: f64 = query.iter().zip(&row).map(|(q, &x)| q * f64::from(x)).sum();
-            let (mut high, mut low) = (Vec::new(), Vec::new());
+            let (mut high, mut low) = (vec![0; rotation.plane_bytes()], vec![0; rotation.plane_bytes()]);
             let code = Encoder::new(&rotation).encode(&row, 1.0, norm, &mut high, &mut low);
             let query = QueryCode::new(&rotation, &query);
             for kernels in Tier::ALL.into_iter().filter_map(Kernels::forced) {
@@ -319,6 +279,8 @@ mod tests {
                 let approx = code.step * (bound.scale * raw[0] as f32 - bound.offset);
                 let error = code.coarse_residual * bound.residual_factor + code.norm * bound.norm_factor;
                 prop_assert!((f64::from(approx) - exact).abs() <= f64::from(error) + 1e-30);
+                let (value, error) = query.medium(kernels, raw[0], &low, &code);
+                prop_assert!((value - exact).abs() <= error + 1e-30);
                 let (value, error) = query.fine(kernels, &high, &low, &code);
                 prop_assert!((value - exact).abs() <= error + 1e-30);
             }
@@ -331,7 +293,7 @@ mod tests {
         row[17] = 1.0;
         let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         let rotation = Rotation::new(384);
-        let code = Encoder::new(&rotation).encode(&row, 1.0, norm, &mut Vec::new(), &mut Vec::new());
+        let code = Encoder::new(&rotation).encode(&row, 1.0, norm, &mut [0; 192], &mut [0; 192]);
         assert!(f64::from(code.fine_residual) < 0.02 * norm, "{code:?}");
     }
 }

@@ -9,6 +9,7 @@
 //! between them is held for the copy of one pointer.
 
 pub mod codes;
+mod planes;
 pub mod search;
 pub mod segment;
 pub mod snapshot;
@@ -18,7 +19,7 @@ use super::parts::Metric;
 use codes::Rotation;
 use hashbrown::HashTable;
 use segment::{Bits, CHUNK_ROWS, NO_ROW, NewRow, Segment, Slot};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use text::{Analyzer, Bm25};
@@ -72,6 +73,13 @@ impl State {
     #[must_use]
     pub fn id_of(&self, row: u32) -> &str {
         self.id(row)
+    }
+
+    /// The ids of all memories, by the time of their last write.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        let of = |slot: &Slot| slot.live.iter().map(|row| slot.data.id(row).to_owned()).collect::<Vec<_>>();
+        self.slots.iter().flat_map(of).collect()
     }
 
     /// Number of memories.
@@ -163,13 +171,20 @@ impl Index {
         writer.find(&self.state(), id).is_some()
     }
 
-    /// Writes rows, replacing those with the same ids as a whole. `sequences` are the names that the rows' sequence
-    /// numbers stand for. All of it becomes visible at once.
+    /// Writes rows, replacing those with the same ids as a whole. `vectors` holds the finite elements of all of them, row
+    /// by row, or is empty for rows without vectors. `sequences` are the names that the rows' sequence numbers stand for.
+    /// All of it becomes visible at once.
     ///
     /// # Errors
     ///
     /// If 2^32 rows have been written since the index was made or loaded.
-    pub fn upsert(&self, mut rows: Vec<NewRow>, sequences: &[String]) -> Result<(), Exhausted> {
+    ///
+    /// # Panics
+    ///
+    /// If `vectors` is neither empty nor has `dimensions` elements for every row.
+    pub fn upsert(&self, mut rows: Vec<NewRow>, mut vectors: Vec<f32>, sequences: &[String]) -> Result<(), Exhausted> {
+        let dimensions = self.settings.dimensions;
+        assert!(vectors.is_empty() || vectors.len() == rows.len() * dimensions, "whole rows are needed");
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = &mut *writer;
         let mut state = State::clone(&self.state());
@@ -187,14 +202,42 @@ impl Index {
         while !rows.is_empty() {
             let room = CHUNK_ROWS - writer.next_row as usize % CHUNK_ROWS;
             let later = if rows.len() > room { rows.split_off(room) } else { Vec::new() };
+            let later_vectors =
+                if vectors.len() > room * dimensions { vectors.split_off(room * dimensions) } else { Vec::new() };
             let normalize = self.settings.metric == Metric::Cosine;
-            let segment = Segment::build(rows, self.settings.dimensions, &self.settings.rotation, normalize);
+            let segment = Segment::build(rows, vectors, dimensions, &self.settings.rotation, normalize);
             writer.append(&mut state, segment, &mut edits);
-            rows = later;
+            (rows, vectors) = (later, later_vectors);
             self.join_tail(&mut state);
         }
         self.finish(writer, state, edits);
         Ok(())
+    }
+
+    /// What the index holds of each listed id, vectors apart, as another index of the same analyzer takes it by
+    /// [`Self::upsert`]: `None` for an id it does not hold, and the names of all sequences.
+    ///
+    /// # Panics
+    ///
+    /// Never: a segment has fewer than 2^16 rows.
+    #[must_use]
+    pub fn rows_of(&self, ids: &[String]) -> (Vec<Option<NewRow>>, Vec<String>) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
+        let mut places: BTreeMap<usize, HashMap<u16, usize>> = BTreeMap::new();
+        let mut rows = Vec::with_capacity(ids.len());
+        for (position, id) in ids.iter().enumerate() {
+            let place = writer.find(&state, id).and_then(|row| state.locate(row));
+            rows.push(place.map(|(slot, local)| {
+                let local_u16 = u16::try_from(local).expect("a segment has at most 8,192 rows");
+                places.entry(slot).or_default().insert(local_u16, position);
+                state.slots[slot].data.row(local)
+            }));
+        }
+        for (slot, places) in places {
+            state.slots[slot].data.invert(&places, &mut rows);
+        }
+        (rows, writer.sequence_names.clone())
     }
 
     /// Takes ids out; returns how many there were.

@@ -1,15 +1,15 @@
 //! Searching a state of the index.
 //!
-//! Vectors are ranked in three passes over ever fewer rows: the coarse codes give an interval for every row, the fine
-//! codes a narrower one for rows whose upper end reaches the k-th lower end, and `f64` sums of the `f32` elements decide
-//! among what is left. See [`super::codes`] for why no row can be lost.
+//! Vectors are ranked in passes over ever fewer rows: the coarse codes give an interval for every row, the fine codes a
+//! narrower one for rows whose upper end reaches the k-th lower end (first with one plane of the query, then with both),
+//! and `f64` sums of the `f32` elements decide among what is left. See [`super::codes`] for why no row can be lost.
 
-use super::codes::{CoarseBound, QueryCode};
-use super::segment::{Bits, NO_ROW, Slot};
+use super::codes::QueryCode;
+use super::segment::{Bits, NO_ROW, Slot, set_bits};
 use super::text::Bm25;
 use super::{Settings, State};
 use crate::scoring::exact::{F64_SLACK, cosine};
-use crate::scoring::kernels::{Kernels, TILE_QUERIES, exact_square};
+use crate::scoring::kernels::{CoarseBound, Kernels, TILE_QUERIES, exact_square};
 use crate::scoring::parts::{Decay, Metric, Scale, Weights, access, closeness};
 use crate::scoring::topk::{Interval, KthLargest, Ranked, best};
 
@@ -237,18 +237,19 @@ impl Searcher<'_> {
 
     fn exact(&self, query: &[f64], square: f64, slot: usize, local: usize) -> f64 {
         let data = &self.state.slots[slot].data;
-        let Some(rows) = data.vector_rows(self.settings.dimensions) else { return f64::NAN };
+        let Some((rows, place)) = data.vector_at(local, self.settings.dimensions) else { return f64::NAN };
         if data.squares[local].is_nan() {
             return f64::NAN;
         }
-        match self.settings.metric {
-            Metric::Euclidean => closeness(rows.exact_distance_square(query, local)),
-            Metric::InnerProduct => rows.exact_dot(query, local).0,
+        let value = match self.settings.metric {
+            Metric::Euclidean => closeness(rows.exact_distance_square(query, place)),
+            Metric::InnerProduct => rows.exact_dot(query, place).0,
             Metric::Cosine => {
-                let (dot, row_square) = rows.exact_dot(query, local);
+                let (dot, row_square) = rows.exact_dot(query, place);
                 cosine(dot, square, row_square)
             }
-        }
+        };
+        value + 0.0 // a quotient may underflow to -0.0, which would rank below an equal 0.0
     }
 
     fn nearest(&self, vectors: &[&[f64]], k: usize, eligible: &Eligible) -> Vec<Found> {
@@ -266,7 +267,7 @@ impl Searcher<'_> {
         let mut raw = vec![[0_i32; BLOCK_ROWS]; TILE_QUERIES];
         for start in (0..slot.data.rows).step_by(BLOCK_ROWS) {
             let end = slot.data.rows.min(start + BLOCK_ROWS);
-            let codes = &slot.data.high[start * plane..end * plane];
+            let codes = &slot.data.planes.high()[start * plane..end * plane];
             for tile in queries.chunks_mut(TILE_QUERIES) {
                 if let [a, b, c, d] = &*tile {
                     let planes = [a, b, c, d].map(|query| query.code.coarse());
@@ -296,37 +297,33 @@ impl Searcher<'_> {
         start: usize,
         raw: &[i32],
     ) {
-        let bound = query.bound;
         let codes = &slot.data.codes;
-        let mut highs = [0.0_f32; BLOCK_ROWS];
         let rows = start..start + raw.len();
-        let columns =
-            codes.steps[rows.clone()].iter().zip(&codes.coarse_residuals[rows.clone()]).zip(&codes.norms[rows]);
-        for ((high, &raw), ((&step, &residual), &norm)) in highs.iter_mut().zip(raw).zip(columns) {
-            let approx = step * (bound.scale * raw as f32 - bound.offset);
-            *high = approx + (residual * bound.residual_factor + norm * bound.norm_factor);
-        }
+        let columns = [&codes.steps[rows.clone()], &codes.coarse_residuals[rows.clone()], &codes.norms[rows.clone()]];
         if query.best.floor() == f64::NEG_INFINITY {
             self.seed(slot, eligible, query, start, raw);
         }
         // Below `floor` in f32 is below it in f64, because the floor is taken a little lower.
-        let lowered = |floor: f64| {
-            let floor = floor / query.unit;
-            (floor - floor.abs() * 1e-6 - 1e-37) as f32
-        };
-        let mut floor = lowered(query.best.floor());
+        let floor = query.best.floor() / query.unit;
+        let floor = (floor - floor.abs() * 1e-6 - 1e-37) as f32;
+        let mut reaching = [0_u64; BLOCK_ROWS / 64];
+        let reaching = &mut reaching[..raw.len().div_ceil(64)];
+        self.kernels.reaching(&query.bound, floor, raw, columns, reaching);
         let plane = self.settings.rotation.plane_bytes();
-        for (offset, &high) in highs[..raw.len()].iter().enumerate() {
-            if high < floor {
-                continue;
-            }
+        for offset in set_bits(reaching) {
             let local = start + offset;
             if eligible.is_some_and(|rows| !rows.has(local)) || slot.data.squares[local].is_nan() {
                 continue;
             }
             let planes = local * plane..(local + 1) * plane;
-            let (high, low) = (&slot.data.high[planes.clone()], &slot.data.low[planes]);
-            let (value, error) = query.code.fine(self.kernels, high, low, &codes.get(local));
+            let (high, low) = (&slot.data.planes.high()[planes.clone()], &slot.data.planes.low()[planes]);
+            let code = codes.get(local);
+            let (value, error) = query.code.medium(self.kernels, raw[offset], low, &code);
+            let slack = F64_SLACK * (1.0 + value.abs() * query.unit);
+            if (value + error) * query.unit + slack < query.best.floor() {
+                continue; // so is its lower end
+            }
+            let (value, error) = query.code.fine(self.kernels, high, low, &code);
             let slack = F64_SLACK * (1.0 + value.abs() * query.unit);
             let upper = (value + error) * query.unit + slack;
             query.best.push((value - error) * query.unit - slack);
@@ -334,28 +331,41 @@ impl Searcher<'_> {
                 let (slot, local) = (index as u32, local as u32);
                 query.survivors.push(Survivor { slot, local, high: upper });
             }
-            floor = lowered(query.best.floor());
         }
     }
 
-    /// Finds a first floor from the coarse lower ends alone, so that the fine pass need not see every row of the first
-    /// block. It is kept apart from the fine lower ends: no row may be counted twice.
+    /// Finds a first floor from the fine lower ends of the rows of the first block that look best, so that few others
+    /// need be looked at. It is kept apart from the lower ends found later: no row may be counted twice.
     fn seed(&self, slot: &Slot, eligible: Option<&Bits>, query: &mut Prepared<'_>, start: usize, raw: &[i32]) {
-        let bound = query.bound;
-        let mut lowest = KthLargest::new(query.best.k());
-        for (offset, &raw) in raw.iter().enumerate() {
+        let (bound, k) = (query.bound, query.best.k());
+        let takes_part = |&offset: &usize| {
             let local = start + offset;
-            if eligible.is_some_and(|rows| !rows.has(local)) || slot.data.squares[local].is_nan() {
-                continue;
-            }
-            let code = slot.data.codes.get(local);
-            let approx = f64::from(code.step * (bound.scale * raw as f32 - bound.offset));
-            let error = f64::from(code.coarse_residual * bound.residual_factor + code.norm * bound.norm_factor);
-            let slack = F64_SLACK * (1.0 + approx.abs() * query.unit);
-            lowest.push((approx - error * (1.0 + 1e-6)) * query.unit - slack);
+            eligible.is_none_or(|rows| rows.has(local)) && !slot.data.squares[local].is_nan()
+        };
+        let likely =
+            |offset: usize| slot.data.codes.steps[start + offset] * (bound.scale * raw[offset] as f32 - bound.offset);
+        let mut rows: Vec<(f32, usize)> =
+            (0..raw.len()).filter(takes_part).map(|offset| (likely(offset), start + offset)).collect();
+        if rows.len() < k {
+            return;
         }
-        query.best.raise(lowest.settle());
-        debug_assert!(self.settings.dimensions > 0);
+        rows.select_nth_unstable_by(k - 1, |a, b| b.0.total_cmp(&a.0));
+        let lower = |&(_, local): &(f32, usize)| {
+            let plane = self.settings.rotation.plane_bytes();
+            let planes = local * plane..(local + 1) * plane;
+            let (high, low) = (&slot.data.planes.high()[planes.clone()], &slot.data.planes.low()[planes]);
+            let (value, error) = query.code.fine(self.kernels, high, low, &slot.data.codes.get(local));
+            (value - error) * query.unit - F64_SLACK * (1.0 + value.abs() * query.unit)
+        };
+        // Any k rows will do: all of them reach the smallest of their lower ends.
+        let mut floor = f64::INFINITY;
+        for low in rows[..k].iter().map(lower) {
+            if !low.is_finite() {
+                return;
+            }
+            floor = floor.min(low);
+        }
+        query.best.raise(floor);
     }
 
     /// Ranks the survivors by their exact values, most promising first, until no other can come in.
@@ -555,8 +565,8 @@ impl Searcher<'_> {
             }
             if current != Some(slot) {
                 current = Some(slot);
-                raw.resize(data.high.len() / plane, 0);
-                self.kernels.nibble_dots(prepared.code.coarse(), &data.high, &mut raw);
+                raw.resize(data.planes.high().len() / plane, 0);
+                self.kernels.nibble_dots(prepared.code.coarse(), data.planes.high(), &mut raw);
             }
             let code = data.codes.get(local);
             let approx = code.step * (bound.scale * raw[local] as f32 - bound.offset);
@@ -574,7 +584,7 @@ impl Searcher<'_> {
         }
         let plane = self.settings.rotation.plane_bytes();
         let planes = local * plane..(local + 1) * plane;
-        let (high, low) = (&data.high[planes.clone()], &data.low[planes]);
+        let (high, low) = (&data.planes.high()[planes.clone()], &data.planes.low()[planes]);
         let (value, error) = prepared.code.fine(self.kernels, high, low, &data.codes.get(local));
         self.similarity_interval(prepared, value, error, data.squares[local])
     }
@@ -748,7 +758,8 @@ impl Searcher<'_> {
             let (slot, local) = self.state.locate(row)?;
             let data = &self.state.slots[slot].data;
             let mut values = vec![0.0; dimensions];
-            data.vector_rows(dimensions)?.copy_f32(local, &mut values);
+            let (rows, place) = data.vector_at(local, dimensions)?;
+            rows.copy_f32(place, &mut values);
             Some((slot, local, values))
         };
         let Some((_, _, chosen)) = vector(row) else { return vec![0.0; pool.len()] };
@@ -756,8 +767,8 @@ impl Searcher<'_> {
         let square = exact_square(&chosen);
         let likeness = |(hit, _): &(Hit, f64)| {
             let (slot, local) = self.state.locate(hit.row)?;
-            let rows = self.state.slots[slot].data.vector_rows(dimensions)?;
-            let (dot, row_square) = rows.exact_dot(&chosen, local);
+            let (rows, place) = self.state.slots[slot].data.vector_at(local, dimensions)?;
+            let (dot, row_square) = rows.exact_dot(&chosen, place);
             Some(cosine(dot, square, row_square))
         };
         pool.iter().map(|entry| likeness(entry).unwrap_or(0.0)).collect()

@@ -2,6 +2,7 @@
 //! sequence) is kept apart and copied on write, so that a reader's snapshot stays what it was.
 
 use super::codes::{Encoder, Rotation, RowCode};
+use super::planes::Planes;
 use crate::scoring::kernels::Rows;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,8 +21,6 @@ pub type Posting = (u16, u16);
 pub struct NewRow {
     /// Its name; unique in the index.
     pub id: String,
-    /// Finite elements; empty for a row without a vector.
-    pub vector: Vec<f32>,
     /// Terms of its text with their counts, and the number of words.
     pub text: Option<(HashMap<String, u16>, u32)>,
     /// Importance.
@@ -42,10 +41,9 @@ pub struct Segment {
     pub(crate) rows: usize,
     pub(crate) id_bytes: String,
     pub(crate) id_ends: Vec<u32>,
-    /// `rows * dimensions`, or empty if no row has a vector.
-    pub(crate) vectors: Vectors,
-    pub(crate) high: Vec<u8>,
-    pub(crate) low: Vec<u8>,
+    /// The `f32` elements, in ascending order of rows; rows without a vector may lie between.
+    pub(crate) parts: Vec<Part>,
+    pub(crate) planes: Planes,
     pub(crate) codes: Codes,
     /// Squared norms in `f64`; `NaN` for a row without a vector.
     pub(crate) squares: Vec<f64>,
@@ -76,6 +74,13 @@ impl Codes {
         self.norms.push(code.norm);
     }
 
+    fn extend(&mut self, others: &Self) {
+        self.steps.extend_from_slice(&others.steps);
+        self.coarse_residuals.extend_from_slice(&others.coarse_residuals);
+        self.fine_residuals.extend_from_slice(&others.fine_residuals);
+        self.norms.extend_from_slice(&others.norms);
+    }
+
     pub(crate) fn get(&self, row: usize) -> RowCode {
         RowCode {
             step: self.steps[row],
@@ -86,54 +91,79 @@ impl Codes {
     }
 }
 
-/// Where the `f32` elements are: in memory, or in the bytes of a snapshot.
-#[derive(Clone, Default)]
-pub enum Vectors {
-    /// There are none.
-    #[default]
-    None,
+/// The `f32` elements of consecutive rows. Segments that are joined share them, so no join copies many vectors.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// The first row within the segment.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    pub(crate) elements: Elements,
+}
+
+/// Where elements are: in memory, or in the bytes of a snapshot.
+#[derive(Clone)]
+pub(crate) enum Elements {
     /// In memory.
-    Owned(Vec<f32>),
+    Owned(Arc<Vec<f32>>),
     /// In somebody's bytes, most likely a mapped file: little-endian, from an offset.
     Mapped(Arc<dyn AsRef<[u8]> + Send + Sync>, usize),
 }
 
-impl std::fmt::Debug for Vectors {
+impl std::fmt::Debug for Elements {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
-            Self::None => "None",
             Self::Owned(_) => "Owned",
             Self::Mapped(..) => "Mapped",
         })
     }
 }
 
-impl Segment {
-    /// Makes a segment of at most [`CHUNK_ROWS`] rows.
-    pub(crate) fn build(rows: Vec<NewRow>, dimensions: usize, rotation: &Rotation, normalize: bool) -> Self {
-        let mut segment = Self::default();
-        let has_vectors = rows.iter().any(|row| !row.vector.is_empty());
-        let mut encoder = Encoder::new(rotation);
-        let mut vectors = Vec::with_capacity(if has_vectors { rows.len() * dimensions } else { 0 });
-        if has_vectors {
-            segment.high.reserve_exact(rows.len() * rotation.plane_bytes());
-            segment.low.reserve_exact(rows.len() * rotation.plane_bytes());
+impl Part {
+    fn matrix(&self, dimensions: usize) -> Option<Rows<'_>> {
+        match &self.elements {
+            Elements::Owned(values) => Some(Rows::from_slice(values, dimensions)),
+            Elements::Mapped(bytes, offset) => {
+                let end = offset + self.rows * dimensions * 4;
+                Some(Rows::from_bytes((**bytes).as_ref().get(*offset..end)?, dimensions))
+            }
         }
-        let zeros = vec![0.0_f32; dimensions];
-        let zero_query = vec![0.0_f64; dimensions];
+    }
+}
+
+/// Parts in memory with fewer rows in sum are copied into one, so that a segment has few of them.
+const SMALL_PART_ROWS: usize = 512;
+
+fn push_part(parts: &mut Vec<Part>, part: Part) {
+    if let Some(last) = parts.last_mut()
+        && last.first + last.rows == part.first
+        && last.rows + part.rows <= SMALL_PART_ROWS
+        && let (Elements::Owned(old), Elements::Owned(new)) = (&mut last.elements, &part.elements)
+    {
+        // A part that a reader's state shares is copied, one that is not grows in place.
+        Arc::make_mut(old).extend_from_slice(new);
+        last.rows += part.rows;
+    } else {
+        parts.push(part);
+    }
+}
+
+impl Segment {
+    /// Makes a segment of at most [`CHUNK_ROWS`] rows. `vectors` holds the finite elements of all of them, or is empty.
+    pub(crate) fn build(
+        rows: Vec<NewRow>,
+        vectors: Vec<f32>,
+        dimensions: usize,
+        rotation: &Rotation,
+        normalize: bool,
+    ) -> Self {
+        let mut segment = Self::default();
+        if !vectors.is_empty() {
+            segment.encode(&vectors, dimensions, rotation, normalize);
+            let elements = Elements::Owned(Arc::new(vectors));
+            segment.parts.push(Part { first: 0, rows: rows.len(), elements });
+        }
         for row in rows {
             let local = u16::try_from(segment.rows).expect("a segment has at most 8,192 rows");
-            if has_vectors {
-                let vector: &[f32] = if row.vector.is_empty() { &zeros } else { &row.vector };
-                // The operations of a search's `exact_dot`, so that norms agree with it to the last bit.
-                let square = Rows::from_slice(vector, dimensions).exact_dot(&zero_query, 0).1;
-                let (factor, norm) =
-                    if normalize && square > 0.0 { (1.0 / square.sqrt(), 1.0) } else { (1.0, square.sqrt()) };
-                let code = encoder.encode(vector, factor, norm, &mut segment.high, &mut segment.low);
-                segment.codes.push(&code);
-                segment.squares.push(if row.vector.is_empty() { f64::NAN } else { square });
-                vectors.extend_from_slice(vector);
-            }
             segment.id_bytes.push_str(&row.id);
             segment.id_ends.push(u32::try_from(segment.id_bytes.len()).expect("ids of a segment fit 4 GB"));
             segment.importance.push(row.importance);
@@ -151,10 +181,25 @@ impl Segment {
             segment.sequence.push(row.sequence);
             segment.rows += 1;
         }
-        if has_vectors {
-            segment.vectors = Vectors::Owned(vectors);
-        }
         segment
+    }
+
+    fn encode(&mut self, vectors: &[f32], dimensions: usize, rotation: &Rotation, normalize: bool) {
+        let plane = rotation.plane_bytes();
+        let matrix = Rows::from_slice(vectors, dimensions);
+        let mut encoder = Encoder::new(rotation);
+        let zero_query = vec![0.0_f64; dimensions];
+        self.planes = Planes::zeroed(matrix.len() * plane);
+        let (high, low) = self.planes.split_mut();
+        let planes = high.chunks_exact_mut(plane).zip(low.chunks_exact_mut(plane));
+        for (row, (vector, (high, low))) in vectors.chunks_exact(dimensions).zip(planes).enumerate() {
+            // The operations of a search's `exact_dot`, so that norms agree with it to the last bit.
+            let square = matrix.exact_dot(&zero_query, row).1;
+            let (factor, norm) =
+                if normalize && square > 0.0 { (1.0 / square.sqrt(), 1.0) } else { (1.0, square.sqrt()) };
+            self.codes.push(&encoder.encode(vector, factor, norm, high, low));
+            self.squares.push(square);
+        }
     }
 
     pub(crate) fn id(&self, row: usize) -> &str {
@@ -163,19 +208,55 @@ impl Segment {
     }
 
     pub(crate) fn has_vectors(&self) -> bool {
-        !matches!(self.vectors, Vectors::None)
+        !self.parts.is_empty()
     }
 
-    /// The rows' `f32` elements, wherever they are.
-    pub(crate) fn vector_rows(&self, dimensions: usize) -> Option<Rows<'_>> {
-        match &self.vectors {
-            Vectors::None => None,
-            Vectors::Owned(values) => Some(Rows::from_slice(values, dimensions)),
-            Vectors::Mapped(bytes, offset) => {
-                let end = offset + self.rows * dimensions * 4;
-                Some(Rows::from_bytes((**bytes).as_ref().get(*offset..end)?, dimensions))
+    /// The `f32` elements of a row, wherever they are: a matrix and the row's place in it.
+    pub(crate) fn vector_at(&self, row: usize, dimensions: usize) -> Option<(Rows<'_>, usize)> {
+        let after = self.parts.partition_point(|part| part.first <= row);
+        let part = self.parts.get(after.checked_sub(1)?)?;
+        let place = row - part.first;
+        (place < part.rows).then(|| part.matrix(dimensions)).flatten().map(|matrix| (matrix, place))
+    }
+
+    /// A row as it came in, without its vector, words and attributes.
+    pub(crate) fn row(&self, row: usize) -> NewRow {
+        NewRow {
+            id: self.id(row).to_owned(),
+            text: self.has_text[row].then(|| (HashMap::new(), self.words[row])),
+            importance: self.importance[row],
+            access_count: self.access_count[row],
+            timestamp_s: self.timestamps_s[row],
+            attributes: Vec::new(),
+            sequence: self.sequence[row],
+        }
+    }
+
+    /// Gives rows of this segment back their words and attributes: `places` says which of `rows` each is.
+    pub(crate) fn invert(&self, places: &HashMap<u16, usize>, rows: &mut [Option<NewRow>]) {
+        for (term, postings) in &self.terms {
+            for (local, count) in postings {
+                let row = places.get(local).and_then(|&position| rows[position].as_mut());
+                if let Some((terms, _)) = row.and_then(|row| row.text.as_mut()) {
+                    terms.insert(term.to_string(), *count);
+                }
             }
         }
+        for (attribute, having) in &self.attributes {
+            for local in having {
+                if let Some(row) = places.get(local).and_then(|&position| rows[position].as_mut()) {
+                    row.attributes.push(attribute.to_string());
+                }
+            }
+        }
+    }
+
+    /// This segment with its elements in somebody's bytes, all rows of them from `at` on.
+    pub(crate) fn mapped(&self, bytes: &Arc<dyn AsRef<[u8]> + Send + Sync>, at: usize, plane_bytes: usize) -> Self {
+        let all = (0..self.rows).filter_map(|row| u16::try_from(row).ok()).collect();
+        let mut out = Self::gather(&[(self, all)], 0, plane_bytes);
+        out.parts = vec![Part { first: 0, rows: self.rows, elements: Elements::Mapped(Arc::clone(bytes), at) }];
+        out
     }
 
     /// A new segment of the listed rows of others, in order.
@@ -183,11 +264,8 @@ impl Segment {
         let mut out = Self::default();
         let has_vectors = sources.iter().any(|(segment, rows)| segment.has_vectors() && !rows.is_empty());
         let total: usize = sources.iter().map(|(_, rows)| rows.len()).sum();
-        let mut vectors: Vec<f32> = Vec::new();
         if has_vectors {
-            vectors.reserve_exact(total * dimensions);
-            out.high.reserve_exact(total * plane_bytes);
-            out.low.reserve_exact(total * plane_bytes);
+            out.planes = Planes::zeroed(total * plane_bytes);
         }
         for (source, rows) in sources {
             let start = out.rows;
@@ -196,7 +274,7 @@ impl Segment {
                 place[row as usize] = u16::try_from(start + offset).expect("a segment has at most 8,192 rows");
             }
             if has_vectors {
-                out.gather_vectors(source, rows, dimensions, plane_bytes, &mut vectors);
+                out.gather_vectors(source, rows, dimensions, plane_bytes);
             }
             for row in rows.iter().map(|&row| row as usize) {
                 out.id_bytes.push_str(source.id(row));
@@ -218,30 +296,47 @@ impl Segment {
             }
             out.rows += rows.len();
         }
-        if has_vectors {
-            out.vectors = Vectors::Owned(vectors);
-        }
         out
     }
 
-    fn gather_vectors(&mut self, source: &Self, rows: &[u16], dimensions: usize, plane: usize, vectors: &mut Vec<f32>) {
-        let foreign = source.vector_rows(dimensions);
-        for row in rows.iter().map(|&row| row as usize) {
-            let start = vectors.len();
-            vectors.resize(start + dimensions, 0.0);
-            if let Some(foreign) = &foreign {
-                foreign.copy_f32(row, &mut vectors[start..]);
-                self.high.extend_from_slice(&source.high[row * plane..][..plane]);
-                self.low.extend_from_slice(&source.low[row * plane..][..plane]);
-                self.codes.push(&source.codes.get(row));
-                self.squares.push(source.squares[row]);
-            } else {
-                self.high.resize(self.high.len() + plane, 0);
-                self.low.resize(self.low.len() + plane, 0);
-                self.codes.push(&RowCode { step: 0.0, coarse_residual: 0.0, fine_residual: 0.0, norm: 0.0 });
-                self.squares.push(f64::NAN);
+    /// Takes over the vectors of listed rows of `source` as the next rows of this segment.
+    fn gather_vectors(&mut self, source: &Self, rows: &[u16], dimensions: usize, plane: usize) {
+        let start = self.rows;
+        if !source.has_vectors() {
+            let nothing = RowCode { step: 0.0, coarse_residual: 0.0, fine_residual: 0.0, norm: 0.0 };
+            for _ in rows {
+                self.codes.push(&nothing);
+            }
+            self.squares.resize(start + rows.len(), f64::NAN);
+            return;
+        }
+        let (high, low) = self.planes.split_mut();
+        if rows.len() == source.rows {
+            let bytes = start * plane..(start + rows.len()) * plane;
+            high[bytes.clone()].copy_from_slice(source.planes.high());
+            low[bytes].copy_from_slice(source.planes.low());
+            self.codes.extend(&source.codes);
+            self.squares.extend_from_slice(&source.squares);
+            for part in &source.parts {
+                push_part(&mut self.parts, Part { first: start + part.first, ..part.clone() });
+            }
+            return;
+        }
+        let mut vectors = Vec::with_capacity(rows.len() * dimensions);
+        for (offset, row) in rows.iter().map(|&row| row as usize).enumerate() {
+            let (from, to) = (row * plane, (start + offset) * plane);
+            high[to..to + plane].copy_from_slice(&source.planes.high()[from..from + plane]);
+            low[to..to + plane].copy_from_slice(&source.planes.low()[from..from + plane]);
+            self.codes.push(&source.codes.get(row));
+            self.squares.push(source.squares[row]);
+            let at = vectors.len();
+            vectors.resize(at + dimensions, 0.0);
+            if let Some((matrix, place)) = source.vector_at(row, dimensions) {
+                matrix.copy_f32(place, &mut vectors[at..]);
             }
         }
+        let elements = Elements::Owned(Arc::new(vectors));
+        push_part(&mut self.parts, Part { first: start, rows: rows.len(), elements });
     }
 }
 
@@ -295,14 +390,19 @@ impl Bits {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.0.iter().enumerate().flat_map(|(index, &word)| {
-            std::iter::successors((word != 0).then_some(word), |word| {
-                let rest = word & (word - 1);
-                (rest != 0).then_some(rest)
-            })
-            .map(move |word| index * 64 + word.trailing_zeros() as usize)
-        })
+        set_bits(&self.0)
     }
+}
+
+/// The positions of the bits that are set, ascending.
+pub(crate) fn set_bits(words: &[u64]) -> impl Iterator<Item = usize> + '_ {
+    words.iter().enumerate().flat_map(|(index, &word)| {
+        std::iter::successors((word != 0).then_some(word), |word| {
+            let rest = word & (word - 1);
+            (rest != 0).then_some(rest)
+        })
+        .map(move |word| index * 64 + word.trailing_zeros() as usize)
+    })
 }
 
 /// A segment in a snapshot, with what changes about its rows.

@@ -11,7 +11,8 @@
 //! where a bad value could lead out of bounds: a foreign file is an error, never a panic.
 
 use super::codes::{CODE_VERSION, Rotation};
-use super::segment::{CHUNK_ROWS, NO_ROW, Segment, Vectors};
+use super::planes::Planes;
+use super::segment::{CHUNK_ROWS, Elements, NO_ROW, Part, Segment};
 use super::text::{ANALYZER_VERSION, Analyzer, Bm25};
 use super::{Edits, Index, Settings, State};
 use crate::scoring::kernels::MAX_DIMENSIONS;
@@ -94,12 +95,34 @@ struct Block {
     crc: u32,
 }
 
+/// Where a snapshot has the vectors of segments that it holds as they are: for [`map_vectors`].
+#[derive(Debug, Default)]
+pub struct Written(Vec<(Arc<Segment>, u64)>);
+
+/// Leaves the `f32` elements of everything that was written to the bytes that were written, and gives the memory back.
+/// Segments with dead rows, and what was written to the index since, stay in memory. The bytes must not change as long
+/// as the index lives, or rankings go wrong (memory safety does not depend on it).
+pub fn map_vectors(index: &Index, bytes: &SharedBytes, written: Written) {
+    let writer = index.writer.lock().unwrap_or_else(PoisonError::into_inner);
+    let plane_bytes = index.settings.rotation.plane_bytes();
+    for (segment, at) in written.0 {
+        let mut state = State::clone(&index.state());
+        let slot = state.slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.data, &segment));
+        // Elements in bytes are little-endian; elsewhere they stay where they are.
+        if let (Some(slot), Ok(at), true) = (slot, usize::try_from(at), cfg!(target_endian = "little")) {
+            slot.data = Arc::new(segment.mapped(bytes, at, plane_bytes));
+            index.publish(state); // one by one: no more than one segment is there twice
+        }
+    }
+    drop(writer);
+}
+
 /// Writes what `index` holds now, dead rows left out. Writers wait meanwhile; searches do not.
 ///
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_snapshot(index: &Index, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_snapshot(index: &Index, out: &mut dyn Write) -> io::Result<Written> {
     let writer = index.writer.lock().unwrap_or_else(PoisonError::into_inner);
     let state = index.state();
     let settings = index.settings();
@@ -107,7 +130,7 @@ pub fn write_snapshot(index: &Index, out: &mut dyn Write) -> io::Result<()> {
     out.write(MAGIC)?;
     out.write(&FORMAT_VERSION.to_le_bytes())?;
     out.write(&[0; 4])?;
-    let mut blocks = Vec::new();
+    let (mut blocks, mut written) = (Vec::new(), Written::default());
     for slot in &state.slots {
         let gathered;
         let segment = if slot.live_rows == slot.data.rows {
@@ -117,7 +140,11 @@ pub fn write_snapshot(index: &Index, out: &mut dyn Write) -> io::Result<()> {
             gathered = Segment::gather(&[(&slot.data, live)], settings.dimensions, settings.rotation.plane_bytes());
             &gathered
         };
-        blocks.push([write_vectors(segment, settings.dimensions, &mut out)?, write_columns(segment, &mut out)?]);
+        let vectors = write_vectors(segment, settings.dimensions, &mut out)?;
+        if vectors.len > 0 && slot.live_rows == slot.data.rows {
+            written.0.push((Arc::clone(&slot.data), vectors.at));
+        }
+        blocks.push([vectors, write_columns(segment, &mut out)?]);
     }
     let footer = footer(settings, &writer.sequence_names, &blocks);
     let at = out.at;
@@ -126,17 +153,21 @@ pub fn write_snapshot(index: &Index, out: &mut dyn Write) -> io::Result<()> {
     out.write(&(footer.0.len() as u64).to_le_bytes())?;
     out.write(&crc32fast::hash(&footer.0).to_le_bytes())?;
     out.write(&FORMAT_VERSION.to_le_bytes())?;
-    out.write(MAGIC)
+    out.write(MAGIC)?;
+    Ok(written)
 }
 
 fn write_vectors(segment: &Segment, dimensions: usize, out: &mut Counted<'_>) -> io::Result<Block> {
     out.align()?;
     let (at, mut hasher) = (out.at, crc32fast::Hasher::new());
-    if let Some(rows) = segment.vector_rows(dimensions) {
+    if segment.has_vectors() {
         let mut row = vec![0.0; dimensions];
         let mut bytes = Bytes::default();
         for index in 0..segment.rows {
-            rows.copy_f32(index, &mut row);
+            match segment.vector_at(index, dimensions) {
+                Some((matrix, place)) => matrix.copy_f32(place, &mut row),
+                None => row.fill(0.0),
+            }
             bytes.0.clear();
             bytes.all(row.iter().map(|x| x.to_le_bytes()));
             hasher.update(&bytes.0);
@@ -167,8 +198,8 @@ fn write_columns(segment: &Segment, out: &mut Counted<'_>) -> io::Result<Block> 
         for column in [&codes.steps, &codes.coarse_residuals, &codes.fine_residuals, &codes.norms] {
             bytes.all(column.iter().map(|v| v.to_le_bytes()));
         }
-        bytes.0.extend(&segment.high);
-        bytes.0.extend(&segment.low);
+        bytes.0.extend(segment.planes.high());
+        bytes.0.extend(segment.planes.low());
     }
     let mut terms: Vec<_> = segment.terms.iter().collect();
     terms.sort_unstable_by_key(|(term, _)| *term);
@@ -399,17 +430,19 @@ fn read_segment(
         segment.codes.fine_residuals = reader.all(rows, f32::from_le_bytes)?;
         segment.codes.norms = reader.all(rows, f32::from_le_bytes)?;
         let plane = rows * settings.rotation.plane_bytes();
-        segment.high = reader.take(plane)?.to_vec();
-        segment.low = reader.take(plane)?.to_vec();
-        segment.vectors = if mapped && cfg!(target_endian = "little") {
-            Vectors::Mapped(
-                Arc::clone(bytes),
-                usize::try_from(vectors.at).map_err(|_| damaged("a block lies outside"))?,
-            )
+        let (given_high, given_low) = (reader.take(plane)?, reader.take(plane)?);
+        segment.planes = Planes::zeroed(plane);
+        let (high, low) = segment.planes.split_mut();
+        high.copy_from_slice(given_high);
+        low.copy_from_slice(given_low);
+        let elements = if mapped && cfg!(target_endian = "little") {
+            let at = usize::try_from(vectors.at).map_err(|_| damaged("a block lies outside"))?;
+            Elements::Mapped(Arc::clone(bytes), at)
         } else {
             let (chunks, _) = elements.as_chunks::<4>();
-            Vectors::Owned(chunks.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect())
+            Elements::Owned(Arc::new(chunks.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect()))
         };
+        segment.parts.push(Part { first: 0, rows, elements });
     }
     read_postings(&mut segment, &mut reader)?;
     if reader.rest.is_empty() { Ok(segment) } else { Err(damaged("a block is too long")) }
@@ -465,16 +498,17 @@ mod tests {
 
     fn snapshot() -> Vec<u8> {
         let analyzer = Analyzer::new("english").unwrap();
-        let rows = (0..70_u8).map(|n| NewRow {
+        let row = |n: u8| NewRow {
             id: format!("m{n}"),
-            vector: if n % 7 == 0 { Vec::new() } else { vec![f32::from(n), 1.0, -2.0] },
-            text: (n % 2 == 0).then(|| analyzer.count("Rivers and stones")),
+            text: n.is_multiple_of(2).then(|| analyzer.count("Rivers and stones")),
             timestamp_s: f64::NAN,
             attributes: vec!["kind".to_owned()],
-            sequence: (n % 3 == 0).then_some((0, i64::from(n))),
+            sequence: n.is_multiple_of(3).then_some((0, i64::from(n))),
             ..NewRow::default()
-        });
-        let rows = rows.collect();
+        };
+        let bare: Vec<NewRow> = (0..10).map(row).collect();
+        let rows: Vec<NewRow> = (10..70).map(row).collect();
+        let vectors = (10..70_u8).flat_map(|n| [f32::from(n), 1.0, -2.0]).collect();
         let index = Index::new(Settings {
             dimensions: 3,
             metric: Metric::Cosine,
@@ -484,7 +518,8 @@ mod tests {
             model: "m".to_owned(),
             rotation: Rotation::new(3),
         });
-        index.upsert(rows, &["s".to_owned()]).unwrap();
+        index.upsert(bare, Vec::new(), &["s".to_owned()]).unwrap();
+        index.upsert(rows, vectors, &["s".to_owned()]).unwrap();
         index.delete(["m3", "m69"]);
         let mut bytes = Vec::new();
         write_snapshot(&index, &mut bytes).unwrap();
@@ -524,7 +559,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2000 }))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { ProptestConfig::default().cases.max(2000) }))]
 
         #[test]
         fn damage_is_an_error_and_never_a_panic(

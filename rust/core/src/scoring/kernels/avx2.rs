@@ -3,13 +3,14 @@
 //! The 4-bit codes are at most 15 and the query at most 127 in size, so a pair of products is at most 3,810 and eight
 //! of them fit a signed 16-bit lane (30,480): sums are widened to 32 bits only every four blocks.
 
-use super::TILE_QUERIES;
+use super::{CoarseBound, TILE_QUERIES};
 use std::arch::x86_64::{
-    __m256, __m256i, _mm_add_epi32, _mm_add_ps, _mm_add_ss, _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_movehdup_ps,
-    _mm_movehl_ps, _mm_shuffle_epi32, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
-    _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_srli_epi16,
+    __m128i, __m256, __m256i, _mm_add_epi32, _mm_add_ps, _mm_add_ss, _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_movehdup_ps,
+    _mm_movehl_ps, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
+    _mm256_and_si256, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_extractf128_ps, _mm256_extracti128_si256,
+    _mm256_fmadd_ps, _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_permute_ps, _mm256_permute2f128_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_ps,
 };
 
 type Results<'o> = (&'o mut f32, &'o mut f32);
@@ -111,6 +112,37 @@ pub(super) unsafe fn exact_dot(query: &[f64], row: *const f32) -> (f64, f64) {
     super::exact_sums(query, |index| f64::from(unsafe { row.add(index).read_unaligned() }))
 }
 
+/// The portable loop, compiled for wider registers, with the stages inside a register by hand.
+#[target_feature(enable = "avx2")]
+pub(super) fn rotate(values: &mut [f32], signs: &[f32], stretches: &[usize]) {
+    super::encode::rotate_by(values, signs, stretches, |block| eights(block));
+}
+
+/// The first three stages of a Walsh-Hadamard transform: in each, the sum of a pair of lanes and their difference.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eights(block: &mut [f32; 8]) {
+    // `a + -b` is `a - b` to the last bit, and so is `b + a`: the portable loop's results.
+    let minus = |mask: [u32; 8]| {
+        let mask = mask.map(|bit| f32::from_bits(bit << 31));
+        // SAFETY: eight floats.
+        unsafe { _mm256_loadu_ps(mask.as_ptr()) }
+    };
+    // SAFETY: eight floats.
+    let mut v = unsafe { _mm256_loadu_ps(block.as_ptr()) };
+    v = _mm256_add_ps(_mm256_permute_ps::<0b10_11_00_01>(v), _mm256_xor_ps(v, minus([0, 1, 0, 1, 0, 1, 0, 1])));
+    v = _mm256_add_ps(_mm256_permute_ps::<0b01_00_11_10>(v), _mm256_xor_ps(v, minus([0, 0, 1, 1, 0, 0, 1, 1])));
+    v = _mm256_add_ps(_mm256_permute2f128_ps::<1>(v, v), _mm256_xor_ps(v, minus([0, 0, 0, 0, 1, 1, 1, 1])));
+    // SAFETY: eight floats.
+    unsafe { _mm256_storeu_ps(block.as_mut_ptr(), v) };
+}
+
+/// The portable loop, compiled for wider registers.
+#[target_feature(enable = "avx2")]
+pub(super) fn quantise(values: &[f32], step: f32, inverse: f32, high: &mut [u8], low: &mut [u8]) -> [[f32; 8]; 2] {
+    super::encode::quantise_by(values, step, inverse, high, low)
+}
+
 /// Adds the products of one block of codes and one block of the query to 16-bit lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -130,33 +162,72 @@ unsafe fn unpack(at: *const u8) -> (__m256i, __m256i) {
     (_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask))
 }
 
+/// The sums of the lanes of four vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_i32(v: [__m256i; 4]) -> __m128i {
+    let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs))
+}
+
 /// # Safety
 ///
 /// `codes` must hold `out.len()` rows of `query.len() / 2` bytes, and the query whole blocks.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn nibble_dots(query: &[i8], codes: &[u8], out: &mut [i32]) {
+    let row_bytes = query.len() / 2;
+    let (fours, rest) = out.as_chunks_mut::<4>();
+    let mut at = codes.as_ptr();
+    for slots in fours {
+        // SAFETY: by contract there are as many rows as slots; the store is of four of them.
+        unsafe {
+            _mm_storeu_si128(slots.as_mut_ptr().cast(), sums_i32(row_products::<4>(query, at)));
+            at = at.add(4 * row_bytes);
+        }
+    }
+    for slot in rest {
+        // SAFETY: as above.
+        unsafe {
+            *slot = sum_i32(row_products::<1>(query, at)[0]);
+            at = at.add(row_bytes);
+        }
+    }
+}
+
+/// The products of `N` consecutive rows with the query, summed into eight 32-bit lanes for each. Rows share the loads of
+/// the query.
+///
+/// # Safety
+///
+/// `codes` must point to `N` rows of `query.len() / 2` readable bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn row_products<const N: usize>(query: &[i8], codes: *const u8) -> [__m256i; N] {
     let blocks = query.len() / (2 * BLOCK_BYTES);
     let ones = _mm256_set1_epi16(1);
-    for (row, slot) in out.iter_mut().enumerate() {
-        let mut wide = _mm256_setzero_si256();
-        let mut block = 0;
-        while block < blocks {
-            let end = blocks.min(block + BLOCKS_PER_WIDENING);
-            let mut narrow = _mm256_setzero_si256();
-            while block < end {
-                // SAFETY: `row` and `block` are below the counts that the contract states for `codes` and `query`.
-                let (low, high, q_low, q_high) = unsafe {
-                    let (low, high) = unpack(codes.as_ptr().add((row * blocks + block) * BLOCK_BYTES));
-                    let q = query.as_ptr().add(block * 2 * BLOCK_BYTES);
-                    (low, high, _mm256_loadu_si256(q.cast()), _mm256_loadu_si256(q.add(BLOCK_BYTES).cast()))
-                };
-                narrow = _mm256_add_epi16(narrow, block_products(low, high, q_low, q_high));
-                block += 1;
+    let mut wide = [_mm256_setzero_si256(); N];
+    let mut block = 0;
+    while block < blocks {
+        let end = blocks.min(block + BLOCKS_PER_WIDENING);
+        let mut narrow = [_mm256_setzero_si256(); N];
+        while block < end {
+            // SAFETY: `block` is below the number of blocks of the query and of each row.
+            let (q_low, q_high) = unsafe {
+                let q = query.as_ptr().add(block * 2 * BLOCK_BYTES);
+                (_mm256_loadu_si256(q.cast()), _mm256_loadu_si256(q.add(BLOCK_BYTES).cast()))
+            };
+            for row in 0..N {
+                // SAFETY: as above.
+                let (low, high) = unsafe { unpack(codes.add((row * blocks + block) * BLOCK_BYTES)) };
+                narrow[row] = _mm256_add_epi16(narrow[row], block_products(low, high, q_low, q_high));
             }
-            wide = _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, ones));
+            block += 1;
         }
-        *slot = sum_i32(wide);
+        for row in 0..N {
+            wide[row] = _mm256_add_epi32(wide[row], _mm256_madd_epi16(narrow[row], ones));
+        }
     }
+    wide
 }
 
 /// # Safety
@@ -190,8 +261,17 @@ pub(super) unsafe fn nibble_dots_tile(queries: [&[i8]; TILE_QUERIES], codes: &[u
                 wide[lane] = _mm256_add_epi32(wide[lane], _mm256_madd_epi16(narrow[lane], ones));
             }
         }
+        let mut sums = [0_i32; TILE_QUERIES];
+        // SAFETY: four results of 32 bits.
+        unsafe { _mm_storeu_si128(sums.as_mut_ptr().cast(), sums_i32(wide)) };
         for lane in 0..TILE_QUERIES {
-            out[lane][row] = sum_i32(wide[lane]);
+            out[lane][row] = sums[lane];
         }
     }
+}
+
+/// As the portable loop, eight rows at a time: the same operations in the same order.
+#[target_feature(enable = "avx2")]
+pub(super) fn reaching(bound: &CoarseBound, floor: f32, raw: &[i32], columns: [&[f32]; 3], words: &mut [u64]) {
+    super::reaching_by(bound, floor, raw, columns, words);
 }

@@ -29,9 +29,24 @@ use std::marker::PhantomData;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod encode;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+
+/// How the coarse pass turns an integer dot product into a bound: `approx = row.step * (scale * raw - offset)` and
+/// `error = row.coarse_residual * residual_factor + row.norm * norm_factor`, all in `f32`, its rounding included.
+#[derive(Clone, Copy, Debug)]
+pub struct CoarseBound {
+    /// See above.
+    pub scale: f32,
+    /// See above.
+    pub offset: f32,
+    /// See above.
+    pub residual_factor: f32,
+    /// See above.
+    pub norm_factor: f32,
+}
 
 /// Largest number of dimensions: `15 * 127 * 65_536` stays far below `i32::MAX`, and `gamma` far below one.
 pub const MAX_DIMENSIONS: usize = 65_536;
@@ -466,6 +481,44 @@ impl Kernels {
                 }
             }
         }
+    }
+}
+
+impl Kernels {
+    /// Sets bit `row` of `words` for every row whose coarse upper end reaches `floor`, and clears the others. `columns` are
+    /// the rows' steps, coarse residuals and norms.
+    ///
+    /// # Panics
+    ///
+    /// If a column is not as long as `raw`, or `words` has not one bit a row.
+    pub fn reaching(self, bound: &CoarseBound, floor: f32, raw: &[i32], columns: [&[f32]; 3], words: &mut [u64]) {
+        assert!(columns.iter().all(|column| column.len() == raw.len()), "one value per row in each column");
+        assert_eq!(words.len(), raw.len().div_ceil(64), "one bit per row");
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX2.
+            Tier::Avx2 => unsafe { avx2::reaching(bound, floor, raw, columns, words) },
+            _ => reaching_by(bound, floor, raw, columns, words),
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)] // compiled anew inside a function with wider registers
+fn reaching_by(bound: &CoarseBound, floor: f32, raw: &[i32], columns: [&[f32]; 3], words: &mut [u64]) {
+    let [steps, residuals, norms] = columns;
+    // For an enormous query the sum is NaN, which is not below: then the row has to be looked at.
+    let is_below = |row: usize| {
+        let approx = steps[row] * (bound.scale * raw[row] as f32 - bound.offset);
+        approx + (residuals[row] * bound.residual_factor + norms[row] * bound.norm_factor) < floor
+    };
+    for (index, word) in words.iter_mut().enumerate() {
+        let rows = index * 64..raw.len().min(index * 64 + 64);
+        let mut bits = [0_u8; 64];
+        for (bit, row) in bits.iter_mut().zip(rows) {
+            *bit = u8::from(!is_below(row));
+        }
+        *word = if bits == [0; 64] { 0 } else { bits.iter().rev().fold(0, |word, &bit| word << 1 | u64::from(bit)) };
     }
 }
 
