@@ -330,8 +330,7 @@ class AsyncCopies:
         """The copy as SQL holds it now."""
         if result.status is not WriteStatus.APPLIED:
             return None
-        copy = copy._replace(id=result.id, version=result.version, created_us=result.created_us, seq=result.seq)
-        return copy._replace(checksum=checksum_of(copy))
+        return _versioned(copy, result.id, result.version, copy.writer, result.created_us, result.seq)
 
     async def put_many(self, puts: Sequence[Put]) -> list[Written]:
         """Stores copies in SQL, in one call of the store."""
@@ -364,8 +363,7 @@ class AsyncCopies:
         copy = put.copy
         clock_us = tier.now_us()
         version = next_version(known_version, clock_us)
-        copy = copy._replace(version=version, writer=self._writer | 1, created_us=copy.created_us or version)
-        copy = copy._replace(checksum=checksum_of(copy))
+        copy = _versioned(copy, copy.id, version, self._writer | 1, copy.created_us or version, 0)
         base = put.if_version if put.if_version is not None else (known_version or None)
         letter = await self._dirty_batches.call(copy.agent_id, (copy, base))
         status = _DIRTY_STATUS[letter]
@@ -514,6 +512,18 @@ class AsyncCopies:
     async def close(self) -> None:
         """Finishes what waits for Redis."""
         await self.flush()
+
+
+def _versioned(copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int) -> Copy:
+    """The copy with what the store that accepted it has given it. By position: `_replace` twice takes three times as long."""
+    words = list(copy)
+    words[0], words[2], words[3], words[6], words[24] = memory_id, version, writer, created_us, seq
+    made = Copy._make(words)
+    words[21] = checksum_of(made)
+    return Copy._make(words)
+
+
+assert [Copy._fields[at] for at in (0, 2, 3, 6, 21, 24)] == ["id", "version", "writer", "created_us", "checksum", "seq"]
 
 
 _DIRTY_STATUS: Final = {

@@ -1,0 +1,204 @@
+"""The memory system, on loopback with its embedded server and SQLite at synchronous=FULL, as ratios in one run.
+
+    python benches/python/bench_memory.py [--memories 10000] [--growth 1000,10000,100000] [--plot memory.png]
+
+The peer of `store` is what the first public implementation of the specification does: eight commands a memory, one after
+the other, by redis.asyncio, 200 tasks at once, on the same server. On a busy machine compare the processor times, in which the
+threads of this process are counted, but not the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+
+import numpy as np
+import redis.asyncio
+
+from agent_memory.memory import AsyncMemorySystem, MaintenanceSettings, MemorySettings, ShortTermSettings
+
+DIMENSIONS = 384
+TASKS = 200
+AGENT = "bench"
+
+
+def contents(count):
+    return [
+        f"note {n}: the user asked about topic {n % 97} and wants to hear of place {n % 31} again" for n in range(count)
+    ]
+
+
+async def spread(count, one):
+    """Runs one(n) for every n, TASKS at a time; returns operations per second, and processor time of each in us."""
+
+    async def work(first):
+        for n in range(first, count, TASKS):
+            await one(n)
+
+    began, began_cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(work(first) for first in range(TASKS)))
+    cpu_us = (time.process_time() - began_cpu) / count * 1e6
+    return count / (time.perf_counter() - began), cpu_us
+
+
+async def eight_commands(client, n, content, vector):
+    key = f"peer:stm:{n}"
+    await client.hset(key, mapping={"id": n, "content": content, "timestamp": time.time(), "importance": 0.5})
+    await client.hset(key, "embedding", json.dumps(vector[:8].tolist()))
+    await client.expire(key, 3600)
+    await client.zadd("peer:timeline", {str(n): n})
+    await client.zadd("peer:importance", {str(n): 0.5})
+    await client.sadd("peer:all", n)
+    await client.expire("peer:timeline", 3600)
+    await client.expire("peer:importance", 3600)
+
+
+def report(name, value, unit, note=""):
+    print(f"{name:<58} {value:>12,.2f} {unit:<10} {note}", flush=True)
+
+
+async def bench_store(folder, texts, vectors):
+    count = len(texts)
+    async with AsyncMemorySystem(folder) as memory:
+        connection = memory._directory.server.connection_kwargs
+        async with redis.asyncio.Redis(**connection, max_connections=TASKS) as client:
+            peer_count = min(count, 4_000)
+            peer, peer_cpu = await spread(peer_count, lambda n: eight_commands(client, n, texts[n], vectors[n]))
+        report("redis.asyncio, eight commands a memory, 200 tasks", peer, "/s", f"{peer_cpu:.0f} us of processor each")
+        for durability, agent_id in (("sql", AGENT), ("redis", "bench-redis")):
+            await memory.store(agent_id, "warm", embedding=vectors[0], durability=durability)
+
+            async def store(n, agent_id=agent_id, durability=durability):
+                await memory.store(agent_id, texts[n], embedding=vectors[n], durability=durability)
+
+            rate, cpu = await spread(count, store)
+            ratio = f"{rate / peer:.1f} x the peer; {cpu:.0f} us, {peer_cpu / cpu:.1f} x less"
+            report(f'store, durability "{durability}", 200 tasks', rate, "/s", ratio)
+        began = time.perf_counter()
+        entries = [{"content": text} for text in texts]
+        await memory.store_many("bench-many", entries, embeddings=vectors)
+        rate = count / (time.perf_counter() - began)
+        report("store_many", rate, "/s", f"{rate / peer:.1f} x the peer")
+        began = time.perf_counter()
+        synced = (await memory.sync()).synced
+        report("sync of dirty copies", synced / (time.perf_counter() - began), "/s", f"{synced} copies")
+
+
+async def bench_retrieve(folder, vectors):
+    async with AsyncMemorySystem(folder) as memory:
+        began = time.perf_counter()
+        await memory.retrieve(AGENT, embedding=vectors[0], k=10)
+        report(f"first retrieval: index of {len(vectors):,} from SQL", time.perf_counter() - began, "s")
+        times = []
+        for n in range(300):
+            query = vectors[n % len(vectors)]
+            began = time.perf_counter()
+            await memory.retrieve(AGENT, embedding=query, k=10)
+            times.append(time.perf_counter() - began)
+        times.sort()
+        report(f"retrieve top 10 of {len(vectors):,}, p50", times[150] * 1e3, "ms", f"p10 {times[30] * 1e3:.2f} ms")
+        index = memory._indexes.peek(AGENT).index
+        began = time.perf_counter()
+        for n in range(100):
+            index.search(vectors[n % len(vectors)], None, 10)
+        report("  of which the search in the index", (time.perf_counter() - began) * 10, "ms")
+
+
+async def bench_maintain(folder):
+    settings = MemorySettings(
+        short_term=ShortTermSettings(max_entries=1), maintenance=MaintenanceSettings(batch_entries=500)
+    )
+    async with AsyncMemorySystem(folder, config=settings) as memory:
+
+        async def read(seconds, rates):
+            ids = [entry.id for entry in await memory.history(AGENT, limit=100)]
+            until = time.perf_counter() + seconds
+            n = 0
+            while time.perf_counter() < until:
+                began = time.perf_counter()
+                await memory.get(AGENT, ids[n % 100])
+                rates.append(time.perf_counter() - began)
+                n += 1
+                await asyncio.sleep(0.001)
+
+        alone, meanwhile = [], []
+        await read(1.0, alone)
+        task = asyncio.create_task(read(600, meanwhile))
+        began = time.perf_counter()
+        pass_ = await memory.maintain()
+        elapsed = time.perf_counter() - began
+        task.cancel()
+        moved = sum(pass_.moved.values())
+        report("maintain(): memories moved", moved / elapsed, "/s", f"{moved} memories")
+        if len(meanwhile) > 20:
+            before, during = (statistics.quantiles(sample, n=100)[98] * 1e3 for sample in (alone, meanwhile))
+            report("  p99 of get() meanwhile", during, "ms", f"{before:.2f} ms alone, {during / before:.1f} x")
+
+
+async def bench_growth(folder, sizes, plot):
+    rng = np.random.default_rng(1)
+    rows = []
+    async with AsyncMemorySystem(folder) as memory:
+        held = 0
+        for size in sizes:
+            texts = contents(size)
+            began = time.perf_counter()
+            for start in range(held, size, 5_000):
+                stop = min(start + 5_000, size)
+                batch = rng.normal(size=(stop - start, DIMENSIONS)).astype(np.float32)
+                await memory.store_many("grown", [{"content": text} for text in texts[start:stop]], embeddings=batch)
+            write_rate = (size - held) / (time.perf_counter() - began)
+            held = size
+            await memory.retrieve("grown", embedding=batch[0], k=10)
+            times = []
+            for n in range(50):
+                began = time.perf_counter()
+                await memory.retrieve("grown", embedding=batch[n], k=10)
+                times.append(time.perf_counter() - began)
+            p50 = statistics.median(times) * 1e3
+            rows.append((size, write_rate, p50))
+            report(f"{size:,} memories: store_many", write_rate, "/s", f"retrieve p50 {p50:.2f} ms")
+    if plot:
+        draw(rows, plot)
+
+
+def draw(rows, path):
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    sizes, rates, latencies = zip(*rows, strict=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.semilogx(sizes, rates, marker="o")
+    left.set(title="store_many", xlabel="memories held", ylabel="memories/s", ylim=(0, None))
+    right.loglog(sizes, latencies, marker="o")
+    right.set(title="retrieve top 10, p50", xlabel="memories held", ylabel="ms")
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memories", type=int, default=10_000)
+    parser.add_argument("--growth", default="", help="sizes, such as 1000,10000,100000,1000000")
+    parser.add_argument("--plot", default="", help="a file for the plots of --growth")
+    options = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {DIMENSIONS} dimensions")
+    texts = contents(options.memories)
+    vectors = np.random.default_rng(0).normal(size=(options.memories, DIMENSIONS)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(bench_store(folder, texts, vectors))
+        asyncio.run(bench_retrieve(folder, vectors))
+        asyncio.run(bench_maintain(folder))
+    if options.growth:
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(bench_growth(folder, [int(size) for size in options.growth.split(",")], options.plot))
+
+
+if __name__ == "__main__":
+    main()
