@@ -52,6 +52,8 @@ class Redis(GuardedCalls, RedisPy):
             if kwargs.get("maint_notifications_config") is None:
                 kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
         super().__init__(*args, **kwargs)
+        given = kwargs.get("connection_pool") is not None
+        private.register_for_renewal(self, given=given, asynchronous=False)
         self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"))
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
         stock = private.is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
@@ -146,4 +148,5 @@ def transport_of(pool: Any) -> BlockingTransport:
         transport = pool.__dict__.setdefault("_agent_memory_transport", made)
         if transport is made:
             private.on_disconnect(pool, made.close)
+            private.on_renewal(pool, made.renew, asynchronous=False)
     return cast(BlockingTransport, transport)

@@ -216,6 +216,7 @@ class PubSub(RedisPyPubSub):
             if not connection.is_connected and not self._restore(until_ns):
                 return None
             try:
+                self._authenticate_anew(connection)
                 cast(Any, self).check_health()  # redis-py's own, where `health_check_interval` asks for it
                 reply = private.read_push(connection, self._patience_s(until_ns))
                 something = reply is not None or self._watch(connection)
@@ -242,6 +243,11 @@ class PubSub(RedisPyPubSub):
                 return reply
         return None
 
+    def _authenticate_anew(self, connection: Any) -> None:
+        """Send the AUTH of renewed credentials, if it is due, among the messages: only RESP3 lets a subscriber do that."""
+        if int(connection.get_protocol()) == 3 and (words := private.take_renewal(connection)) is not None:
+            connection.send_command(*words, check_health=False)
+
     def handle_message(self, response: Any, ignore_subscribe_messages: bool = False) -> Any:
         """Make a message of a reply, as redis-py does, or hand it to its handler and return None."""
         kind = _PUBLISHED.get(response[0]) if response.__class__ in _LISTS else None
@@ -267,7 +273,9 @@ class PubSub(RedisPyPubSub):
         return message
 
     def _is_pong(self, reply: Any) -> bool:
-        """Whether it is the answer to a PING of ours."""
+        """Whether it is the answer to a PING or an AUTH of ours."""
+        if reply in (b"OK", "OK"):
+            return True
         if cast(Any, self).is_health_check_response(reply):
             self.health_check_response_counter -= 1
             return True

@@ -20,6 +20,7 @@ from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from collections.abc import Callable
 
     from agent_memory._core import Guard
 
@@ -56,6 +57,8 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             if kwargs.get("maint_notifications_config") is None:
                 kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
         super().__init__(*args, **kwargs)
+        given = kwargs.get("connection_pool") is not None
+        private.register_for_renewal(self, given=given, asynchronous=True)
         self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"))
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
         stock = (
@@ -186,18 +189,27 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
         """Close their connections, also those with calls under way if `in_use`; the next call connects anew."""
         _close_all(self.copy(), in_use=in_use)
 
+    def renew(self, authentication: bytes) -> None:
+        """Authenticate anew, in-stream, with the packed AUTH; from any thread."""
+        _in_their_loops(self.copy(), lambda transport: transport.renew(authentication))
+
 
 def _close_all(transports: dict[Any, MultiplexedTransport], *, in_use: bool) -> None:
+    _in_their_loops(transports, lambda transport: transport.close(in_use))
+
+
+def _in_their_loops(transports: dict[Any, MultiplexedTransport], act: Callable[[MultiplexedTransport], None]) -> None:
+    """Call `act` for each transport: here if this is its loop, else by asking its loop."""
     try:
         here: AbstractEventLoop | None = get_running_loop()
     except RuntimeError:
         here = None
     for loop, transport in transports.items():
         if loop is here:
-            transport.close(in_use)
+            act(transport)
         elif not loop.is_closed():
             try:
-                loop.call_soon_threadsafe(transport.close, in_use)
+                loop.call_soon_threadsafe(act, transport)
             except RuntimeError:
                 pass  # it was closed at this moment
 
@@ -210,4 +222,5 @@ def transports_of(pool: Any) -> TransportsByLoop:
         transports = pool.__dict__.setdefault("_agent_memory_transports", made)
         if transports is made:
             private.on_disconnect(pool, made.disconnect)
+            private.on_renewal(pool, made.renew, asynchronous=True)
     return cast(TransportsByLoop, transports)

@@ -224,6 +224,7 @@ class PubSub(RedisPyPubSub):
             if not connection.is_connected and not await self._restore(until_ns):
                 return None
             try:
+                await self._authenticate_anew(connection)
                 await cast(Any, self).check_health()  # redis-py's own, where `health_check_interval` asks for it
                 reply = await private.async_read_push(connection, self._patience_s(until_ns))
                 something = reply is not None or await self._watch(connection)
@@ -249,6 +250,11 @@ class PubSub(RedisPyPubSub):
             if not self._is_pong(reply):
                 return reply
         return None
+
+    async def _authenticate_anew(self, connection: Any) -> None:
+        """Send the AUTH of renewed credentials, if it is due, among the messages: only RESP3 lets a subscriber do that."""
+        if int(connection.get_protocol()) == 3 and (words := private.take_renewal(connection)) is not None:
+            await connection.send_command(*words, check_health=False)
 
     async def handle_message(self, response: Any, ignore_subscribe_messages: bool = False) -> Any:
         """Make a message of a reply, as redis-py does, or hand it to its handler and return None."""
@@ -289,7 +295,9 @@ class PubSub(RedisPyPubSub):
             return await self.get_message(ignore_subscribe_messages, timeout)
 
     def _is_pong(self, reply: Any) -> bool:
-        """Whether it is the answer to a PING of ours."""
+        """Whether it is the answer to a PING or an AUTH of ours."""
+        if reply in (b"OK", "OK"):
+            return True
         if ASYNC:
             return reply in self.health_check_response
         if cast(Any, self).is_health_check_response(reply):

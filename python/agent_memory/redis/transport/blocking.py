@@ -19,6 +19,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -50,6 +51,7 @@ USER_TIMEOUT_MS: Final = 45_000
 DEFAULT_MAX_CONNECTIONS: Final = 100
 """Bound of open channels where the pool names none (redis-py's default)."""
 
+_LOGGER: Final = logging.getLogger("agent_memory.redis")
 _PING: Final = hiredis.pack_command(("PING",))
 _INCOMPLETE: Final = object()
 _PushNotification: Final = hiredis.PushNotification
@@ -182,6 +184,9 @@ class BlockingTransport:
         self._connecting: weakref.WeakSet[_Place] = weakref.WeakSet()
         self._waiting = 0
         self._generation = 0
+        self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
+        self._stale: weakref.WeakSet[Channel] = weakref.WeakSet()  # channels that have not been told of them
+        self._renewing = False  # whether there may be any: then this counts as one who waits for channels
         # Taken as a plain lock: a signal that strikes while Condition.__enter__ returns would leave it locked.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -491,8 +496,53 @@ class BlockingTransport:
         channel.close()
 
     def _wake_one(self) -> None:
+        if self._renewing:
+            self._renew_idle()
         with self._lock:
             self._changed.notify()
+
+    # --- renewed credentials --------------------------------------------------------------------------------------
+
+    def renew(self, authentication: bytes) -> None:
+        """Authenticate anew with the packed AUTH: idle channels now, each of the others when it comes back."""
+        with self._lock:
+            self._renewal = authentication
+            for channel in self._open:
+                self._mark_stale(channel)
+        self._renew_idle()
+
+    def _mark_stale(self, channel: Channel) -> None:
+        self._stale.add(channel)
+        if not self._renewing:
+            self._renewing = True
+            self._waiting += 1  # so that whoever returns a channel comes by `_wake_one`
+
+    def _renew_idle(self) -> None:
+        for channel in list(self._stale):
+            try:
+                self._idle.remove(channel)
+            except ValueError:
+                continue  # in use: its turn is when it comes back
+            if self._authenticate(channel):
+                self._idle.append(channel)
+        with self._lock:
+            if self._renewing and not self._stale:
+                self._renewing = False
+                self._waiting -= 1
+
+    def _authenticate(self, channel: Channel) -> bool:
+        """Whether the channel may be used again."""
+        renewal = self._renewal
+        assert renewal is not None
+        self._stale.discard(channel)
+        try:
+            reply = self.round_trip(channel, renewal, monotonic_ns(), self._timeout_ns, False)
+        except (RedisUnavailableError, RedisTimeoutError):
+            return False
+        if isinstance(reply, Exception):
+            # It stays who it was, which is of more use than no connection.
+            _LOGGER.warning("%s refused renewed credentials: %s", self.endpoint, type(reply).__name__)
+        return channel in self._open
 
     def _freshen(self, channel: Channel, now_ns: int) -> Channel:
         """Replace a channel that has died while it was idle; its idle siblings are checked when they are used."""
@@ -544,6 +594,7 @@ class BlockingTransport:
         return self._connect(place, generation, deadline_ns)
 
     def _connect(self, place: _Place, generation: int, deadline_ns: int | None) -> Channel:
+        renewal = self._renewal
         try:
             channel = self.open_channel(deadline_ns)
         except BaseException:
@@ -556,6 +607,8 @@ class BlockingTransport:
             self._connecting.discard(place)
             if generation == self._generation:
                 self._open.add(channel)
+                if self._renewal is not renewal:
+                    self._mark_stale(channel)  # what it has just told the server was renewed meanwhile
         return channel
 
     def open_channel(self, deadline_ns: int | None = None) -> Channel:

@@ -27,6 +27,7 @@ import asyncio
 import collections
 import contextvars
 import itertools
+import logging
 import random
 import socket
 from typing import TYPE_CHECKING, Any, Final
@@ -57,6 +58,7 @@ FIRST_RECONNECT_DELAY_S: Final = 0.02
 LATE_SWEEP_S: Final = 0.05
 """A sweep that runs this late means that the loop was blocked: replies may be waiting in the kernel, so let it read first."""
 
+_LOGGER: Final = logging.getLogger("agent_memory.redis")
 _PING: Final = hiredis.pack_command(("PING",))
 _INCOMPLETE: Final = object()
 _PushNotification: Final = hiredis.PushNotification
@@ -118,6 +120,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "accepting",
         "closed",
         "protocol",
+        "renewal",
         "retired",
         "suspect",
     )
@@ -156,6 +159,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self.accepting = True
         self.suspect = False
         self.retired = False
+        self.renewal: bytes | None = None  # the AUTH that it was last sent since its handshake
         self.closed = False
         # The writer must live as long as the transport, which its finaliser would close.
         self._transport, self._writer = private.detach_stream(connection)
@@ -461,6 +465,7 @@ class MultiplexedTransport:
         self._max_leases = max(1, (pool.max_connections or DEFAULT_MAX_CONNECTIONS) - 1)
         self._leases = asyncio.Semaphore(self._max_leases)
         self._idle_leases: list[MultiplexedConnection] = []  # at most _max_leases, by the semaphore
+        self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
         self.connections_opened = 0
         """Connections that became the shared one; a stall or a cancellation must not raise it."""
 
@@ -620,6 +625,7 @@ class MultiplexedTransport:
         Has `socket_timeout` for it, however small the pieces in which the handshake comes.
         Raises with outcome NOT_SENT. The caller owns the connection.
         """
+        renewal = self._renewal
         connection = private.new_async_connection(self._pool)
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
@@ -630,13 +636,17 @@ class MultiplexedTransport:
                 # redis-py's handshake goes through asyncio.wait_for, which before Python 3.12 loses a cancellation that
                 # comes as what it waits for is done. Going on would keep a caller waiting that has been told to stop.
                 raise asyncio.CancelledError
-            return MultiplexedConnection(self, connection, timeout_s)
+            made = MultiplexedConnection(self, connection, timeout_s)
         except BaseException as error:
             await connection.disconnect(nowait=True)
             failure = connect_failure(error, self.endpoint)
             if failure is error:
                 raise
             raise failure from error
+        made.renewal = renewal
+        if self._renewal is not renewal:
+            self._authenticate(made)  # what it has just told the server was renewed meanwhile
+        return made
 
     def _adopt(self, connection: MultiplexedConnection) -> None:
         self._failures = 0
@@ -754,7 +764,7 @@ class MultiplexedTransport:
         except TimeoutError:
             raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
         finally:
-            if done and not connection.closed:
+            if done and not connection.closed and connection.renewal is self._renewal:
                 self._idle_leases.append(connection)
             else:
                 connection.fail(RedisUnavailableError("the leased connection was closed", endpoint=self.endpoint))
@@ -818,6 +828,30 @@ class MultiplexedTransport:
             self.current = None
             if self._waiters and self._connecting is None and not self.loop.is_closed():
                 self._start_connecting()
+
+    def renew(self, authentication: bytes) -> None:
+        """Authenticate anew with the packed AUTH, between the commands of the shared connection.
+
+        Connections that are being opened do so as soon as they stand; idle leases close, and leased ones when they come back:
+        the next lease asks the provider.
+        """
+        self._renewal = authentication
+        for connection in (self.current, self._suspect):
+            if connection is not None and not connection.closed:
+                self._authenticate(connection)
+        self._close_idle_leases()
+
+    def _authenticate(self, connection: MultiplexedConnection) -> None:
+        assert self._renewal is not None
+        connection.renewal = self._renewal
+        connection.send(self._renewal).add_done_callback(self._authenticated)
+
+    def _authenticated(self, future: asyncio.Future[Any]) -> None:
+        if future.exception() is not None:
+            return  # the connection failed: the next one asks the provider
+        reply = future.result()
+        if isinstance(reply, Exception):
+            _LOGGER.warning("%s refused renewed credentials: %s", self.endpoint, type(reply).__name__)
 
     def retire(self) -> None:
         """The server is no longer the one to ask: the next command connects anew.
