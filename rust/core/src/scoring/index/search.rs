@@ -9,12 +9,15 @@ use super::segment::{Bits, NO_ROW, Slot, set_bits};
 use super::text::Bm25;
 use super::{Settings, State};
 use crate::scoring::exact::{F64_SLACK, cosine};
-use crate::scoring::kernels::{CoarseBound, Kernels, TILE_QUERIES, exact_square};
+use crate::scoring::kernels::{CoarseBound, Kernels, TILE_QUERIES, exact_square, prefetch};
 use crate::scoring::parts::{Decay, Metric, Scale, Weights, access, closeness};
 use crate::scoring::topk::{Interval, KthLargest, Ranked, best};
 
 /// Rows per call of a kernel: their codes stay in the second-level cache while all queries of a batch pass over them.
 const BLOCK_ROWS: usize = 256;
+
+/// Rows whose low planes are on their way while another is looked at.
+const PREFETCHED_ROWS: usize = 6;
 
 /// What a memory lends of its words to the memories after it, nearest first.
 const LENT_FORWARD: [f64; 3] = [0.7, 0.42, 0.25];
@@ -310,9 +313,18 @@ impl Searcher<'_> {
         let reaching = &mut reaching[..raw.len().div_ceil(64)];
         self.kernels.reaching(&query.bound, floor, raw, columns, reaching);
         let plane = self.settings.rotation.plane_bytes();
+        // The low planes lie anywhere in memory: they are asked for some rows ahead.
+        let mut ahead = set_bits(reaching);
+        let mut ask = || {
+            if let Some(offset) = ahead.next() {
+                prefetch(&slot.data.planes.low()[(start + offset) * plane..][..plane]);
+            }
+        };
+        (0..PREFETCHED_ROWS).for_each(|_| ask());
         for offset in set_bits(reaching) {
+            ask();
             let local = start + offset;
-            if eligible.is_some_and(|rows| !rows.has(local)) || slot.data.squares[local].is_nan() {
+            if eligible.is_some_and(|rows| !rows.has(local)) {
                 continue;
             }
             let planes = local * plane..(local + 1) * plane;
@@ -322,6 +334,9 @@ impl Searcher<'_> {
             let slack = F64_SLACK * (1.0 + value.abs() * query.unit);
             if (value + error) * query.unit + slack < query.best.floor() {
                 continue; // so is its lower end
+            }
+            if slot.data.squares[local].is_nan() {
+                continue;
             }
             let (value, error) = query.code.fine(self.kernels, high, low, &code);
             let slack = F64_SLACK * (1.0 + value.abs() * query.unit);

@@ -503,6 +503,18 @@ impl Kernels {
     }
 }
 
+/// Asks for bytes that will be read soon; without such an instruction it does nothing.
+#[inline]
+pub fn prefetch(bytes: &[u8]) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for line in bytes.chunks(64) {
+        // SAFETY: a hint; SSE is part of x86-64, and the address is that of a slice.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = bytes;
+}
+
 #[inline(always)]
 #[allow(clippy::inline_always)] // compiled anew inside a function with wider registers
 fn reaching_by(bound: &CoarseBound, floor: f32, raw: &[i32], columns: [&[f32]; 3], words: &mut [u64]) {
