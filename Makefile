@@ -6,7 +6,7 @@
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make fuzz     libFuzzer on the bytes of snapshots and on texts, FUZZ_S seconds each (60)
 #   make sim      the simulations, each from 100,000 seeds (SEEDS=1000000 for more)
-#   make kills    process, Redis and PostgreSQL killed 200 times under the memory system
+#   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
 #   make wheel    the release wheel, in dist/
@@ -18,6 +18,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 SEEDS ?= 100000
+KILLS ?= 200
 DEMO_ARGS ?=
 COMPAT_ARGS ?=
 BENCH ?=
@@ -123,7 +124,8 @@ sim: $(STAMPS)/extra-test $(STAMPS)/installed
 
 .PHONY: kills
 kills: $(STAMPS)/extra-test $(STAMPS)/installed
-	MEMORY_KILLS=200 $(BIN)/python -m pytest tests/faults/test_memory_kills.py --timeout 7200
+	RECOVERY_KILLS=$(KILLS) $(BIN)/python -m pytest tests/behaviour/recovery/test_kills.py -k killed --timeout 7200
+	MEMORY_KILLS=$(KILLS) $(BIN)/python -m pytest tests/faults/test_memory_kills.py --timeout 7200
 
 # --- what it does and how fast ------------------------------------------------------------------------------------------
 

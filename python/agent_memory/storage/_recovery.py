@@ -103,6 +103,8 @@ class Recovery:
         # The guard may be shared and live longer.
         weakref.finalize(self, guard.remove_listener, listener).atexit = False
         _at_fork.in_child(self._start_afresh)
+        if self.is_waiting():
+            self.start_working()
 
     def _start_afresh(self) -> None:
         if self._journal is not None:
@@ -388,7 +390,9 @@ class Recovery:
             self._note_emptied()
             return
         self._displace(write, displaced, keys, priority)
-        self.start_working()
+        worker = self._worker
+        if worker is None or worker.is_done() or len(queue) == 1 or not (self._paused or self._guard.state == "open"):
+            self.start_working()  # else it sleeps until something changes, and one entry more changes nothing
 
     def keep(
         self,
@@ -499,6 +503,7 @@ class Recovery:
 
     def _wait_for_keys(self, keys: Sequence[bytes], deadline_s: float) -> None:
         ends_ns = monotonic_ns() + int(deadline_s * 1e9)
+        self.start_working()
         for key in keys:
             while self._are_queued([key]):
                 with self._mutex:
@@ -611,6 +616,8 @@ class Recovery:
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until no write waits any more, at most `timeout` seconds (None: for ever); returns whether that came."""
         deadline_ns = None if timeout is None else monotonic_ns() + int(timeout * 1e9)
+        if self.is_waiting():
+            self.start_working()  # where this client was made outside of any thread
         while self.is_waiting():
             self._drained.clear()
             if not self.is_waiting():  # drained between the two lines above

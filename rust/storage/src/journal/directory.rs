@@ -61,7 +61,10 @@ pub(super) fn open(options: &Options) -> Result<Opened, JournalError> {
         }
         let database = lock_path.with_extension("db");
         let number = opened.segments.len();
-        add(&mut opened, Segment::open(number, database, lock_path, lock, options.fsync)?);
+        match Segment::open(number, database, lock_path, lock, options.fsync) {
+            Err(JournalError::Locked) => {} // our own parent's: see the rules in the module above
+            segment => add(&mut opened, segment?),
+        }
     }
     if opened.segments.is_empty() {
         let (lock_path, lock) = make(directory, &options.identity)?;

@@ -23,7 +23,9 @@
 //! - A batch that fails (disk full) is repeated request by request, so that each gets its own verdict. A removal that fails
 //!   is owed: it is done again with the next batch, so that a full disk stops nothing from being drained.
 //! - An fdatasync that fails fails its batch and closes the journal: what the kernel has dropped can't be asked for again.
-//! - After `fork()` a child calls [`Journal::abandon`] and never touches the parent's segments again.
+//! - After `fork()` a child calls [`Journal::abandon`] and never touches the parent's segments again. It can't adopt them
+//!   either when the parent is dead, since it has inherited `SQLite`'s knowledge of who has them open: it passes them over,
+//!   and they are left to a process that was started otherwise.
 
 mod directory;
 mod records;
@@ -79,6 +81,8 @@ pub enum JournalError {
     SyncFailed(String),
     /// The writer is too far behind.
     Behind,
+    /// The segment is open in this process, or was in the one it was forked from.
+    Locked,
     /// The journal is closed.
     Closed,
     /// The record is too large.
@@ -98,6 +102,7 @@ impl std::fmt::Display for JournalError {
                 formatter,
                 "the journal is behind: {MAX_PENDING_REQUESTS} requests or {MAX_PENDING_BYTES} bytes wait to be written"
             ),
+            JournalError::Locked => write!(formatter, "the segment is open already"),
             JournalError::Closed => write!(formatter, "the journal is closed"),
             JournalError::TooLarge(size) => {
                 write!(formatter, "a record must be <= {MAX_RECORD_BYTES} bytes, got {size}")

@@ -376,6 +376,7 @@ fn failed(error: &rusqlite::Error) -> JournalError {
     let reason = error.to_string();
     let Some(failure) = error.sqlite_error() else { return JournalError::Other(reason) };
     match (failure.code, failure.extended_code) {
+        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => JournalError::Locked,
         (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_WRITE) => JournalError::Full(reason),
         (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => JournalError::SyncFailed(reason),
         _ => JournalError::Other(reason),

@@ -1,0 +1,201 @@
+# Generated from test_async_journal.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The journal behind a client: what a successor finds, what is kept and says so, damage, several clients on one path."""
+
+import logging
+import random
+import stat
+
+import pytest
+
+from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy, StoreStatus
+from agent_memory._compat import gather, in_thread, spawn
+from agent_memory.errors import RecoveryJournalError
+
+WAIT_S = 60.0
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "retry_base_delay": 0.01, "retry_max_delay": 0.01, "probe": 0.1}
+
+
+@pytest.fixture(params=["always", "interval", "never"])
+def fsync(request):
+    return request.param
+
+
+def open_client(server, path, name="journalled", **options):
+    config = RecoveryConfig(**{"path": path, "base_delay": 0.01, "max_delay": 0.05, "close_timeout": 0} | options)
+    return ResilientRedisClient(name, **server.connection_kwargs, **QUICK, recovery=config)
+
+
+def test_a_successor_goes_on(mortal_server, journal, fsync):
+    with open_client(mortal_server, journal, fsync=fsync) as client:
+        client.set("text", "x")
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        results = [high.rpush("list", number) for number in range(50)]
+        results += [high.set("absolute", number, ex=1000) for number in range(5)]
+        results.append(high.pipeline().incr("a").incr("b").execute())
+        results.append(high.lpush("text", "poison"))
+        assert {(result.status, result.durable) for result in results} == {(StoreStatus.QUEUED, True)}
+        assert all(write.durable for write in client.recovery.pending())
+        assert client.recovery.stats()["journal"]["records"] == 53
+    assert results[0].status == "queued"
+    assert results[0].wait(0) is False
+    for file in journal.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with open_client(mortal_server, journal, fsync=fsync) as client:
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == [str(number) for number in range(50)]
+        assert client.mget("absolute", "a", "b") == ["4", "1", "1"]
+        assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
+    # Dead letters are kept, too.
+    with open_client(mortal_server, journal, fsync=fsync) as client:
+        (letter,) = client.recovery.dead_letters()
+        assert (letter.operation, letter.agent_id, letter.reason) == ("LPUSH", "text", "rejected")
+        client.delete("text")
+        assert client.recovery.retry(letter).wait(WAIT_S)
+        assert client.lrange("text", 0, -1) == ["poison"]
+    assert list(journal.iterdir()) == []
+
+
+def test_a_plain_write_stays_behind_what_a_predecessor_left(mortal_server, journal):
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).rpush("list", "first")
+    with open_client(mortal_server, journal) as client:
+        assert client.rpush("list", "second") == 2
+        assert client.lrange("list", 0, -1) == ["first", "second"]
+
+
+def test_functions_registered_by_name(mortal_server, journal, caplog):
+    def store(agent_id, state):
+        return client.rpush(f"log:{agent_id}", state["value"])
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store)
+        client.recovery.pause()
+
+        def fails(agent_id, state):
+            return False
+
+        closure = client.store_with_retry("closure", {}, fails)
+        assert (closure.status, closure.durable) == ("queued", False)
+        assert "not registered" in caplog.text
+        client.recovery.register("fails", fails)
+        for by in (fails, "fails"):
+            kept = client.store_with_retry("kept", {"value": str(by == "fails")}, by)
+            assert (kept.status, kept.durable) == ("queued", True)
+        with pytest.raises(ValueError, match="store_func must be a function or a registered name, got 'unknown'"):
+            client.store_with_retry("agent", {}, "unknown")
+        with pytest.raises(ValueError, match="name must be a non-empty str, got ''"):
+            client.recovery.register("", store)
+    with open_client(mortal_server, journal) as client:
+        assert client.recovery.stats()["unregistered"] == 2
+        assert client.recovery.pending() == []
+        client.recovery.register("fails", store)
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("log:kept", 0, -1) == ["False", "True"]
+
+
+def test_clients_share_a_directory(mortal_server, journal):
+    """Each has its own part; another name or database is another client; nobody replays what a living one has queued."""
+    clients = [open_client(mortal_server, journal, name=name) for name in ("same", "same", "other")]
+    for number, client in enumerate(clients):
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).rpush("list", number)
+    late = open_client(mortal_server, journal, name="same")
+    assert late.recovery.pending() == []
+    assert late.recovery.stats()["journal"]["foreign_segments"] == 1
+    for client in (*clients, late):
+        client.close()
+    with open_client(mortal_server, journal, name="same") as client:
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == ["0", "1"]
+    with open_client(mortal_server, journal, name="other") as client:
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == ["0", "1", "2"]
+
+
+def test_a_client_that_is_opened_again(mortal_server, journal):
+    client = open_client(mortal_server, journal)
+    for value in range(3):
+        client.init()
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).rpush("list", value)
+        client.close()
+    client.guard.reset()
+    client.recovery.resume()
+    client.init()
+    assert client.recovery.flush(WAIT_S)
+    assert client.lrange("list", 0, -1) == ["0", "1", "2"]
+    client.close()
+
+
+def test_written_ahead(mortal_server, journal):
+    with open_client(mortal_server, journal, write_ahead=True) as client:
+        assert client.with_priority(Priority.HIGH).incr("number").value == 1
+        with pytest.raises(Exception, match="wrong kind of value"):
+            client.with_priority(Priority.LOW).lpush("number", 1)
+        in_thread(mortal_server.kill)
+        dropped = client.with_priority(Priority.LOW).incr("number")
+        queued = client.with_priority(Priority.HIGH).incr("number")
+        assert (dropped.status, queued.status, queued.durable) == ("dropped", "queued", True)
+        in_thread(mortal_server.restart)
+        assert queued.wait(WAIT_S)
+        assert client.get("number") == "2"
+        figures = client.recovery.stats()["journal"]
+        assert figures["appended"] >= 4
+    assert list(journal.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [".db", ".db-wal", ".lock"])
+def test_a_damaged_journal(mortal_server, journal, caplog, part):
+    """What can be read is replayed as it was written, the rest is reported; seeds are 0 to 5."""
+    for seed in range(6):
+        chance = random.Random(f"{part} {seed}")
+        written = {f"key:{seed}:{number}": f"{number:04}" * 60 for number in range(120)}
+        client = open_client(mortal_server, journal, fsync="never")
+        client.recovery.pause()
+        client.guard.force_open()
+        stores = [spawn(client.with_priority(Priority.HIGH).set, *pair) for pair in written.items()]
+        assert all(result.durable for result in gather(*stores))
+        if part != ".db-wal":
+            client.close()
+        files = [file for file in journal.iterdir() if file.name.endswith(part)]
+        path, data = files[0], bytearray(files[0].read_bytes())
+        for _ in range(chance.randint(1, 5)):
+            data[chance.randrange(len(data))] ^= chance.randint(1, 255)
+        if chance.random() < 0.5:
+            del data[chance.randrange(len(data)) :]
+        if part == ".db-wal":
+            # As a copy of the directory at this moment, which is what a kill leaves; then the log is torn.
+            torn = journal.with_name(f"torn-{seed}")
+            torn.mkdir()
+            for file in journal.iterdir():
+                (torn / file.name).write_bytes(file.read_bytes())
+            (torn / path.name).write_bytes(data)
+            client.close()
+            path = torn / path.name
+        else:
+            path.write_bytes(data)
+        caplog.set_level(logging.WARNING)
+        with open_client(mortal_server, path.parent) as heir:
+            assert heir.recovery.flush(WAIT_S)
+            found = dict(zip(written, heir.mget(written), strict=True))
+            figures = heir.recovery.stats()["journal"]
+            heir.flushall()
+        assert all(value in (None, written[key]) for key, value in found.items())
+        if None in found.values() and part == ".db":
+            assert figures["damaged_segments"] == 1
+            assert "the journal was damaged" in caplog.text
+        for file in path.parent.iterdir():
+            file.unlink()
+
+
+def test_a_path_that_cannot_be_used(mortal_server, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RecoveryJournalError, match="the journal failed"):
+        open_client(mortal_server, tmp_path / "file")
