@@ -22,11 +22,18 @@ __all__ = [
     "RecoveryQueue",
     "RetryRules",
     "__version__",
+    "choose_level",
     "exponential_backoff",
+    "fence_step",
     "kernel_tiers",
     "monotonic_ns",
+    "next_step",
     "pack_command",
+    "read_client_line",
     "score_rows",
+    "set_virtual_time",
+    "verdict_of_marker",
+    "verdict_of_offset",
 ]
 
 __version__: Final[str]
@@ -38,6 +45,15 @@ _Listener: TypeAlias = Callable[[str, _State, _State], object]
 _R = TypeVar("_R")
 
 def monotonic_ns() -> int: ...
+def set_virtual_time(now_ns: int | None, /) -> None: ...
+def choose_level(asked: int | None, *, kill: bool, marker: bool, offset: bool, gate: bool) -> int: ...
+def fence_step(
+    same_process: bool, old_level: int, level: int
+) -> Literal["away", "kill", "wait_for_clock", "impossible"]: ...
+def read_client_line(line: str) -> tuple[int, str, int | None, int | None] | None: ...
+def verdict_of_offset(executed_bytes: int | None, end_bytes: int) -> int: ...
+def verdict_of_marker(is_the_same: bool, is_set: bool) -> int: ...
+def next_step(category: int, fenced: bool, verdict: int | None) -> int: ...
 def pack_command(words: tuple[Any, ...], /) -> bytes: ...
 def exponential_backoff(attempt: int, base_delay: float = 0.5, max_delay: float = 30.0) -> float: ...
 

@@ -10,11 +10,14 @@ and build their message in `__str__`. They never carry a password or a stored va
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import ExceptionType, MaxConnectionsError, RedisError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
+
+if TYPE_CHECKING:
+    from agent_memory.redis.exactly_once.tickets import Ticket
 
 __all__ = [
     "CircuitOpenError",
@@ -62,6 +65,8 @@ class _Described:
     operation: str | None = None
     state: str | None = None
     retry_after_s: float | None = None
+    ticket: Ticket | None = None
+    """What a lost write can be resolved by; None without exactly once."""
     args: tuple[Any, ...]
 
     def __init__(

@@ -18,10 +18,12 @@ from redis.client import Redis as RedisPy
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._compat import ASYNC
-from agent_memory.errors import ConnectionStateError
+from agent_memory._core import monotonic_ns
+from agent_memory.errors import ConnectionStateError, Outcome, RedisUnavailableError
+from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
 from agent_memory.redis._probe import Prober
-from agent_memory.redis._retry import retry
+from agent_memory.redis._retry import Settle, retry
 from agent_memory.redis.calls import (
     SELECT_WARNING,
     barriers_of,
@@ -32,13 +34,17 @@ from agent_memory.redis.calls import (
     is_unknown_command,
     read_timeout_s,
 )
-from agent_memory.redis.outcomes import as_ours
+from agent_memory.redis.exactly_once.mode import mode_of
+from agent_memory.redis.exactly_once.settings import settings_of
+from agent_memory.redis.exactly_once.tickets import Next
+from agent_memory.redis.outcomes import as_ours, classify
 from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.transport.blocking import endpoint_of
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy.resilience import ResiliencePolicy
+    from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["GuardedCalls"]
 
@@ -58,8 +64,14 @@ class GuardedCalls:
     connection_pool: Any
     response_callbacks: Any
 
-    def _bind(self, resilience: ResiliencePolicy | None, guard: Guard | None, name: str) -> None:
-        """Bind to a guard (made of `resilience` where none is given); the last step of construction."""
+    def _bind(
+        self,
+        resilience: ResiliencePolicy | None,
+        guard: Guard | None,
+        name: str,
+        exactly_once: bool | ExactlyOnce = False,
+    ) -> None:
+        """Bind to a guard (made of `resilience` where none is given); the last step of construction before the transport."""
         arguments = self.connection_pool.connection_kwargs
         self._timeout_s: float | None = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
         self._deadline_s = deadline_of(resilience, self._timeout_s)
@@ -83,31 +95,32 @@ class GuardedCalls:
                     guard, _ping_of(weakref.ref(self)), interval_s=resilience.probe_interval, name=name
                 )
         self.guard = guard
-        self.plans = PlanTable(guard, None if resilience is None else resilience.categories)
+        self._once = mode_of(self.connection_pool, settings_of(exactly_once), self.endpoint)
+        self.plans = PlanTable(guard, None if resilience is None else resilience.categories, self._once)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
-    def guarded(self, plan: Plan, attempt: Attempt) -> Any:
+    def guarded(self, plan: Plan, attempt: Attempt, settle: Settle | None = None) -> Any:
         """One guarded call of anything that takes a permit and a timeout and returns a reply."""
         permit = plan.admit()
         try:
             reply = attempt(permit, self._first_timeout_s)
         except Exception as error:
-            return self._retry(plan, attempt, permit, error)
+            return self._retry(plan, attempt, permit, error, settle)
         except BaseException:
             plan.abandon(permit)
             raise
         if isinstance(reply, Exception):
-            return self._retry(plan, attempt, permit, reply)
+            return self._retry(plan, attempt, permit, reply, settle)
         plan.success(permit)
         return reply
 
-    def _retry(self, plan: Plan, attempt: Attempt, permit: int, error: Exception) -> Any:
+    def _retry(self, plan: Plan, attempt: Attempt, permit: int, error: Exception, settle: Settle | None = None) -> Any:
         """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
         if self._follows_master:
             attempt = self._leave_demoted(attempt, error)
         try:
-            return retry(plan, attempt, permit, error, self._timeout_s, self._deadline_s)
+            return retry(plan, attempt, permit, error, self._timeout_s, self._deadline_s, settle)
         except Exception as last:
             describe(last, self.guard, plan.name)
             raise
@@ -138,7 +151,53 @@ class GuardedCalls:
         def attempt(permit: int, timeout_s: float | None) -> Any:
             return transport.call_within(packed, permit, raw, timeout_s)
 
-        return self._retry(plan, attempt, permit, error)
+        return self._retry(plan, attempt, permit, error, self.settler(transport, plan))
+
+    def settler(self, transport: Any, plan: Plan) -> Settle | None:
+        """What finds out what became of a lost write; None without exactly once, and for what does not write."""
+        once = transport.once
+        if once is None or plan.category not in (CommandCategory.ABSOLUTE_WRITE, CommandCategory.RELATIVE_WRITE):
+            return None
+        category = plan.category
+
+        def settle(error: Exception, left_s: float) -> tuple[Next, Any]:
+            return cast("tuple[Next, Any]", once.settle(error, category, left_s))
+
+        return settle
+
+    def resolve_records(self, records: list[dict[str, Any]], timeout_s: float) -> list[Outcome]:
+        """What became of the writes of a process that has ended, by the `Ticket.record()`s it left; within `timeout_s`.
+
+        Its connections are fenced as this client's own are, so nothing of them can be executed afterwards. An outcome is
+        UNKNOWN where nothing tells. Ask for all records of a connection at once: its markers are deleted afterwards.
+        Raises ValueError without exactly once, and what the connection raises.
+        """
+        transport = self.transport_here()
+        if transport is None or transport.once is None:
+            raise ValueError(
+                "exactly_once must be on to resolve the records of another process, got a client without it"
+            )
+        outcomes = []
+        deadline_ns = monotonic_ns() + int(timeout_s * 1e9)
+        for ticket in transport.once.adopt(records):
+            lost = RedisUnavailableError("its process has ended", endpoint=self.endpoint)
+            lost.ticket = ticket
+            outcomes.append(self.resolve(lost, (deadline_ns - monotonic_ns()) / 1e9))
+        return outcomes
+
+    def resolve(self, error: Exception, timeout_s: float) -> Outcome:
+        """What became of a write that failed with `error`, whose outcome was UNKNOWN; asks for `timeout_s` at the most.
+
+        With exactly once: NOT_SENT where it was not executed and never will be, APPLIED where it was, UNKNOWN while that is
+        not known, or for ever (`error.ticket.verdict` is then UNRESOLVABLE). Does not send it again.
+        """
+        transport = self.transport_here()
+        if transport is None or transport.once is None or getattr(error, "ticket", None) is None:
+            return classify(error)[1]
+        step, reply = transport.once.settle(error, CommandCategory.RELATIVE_WRITE, timeout_s)
+        if isinstance(reply, Exception):
+            return classify(reply)[1]
+        return {Next.RESEND: Outcome.NOT_SENT, Next.DONE: Outcome.APPLIED}.get(step, Outcome.UNKNOWN)
 
     def _execute_leased(
         self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
@@ -163,9 +222,12 @@ class GuardedCalls:
         timeout_s = read_timeout_s(plan, args, self._timeout_s)
         raw = _NEVER_DECODE in options
         keep = plan.route is not Route.STATE
+        once = plan.route is Route.ONCE and len(args) > plan.plain
 
         def attempt(permit: int, attempt_timeout_s: float | None) -> Any:
-            if plan.route is Route.SHARED:
+            if once:
+                return transport.once.call(plan, packed, raw, attempt_timeout_s)
+            if plan.route in (Route.SHARED, Route.ONCE):
                 return transport.call_within(packed, permit, raw, attempt_timeout_s)
             for barrier in barriers_of(plan):
                 # A blocking command may take longer than an ordinary one.
@@ -175,7 +237,7 @@ class GuardedCalls:
             return reply
 
         try:
-            reply = self.guarded(plan, attempt)
+            reply = self.guarded(plan, attempt, self.settler(transport, plan))
         except ResponseError:
             empty = options.get(_EMPTY_RESPONSE, _NOTHING)
             if empty is _NOTHING:
@@ -234,8 +296,16 @@ class GuardedCalls:
         return endpoint_of(self.connection_pool.connection_kwargs)
 
     def stats(self) -> dict[str, Any]:
-        """The guard's figures: state of the circuit, calls, errors by kind, retries, rejections, latencies by operation."""
-        return {} if self.guard is None else self.guard.stats()
+        """The guard's figures: state of the circuit, calls, errors by kind, retries, rejections, latencies by operation.
+
+        With exactly once also `exactly_once`: the level in force ("marker", "offset", "gate", "fence", "nothing"; None before
+        the first connection), the server's `maxmemory_policy`, the `fences` put up, and the lost writes by verdict:
+        `applied`, `not_applied`, `unresolvable`.
+        """
+        figures: dict[str, Any] = {} if self.guard is None else self.guard.stats()
+        if self._once is not None:
+            figures["exactly_once"] = self._once.stats()
+        return figures
 
     def transport_here(self) -> Any:
         """The transport that commands of the caller travel by; None when they go redis-py's own way."""

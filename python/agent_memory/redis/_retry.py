@@ -4,21 +4,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
 from agent_memory._compat import sleep
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, Outcome
+from agent_memory.policy import FailureKind
+from agent_memory.redis.exactly_once.tickets import MISSING, Next
 from agent_memory.redis.outcomes import classify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from agent_memory.redis.plans import Plan
 
-__all__ = ["retry"]
+__all__ = ["Settle", "retry"]
+
+Settle = Callable[[Exception, float], tuple[Next, Any]]
+"""What became of a command whose answer was lost, found out within so many seconds; the reply where it came after all."""
+
+_SETTLED: Final = FailureKind.REJECTED_REPLY
+"""What a lost write counts as that was proven not to have been executed: the server answers, and did not run it."""
 
 
 def retry(
@@ -28,11 +35,13 @@ def retry(
     error: Exception,
     timeout_s: float | None,
     deadline_s: float,
+    settle: Settle | None = None,
 ) -> Any:
     """Deal with the failure of a first attempt; return the reply of a later one or raise the last error.
 
     `attempt(permit, timeout_s)` tries once more; it returns the reply, an error reply as a value. `permit` is the first
     attempt's (and so says when the call began), `timeout_s` bounds one attempt, `deadline_s` the whole call.
+    `settle(error, left_s)` finds out within `left_s` what became of a command whose answer was lost: with exactly once.
     """
     started_ns = permit
     deadline_ns = started_ns + int(deadline_s * 1e9)
@@ -48,19 +57,23 @@ def retry(
                     plan.abandon(permit)
                 raise error
             delay_s = plan.failure(permit, kind, outcome, failures, started_ns, deadline_ns)
+            if settle is not None and outcome is Outcome.UNKNOWN:
+                step, late = settle(error, (deadline_ns - monotonic_ns()) / 1e9)
+                if late is not MISSING:
+                    return _given_late(late)
+                outcome = _outcome_of(step, error)
+                if step is Next.RESEND:
+                    # The failure has been counted; that it is settled says that the server is there again.
+                    delay_s = plan.failure(permit, _SETTLED, Outcome.NOT_SENT, failures, started_ns, deadline_ns)
             perhaps_executed = perhaps_executed or outcome is Outcome.UNKNOWN
             if delay_s < 0:
-                if perhaps_executed:
-                    error.outcome = Outcome.UNKNOWN  # type: ignore[attr-defined]
-                raise error
+                raise _with_doubt(error, perhaps_executed)
             sleep(delay_s)
             try:
                 permit = plan.admit()
             except CircuitOpenError:
                 # The error of the transport says what is wrong; "the circuit is open" would only say that we know it.
-                if perhaps_executed:
-                    error.outcome = Outcome.UNKNOWN  # type: ignore[attr-defined]
-                raise error from None
+                raise _with_doubt(error, perhaps_executed) from None
             failures += 1
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
             try:
@@ -78,3 +91,27 @@ def retry(
             return reply
     finally:
         del error  # its traceback refers to this frame: without this each failed call would leave a cycle
+
+
+def _with_doubt(error: Exception, perhaps_executed: bool) -> Exception:
+    if perhaps_executed:
+        error.outcome = Outcome.UNKNOWN  # type: ignore[attr-defined]
+    return error
+
+
+def _given_late(reply: Any) -> Any:
+    """The answer that came after its caller had given up."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _outcome_of(step: Next, error: Exception) -> Outcome:
+    """What is known of the command now that it is settled; raises the error where there is nothing more to do."""
+    if step is Next.DONE:
+        error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]
+        raise error
+    if step is Next.RESEND and getattr(error, "ticket", None) is not None:
+        error.outcome = Outcome.NOT_SENT  # type: ignore[attr-defined]
+        return Outcome.NOT_SENT
+    return Outcome.UNKNOWN

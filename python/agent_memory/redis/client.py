@@ -18,6 +18,7 @@ from agent_memory.redis.transport.blocking import BlockingTransport
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
+    from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Pipeline", "PubSub", "Redis"]
 
@@ -33,6 +34,9 @@ class Redis(GuardedCalls, RedisPy):
     - `resilience`: the `ResiliencePolicy` (breaker, retries, budget, deadline, probe); None switches resilience off: one
       attempt, no admission. Default: `DEFAULT_RESILIENCE`.
     - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`.
+    - `exactly_once` (False): True, or an `ExactlyOnce` with settings: writes whose answer was lost are resolved, and sent again
+      only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
+      not redis-py's own, is already in use without it, or `single_connection_client` is set.
 
     redis-py's own retries are off unless `retry=` is given: each of them would multiply ours.
 
@@ -45,6 +49,7 @@ class Redis(GuardedCalls, RedisPy):
         *args: Any,
         resilience: ResiliencePolicy | None = DEFAULT_RESILIENCE,
         guard: Guard | None = None,
+        exactly_once: bool | ExactlyOnce = False,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("connection_pool") is None:
@@ -54,15 +59,17 @@ class Redis(GuardedCalls, RedisPy):
         super().__init__(*args, **kwargs)
         given = kwargs.get("connection_pool") is not None
         private.register_for_renewal(self, given=given, asynchronous=False)
-        self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"))
+        self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"), exactly_once)
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
         stock = private.is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         self._transport = transport_of(self.connection_pool) if stock else None
+        if self._once is not None and (self._transport is None or self.connection is not None):
+            raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
 
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> Self:
-        """As `redis.Redis.from_url`; `resilience=` and `guard=` are taken too."""
-        own = {name: kwargs.pop(name) for name in ("resilience", "guard") if name in kwargs}
+        """As `redis.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
+        own = {name: kwargs.pop(name) for name in ("resilience", "guard", "exactly_once") if name in kwargs}
         single = kwargs.pop("single_connection_client", False)
         kwargs.setdefault("retry", private.no_retries())
         if "maint_notifications_config" not in kwargs:
@@ -92,7 +99,7 @@ class Redis(GuardedCalls, RedisPy):
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
             packed = pack_with_buffers(args, head, error)
-        if plan.route or self._detour:
+        if (plan.route and len(args) > plan.plain) or self._detour:
             return self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options
         permit = plan.admit()

@@ -26,8 +26,10 @@ __all__ = [
     "READING_PIPELINE",
     "READS",
     "REFUSED",
+    "SCRIPTS",
     "blocking_timeout_s",
     "category_of",
+    "resolved_beyond",
 ]
 
 READING_PIPELINE: Final = "PIPELINE (READS)"
@@ -63,6 +65,26 @@ ABSOLUTE_WRITES: Final = frozenset(
     """.split()
 )
 """Sending them again leaves the same data, as long as nobody else wrote in between; SET and ZADD with conditions do not."""
+
+_RELATIVE_WRITES: Final = frozenset(
+    """
+    APPEND BITFIELD BITOP COPY DECR DECRBY EVAL EVALSHA EXPIRE FCALL GEOADD GEORADIUS GEORADIUSBYMEMBER GEOSEARCHSTORE
+    GETDEL GETEX GETSET HEXPIRE HEXPIREAT HGETDEL HGETEX HINCRBY HINCRBYFLOAT HPERSIST HPEXPIRE HPEXPIREAT HSETNX INCR INCRBY
+    INCRBYFLOAT LINSERT LMOVE LMPOP LPOP LPUSH LPUSHX LREM LTRIM MSETEX MSETNX PEXPIRE PFMERGE RENAME RENAMENX RESTORE RPOP
+    RPOPLPUSH RPUSH RPUSHX SDIFFSTORE SETNX SINTERSTORE SMOVE SORT SPOP SUNIONSTORE XACKDEL XADD XAUTOCLAIM XCLAIM XDELEX
+    XTRIM ZDIFFSTORE ZINCRBY ZINTERSTORE ZMPOP ZPOPMAX ZPOPMIN ZRANGESTORE ZREMRANGEBYLEX ZREMRANGEBYRANK ZREMRANGEBYSCORE
+    ZUNIONSTORE DELEX DELIFEQ
+    """.split()
+) | frozenset({"XGROUP CREATE", "XGROUP CREATECONSUMER", "XGROUP DELCONSUMER", "XGROUP DESTROY", "XGROUP SETID"})
+"""Writes of data that are not absolute, and may stand between MULTI and EXEC."""
+
+_ABSOLUTE_UP_TO: Final = {
+    "DEL": 2, "EXPIREAT": 3, "HSETEX": 0, "MSET": 3, "PEXPIREAT": 3, "SET": 3, "UNLINK": 2, "ZADD": 4,
+}  # fmt: skip
+"""Words up to which a write is absolute; longer it may have a condition, or several keys."""
+
+SCRIPTS: Final = frozenset({"EVAL", "EVALSHA", "FCALL"})
+"""Writes that the gate cannot carry, because scripts cannot call scripts."""
 
 BLOCKING: Final = frozenset(
     """
@@ -120,6 +142,16 @@ def category_of(name: str) -> CommandCategory:
     if name in ABSOLUTE_WRITES:
         return CommandCategory.ABSOLUTE_WRITE
     return CommandCategory.RELATIVE_WRITE
+
+
+def resolved_beyond(name: str, category: CommandCategory) -> int | None:
+    """The number of words beyond which a command needs what resolves a lost answer; None where it never does.
+
+    0 for a relative write. An absolute one never needs it, except with a condition (SET … NX) or several keys (MSET).
+    """
+    if category is CommandCategory.ABSOLUTE_WRITE:
+        return _ABSOLUTE_UP_TO.get(name)
+    return 0 if name in _RELATIVE_WRITES else None
 
 
 def blocking_timeout_s(name: str, args: Sequence[Any]) -> float | None:

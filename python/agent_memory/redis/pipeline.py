@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.client import Pipeline as RedisPyPipeline
 
+from agent_memory.policy import CommandCategory
 from agent_memory.redis.calls import pipeline_operation
 from agent_memory.redis.outcomes import as_ours
 from agent_memory.redis.pipelines import Prepared, prepare, results
@@ -72,13 +73,19 @@ class Pipeline(RedisPyPipeline):
         client = self._client
         if self.scripts:
             self._load_scripts()
+        plan = client.plans[prepared.operation]
+        # A transaction happens as a whole, so a lost answer can be resolved as that of one write can.
+        once = transport.once if prepared.transaction and plan.category is not CommandCategory.READ else None
 
         def attempt(permit: int, timeout_s: float | None) -> list[Any]:
-            replies = transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
+            if once is None:
+                replies = transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
+            else:
+                replies = once.call_transaction(*next(prepared.windows()), timeout_s)
             callbacks = client.callbacks_for(transport.protocol)
             return results(self, callbacks, prepared, replies, raise_on_error)
 
-        return cast("list[Any]", client.guarded(client.plans[prepared.operation], attempt))
+        return cast("list[Any]", client.guarded(plan, attempt, client.settler(transport, plan)))
 
     def _load_scripts(self) -> None:
         """Make sure that the server has the scripts that the pipeline is about to call."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory._core import monotonic_ns
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import CONNECTION_ATTRIBUTES, REFUSED, category_of
+from agent_memory.redis.commands import CONNECTION_ATTRIBUTES, REFUSED, category_of, resolved_beyond
+from agent_memory.redis.exactly_once.settings import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent_memory._core import Guard
+    from agent_memory.redis.exactly_once.mode import Mode
 
 __all__ = ["Plan", "PlanTable", "Route"]
 
@@ -33,6 +35,8 @@ class Route(enum.IntEnum):
     """On a leased connection whose read deadline is the command's own timeout plus a margin."""
     STATE = 2
     """On a leased connection that is closed afterwards, because the command changes the connection."""
+    ONCE = 3
+    """With all others, carrying what tells later whether it was executed."""
 
 
 class Plan:
@@ -48,12 +52,19 @@ class Plan:
         "name",
         "only_reads",
         "pipelined",
+        "plain",
         "refusal",
         "route",
         "success",
     )
 
-    def __init__(self, name: str, guard: Guard | None, category: CommandCategory | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        guard: Guard | None,
+        category: CommandCategory | None = None,
+        once: Mode | None = None,
+    ) -> None:
         self.name = name
         self.category = category_of(name) if category is None else category
         words = name.split()
@@ -63,9 +74,17 @@ class Plan:
             CommandCategory.CONNECTION_STATE: Route.SHARED if name in CONNECTION_ATTRIBUTES else Route.STATE,
         }.get(self.category, Route.SHARED)
         self.refusal = REFUSED.get(name)
+        self.plain = 0
+        """The number of words up to which it travels with all others all the same."""
+        if once is not None and self.route is Route.SHARED:
+            beyond = resolved_beyond(name, self.category)
+            if once.level is Level.GATE and self.category is CommandCategory.ABSOLUTE_WRITE:
+                beyond = 0
+            if beyond is not None:
+                self.route, self.plain = Route.ONCE, beyond
         self.only_reads = self.category is CommandCategory.READ
         # HIMPORT needs preparation per connection, which is redis-py's.
-        self.pipelined = self.route is Route.SHARED and not name.startswith("HIMPORT")
+        self.pipelined = self.route in (Route.SHARED, Route.ONCE) and not name.startswith("HIMPORT")
         operation: Any = _Unguarded if guard is None else guard.operation(name, category=int(self.category))
         self.admit: Callable[[], int] = operation.admit
         self.success: Callable[[int], None] = operation.success
@@ -77,14 +96,22 @@ class Plan:
 class PlanTable(dict[Any, Plan]):
     """Plans by the first argument of a command, made when they are first asked for; safe to share between threads."""
 
-    def __init__(self, guard: Guard | None, categories: Mapping[str, CommandCategory] | None = None) -> None:
+    def __init__(
+        self,
+        guard: Guard | None,
+        categories: Mapping[str, CommandCategory] | None = None,
+        once: Mode | None = None,
+    ) -> None:
         super().__init__()
         self._guard = guard
         self._categories = {} if categories is None else categories
+        self._once = once
+        if once is not None:
+            once.bind(self)
 
     def __missing__(self, first: Any) -> Plan:
         name = (first if isinstance(first, str) else bytes(first).decode("utf-8", "replace")).strip().upper()
-        plan = Plan(name, self._guard, self._categories.get(name))
+        plan = Plan(name, self._guard, self._categories.get(name), self._once)
         if len(self) < MAX_PLANS:
             self[first] = plan
         return plan

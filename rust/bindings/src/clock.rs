@@ -2,6 +2,7 @@
 //! kernel itself keeps time by that counter.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use pyo3::prelude::*;
@@ -66,10 +67,27 @@ mod counter {
     pub(super) use super::system_ns as now_ns;
 }
 
-/// Nanoseconds since an origin that this process shares.
+/// Not a time: nobody simulates.
+const REAL: u64 = u64::MAX;
+
+static VIRTUAL_NS: AtomicU64 = AtomicU64::new(REAL);
+
+/// Nanoseconds since an origin that this process shares; the simulated time while one is set.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
-    counter::now_ns()
+    match VIRTUAL_NS.load(Ordering::Relaxed) {
+        REAL => counter::now_ns(),
+        simulated => simulated,
+    }
+}
+
+/// Makes `monotonic_ns()`, and every guard without a clock of its own, stand still at `now_ns`; None lets time pass again.
+///
+/// For simulations: it holds for the whole process.
+#[pyfunction]
+#[pyo3(signature = (now_ns, /))]
+pub(crate) fn set_virtual_time(now_ns: Option<u64>) {
+    VIRTUAL_NS.store(now_ns.unwrap_or(REAL), Ordering::Relaxed);
 }
 
 /// Nanoseconds of the clock that permits and deadlines are measured with, since an origin that this process shares.

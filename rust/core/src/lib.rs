@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod budget;
 pub mod config;
+pub mod fence;
 pub mod guard;
 pub mod metrics;
 pub mod random;

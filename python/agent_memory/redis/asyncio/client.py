@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_memory._core import Guard
+    from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Pipeline", "PubSub", "Redis"]
 
@@ -38,6 +39,9 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     - `resilience`: the `ResiliencePolicy` (breaker, retries, budget, deadline, probe); None switches resilience off: one
       attempt, no admission. Default: `DEFAULT_RESILIENCE`.
     - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`.
+    - `exactly_once` (False): True, or an `ExactlyOnce` with settings: writes whose answer was lost are resolved, and sent again
+      only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
+      not redis-py's own, is already in use without it, or `single_connection_client` is set.
 
     redis-py's own retries are off unless `retry=` is given: each of them would multiply ours.
 
@@ -50,6 +54,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         *args: Any,
         resilience: ResiliencePolicy | None = DEFAULT_RESILIENCE,
         guard: Guard | None = None,
+        exactly_once: bool | ExactlyOnce = False,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("connection_pool") is None:
@@ -59,18 +64,20 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         super().__init__(*args, **kwargs)
         given = kwargs.get("connection_pool") is not None
         private.register_for_renewal(self, given=given, asynchronous=True)
-        self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"))
+        self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"), exactly_once)
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
         stock = (
             private.is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         )
         self._foreign = self.single_connection_client or not stock
+        if self._foreign and self._once is not None:
+            raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
         self._transports = transports_of(self.connection_pool)
 
     @classmethod
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
-        """As `redis.asyncio.Redis.from_url`; `resilience=` and `guard=` are taken too."""
-        own = {name: kwargs.pop(name) for name in ("resilience", "guard") if name in kwargs}
+        """As `redis.asyncio.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
+        own = {name: kwargs.pop(name) for name in ("resilience", "guard", "exactly_once") if name in kwargs}
         kwargs.setdefault("retry", private.no_async_retries())
         if "maint_notifications_config" not in kwargs:
             kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
@@ -103,7 +110,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             transport = self._transports[get_running_loop()]
         except KeyError:
             transport = self._transports.open()
-        if plan.route or self._detour:
+        if (plan.route and len(args) > plan.plain) or self._detour:
             return await self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options
         permit = plan.admit()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from redis.asyncio.client import Pipeline as RedisPyPipeline
 
 from agent_memory._compat import ASYNC
+from agent_memory.policy import CommandCategory
 from agent_memory.redis.calls import pipeline_operation
 from agent_memory.redis.outcomes import as_ours
 from agent_memory.redis.pipelines import Prepared, prepare, results
@@ -71,16 +72,22 @@ class Pipeline(RedisPyPipeline):
         client = self._client
         if self.scripts:
             await self._load_scripts()
+        plan = client.plans[prepared.operation]
+        # A transaction happens as a whole, so a lost answer can be resolved as that of one write can.
+        once = transport.once if prepared.transaction and plan.category is not CommandCategory.READ else None
 
         async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
-            replies = await transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
+            if once is None:
+                replies = await transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
+            else:
+                replies = await once.call_transaction(*next(prepared.windows()), timeout_s)
             callbacks = client.callbacks_for(transport.protocol)
             if ASYNC:
                 shaped = results(self, callbacks, prepared, replies, raise_on_error)
                 return [await one if hasattr(one, "__await__") else one for one in shaped]
             return results(self, callbacks, prepared, replies, raise_on_error)
 
-        return cast("list[Any]", await client.guarded(client.plans[prepared.operation], attempt))
+        return cast("list[Any]", await client.guarded(plan, attempt, client.settler(transport, plan)))
 
     async def _load_scripts(self) -> None:
         """Make sure that the server has the scripts that the pipeline is about to call."""

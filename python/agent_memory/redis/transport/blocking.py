@@ -34,11 +34,16 @@ from redis import exceptions as redis_py
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import private
+from agent_memory.redis.exactly_once.blocking import BlockingOnce
+from agent_memory.redis.exactly_once.mode import mode_of
+from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.outcomes import reply_error, undecodable
 from agent_memory.redis.transport.proof import all_acknowledged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from agent_memory.redis.exactly_once.tickets import Stream
 
 __all__ = ["BlockingTransport", "Channel"]
 
@@ -76,6 +81,7 @@ class Channel:
         "receive_into",
         "send",
         "sock",
+        "stream",
         "timeout_s",
     )
 
@@ -88,13 +94,13 @@ class Channel:
         )
         self.connection = connection
         self.protocol = int(connection.protocol)
-        self.sock = sock
+        self.stream: Stream | None = None
+        """What exactly once knows of the connection; None without it."""
+        self.use(sock)
         self.reader: Any = reader  # its stub does not know that feed takes any buffer
         self.feed: Callable[..., None] = reader.feed
         self.gets: Callable[..., Any] = reader.gets
         self.has_data: Callable[[], bool] = reader.has_data
-        self.send = sock.send
-        self.receive_into = sock.recv_into
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self.last_used_ns = now_ns
         self.kernel_timeouts = _RELIABLE_KERNEL_TIMEOUTS and type(sock).__module__ == "socket"
@@ -102,6 +108,12 @@ class Channel:
         if sock.family != getattr(socket, "AF_UNIX", None):
             _set_user_timeout(sock)
         self.set_timeout(timeout_s)
+
+    def use(self, sock: Any) -> None:
+        """Send and receive by this object, the socket or one that stands for it."""
+        self.sock = sock
+        self.send: Callable[[Any], int] = sock.send
+        self.receive_into: Callable[[Any], int] = sock.recv_into
 
     def set_timeout(self, timeout_s: float | None) -> None:
         """Bound every later send and receive; None waits for ever."""
@@ -168,18 +180,22 @@ class BlockingTransport:
     def __init__(self, pool: Any) -> None:
         arguments = pool.connection_kwargs
         self._pool = pool
-        self._timeout_s: float | None = arguments.get("socket_timeout", 5)
-        self._timeout_ns = None if self._timeout_s is None else int(self._timeout_s * _NS_PER_S)
+        self.timeout_s: float | None = arguments.get("socket_timeout", 5)
+        self._timeout_ns = None if self.timeout_s is None else int(self.timeout_s * _NS_PER_S)
         self._health_check_ns = int((arguments.get("health_check_interval") or 0) * _NS_PER_S)
         self._max_connections: int = pool.max_connections or DEFAULT_MAX_CONNECTIONS
         self.endpoint = endpoint_of(arguments)
         self.protocol = int(arguments.get("protocol") or 3)
         """The protocol that was negotiated last; what the response callbacks have to follow."""
+        mode = mode_of(pool, None, self.endpoint)
+        self.once = None if mode is None else BlockingOnce(self, mode)
+        """Exactly once; None where it is off."""
         self._start_afresh()
         _TRANSPORTS.add(self)
 
     def _start_afresh(self) -> None:
-        self._idle: list[Channel] = []
+        self.idle: list[Channel] = []
+        """Channels between a complete reply and the next command; exactly once puts one that gives none away in its place."""
         self._open: weakref.WeakSet[Channel] = weakref.WeakSet()
         self._connecting: weakref.WeakSet[_Place] = weakref.WeakSet()
         self._waiting = 0
@@ -195,6 +211,8 @@ class BlockingTransport:
         """Let go of the parent's sockets without a byte on the wire."""
         channels = list(self._open)
         self._start_afresh()
+        if self.once is not None:
+            self.once.start_afresh()
         for channel in channels:
             channel.close()  # redis-py shuts down the sockets of its own process only
 
@@ -207,9 +225,9 @@ class BlockingTransport:
         it has got a connection where it had to wait for one, which may take as long again. `raw` leaves bytes undecoded.
         """
         try:
-            channel = self._idle.pop()
+            channel = self.idle.pop()
         except IndexError:
-            channel = self._acquire(self._timeout_s)
+            channel = self._acquire(self.timeout_s)
             started_ns = monotonic_ns()
         if started_ns - channel.last_used_ns > IDLE_CHECK_NS:
             channel = self._freshen(channel, started_ns)
@@ -233,12 +251,12 @@ class BlockingTransport:
         except UnicodeError as error:
             reply = undecodable(error)
         except BaseException:
-            self.discard(channel)
+            self.discard(channel, in_doubt=True)
             raise
         if reader.has_data():
             self._check_rest(channel)
         channel.last_used_ns = started_ns
-        self._idle.append(channel)
+        self.idle.append(channel)
         if self._waiting:
             self._wake_one()
         return reply
@@ -262,11 +280,41 @@ class BlockingTransport:
         except UnicodeError as error:
             reply = undecodable(error)
         except BaseException:
-            self.discard(channel)
+            self.discard(channel, in_doubt=True)
             raise
         if channel.has_data():
             self._check_rest(channel)
         return reply
+
+    def round_trips(
+        self, channel: Channel, packed: bytes, count: int, raw: frozenset[int], timeout_s: float | None
+    ) -> list[Any]:
+        """Send `count` packed commands in one piece on a channel that the caller owns; returns their replies.
+
+        They have an effect only when the last of them has arrived (a transaction does): that is what an outcome speaks of.
+
+        On any error the channel is closed and forgotten. A channel of the pool is put back.
+        """
+        started_ns = monotonic_ns()
+        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
+        self._begin(channel, started_ns, timeout_ns)
+        replies: list[Any] = []
+        sent = 0
+        try:
+            sent = channel.send(packed)
+            if sent != len(packed):
+                sent = self._send_rest(channel, packed, sent, started_ns, timeout_ns)
+            self._receive_many(channel, count, replies, started_ns, timeout_ns, raw)
+        except (OSError, EOFError, redis_py.RedisError) as error:
+            raise self._broken(channel, error, sent == len(packed)) from error
+        except BaseException:
+            self.discard(channel, in_doubt=True)
+            raise
+        if channel.has_data():
+            self._check_rest(channel)
+        if channel in self._open:
+            self.release(channel, started_ns)
+        return replies
 
     def _check_rest(self, channel: Channel) -> None:
         """Behind the last reply only pushes may follow: another reply means that the stream is out of step."""
@@ -307,7 +355,7 @@ class BlockingTransport:
 
         `ahead` is a packed command that is sent first; if it is refused, that is the reply and the connection is closed.
         """
-        channel = self.acquire(started_ns, self._timeout_s)
+        channel = self.acquire(started_ns, self.timeout_s)
         started_ns = monotonic_ns()
         timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
         try:
@@ -327,7 +375,7 @@ class BlockingTransport:
 
     def ping_afresh(self) -> None:
         """PING on a new connection outside the bound, for a probe; raises what the connection raises."""
-        channel = self.open_channel()
+        channel = self.open_channel(greet=False)
         try:
             reply = self.round_trip(channel, _PING, monotonic_ns(), self._timeout_ns, False)
         finally:
@@ -349,7 +397,7 @@ class BlockingTransport:
         that stay bytes.
         """
         if timeout_s is None:
-            timeout_s = self._timeout_s
+            timeout_s = self.timeout_s
         channel = self.acquire(started_ns, timeout_s)
         started_ns = monotonic_ns()
         timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
@@ -375,7 +423,7 @@ class BlockingTransport:
                 failure.outcome = Outcome.UNKNOWN  # that the last bytes never arrived says nothing about the first ones
             raise failure from error
         except BaseException:
-            self.discard(channel)
+            self.discard(channel, in_doubt=True)
             raise
         if channel.has_data():
             self._check_rest(channel)
@@ -429,7 +477,7 @@ class BlockingTransport:
                     return reply
         finally:
             if timeout_ns == self._timeout_ns:
-                channel.set_timeout(self._timeout_s)
+                channel.set_timeout(self.timeout_s)
 
     @staticmethod
     def _check_deadline(channel: Channel, started_ns: int, timeout_ns: int | None) -> None:
@@ -450,7 +498,7 @@ class BlockingTransport:
             outcome = Outcome.NOT_SENT
         else:
             outcome = Outcome.UNKNOWN
-        self.discard(channel)
+        self.discard(channel, in_doubt=outcome is Outcome.UNKNOWN)
         if isinstance(error, BlockingIOError | TimeoutError):
             what = "no answer in time" if all_sent else "could not send in time"
             return RedisTimeoutError(what, outcome=outcome, endpoint=self.endpoint)
@@ -465,7 +513,7 @@ class BlockingTransport:
     def acquire(self, now_ns: int, timeout_s: float | None) -> Channel:
         """Lease a channel (a fresh one where none is idle); waiting at the bound and connecting have `timeout_s` in all."""
         try:
-            channel = self._idle.pop()
+            channel = self.idle.pop()
         except IndexError:
             return self._acquire(timeout_s)
         if now_ns - channel.last_used_ns > IDLE_CHECK_NS:
@@ -478,22 +526,28 @@ class BlockingTransport:
             channel.close()
             return
         try:
-            channel.set_timeout(self._timeout_s)
+            channel.set_timeout(self.timeout_s)
         except OSError:
             self.discard(channel)
             return
         channel.last_used_ns = now_ns
-        self._idle.append(channel)
+        self.idle.append(channel)
         if self._waiting:
             self._wake_one()
 
-    def discard(self, channel: Channel) -> None:
-        """Close a leased channel for good."""
+    def discard(self, channel: Channel, *, in_doubt: bool = False) -> None:
+        """Close a leased channel for good; `in_doubt` where a command on it has not been answered."""
+        stream = channel.stream if in_doubt and self.once is not None else None
+        if stream is not None and stream.level is Level.OFFSET:
+            stream.hang_up = channel.close
+        if stream is not None and self.once is not None:
+            self.once.lose(stream)
         with self._lock:
             self._open.discard(channel)
             if self._waiting:
                 self._changed.notify()
-        channel.close()
+        if stream is None or stream.hang_up is None:
+            channel.close()
 
     def _wake_one(self) -> None:
         if self._renewing:
@@ -549,9 +603,9 @@ class BlockingTransport:
         while not self._is_alive(channel, now_ns):
             self.discard(channel)
             try:
-                channel = self._idle.pop()
+                channel = self.idle.pop()
             except IndexError:
-                return self._acquire(self._timeout_s)
+                return self._acquire(self.timeout_s)
         return channel
 
     def _is_alive(self, channel: Channel, now_ns: int) -> bool:
@@ -567,6 +621,8 @@ class BlockingTransport:
 
     def _acquire(self, timeout_s: float | None) -> Channel:
         deadline_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)
+        if self.once is not None:
+            self.once.fence_now(deadline_ns)
         place = _Place()
         with self._lock:
             self._waiting += 1
@@ -575,7 +631,7 @@ class BlockingTransport:
                     # Counting ourselves as waiting first makes this look decisive: whoever returns a channel after it
                     # sees the count and notifies. (Others take channels without the lock, so it may still be too late.)
                     try:
-                        return self._idle.pop()
+                        return self.idle.pop()
                     except IndexError:
                         pass
                     if len(self._open) + len(self._connecting) < self._max_connections:
@@ -611,17 +667,20 @@ class BlockingTransport:
                     self._mark_stale(channel)  # what it has just told the server was renewed meanwhile
         return channel
 
-    def open_channel(self, deadline_ns: int | None = None) -> Channel:
+    def open_channel(self, deadline_ns: int | None = None, *, greet: bool = True) -> Channel:
         """Connect and handshake outside the bound (a probe, or under `_connect`'s count); the caller owns the channel.
 
-        Has `socket_timeout`, or until `deadline_ns` of `monotonic_ns()`.
+        Has `socket_timeout`, or until `deadline_ns` of `monotonic_ns()`. With exactly once the handshake ends with the
+        greeting, unless `greet` is false because nothing will be written.
         """
         if deadline_ns is None and self._timeout_ns is not None:
             deadline_ns = monotonic_ns() + self._timeout_ns
         connection = private.new_connection(self._pool)
         try:
             private.blocking_connect(connection, deadline_ns)
-            channel = Channel(connection, self._timeout_s, monotonic_ns())
+            channel = Channel(connection, self.timeout_s, monotonic_ns())
+            if self.once is not None and greet:
+                self.once.greet(channel)
         except BaseException as error:
             connection.disconnect()
             failure = connect_failure(error, self.endpoint)
@@ -638,16 +697,23 @@ class BlockingTransport:
     def close(self, in_use: bool = True) -> None:
         """Close every channel, also those in use (their calls fail) unless told not to; the transport stays usable."""
         with self._lock:
+            channels: list[Channel] = []
             if in_use:
                 self._generation += 1
-                channels, self._idle = list(self._open), []
+                channels = list(self._open)
                 self._open = weakref.WeakSet()
-            else:
-                channels = []
+            if self.once is None:
+                idle = []
                 with contextlib.suppress(IndexError):  # others take channels from the list without the lock
-                    channels.extend(self._idle.pop() for _ in range(len(self._idle)))
-                self._open.difference_update(channels)
+                    idle.extend(self.idle.pop() for _ in range(len(self.idle)))
+            else:
+                idle = self.once.take_idle()
+            if not in_use:
+                self._open.difference_update(idle)
+                channels = idle
             self._changed.notify_all()
+        if self.once is not None:
+            self.once.bid_farewell(idle)
         for channel in channels:
             channel.close()
 

@@ -37,12 +37,18 @@ from redis import exceptions as redis_py
 
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import private
+from agent_memory.redis.exactly_once.mode import mode_of
+from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce, OnceSlot
+from agent_memory.redis.exactly_once.settings import Level
+from agent_memory.redis.exactly_once.tickets import Verdict
 from agent_memory.redis.outcomes import reply_error, undecodable
 from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_TIMEOUT_MS, connect_failure, endpoint_of
 from agent_memory.redis.transport.proof import acknowledged_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from agent_memory.redis.exactly_once.tickets import Stream, Wrapped
 
     _Send = Callable[["MultiplexedConnection"], asyncio.Future[Any]]
 
@@ -119,10 +125,13 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_written",
         "accepting",
         "closed",
+        "in_doubt",
         "protocol",
         "renewal",
         "retired",
+        "stream",
         "suspect",
+        "writes",
     )
 
     def __init__(self, owner: MultiplexedTransport, connection: Any, timeout_s: float | None) -> None:
@@ -140,10 +149,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._feed: Callable[..., None] = reader.feed
         self._gets: Callable[..., Any] = reader.gets
         self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
-        self._slots: collections.deque[asyncio.Future[Any] | _Window] = collections.deque()
+        self._slots: collections.deque[asyncio.Future[Any] | _Window | OnceSlot] = collections.deque()
         self._outgoing: list[bytes] = []
-        # One mark per flush: (absolute number of its last slot + 1, when, offset of its first byte in our stream).
-        self._marks: collections.deque[tuple[int, float, int]] = collections.deque()
+        # One mark per flush: (absolute number of its last slot + 1, when, offset of its first byte in our stream, and what
+        # was handed over for each of its slots, where offsets are asked for later).
+        self._marks: collections.deque[tuple[int, float, int, list[bytes] | None]] = collections.deque()
         self._raw: collections.deque[int] = collections.deque()  # absolute numbers of the slots that want bytes
         self._answered = 0  # slots that have left the queue; the absolute number of the queue's head
         self._expired = 0  # absolute number up to which the sweep has failed the slots
@@ -161,6 +171,12 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self.retired = False
         self.renewal: bytes | None = None  # the AUTH that it was last sent since its handshake
         self.closed = False
+        self.stream: Stream | None = None
+        """What exactly once knows of the connection; None without it."""
+        self.in_doubt = False
+        """Whether it ended with commands that may have been executed, or still may be."""
+        self.writes = False
+        """Whether callers' commands have been let onto it: what exactly once asks by itself can do no harm."""
         # The writer must live as long as the transport, which its finaliser would close.
         self._transport, self._writer = private.detach_stream(connection)
         # Paused meanwhile because uvloop chooses how to read (into our buffer or not) when reading starts.
@@ -216,6 +232,27 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             self.accepting = False
         return future
 
+    def send_once(self, wrapped: Wrapped, unwrap: Callable[[list[Any]], Any], raw: bool) -> OnceSlot:
+        """Append a write that can be resolved to this iteration's write; `raw` leaves its own reply undecoded."""
+        slot = OnceSlot(self._loop.create_future(), wrapped, unwrap)
+        slots, count = self._slots, wrapped.count
+        if raw:
+            self._raw.append(self._answered + len(slots) + wrapped.raw_reply)
+        if not self._outgoing:
+            self._loop.call_soon(self._flush, context=self._context)
+        slots.extend([slot] * count)
+        self._outgoing.append(wrapped.packed)
+        if count > 1:
+            self._outgoing.extend([b""] * (count - 1))
+        if len(slots) >= MAX_IN_FLIGHT:
+            self.accepting = False
+        return slot
+
+    @property
+    def written(self) -> int:
+        """Bytes handed to the socket so far."""
+        return self._written
+
     @property
     def answered(self) -> int:
         """Commands answered since the connection was opened."""
@@ -232,12 +269,23 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             return
         self._outgoing = []
         self._alone = len(outgoing) == 1
-        self._write(outgoing[0] if self._alone else b"".join(outgoing))
+        self._write(outgoing[0] if self._alone else b"".join(outgoing), outgoing)
 
-    def _write(self, packed: bytes) -> None:
-        """Hand bytes to the socket and note when; from here on their commands may be executed."""
+    def flush(self) -> None:
+        """Hand over now what would leave at the end of this iteration."""
+        self._flush()
+
+    def _write(self, packed: bytes, parts: list[bytes] | None = None) -> None:
+        """Hand bytes to the socket and note when; from here on their commands may be executed.
+
+        `parts` is what was handed over for each slot; None for one command.
+        """
         now_s = self._loop.time()
-        self._marks.append((self._answered + len(self._slots), now_s, self._written))
+        if self.stream is None or self.stream.level is not Level.OFFSET:
+            parts = None
+        elif parts is None:
+            parts = [packed]
+        self._marks.append((self._answered + len(self._slots), now_s, self._written, parts))
         self._written += len(packed)
         if self._sweeper is None and self._timeout_s is not None:
             self._arm_sweep(now_s + self._timeout_s)
@@ -251,6 +299,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has read `nbytes`: match the replies in them to the slots."""
+        if self.closed:
+            return  # it is open only until it is fenced
         try:
             self._feed(self._buffer, 0, nbytes)
             answered = self._match_raw() if self._raw else self._match()
@@ -375,7 +425,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         due_s = now_s - timeout_s
         upto = self._expired
         next_s = now_s + timeout_s
-        for slots_upto, flushed_s, _ in self._marks:
+        for slots_upto, flushed_s, _, _ in self._marks:
             if flushed_s > due_s:
                 next_s = flushed_s + timeout_s
                 break
@@ -415,16 +465,22 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()
         self._sweeper = self._health_timer = None
-        self._transport.abort()
         slots, unsent = self._slots, len(self._outgoing)
         maybe_executed = len(slots) - unsent
         if received is not None:
             maybe_executed = 0
-            for slots_upto, _, first_byte in self._marks:
+            for slots_upto, _, first_byte, _ in self._marks:
                 if first_byte >= received:
                     break
                 maybe_executed = slots_upto - self._answered
         self._slots, self._outgoing = collections.deque(), []
+        self.in_doubt = maybe_executed > 0
+        if self.stream is not None:
+            self._lose(self.stream, slots, maybe_executed)
+        if self.in_doubt and self.writes and self.stream is not None and self.stream.level is Level.OFFSET:
+            self.stream.hang_up = self._transport.abort
+        else:
+            self._transport.abort()
         self._raw.clear()
         self._marks.clear()
         for index, future in enumerate(slots):
@@ -433,6 +489,24 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 # One instance each: a traceback grows with every task that raises it.
                 future.set_exception(type(error)(*error.args, outcome=outcome, endpoint=error.endpoint))
         self._owner.connection_closed(self)
+
+    def _lose(self, stream: Stream, slots: Iterable[Any], maybe_executed: int) -> None:
+        """Say of each write that can be resolved that it was not sent, or that its answer is lost; and where it ends."""
+        ends: dict[int, int] = {}  # by absolute number of a slot
+        for slots_upto, _, first_byte, parts in self._marks:
+            if parts is not None:
+                lengths = itertools.accumulate(map(len, parts), initial=stream.first_byte + first_byte)
+                next(lengths)
+                ends.update(zip(range(slots_upto - len(parts), slots_upto), lengths, strict=True))
+        last = None
+        for index, slot in enumerate(slots):
+            if slot.__class__ is OnceSlot and slot is not last:
+                last = slot
+                slot.ticket.end_bytes = ends.get(self._answered + index)
+                if index < maybe_executed:
+                    stream.lose(slot.ticket)
+                else:
+                    slot.ticket.conclude(Verdict.NOT_APPLIED)
 
 
 class MultiplexedTransport:
@@ -466,6 +540,9 @@ class MultiplexedTransport:
         self._leases = asyncio.Semaphore(self._max_leases)
         self._idle_leases: list[MultiplexedConnection] = []  # at most _max_leases, by the semaphore
         self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
+        mode = mode_of(pool, None, self.endpoint)
+        self.once = None if mode is None else MultiplexedOnce(self, mode)
+        """Exactly once; None where it is off."""
         self.connections_opened = 0
         """Connections that became the shared one; a stall or a cancellation must not raise it."""
 
@@ -488,7 +565,7 @@ class MultiplexedTransport:
         future = self.send(packed, raw)
         if future is not None:
             return future
-        return await self._wait_for_turn(lambda connection: connection.send(packed, raw), until_s)
+        return await self.wait_for_turn(lambda connection: connection.send(packed, raw), until_s)
 
     async def call_within(self, packed: bytes, _permit: int, raw: bool, timeout_s: float | None) -> Any:
         """One command with a timeout of its own, from now to the reply: what is left of a call that is retried."""
@@ -525,7 +602,7 @@ class MultiplexedTransport:
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()
 
-    async def _wait_for_turn(self, send: _Send, until_s: float | None = None) -> asyncio.Future[Any]:
+    async def wait_for_turn(self, send: _Send, until_s: float | None = None) -> asyncio.Future[Any]:
         """First come, first served: when the turn has come and there is room, `send` is called; returns what it returns."""
         waiter: asyncio.Future[asyncio.Future[Any]] = self.loop.create_future()
         self._waiters.append((waiter, send, self.loop.time()))
@@ -600,12 +677,12 @@ class MultiplexedTransport:
                 if pause_s > 0:
                     await asyncio.sleep(pause_s)
                 try:
-                    connection = await self.open_connection(self.timeout_s)
+                    connection = await self._open_fenced()
                 except Exception as error:
                     self._failures += 1
                     self._not_before_s = self.loop.time() + self._reconnect_delay_s()
                     self._fail_waiters(error)
-                    if self._suspect is None:
+                    if self._suspect is None and not (self.once is not None and self.once.settling):
                         return
                     continue
                 self._adopt(connection)
@@ -614,17 +691,54 @@ class MultiplexedTransport:
             if self._connecting is asyncio.current_task():
                 self._connecting = None
 
+    async def _open_fenced(self) -> MultiplexedConnection:
+        """A new connection that may be written to: with exactly once, only when nothing old can be executed any more."""
+        connection = await self.open_connection(self.timeout_s)
+        if self.once is None:
+            return connection
+        if self._suspect is not None:
+            # The server answers a new connection and not the old one: the old one is dead. Its writes are resolved now.
+            suspect, self._suspect = self._suspect, None
+            suspect.fail(RedisUnavailableError("silent past a deadline, replaced", endpoint=self.endpoint))
+        try:
+            await self.once.fence_from(connection)
+        except BaseException:
+            connection.fail(RedisUnavailableError("the old connection could not be fenced", endpoint=self.endpoint))
+            raise
+        return connection
+
+    def reconnect(self) -> None:
+        """Somebody needs a connection: open one unless there is one, or one being opened."""
+        if self.current is None and self._connecting is None and self._suspect is None:
+            self._start_connecting()
+
     def _reconnect_delay_s(self) -> float:
         """Full jitter under a cap that doubles: clients that lost a server together do not come back together."""
         cap_s = min(MAX_RECONNECT_DELAY_S, FIRST_RECONNECT_DELAY_S * 2.0 ** min(self._failures, 16))
         return self._random.uniform(0.0, cap_s)
 
-    async def open_connection(self, timeout_s: float | None) -> MultiplexedConnection:
+    async def open_connection(self, timeout_s: float | None, *, greet: bool = True) -> MultiplexedConnection:
         """Connect and handshake one connection (names are resolved anew) whose commands may take `timeout_s`.
 
-        Has `socket_timeout` for it, however small the pieces in which the handshake comes.
+        Has `socket_timeout` for it, however small the pieces in which the handshake comes. With exactly once the handshake
+        ends with the greeting, unless `greet` is false because nothing will be written.
         Raises with outcome NOT_SENT. The caller owns the connection.
         """
+        if self.once is None or not greet:
+            return await self._open_connection(timeout_s)
+        connection = await self._open_connection(timeout_s)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self.once.greet(connection)
+        except BaseException as error:
+            connection.fail(RedisUnavailableError("the greeting failed", endpoint=self.endpoint))
+            failure = connect_failure(error, self.endpoint)
+            if failure is error:
+                raise
+            raise failure from error
+        return connection
+
+    async def _open_connection(self, timeout_s: float | None) -> MultiplexedConnection:
         renewal = self._renewal
         connection = private.new_async_connection(self._pool)
         task = asyncio.current_task()
@@ -655,6 +769,7 @@ class MultiplexedTransport:
         self.protocol = connection.protocol
         suspect, self._suspect = self._suspect, None
         self.current = connection
+        connection.writes = True
         if suspect is not None:
             # The server answers a new connection and not the old one: the old one is dead.
             suspect.fail(RedisUnavailableError("silent past a deadline, replaced", endpoint=self.endpoint))
@@ -668,7 +783,7 @@ class MultiplexedTransport:
 
     async def ping_afresh(self) -> None:
         """PING on a new connection, for a probe; raises what the connection raises. On an answer nobody waits to connect."""
-        connection = await self.open_connection(self.timeout_s)
+        connection = await self.open_connection(self.timeout_s, greet=False)
         try:
             reply = await connection.send(_PING)
         finally:
@@ -730,7 +845,7 @@ class MultiplexedTransport:
         connection = self.current
         if connection is not None and connection.accepting:
             return connection.send_window(packed, count, raw)
-        return await self._wait_for_turn(lambda connection: connection.send_window(packed, count, raw))
+        return await self.wait_for_turn(lambda connection: connection.send_window(packed, count, raw))
 
     # --- leased connections ---------------------------------------------------------------------------------------
 
@@ -753,6 +868,8 @@ class MultiplexedTransport:
         connection = await self._lease()
         done = False
         try:
+            await self._fence_before_lease(connection)
+            connection.writes = True
             async with asyncio.timeout(timeout_s):
                 if ahead is not None:
                     refusal = await connection.send(ahead)
@@ -787,6 +904,17 @@ class MultiplexedTransport:
         except BaseException:
             self._leases.release()
             raise
+
+    async def _fence_before_lease(self, connection: MultiplexedConnection) -> None:
+        if self.once is None or not self.once.loose:
+            return
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self.once.fence_from(connection)
+        except TimeoutError:
+            raise RedisTimeoutError(
+                "an old connection could not be fenced in time", outcome=Outcome.NOT_SENT, endpoint=self.endpoint
+            ) from None
 
     # --- what connections report ----------------------------------------------------------------------------------
 
@@ -826,8 +954,11 @@ class MultiplexedTransport:
             self._suspect = None
         if connection is self.current:
             self.current = None
-            if self._waiters and self._connecting is None and not self.loop.is_closed():
+            wanted = self._waiters or (self.once is not None and self.once.settling)
+            if wanted and self._connecting is None and not self.loop.is_closed():
                 self._start_connecting()
+        if connection.in_doubt and connection.writes and connection.stream is not None and self.once is not None:
+            self.once.lose(connection.stream)
 
     def renew(self, authentication: bytes) -> None:
         """Authenticate anew with the packed AUTH, between the commands of the shared connection.
@@ -891,7 +1022,12 @@ class MultiplexedTransport:
         leased, self._idle_leases = self._idle_leases, []
         for connection in (self.current, self._suspect, *leased):
             if connection is not None:
+                if self.once is not None:
+                    self.once.bid_farewell(connection)
                 connection.fail(closed)
+        if self.once is not None:
+            for stream in self.once.loose:
+                stream.end()
         self.current = self._suspect = None
 
 

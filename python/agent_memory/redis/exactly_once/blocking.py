@@ -1,0 +1,269 @@
+"""Exactly once on blocking sockets: while an old connection is not fenced, no other may be taken.
+
+The hot path takes channels off the transport's list of idle ones without asking anybody. So that list is exchanged: while
+something is not fenced the transport has a `_Parking`, which gives nothing away, and whoever needs a channel comes to
+`BlockingTransport._acquire`, which fences first. The thread whose call failed makes the exchange before its caller hears of
+it; calls of other threads that are under way at that moment are concurrent with the one that failed.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agent_memory._core import monotonic_ns, next_step, pack_command
+from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.policy import CommandCategory
+from agent_memory.redis.commands import SCRIPTS
+from agent_memory.redis.exactly_once._fencing import fence, greet
+from agent_memory.redis.exactly_once.multiplexed import conclude_by_reply
+from agent_memory.redis.exactly_once.settings import Level
+from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict, adopt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_memory.redis.exactly_once._fencing import Ask
+    from agent_memory.redis.exactly_once.mode import Mode
+    from agent_memory.redis.exactly_once.tickets import Stream, Ticket, Wrapped
+    from agent_memory.redis.plans import Plan
+    from agent_memory.redis.transport.blocking import BlockingTransport, Channel
+
+__all__ = ["BlockingOnce", "CountingSocket"]
+
+
+class _Parking(list[Any]):
+    """A list of idle channels that takes them back and gives none away."""
+
+    __slots__ = ()
+
+    def pop(self, *_: Any) -> NoReturn:
+        raise IndexError
+
+
+class CountingSocket:
+    """A socket that counts what is sent, for the level of the offset."""
+
+    __slots__ = ("_sock", "written")
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.written = 0
+
+    def send(self, data: Any) -> int:
+        """As the socket's."""
+        sent: int = self._sock.send(data)
+        self.written += sent
+        return sent
+
+    def recv_into(self, buffer: Any) -> int:
+        """As the socket's."""
+        received: int = self._sock.recv_into(buffer)
+        return received
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class BlockingOnce:
+    """What the mode adds to one transport of blocking sockets. Thread-safe."""
+
+    def __init__(self, transport: BlockingTransport, mode: Mode) -> None:
+        self.mode = mode
+        self._transport = transport
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """In a child of fork(): what the parent has lost is the parent's."""
+        self.loose: list[Stream] = []
+        """Old connections that are not fenced yet: as many as were in use at once, since no other is taken meanwhile."""
+        self._fencing = threading.Lock()  # one thread fences, the others wait for it
+        self._parking = threading.Lock()
+        self._idle: list[Channel] | None = None  # the list that the parking stands for
+
+    # --- writes ---------------------------------------------------------------------------------------------------
+
+    def call(self, plan: Plan, packed: bytes, raw: bool, timeout_s: float | None) -> Any:
+        """One write with what will tell whether it was executed; as `call_within`, errors carry `.ticket`."""
+        is_script = plan.name in SCRIPTS
+
+        def wrap(stream: Stream) -> Wrapped:
+            return stream.wrap(packed, timeout_s, is_script=is_script)
+
+        wrapped, replies = self._call(wrap, raw, timeout_s)
+        reply = wrapped.unwrap(replies)
+        conclude_by_reply(wrapped.ticket, reply)
+        if isinstance(reply, RedisUnavailableError | RedisTimeoutError):
+            raise reply
+        return reply
+
+    def call_transaction(self, packed: bytes, count: int, timeout_s: float | None) -> list[Any]:
+        """A caller's MULTI … EXEC in the same way; returns its `count` replies."""
+        wrapped, replies = self._call(lambda stream: stream.wrap_transaction(packed, count), False, timeout_s)
+        wrapped.ticket.conclude(Verdict.APPLIED)
+        return wrapped.unwrap_transaction(replies)
+
+    def _call(self, wrap: Callable[[Stream], Wrapped], raw: bool, timeout_s: float | None) -> tuple[Wrapped, list[Any]]:
+        transport = self._transport
+        channel = transport.acquire(monotonic_ns(), timeout_s)
+        stream = channel.stream
+        assert stream is not None
+        wrapped = wrap(stream)
+        ticket = wrapped.ticket
+        before = getattr(channel.sock, "written", 0)
+        ticket.end_bytes = stream.first_byte + before + len(wrapped.packed)
+        # Before anything can go wrong: a thread that fences at once must find it.
+        stream.lose(ticket)
+        try:
+            raw_replies = frozenset({wrapped.raw_reply}) if raw else frozenset()
+            replies = transport.round_trips(channel, wrapped.packed, wrapped.count, raw_replies, timeout_s)
+        except (RedisUnavailableError, RedisTimeoutError) as error:
+            if error.outcome is Outcome.NOT_SENT:
+                ticket.conclude(Verdict.NOT_APPLIED)
+            error.ticket = ticket  # type: ignore[union-attr]
+            raise
+        stream.open_tickets = []
+        return wrapped, replies
+
+    def settle(self, error: Exception, category: CommandCategory, left_s: float) -> tuple[Next, Any]:
+        """What becomes of a command that failed with `error`, known within `left_s`."""
+        ticket: Ticket | None = getattr(error, "ticket", None)
+        if ticket is None:
+            # Whatever is sent from now on is sent behind a fence.
+            level = self.mode.level
+            fenced = level is not None and level not in (Level.NOTHING, Level.GATE)
+            return Next(next_step(category, fenced, None)), MISSING
+        deadline_ns = monotonic_ns() + int(max(0.0, left_s) * 1e9)
+        pause_s = 0.01
+        while ticket.verdict is None:
+            try:
+                self.fence_now(deadline_ns)
+            except Exception:
+                # The server is not there yet.
+                left_ns = deadline_ns - monotonic_ns()
+                if left_ns <= 0:
+                    break
+                threading.Event().wait(min(pause_s, left_ns / 1e9))
+                pause_s = min(0.5, pause_s * 2.0)
+                continue
+            break
+        return Next(next_step(CommandCategory.RELATIVE_WRITE, True, ticket.verdict)), MISSING
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def greet(self, channel: Channel) -> None:
+        """Learn what has to be known of a new channel."""
+        counting = CountingSocket(channel.sock)
+        channel.use(counting)
+        stream = greet(self.mode, self._asker(channel), channel.protocol)
+        stream.first_byte -= counting.written
+        if stream.level is not Level.OFFSET:
+            channel.use(counting._sock)
+        channel.stream = stream
+
+    def adopt(self, records: list[dict[str, Any]]) -> list[Ticket]:
+        """The writes of a process that has ended, as if this one had lost them."""
+        streams, tickets = adopt(records)
+        for stream in streams:
+            self.lose(stream)
+        return tickets
+
+    def lose(self, stream: Stream) -> None:
+        """A channel was closed in the middle of a round trip: from now on no other is taken before it is fenced."""
+        transport = self._transport
+        with self._parking:
+            self.loose.append(stream)
+            if self._idle is None:
+                parking = _Parking()
+                self._idle, transport.idle = transport.idle, parking
+
+    def fence_now(self, deadline_ns: int | None) -> None:
+        """Fence what is loose, or wait for the thread that does; raises where that cannot be done until `deadline_ns`."""
+        if not self.loose:
+            return
+        left_s = -1.0 if deadline_ns is None else max(0.0, (deadline_ns - monotonic_ns()) / 1e9)
+        if not self._fencing.acquire(timeout=left_s):
+            raise RedisTimeoutError("an old connection could not be fenced in time", outcome=Outcome.NOT_SENT)
+        try:
+            if self.loose:
+                self._fence(deadline_ns)
+        except (RedisUnavailableError, RedisTimeoutError) as error:
+            error.outcome = Outcome.NOT_SENT  # of those who wait for a channel
+            raise
+        finally:
+            self._fencing.release()
+
+    def _fence(self, deadline_ns: int | None) -> None:
+        # A connection of its own: those that are idle may be dead as well.
+        channel = self._transport.open_channel(deadline_ns)
+        try:
+            stream, channel.stream = channel.stream, None  # nothing of a caller's goes over it
+            assert stream is not None
+            self._call_back(stream)
+            ask = self._asker(channel)
+            while True:
+                with self._parking:
+                    old = self.loose[0] if self.loose else None
+                if old is None:
+                    break
+                fence(self.mode, ask, stream, old, self._transport.timeout_s)
+                with self._parking:
+                    self.loose.remove(old)
+            if stream.markers():
+                ask([pack_command((b"UNLINK", *stream.markers()))])
+        finally:
+            channel.close()
+        self._end_parking()
+
+    def _call_back(self, here: Stream) -> None:
+        """Old connections to this server process, which was away, may reach it again."""
+        away = self.mode.away
+        for _ in range(len(away)):
+            old = away.popleft()
+            if old.run_id == here.run_id:
+                old.fenced = False
+                self.loose.append(old)
+            else:
+                away.append(old)
+
+    def _end_parking(self) -> None:
+        transport = self._transport
+        with self._parking:
+            if self.loose or self._idle is None:
+                return
+            parked, idle = transport.idle, self._idle
+            idle.extend(parked)
+            transport.idle, self._idle = idle, None
+
+    def take_idle(self) -> list[Channel]:
+        """Empty the list of idle channels, whichever it is, and return them."""
+        transport = self._transport
+        with self._parking:
+            idle = list(transport.idle)
+            if self._idle is None:
+                # The list itself stays: others append to it without a lock.
+                del transport.idle[:]
+            else:
+                idle += self._idle
+                transport.idle, self._idle = _Parking(), []
+        return idle
+
+    def _asker(self, channel: Channel) -> Ask:
+        def ask(commands: list[bytes]) -> list[Any]:
+            return self._transport.round_trips(
+                channel, b"".join(commands), len(commands), frozenset(), self._transport.timeout_s
+            )
+
+        return ask
+
+    def bid_farewell(self, channels: list[Channel]) -> None:
+        """These are about to be closed in good order while nothing is under way: their markers have served."""
+        for channel in channels:
+            stream = channel.stream
+            if stream is not None and stream.markers():
+                try:
+                    channel.send(pack_command((b"UNLINK", *stream.markers())))
+                except (OSError, ValueError):
+                    pass  # they expire
+        for old in self.loose:
+            old.end()
