@@ -120,7 +120,7 @@ class BlockingOnce:
         except (RedisUnavailableError, RedisTimeoutError) as error:
             if error.outcome is Outcome.NOT_SENT:
                 ticket.conclude(Verdict.NOT_APPLIED)
-            error.ticket = ticket  # type: ignore[union-attr]
+            error.ticket = ticket
             raise
         stream.open_tickets = []
         return wrapped, replies

@@ -703,7 +703,7 @@ class BlockingTransport:
                 channels = list(self._open)
                 self._open = weakref.WeakSet()
             if self.once is None:
-                idle = []
+                idle: list[Channel] = []
                 with contextlib.suppress(IndexError):  # others take channels from the list without the lock
                     idle.extend(self.idle.pop() for _ in range(len(self.idle)))
             else:
