@@ -5,8 +5,8 @@
 #   make test     the Rust tests, then the Python tests against the built wheel
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make fuzz     libFuzzer on the bytes of snapshots and on texts, FUZZ_S seconds each (60)
-#   make sim      the simulations, each from 100,000 seeds (SEEDS=1000000 for more)
 #   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
+#   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
 #   make wheel    the release wheel, in dist/
@@ -19,6 +19,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 SEEDS ?= 100000
 KILLS ?= 200
+CLIENT_SEEDS ?= 10000
 DEMO_ARGS ?=
 COMPAT_ARGS ?=
 BENCH ?=
@@ -121,6 +122,7 @@ generate: $(STAMPS)/extra-lint $(STAMPS)/installed
 .PHONY: sim
 sim: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python tests/sim/memory_simulation.py --seeds $(SEEDS)
+	$(BIN)/python tests/sim/client_simulation.py --seeds $(CLIENT_SEEDS)
 
 .PHONY: kills
 kills: $(STAMPS)/extra-test $(STAMPS)/installed

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +25,7 @@ from redis.exceptions import AuthenticationError
 
 from agent_memory import _at_fork
 from agent_memory._compat import Event, Home, Task, spawn
+from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import CommandCategory, FailureKind
 from agent_memory.redis.outcomes import classify
@@ -174,7 +174,7 @@ def _probe_until_closed(prober: weakref.ref[Prober], stopped: Event) -> None:
         owner = prober()
         if owner is None or owner._is_finished():
             return
-        started_s = time.monotonic()
+        started_s = monotonic_ns() / 1e9
         # What rejected callers are told to wait for, instead of the breaker's own time, which is far away.
         owner._guard.announce_probe(owner._interval_s)
         if owner._probe() is None and not stopped.is_set():
@@ -182,7 +182,7 @@ def _probe_until_closed(prober: weakref.ref[Prober], stopped: Event) -> None:
             owner._confirm()
             if owner._is_finished():
                 return
-        pause_s = max(0.0, started_s + owner._pause_s() - time.monotonic())
+        pause_s = max(0.0, started_s + owner._pause_s() - monotonic_ns() / 1e9)
         owner._guard.announce_probe(pause_s)
         del owner
         if pause_s > 0:

@@ -1,5 +1,5 @@
 """
-For tests of code that uses Redis: a private server, a proxy that injects faults, a clock moved by hand.
+For tests of code that uses Redis: a private server, a proxy that injects faults, a simulation, a clock moved by hand.
 
 Nothing here is needed in production; `EmbeddedServer` also serves `from_url("embedded://")`.
 """
@@ -8,11 +8,13 @@ from agent_memory.testing.clock import ManualClock
 from agent_memory.testing.errors import ServerError, ServerInUseError, ServerNotFoundError, ServerStartError
 from agent_memory.testing.proxy import DirectionFaults, FaultProxy, ReplyDrop, RequestCut
 from agent_memory.testing.server import EmbeddedServer, open_embedded
+from agent_memory.testing.simulation import Faults, Simulation, SimulationError
 
 __all__ = [
     "DirectionFaults",
     "EmbeddedServer",
     "FaultProxy",
+    "Faults",
     "ManualClock",
     "ReplyDrop",
     "RequestCut",
@@ -20,5 +22,7 @@ __all__ = [
     "ServerInUseError",
     "ServerNotFoundError",
     "ServerStartError",
+    "Simulation",
+    "SimulationError",
     "open_embedded",
 ]

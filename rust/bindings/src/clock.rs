@@ -71,6 +71,8 @@ mod counter {
 const REAL: u64 = u64::MAX;
 
 static VIRTUAL_NS: AtomicU64 = AtomicU64::new(REAL);
+/// How many seeds have been drawn in this simulation.
+static SIMULATED_SEEDS: AtomicU64 = AtomicU64::new(0);
 
 /// Nanoseconds since an origin that this process shares; the simulated time while one is set.
 #[inline]
@@ -83,10 +85,13 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Makes `monotonic_ns()`, and every guard without a clock of its own, stand still at `now_ns`; None lets time pass again.
 ///
-/// For simulations: it holds for the whole process.
+/// For simulations: it holds for the whole process. Guards that are made meanwhile draw repeatable jitter.
 #[pyfunction]
 #[pyo3(signature = (now_ns, /))]
 pub(crate) fn set_virtual_time(now_ns: Option<u64>) {
+    if now_ns.is_none() {
+        SIMULATED_SEEDS.store(0, Ordering::Relaxed);
+    }
     VIRTUAL_NS.store(now_ns.unwrap_or(REAL), Ordering::Relaxed);
 }
 
@@ -117,8 +122,12 @@ impl Clock {
     }
 }
 
-/// A seed from the operating system, by way of the keys that `std` draws for its hash maps.
+/// A seed from the operating system, by way of the keys that `std` draws for its hash maps; in a simulation one that
+/// follows from the simulated time, so that a run can be repeated.
 pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(now_ns())
+    match VIRTUAL_NS.load(Ordering::Relaxed) {
+        REAL => RandomState::new().hash_one(now_ns()),
+        simulated => simulated.wrapping_add(SIMULATED_SEEDS.fetch_add(1, Ordering::Relaxed)),
+    }
 }

@@ -35,7 +35,7 @@ if redis.call('GETBIT', KEYS[1], 0) == 0 then return redis.error_reply('NOGATE t
 if redis.call('GETBIT', KEYS[1], ARGV[2]) == 1 then return redis.error_reply('ONCE already executed') end
 local now = redis.call('TIME')
 if tonumber(now[1]) * 1000000 + tonumber(now[2]) > tonumber(ARGV[1]) then
-  return redis.error_reply('TOOLATE not executed')
+  return redis.error_reply('TOOLATE ' .. now[1] .. ' ' .. now[2])
 end
 if ARGV[3] == '3' then redis.setresp(3) end
 local reply = redis.pcall(unpack(ARGV, 4))
@@ -183,6 +183,9 @@ class Wrapped:
             self.ticket.stream.gate_is_loaded = False  # the next one brings it along
             return RedisUnavailableError("the server had lost the script of the gate", outcome=Outcome.NOT_SENT)
         if str(reply).startswith("TOOLATE"):
+            # Where the server's clock has jumped, later writes shall not be late as well.
+            _, seconds, microseconds = str(reply).split()
+            self.ticket.stream.set_clock(int(seconds) * 1_000_000 + int(microseconds))
             return RedisTimeoutError("the gate was closed: not executed in time", outcome=Outcome.NOT_SENT)
         return reply
 

@@ -535,7 +535,7 @@ class MultiplexedTransport:
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._not_before_s = 0.0
-        self._random = random.Random()
+        self._random = random.Random(random.getrandbits(64))  # so that random.seed() makes a simulation repeatable
         self._max_leases = max(1, (pool.max_connections or DEFAULT_MAX_CONNECTIONS) - 1)
         self._leases = asyncio.Semaphore(self._max_leases)
         self._idle_leases: list[MultiplexedConnection] = []  # at most _max_leases, by the semaphore

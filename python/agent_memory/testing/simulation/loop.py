@@ -1,0 +1,86 @@
+"""An asyncio event loop whose time is simulated: it never waits, and jumps to the next timer when nothing else is to do."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_memory._core import set_virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_memory.testing.simulation.network import SimulatedNetwork
+
+__all__ = ["SimulatedLoop", "SimulationError"]
+
+RESOLUTION_S: Final = 1e-9
+"""Timers that are due within this of each other run together, as loops with a real clock do it."""
+
+
+class SimulationError(AssertionError):
+    """The simulated program cannot go on: everything waits for nothing, or it ran beyond its limit."""
+
+
+class _Selector:
+    """Stands where a loop asks the kernel for events: here time passes instead."""
+
+    def __init__(self, advance: Callable[[float | None], None]) -> None:
+        self._advance = advance
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        self._advance(timeout)
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+class SimulatedLoop(asyncio.BaseEventLoop):
+    """An event loop on simulated time, whose connections go to a `SimulatedNetwork`.
+
+    While it is open the clock of the extension (`agent_memory._core.monotonic_ns`, and with it breakers, deadlines and queues)
+    shows its time, for the whole process: run one simulation at a time, and no other client beside it. Not thread-safe.
+    """
+
+    def __init__(self, network: SimulatedNetwork, *, start_ns: int, limit_s: float) -> None:
+        """Start at `start_ns`; raise SimulationError `limit_s` seconds later."""
+        super().__init__()
+        self._selector = _Selector(self._advance)
+        self._network = network
+        self._now_ns = start_ns
+        self._limit_ns = start_ns + round(limit_s * 1e9)
+        self._clock_resolution = RESOLUTION_S
+        set_virtual_time(start_ns)
+
+    def time(self) -> float:
+        """The simulated time in seconds."""
+        return self._now_ns / 1e9
+
+    def _advance(self, timeout: float | None) -> None:
+        if timeout is None:
+            raise SimulationError(f"nothing will ever happen any more, at {self.time():.3f} s: everybody waits")
+        if timeout <= 0:
+            return
+        self._now_ns += max(1, round(timeout * 1e9))
+        if self._now_ns > self._limit_ns:
+            raise SimulationError(f"not at its end after the limit, at {self.time():.3f} s: something hangs")
+        set_virtual_time(self._now_ns)
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        pass
+
+    async def create_connection(  # type: ignore[override]
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: Any = None, port: Any = None, **options: Any
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """Connect to the simulated server; raises ConnectionRefusedError as the network's faults say."""
+        del host, port, options
+        return await self._network.connect(protocol_factory)
+
+    def close(self) -> None:
+        """Close the loop and let real time pass again."""
+        super().close()
+        set_virtual_time(None)

@@ -1,0 +1,71 @@
+"""A simulation: one loop, one network, one server, and everything that is drawn, from one seed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from agent_memory.testing.simulation.faults import Faults
+from agent_memory.testing.simulation.loop import SimulatedLoop
+from agent_memory.testing.simulation.network import SimulatedNetwork
+from agent_memory.testing.simulation.server import SimulatedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+__all__ = ["Simulation"]
+
+T = TypeVar("T")
+
+START_NS: Final = 3_600_000_000_000
+
+
+class Simulation:
+    """
+    Runs a coroutine that uses our asyncio clients (or redis-py's) against a simulated server, from a seed.
+
+    - `seed`: the same seed gives the same run. `random`'s generator is seeded with it and restored afterwards.
+    - `limit_s` (600): simulated seconds after which `run` raises SimulationError: something hangs.
+    - `product` ("valkey"): "redis" for a server that does not count bytes.
+
+    `server` and `network` may be told to fail by hand, `faults()` does it at random. TLS, unix sockets, pub/sub, threads
+    and the synchronous clients are not simulated. One at a time in a process.
+    """
+
+    def __init__(self, seed: int, *, limit_s: float = 600.0, product: str = "valkey") -> None:
+        """Prepare; nothing runs yet."""
+        self.seed = seed
+        self.dice = random.Random(seed)
+        """What the simulated world draws from; the simulated program draws from `random`."""
+        self.server = SimulatedServer(self.dice, product=product)
+        self.network = SimulatedNetwork(self.server, self.dice)
+        self._limit_s = limit_s
+
+    @property
+    def connection_kwargs(self) -> dict[str, Any]:
+        """What a client is made with to connect here."""
+        return {"host": "simulated.invalid", "port": 6379}
+
+    def faults(self, kinds: Iterable[str] | None = None, *, mean_gap_s: float = 0.1) -> Faults:
+        """Faults for `asyncio.create_task(faults.run())`, `mean_gap_s` seconds apart on average."""
+        return Faults(self.network, self.server, self.dice, kinds, mean_gap_s)
+
+    def run(self, program: Coroutine[Any, Any, T]) -> T:
+        """Run `program` to its end and return its result; cancels what it leaves behind. Once per simulation."""
+        state = random.getstate()
+        random.seed(self.seed)
+        loop = SimulatedLoop(self.network, start_ns=START_NS + self.seed % 1_000_003, limit_s=self._limit_s)
+        self.network.loop = self.server.loop = loop
+        try:
+            try:
+                return loop.run_until_complete(program)
+            finally:
+                left = asyncio.all_tasks(loop)
+                for task in left:
+                    task.cancel()
+                if left:
+                    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        finally:
+            loop.close()
+            random.setstate(state)

@@ -1,0 +1,275 @@
+"""The clients in simulation: exactly once, order per key, queue, breaker, against faults from a seed.
+
+    python tests/sim/client_simulation.py --seeds 10000 --jobs 2
+    python tests/sim/client_simulation.py --first 4711 --seeds 1              what a failing seed prints
+    python tests/sim/client_simulation.py --seeds 300 --without fence
+
+What runs is the code that ships: `AsyncResilientRedisClient`, the drop-in, its transport; only the event loop, the network and
+the server are simulated (`agent_memory.testing.simulation`).
+
+Invariants
+- no write is there twice;
+- what was acknowledged (returned, or failed with outcome APPLIED) is there, unless a failover lost it;
+- what was said not to have been executed (NOT_SENT, REJECTED) is not there;
+- of a transaction all is there or nothing;
+- no older value is written over a newer one of the same key;
+- once the server is well, every lost write has a verdict (but for what the level cannot tell) and the queue is empty;
+- the queue keeps its bound; nothing hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import itertools
+import logging
+import os
+import random
+import sys
+import time
+
+import redis
+
+from agent_memory import AsyncResilientRedisClient, Priority
+from agent_memory.errors import Outcome
+from agent_memory.policy import BreakerSettings, CommandCategory, RetryPolicy
+from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.redis.asyncio import Redis
+from agent_memory.redis.exactly_once import ExactlyOnce, Level, Verdict
+from agent_memory.testing.simulation import Faults, Simulation, SimulationError
+
+RULES = ("fence", "exactly once")
+"""What can be taken away, to see that the simulation notices."""
+SAFE = [kind for kind in Faults.KINDS if kind not in Faults.LOSING]
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def check(holds, what):
+    if not holds:
+        raise Violation(what)
+
+
+class Ledger:
+    """What callers were told of each write, by its name."""
+
+    def __init__(self):
+        self.said = {}
+        self.doubtful = {}
+        self.newest = {}
+
+    async def push(self, client, call, name):
+        """One write of `name`, and what is said of it."""
+        self.said[name] = Outcome.UNKNOWN
+        try:
+            await call()
+        except redis.RedisError as error:
+            self.said[name] = getattr(error, "outcome", Outcome.UNKNOWN)
+            if self.said[name] is Outcome.UNKNOWN and getattr(error, "ticket", None) is not None:
+                self.doubtful[name] = (client, error)
+        else:
+            self.said[name] = Outcome.APPLIED
+
+    def watch(self, server):
+        """No older value over a newer one: values of keys that begin with `own:` are numbers that grow."""
+
+        def on_write(words):
+            if words[0].upper() == b"SET" and words[1].startswith(b"own:"):
+                value = int(words[2])
+                check(value >= self.newest.get(words[1], 0), f"{words[1]} was {self.newest.get(words[1])}, now {value}")
+                self.newest[words[1]] = value
+
+        server.on_write = on_write
+
+    async def settle(self, may_be_unresolvable):
+        """The server is well: ask what became of what was lost."""
+        for name, (client, error) in self.doubtful.items():
+            self.said[name] = await client.resolve(error, 60.0)
+            ticket = error.ticket
+            check(ticket.verdict is not None, f"{name} has no verdict")
+            # The gate cannot carry a transaction.
+            may_be = may_be_unresolvable or (name.startswith("t") and ticket.stream.level is Level.GATE)
+            check(ticket.verdict is not Verdict.UNRESOLVABLE or may_be, f"{name} is unresolvable")
+
+    def compare(self, log, loses):
+        """What is there against what was said."""
+        for name in log:
+            check(name in self.said, f"{name} is there and nobody wrote it")
+        for name, outcome in self.said.items():
+            times = log.count(name)
+            check(times <= 1, f"{name} is there {times} times")
+            if outcome is Outcome.APPLIED:
+                check(times == 1 or loses, f"{name} was acknowledged and is not there")
+            if outcome in (Outcome.NOT_SENT, Outcome.REJECTED):
+                check(times == 0, f"{name} is there though {outcome.name}")
+
+
+async def push_many(client, ledger, who, count):
+    for number in range(count):
+        name = f"{who}:{number}"
+        call = ledger.push(client, lambda name=name: client.rpush("log", name), name)
+        if random.random() < 0.1:
+            try:
+                await asyncio.wait_for(call, random.uniform(0.0, 0.05))
+            except TimeoutError:
+                pass  # its caller does not know; it is there once or not at all
+        else:
+            await call
+        await asyncio.sleep(random.uniform(0.0, 0.05))
+
+
+async def transact_many(client, ledger, who, count):
+    for number in range(count):
+        name = f"{who}:{number}"
+
+        async def call(name=name):
+            pipe = client.pipeline(transaction=True)
+            pipe.rpush("left", name).rpush("right", name)
+            await pipe.execute()
+
+        await ledger.push(client, call, name)
+        await asyncio.sleep(random.uniform(0.0, 0.05))
+
+
+async def set_many(client, who, count):
+    for number in range(1, count + 1):
+        try:
+            await asyncio.wait_for(client.set(f"own:{who}", number), 5.0 if random.random() < 0.7 else 0.01)
+        except (redis.RedisError, TimeoutError):
+            pass  # a newer one follows
+        await asyncio.sleep(random.uniform(0.0, 0.03))
+
+
+async def store_many(client, count):
+    async def store(agent, number):
+        await client.client.set(f"own:{agent}", number)
+        return True
+
+    for number in range(1, count + 1):
+        await client.store_with_retry("agent", number, store, Priority.HIGH)
+        queued = client.recovery.stats()["queued"]
+        check(queued <= count, f"{queued} writes are queued of {number}")
+        await asyncio.sleep(random.uniform(0.0, 0.05))
+
+
+async def scenario(simulation, without=()):
+    """One run; raises Violation or SimulationError."""
+    dice, server = simulation.dice, simulation.server
+    level = dice.choice(["best", "marker", "gate", "offset"])
+    loses = dice.random() < 0.25
+    ledger = Ledger()
+    ledger.watch(server)
+    if level == "best" and dice.random() < 0.3:
+        server.forbidden.add("CLIENT KILL")
+    server.honours_kill = "fence" not in without
+    once = False if "exactly once" in without else ExactlyOnce(level)
+    policy = ResiliencePolicy(
+        breaker=BreakerSettings(failure_threshold=dice.choice([3, 1_000])),
+        # What is repeated without exactly once is repeated blindly.
+        retry=RetryPolicy(3, 0.05, max_delay=0.5, deadline=dice.choice([0.6, 2.0])),
+        **({"categories": {"RPUSH": CommandCategory.READ}} if not once else {}),
+    )
+    options = {**simulation.connection_kwargs, "socket_timeout": 0.3, "exactly_once": once}
+    clients = [Redis(**options, resilience=policy) for _ in range(2)]
+    resilient = AsyncResilientRedisClient("simulated", **options, circuit_reset_timeout=2)
+    faults = simulation.faults([*SAFE, "fail_over"] if loses else SAFE, mean_gap_s=dice.uniform(0.03, 0.3))
+    striking = asyncio.create_task(faults.run())
+    work = [resilient_work := store_many(resilient, 10)]
+    for number, client in enumerate(clients):
+        work += [push_many(client, ledger, f"p{number}{worker}", 8) for worker in range(2)]
+        work += [transact_many(client, ledger, f"t{number}", 5), set_many(client, f"s{number}", 10)]
+    del resilient_work
+    await asyncio.gather(*work)
+    faults.heal()
+    await striking
+    await asyncio.sleep(3.0)  # whatever is still on its way arrives
+    await ledger.settle(loses or level == "offset" or not once)
+    await drained(resilient)
+    for client in clients:
+        await client.aclose()
+    await resilient.close()
+    await asyncio.sleep(3.0)
+    log = [name.decode() for name in server.data.get(b"log", [])]
+    left, right = ([name.decode() for name in server.data.get(side, [])] for side in (b"left", b"right"))
+    check(left == right, "half of a transaction is there")
+    ledger.compare(log + left, loses)
+    if not loses:
+        check(server.data.get(b"own:agent") == b"10", f"the last stored is {server.data.get(b'own:agent')}, not 10")
+
+
+async def drained(client):
+    for _ in range(600):
+        if not client.recovery.stats()["queued"]:
+            return
+        await asyncio.sleep(0.5)
+    raise Violation("the queue is not drained though the server is well")
+
+
+def run_seed(seed, without=()):
+    """What one seed violates; None for nothing."""
+    logging.disable(logging.ERROR)
+    simulation = Simulation(seed, product="valkey" if seed % 3 else "redis")
+    try:
+        simulation.run(scenario(simulation, without))
+    except (Violation, SimulationError) as error:
+        return str(error)
+    finally:
+        logging.disable(logging.NOTSET)
+    return None
+
+
+def trace(seed):
+    """Every command that the server executed in the run of a seed, and when."""
+    logging.disable(logging.ERROR)
+    simulation = Simulation(seed)
+    executed = []
+    simulation.server.on_command = lambda words: executed.append((simulation.network.loop.time(), words[0]))
+    try:
+        simulation.run(scenario(simulation))
+    finally:
+        logging.disable(logging.NOTSET)
+    return executed
+
+
+def reproduce(seed, without=()):
+    """The one line that runs a seed again."""
+    rest = "".join(f' --without "{rule}"' for rule in without)
+    return f"python tests/sim/client_simulation.py --seeds 1 --first {seed}{rest}"
+
+
+def first_violation(seeds, without=()):
+    """The first of the seeds that violates anything, and what; or None."""
+    for seed in seeds:
+        violation = run_seed(seed, without)
+        if violation is not None:
+            return seed, violation
+    return None
+
+
+def main(arguments=None):
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Simulate the clients from seeds.")
+    parser.add_argument("--seeds", type=int, default=10_000, help="how many seeds (default 10,000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per processor)")
+    parser.add_argument("--without", action="append", default=[], choices=RULES, help="take a rule away")
+    options = parser.parse_args(arguments)
+    began = time.perf_counter()
+    size = max(1, min(100, options.seeds // options.jobs))
+    last = options.first + options.seeds
+    chunks = [range(start, min(start + size, last)) for start in range(options.first, last, size)]
+    with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
+        for found in pool.map(first_violation, chunks, itertools.repeat(tuple(options.without))):
+            if found is not None:
+                print(f"clients: {found[1]}\n{reproduce(found[0], options.without)}", file=sys.stderr)
+                pool.shutdown(cancel_futures=True)
+                return 1
+    print(f"clients: {options.seeds} seeds, no violation, {time.perf_counter() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
