@@ -54,7 +54,7 @@ def carried_by_ours(client):
     transport = client.transport_here()
     if ASYNC:
         return transport.current is not None and transport.current.answered > 0
-    return len(transport._idle) > 0
+    return len(transport.idle) > 0
 
 
 async def increment_for(client, until, tally):

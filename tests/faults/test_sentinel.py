@@ -54,7 +54,7 @@ def port_of(client):
 def carried_by_ours(client):
     """Whether our transport has carried commands of this client."""
     transport = client.transport_here()
-    return len(transport._idle) > 0
+    return len(transport.idle) > 0
 
 
 def increment_for(client, until, tally):
