@@ -184,11 +184,12 @@ pub enum Next {
 #[must_use]
 pub fn next_step(category: Category, fenced: bool, verdict: Option<Verdict>) -> Next {
     match (category, fenced, verdict) {
-        (Category::Read, ..) | (Category::AbsoluteWrite, true, _) => Next::Resend,
-        (_, false, _) | (_, _, None) => Next::Wait,
-        (_, true, Some(Verdict::NotApplied)) => Next::Resend,
+        (Category::Read, ..) | (Category::AbsoluteWrite, true, _) | (_, true, Some(Verdict::NotApplied)) => {
+            Next::Resend
+        }
         (_, true, Some(Verdict::Applied)) => Next::Done,
         (_, true, Some(Verdict::Unresolvable)) => Next::DeadLetter,
+        (_, false, _) | (_, true, None) => Next::Wait,
     }
 }
 
