@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 
+import psycopg
 import pytest
 import pytest_asyncio
 
@@ -13,7 +13,7 @@ from agent_memory.memory.stores.postgres import AsyncPostgresStore, PostgresStor
 from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore
 
 SQLITE, POSTGRES = "sqlite", "postgres"
-_numbers = itertools.count()
+SCHEMA = "stores"
 
 
 class Clock:
@@ -56,7 +56,21 @@ def database(request, clock, tmp_path):
     """An empty database of each kind in turn."""
     if request.param == SQLITE:
         return Database(SQLITE, tmp_path / "memories.db", clock)
-    return Database(POSTGRES, request.getfixturevalue("postgres_url"), clock, f"test_{next(_numbers)}")
+    url = request.getfixturevalue("postgres_url")
+    empty(url)
+    return Database(POSTGRES, url, clock, SCHEMA)
+
+
+def empty(url):
+    """Empties the tables that the tests share: making them anew for each would take longer than the tests."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        tables = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND table_name <> 'schema_version'",
+            (SCHEMA,),
+        ).fetchall()
+        if tables:
+            names = ", ".join(f"{SCHEMA}.{name}" for (name,) in tables)
+            connection.execute(f"TRUNCATE {names} RESTART IDENTITY")
 
 
 @pytest_asyncio.fixture
