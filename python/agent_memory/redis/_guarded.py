@@ -229,6 +229,7 @@ class GuardedCalls:
                 return transport.once.call(plan, packed, raw, attempt_timeout_s)
             if plan.route in (Route.SHARED, Route.ONCE):
                 return transport.call_within(packed, permit, raw, attempt_timeout_s)
+            reply: Any = None
             for barrier in barriers_of(plan):
                 # A blocking command may take longer than an ordinary one.
                 reply = transport.call_leased(packed, permit, raw, timeout_s, keep=keep, ahead=barrier)

@@ -350,7 +350,7 @@ class AsyncDrain:
                 write.result.value = values if write.is_pipeline else values[0]
                 done.append(entry)
                 continue
-            error = mine[failed[0]]
+            error: Any = mine[failed[0]]
             write.result.error = error
             executed = write.is_transaction and not _failed(replies[first - 1])
             write.only(failed)

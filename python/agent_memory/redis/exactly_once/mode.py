@@ -98,7 +98,8 @@ def mode_of(pool: Any, settings: ExactlyOnce | None, endpoint: str) -> Mode | No
             raise ValueError(
                 "exactly_once must be asked for by the first client of a pool, got a pool in use without it"
             )
-        mode = pool.__dict__.setdefault("_agent_memory_exactly_once", Mode(settings, endpoint))
+        made: Mode = pool.__dict__.setdefault("_agent_memory_exactly_once", Mode(settings, endpoint))
+        mode = made
     if mode.settings != settings:
         raise ValueError(f"exactly_once must be the same for all clients of a pool, got {settings} and {mode.settings}")
     return mode

@@ -574,11 +574,11 @@ class BlockingTransport:
     def _renew_idle(self) -> None:
         for channel in list(self._stale):
             try:
-                self._idle.remove(channel)
+                self.idle.remove(channel)
             except ValueError:
                 continue  # in use: its turn is when it comes back
             if self._authenticate(channel):
-                self._idle.append(channel)
+                self.idle.append(channel)
         with self._lock:
             if self._renewing and not self._stale:
                 self._renewing = False
