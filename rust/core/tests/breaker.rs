@@ -43,6 +43,55 @@ fn what_only_rates_need_is_refused_without_a_rate() {
 }
 
 #[test]
+fn a_result_from_before_a_change_at_the_same_instant_counts_for_nothing() {
+    let mut breaker = breaker(|options| options.failure_threshold = Some(2));
+    let early = admit(&mut breaker, 5);
+    breaker.force_open(early);
+    breaker.reset(early);
+    fail(&mut breaker, 6);
+    breaker.success(early, 6);
+    fail(&mut breaker, 6);
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn forcing_it_open_is_a_change_once() {
+    let mut breaker = breaker(|_| ());
+    let change = breaker.force_open(1).expect("a change");
+    assert_eq!((change.old, change.new), (State::Closed, State::Open));
+    assert_eq!(breaker.force_open(2), None);
+}
+
+#[test]
+fn an_announced_probe_is_what_callers_are_told_to_wait_for() {
+    let mut breaker = breaker(|options| options.failure_threshold = Some(1));
+    fail(&mut breaker, 1);
+    assert_eq!(breaker.retry_after_ns(1), Some(10 * SECOND));
+    breaker.announce_probe(SECOND);
+    assert_eq!(breaker.retry_after_ns(1), Some(SECOND - 1));
+    breaker.announce_probe(100 * SECOND);
+    assert_eq!(breaker.retry_after_ns(1), Some(10 * SECOND));
+}
+
+#[test]
+fn half_open_tells_when_a_place_is_free() {
+    let mut breaker = breaker(|options| {
+        options.failure_threshold = Some(1);
+        options.half_open_max_calls = 3;
+        options.probe_timeout_s = 2.0;
+    });
+    fail(&mut breaker, 0);
+    let now_ns = 20 * SECOND;
+    let first = admit(&mut breaker, now_ns);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    breaker.success(first, now_ns);
+    admit(&mut breaker, now_ns + 1);
+    assert_eq!(breaker.retry_after_ns(now_ns + 1), Some(0));
+    admit(&mut breaker, now_ns + 2);
+    assert_eq!(breaker.retry_after_ns(now_ns + 2), Some(2 * SECOND - 1));
+}
+
+#[test]
 fn failures_in_a_row_open_it_and_a_success_between_them_does_not() {
     let mut breaker = breaker(|options| options.failure_threshold = Some(3));
     for _ in 0..10 {
