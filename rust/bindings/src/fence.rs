@@ -15,7 +15,7 @@ pub(crate) fn choose_level(asked: Option<i64>, kill: bool, marker: bool, offset:
     Ok(core::choose_level(asked, Abilities { kill, marker, offset, gate }) as u8)
 }
 
-/// How to fence an old connection: "away", "kill", "wait_for_clock" or "impossible".
+/// How to fence an old connection: "away", "kill", `"wait_for_clock"` or "impossible".
 #[pyfunction]
 pub(crate) fn fence_step(same_process: bool, old_level: i64, level: i64) -> PyResult<&'static str> {
     Ok(match core::fence_step(same_process, numbered("old_level", old_level)?, numbered("level", level)?) {
