@@ -90,6 +90,7 @@ PAIRS = [
     ("python/agent_memory/storage/_async_journal.py", "python/agent_memory/storage/_journal.py"),
     ("python/agent_memory/storage/_async_priority.py", "python/agent_memory/storage/_priority.py"),
     ("python/agent_memory/storage/_async_recovery.py", "python/agent_memory/storage/_recovery.py"),
+    ("python/agent_memory/storage/_async_once.py", "python/agent_memory/storage/_once.py"),
     ("python/agent_memory/storage/_async_resolving.py", "python/agent_memory/storage/_resolving.py"),
     ("python/agent_memory/storage/_async_writes.py", "python/agent_memory/storage/_writes.py"),
     ("python/agent_memory/storage/async_redis_client.py", "python/agent_memory/storage/redis_client.py"),

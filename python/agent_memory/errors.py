@@ -69,6 +69,11 @@ class _Described:
     """What a lost write can be resolved by; None without exactly once."""
     args: tuple[Any, ...]
 
+    @property
+    def doubt(self) -> bytes:
+        """What a recovery queue keeps of a lost write, so that it can be resolved later; empty without exactly once."""
+        return b"" if self.ticket is None else self.ticket.token
+
     def __init__(
         self,
         *args: object,

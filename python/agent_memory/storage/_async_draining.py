@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import OutOfMemoryError, ResponseError
 
@@ -82,6 +82,8 @@ class AsyncSender:
         transport = client.transport_here() if isinstance(client, AsyncGuardedCalls) else None
         if transport is None:
             return await self._send_singly(writes)
+        if transport.once is not None and not all(write.is_absolute for write in writes):
+            return await self._send_once(transport, writes)
         window = b"".join(b"".join(_packed(write)) for write in writes)
         count = sum(write.count for write in writes)
 
@@ -90,6 +92,47 @@ class AsyncSender:
 
         replies: list[Any] = await client.guarded(client.plans["PIPELINE"], attempt)
         return replies
+
+    async def _send_once(self, transport: Any, writes: Sequence[AsyncCommands]) -> list[Any]:
+        """As one transaction, which can be resolved as a whole; a refused one is repeated write by write."""
+        try:
+            executed = await self._transaction(transport, [packed for write in writes for packed in write.packed])
+        except ResponseError as refused:
+            # A command that the server would not even queue has aborted the transaction: nothing of it ran.
+            if len(writes) == 1:
+                (write,) = writes
+                return [refused] * write.count
+            replies: list[Any] = []
+            try:
+                for write in writes:
+                    replies += await self._send_once(transport, [write])
+            except Exception as error:
+                error.replies = replies  # type: ignore[attr-defined]
+                raise
+            return replies
+        replies = []
+        first = 0
+        for write in writes:
+            own = executed[first : first + len(write.packed)]
+            first += len(write.packed)
+            replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.is_transaction else own
+        return replies
+
+    async def _transaction(self, transport: Any, commands: list[bytes]) -> list[Any]:
+        client = self.commands
+        packed = b"".join((_MULTI, *commands, _EXEC))
+
+        async def attempt(permit: int, timeout_s: float | None) -> Any:
+            del permit
+            return await transport.once.call_transaction(packed, len(commands) + 2, timeout_s)
+
+        plan = client.plans["PIPELINE"]
+        replies = await client.guarded(plan, attempt, client.settler(transport, plan))
+        executed = replies[-1]
+        if isinstance(executed, Exception):
+            # EXEC only says that something was wrong; what it was stands with the command.
+            raise next(reply for reply in replies if isinstance(reply, Exception))
+        return cast("list[Any]", executed)
 
     async def _send_singly(self, writes: Sequence[AsyncCommands]) -> list[Any]:
         """By an injected client's own methods, one command after the other."""
@@ -271,6 +314,10 @@ class AsyncDrain:
             return self._settings.base_delay
         self._failed_before = True
         outcome = classify(error)[1]
+        if outcome is Outcome.APPLIED:
+            # All of it was executed, and only its answer is lost.
+            await self._finish(owner, entries)
+            return None
         replies: list[Any] = getattr(error, "replies", [])
         answered: list[RecoveryEntry] = []
         first = 0

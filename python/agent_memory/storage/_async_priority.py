@@ -157,6 +157,10 @@ class _AsyncStore:
                 await async_sleep(exponential_backoff(attempt - 1, client.retry_base_delay, client.retry_max_delay))
             if await self._attempt(result):
                 return True
+            if result.error is not None and classify(result.error)[1] is Outcome.APPLIED:
+                result._settle(StoreStatus.STORED)  # only its answer is lost
+                self._forget()
+                return True
             if self._is_in_doubt(result) and not self._prepared().is_absolute:
                 break
         return False

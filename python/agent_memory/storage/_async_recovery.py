@@ -41,6 +41,7 @@ from agent_memory.redis._async_guarded import AsyncGuardedCalls
 from agent_memory.redis.keys import keys_of, overwrites
 from agent_memory.storage._async_draining import AsyncDrain, AsyncSender, async_work, in_drain
 from agent_memory.storage._async_journal import AsyncJournal, Registered, commands_of, record_of
+from agent_memory.storage._async_once import AsyncTicketResolver
 from agent_memory.storage._async_resolving import AsyncResolver
 from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, AsyncWrite, as_dead_letter, shown_as
 from agent_memory.storage._data import copy_of, estimate_bytes
@@ -455,6 +456,8 @@ class AsyncRecovery:
         self.sender.commands = commands
         if isinstance(commands, AsyncGuardedCalls):
             commands._ordering = weakref.ref(self)
+            if self.resolves and commands._once is not None:
+                self.resolver = AsyncTicketResolver(commands)
             self._gated = weakref.ref(commands)
             with self._mutex:
                 self._set_detour(self.queue is not None and len(self.queue) > 0)

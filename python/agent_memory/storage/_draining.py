@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import OutOfMemoryError, ResponseError
 
@@ -84,6 +84,8 @@ class Sender:
         transport = client.transport_here() if isinstance(client, GuardedCalls) else None
         if transport is None:
             return self._send_singly(writes)
+        if transport.once is not None and not all(write.is_absolute for write in writes):
+            return self._send_once(transport, writes)
         window = b"".join(b"".join(_packed(write)) for write in writes)
         count = sum(write.count for write in writes)
 
@@ -92,6 +94,47 @@ class Sender:
 
         replies: list[Any] = client.guarded(client.plans["PIPELINE"], attempt)
         return replies
+
+    def _send_once(self, transport: Any, writes: Sequence[Commands]) -> list[Any]:
+        """As one transaction, which can be resolved as a whole; a refused one is repeated write by write."""
+        try:
+            executed = self._transaction(transport, [packed for write in writes for packed in write.packed])
+        except ResponseError as refused:
+            # A command that the server would not even queue has aborted the transaction: nothing of it ran.
+            if len(writes) == 1:
+                (write,) = writes
+                return [refused] * write.count
+            replies: list[Any] = []
+            try:
+                for write in writes:
+                    replies += self._send_once(transport, [write])
+            except Exception as error:
+                error.replies = replies  # type: ignore[attr-defined]
+                raise
+            return replies
+        replies = []
+        first = 0
+        for write in writes:
+            own = executed[first : first + len(write.packed)]
+            first += len(write.packed)
+            replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.is_transaction else own
+        return replies
+
+    def _transaction(self, transport: Any, commands: list[bytes]) -> list[Any]:
+        client = self.commands
+        packed = b"".join((_MULTI, *commands, _EXEC))
+
+        def attempt(permit: int, timeout_s: float | None) -> Any:
+            del permit
+            return transport.once.call_transaction(packed, len(commands) + 2, timeout_s)
+
+        plan = client.plans["PIPELINE"]
+        replies = client.guarded(plan, attempt, client.settler(transport, plan))
+        executed = replies[-1]
+        if isinstance(executed, Exception):
+            # EXEC only says that something was wrong; what it was stands with the command.
+            raise next(reply for reply in replies if isinstance(reply, Exception))
+        return cast("list[Any]", executed)
 
     def _send_singly(self, writes: Sequence[Commands]) -> list[Any]:
         """By an injected client's own methods, one command after the other."""
@@ -273,6 +316,10 @@ class Drain:
             return self._settings.base_delay
         self._failed_before = True
         outcome = classify(error)[1]
+        if outcome is Outcome.APPLIED:
+            # All of it was executed, and only its answer is lost.
+            self._finish(owner, entries)
+            return None
         replies: list[Any] = getattr(error, "replies", [])
         answered: list[RecoveryEntry] = []
         first = 0

@@ -44,6 +44,7 @@ from agent_memory.redis.keys import keys_of, overwrites
 from agent_memory.storage._data import copy_of, estimate_bytes
 from agent_memory.storage._draining import Drain, Sender, in_drain, work
 from agent_memory.storage._journal import Journal, Registered, commands_of, record_of
+from agent_memory.storage._once import TicketResolver
 from agent_memory.storage._resolving import Resolver
 from agent_memory.storage._writes import Commands, StoreResult, Write, as_dead_letter, shown_as
 from agent_memory.storage.results import DeadLetter, PendingWrite, StoreStatus
@@ -453,6 +454,8 @@ class Recovery:
         self.sender.commands = commands
         if isinstance(commands, GuardedCalls):
             commands._ordering = weakref.ref(self)
+            if self.resolves and commands._once is not None:
+                self.resolver = TicketResolver(commands)
             self._gated = weakref.ref(commands)
             with self._mutex:
                 self._set_detour(self.queue is not None and len(self.queue) > 0)

@@ -181,6 +181,9 @@ class ResilientRedisClient(ListedCommands):
             "decode_responses": decode_responses,
             **connection,
         }
+        self._exactly_once: dict[str, Any] = (
+            {} if recovery is None or not recovery.exactly_once else {"exactly_once": True}
+        )
         self._timeout_s = socket_timeout
         self._deadline_s = _DEADLINE_IN_TIMEOUTS * (_UNBOUNDED_TIMEOUT_S if socket_timeout is None else socket_timeout)
         self._policy = ResiliencePolicy(
@@ -209,7 +212,7 @@ class ResilientRedisClient(ListedCommands):
         factory = redis.Redis
         try:
             if factory is RedisPy:
-                return Redis(**self._connection, resilience=None)
+                return Redis(**self._exactly_once | self._connection, resilience=None)
             return factory(**self._connection)
         except ERRORS_OF_CONNECTIONS as error:
             raise as_ours(error, self.endpoint) from error
@@ -350,7 +353,8 @@ class ResilientRedisClient(ListedCommands):
 
     def stats(self) -> dict[str, Any]:
         """The guard's figures (state, calls, errors, retries, rejections, latencies) and under "recovery" the queue's."""
-        return {**self._guard.stats(), "recovery": self.recovery.stats()}
+        figures = self._guard.stats() if self._is_foreign() else self._commands.stats()
+        return {**figures, "recovery": self.recovery.stats()}
 
     def health(self) -> Health:
         """How the client is doing, from what it knows: sends nothing."""

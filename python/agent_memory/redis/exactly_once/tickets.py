@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import json
 import secrets
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -17,7 +19,7 @@ from agent_memory.redis.exactly_once.settings import Level
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GATE_SCRIPT", "MISSING", "Marker", "Next", "Stream", "Ticket", "Verdict", "Wrapped", "adopt"]
+__all__ = ["GATE_SCRIPT", "MISSING", "Marker", "Next", "Stream", "Ticket", "Verdict", "Wrapped", "adopt", "ticket_of"]
 
 MARKER_BITS: Final = 65_536
 """Writes that share one marker, which is then 8 KiB; the next ones get a new key."""
@@ -98,7 +100,7 @@ class Ticket:
     `verdict` is None as long as that is not known. Set once, by the thread or task that resolves; may be read by any.
     """
 
-    __slots__ = ("_watchers", "bit", "end_bytes", "marker", "reply", "stream", "verdict")
+    __slots__ = ("__weakref__", "_token", "_watchers", "bit", "end_bytes", "marker", "reply", "stream", "verdict")
 
     def __init__(self, stream: Stream, marker: Marker | None, bit: int) -> None:
         self.stream = stream
@@ -110,6 +112,15 @@ class Ticket:
         self.reply: Any = MISSING
         """The reply, where it came after its caller had given up."""
         self._watchers: list[Callable[[], object]] = []
+        self._token: bytes | None = None
+
+    @property
+    def token(self) -> bytes:
+        """`record()` as bytes, by which `ticket_of` finds the ticket again as long as somebody holds it in this process."""
+        if self._token is None:
+            self._token = json.dumps(self.record(), sort_keys=True).encode()
+            _TICKETS[self._token] = self
+        return self._token
 
     def conclude(self, verdict: Verdict, reply: Any = MISSING) -> None:
         """What became of the write is known."""
@@ -145,6 +156,15 @@ class Ticket:
     def conclude_by_marker(self, is_the_same: bool, is_set: bool) -> None:
         """Resolve by the two bits of the marker."""
         self.conclude(Verdict(verdict_of_marker(is_the_same, is_set)))
+
+
+_TICKETS: Final[weakref.WeakValueDictionary[bytes, Ticket]] = weakref.WeakValueDictionary()
+"""Tickets by their tokens; bounded by what the errors of lost writes keep alive."""
+
+
+def ticket_of(token: bytes) -> Ticket | None:
+    """The living ticket that gave `token`; None where it is another process' or nobody has kept it."""
+    return _TICKETS.get(token)
 
 
 class Wrapped:

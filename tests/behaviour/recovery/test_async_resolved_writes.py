@@ -1,0 +1,108 @@
+"""Exactly once and the queue: lost writes with a priority are resolved, and drained ones as well."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agent_memory import AsyncResilientRedisClient, Outcome, Priority, RecoveryConfig, RetryPolicy
+from agent_memory._compat import async_sleep, async_spawn
+from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
+from agent_memory.redis.asyncio import Redis as AsyncRedis
+
+WAIT_S = 60.0
+CONFIG = RecoveryConfig(exactly_once=True, base_delay=0.01, max_delay=0.05)
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "probe": 0.1}
+
+
+def client_of(where, **options):
+    return AsyncResilientRedisClient("resolved", **{**where.connection_kwargs, **QUICK, "recovery": CONFIG, **options})
+
+
+async def test_the_configuration_switches_it_on(server):
+    async with client_of(server) as client:
+        await client.incr("counter")
+        assert client.stats()["exactly_once"]["level"] == "marker"
+    async with client_of(server, recovery=RecoveryConfig()) as client:
+        await client.incr("counter")
+        assert "exactly_once" not in client.stats()
+
+
+async def test_a_write_that_was_applied_counts_as_stored(server, proxy):
+    between = proxy(server)
+    async with client_of(between) as client:
+        high = client.with_priority(Priority.HIGH)
+        assert (await high.incr("counter")).value == 1
+        between.drop_replies(1, command="EXEC", then="reset")
+        result = await high.incr("counter")
+        assert await result.wait(WAIT_S)
+        assert result.status == "stored"
+        assert await client.get("counter") == "2"
+        assert client.recovery.dead_letters() == []
+
+
+async def test_a_write_that_is_lost_is_resolved_before_those_behind_it(server, proxy):
+    between = proxy(server)
+    async with client_of(between) as client, AsyncRedis(**server.connection_kwargs) as observer:
+        high = client.with_priority(Priority.HIGH)
+        await high.incr("counter")
+        between.drop_replies(1, command="EXEC", then="silence")
+        lost = await high.incr("counter")
+        for _ in range(3):
+            await high.incr("counter")
+        between.heal()
+        assert await lost.wait(WAIT_S)
+        assert await client.recovery.flush(WAIT_S)
+        assert int(await observer.get("counter")) == 5
+        assert client.recovery.dead_letters() == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
+    dice = random.Random(f"drains through faults {seed}")
+    between = proxy(valkey)
+    config = RecoveryConfig(exactly_once=True, base_delay=0.01, max_delay=0.05, drain_batch=8)
+    async with client_of(between, recovery=config) as client, AsyncRedis(**valkey.connection_kwargs) as observer:
+        await client.ping()
+        client.recovery.pause()
+        client.guard.force_open()
+        results = []
+        for number in range(120):
+            high = client.with_priority(dice.choice([Priority.HIGH, Priority.NORMAL]))
+            results.append(await high.incrby(f"counter:{number % 12}", 1))
+            if number % 10 == 0:
+                results.append(await high.set(f"text:{number}", number))
+        text = await client.with_priority(Priority.HIGH).lpush("text:0", "poison")
+        client.guard.reset()
+        client.recovery.resume()
+        for _ in range(12):
+            between.drop_replies(1, command=dice.choice(["EXEC", "EXEC", "SET"]), then=dice.choice(["reset", "close"]))
+            await async_sleep(dice.uniform(0.02, 0.2))
+            between.heal()
+        assert await client.recovery.flush(WAIT_S), f"seed {seed}"
+        for result in results:
+            assert await result.wait(WAIT_S), f"seed {seed}"
+        assert [int(await observer.get(f"counter:{number}")) for number in range(12)] == [10] * 12, f"seed {seed}"
+        assert not await text.wait(WAIT_S)
+        assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
+
+
+async def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
+    between = proxy(valkey)
+    async with client_of(between, socket_timeout=20.0) as client, AsyncRedis(**valkey.connection_kwargs) as observer:
+        high = client.with_priority(Priority.HIGH)
+        await high.incr("counter")
+        between.drop_replies(1, command="EXEC", then="silence")
+        call = async_spawn(high.incr, "counter")
+        while int(await observer.get("counter")) < 2:
+            await async_sleep(0.01)
+        await observer.flushall()  # takes the marker along, before anybody has asked for it
+        between.close_connections()
+        between.heal()
+        lost = await call.result()
+        assert not await lost.wait(WAIT_S)
+        assert [letter.reason for letter in client.recovery.dead_letters()] == ["unknown"]
+        with pytest.raises((RedisTimeoutError, RedisUnavailableError)) as error:
+            raise lost.error
+        assert error.value.outcome is Outcome.UNKNOWN
