@@ -79,7 +79,8 @@ def work(memory, name, seed):
         except (DurabilityError, MemoryStoreUnavailableError):
             pass
         except KeyError:
-            say("missing", target[1], "", "")  # nobody else deletes what this thread has
+            # Nobody else deletes what this thread has.
+            say("missing", target[1], "delete" if 0.75 <= kind < 0.85 else "read", "")
 
 
 def main():

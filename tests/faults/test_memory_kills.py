@@ -70,7 +70,7 @@ class History:
         for kind, label, action, content, *_ in lines:
             if kind == "missing":
                 # What only Redis has cannot be found while Redis is away.
-                assert redis_was_away, f"{label} was not found by the thread that has it"
+                assert redis_was_away, f"{label} was not found by the thread that has it ({action})"
                 continue
             outcome = None if action == "delete" else content
             if kind == "try":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -53,25 +51,10 @@ def _end_on_signal(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def _finalizers_heard_unless_interrupted() -> Iterator[None]:
-    """Holds back what finalizers complain about, and forgets it if the demo is interrupted.
-
-    A signal may fall into the construction of an object, of an event loop for example; the finalizer of the half of it
-    then fails, which tells the user nothing about the demo.
+def _say_nothing(complaint: object) -> None:
+    """Takes the place of `sys.unraisablehook` after an interrupt, which may have fallen into the making of an object: the
+    finalizer of the half of it then fails, which tells the user nothing about the demo.
     """
-    report = sys.unraisablehook
-    held: list[sys.UnraisableHookArgs] = []
-    sys.unraisablehook = held.append
-    try:
-        yield
-    except KeyboardInterrupt:
-        held.clear()
-        raise
-    finally:
-        sys.unraisablehook = report
-        for complaint in held:
-            report(complaint)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,10 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("agent_memory").addHandler(logging.NullHandler())
     signal.signal(signal.SIGTERM, _end_on_signal)
     try:
-        with _finalizers_heard_unless_interrupted(), make_dashboard(settings.plain, sys.stdout) as dashboard:
+        with make_dashboard(settings.plain, sys.stdout) as dashboard:
             result = run_demo(settings, dashboard)
         write_report(result, settings.report_path)
     except KeyboardInterrupt:
+        sys.unraisablehook = _say_nothing
         print("interrupted: the server was stopped, its data removed; no verdict", file=sys.stderr)
         return _INTERRUPTED
     except (HungError, ServerError, OSError) as error:

@@ -114,6 +114,9 @@ class Journal:
                 continue
             if "w" in entry.flags or sent:
                 entry.flags += "d"
+            if sent:
+                # The next announcement replaces the one that says so, perhaps before this entry has been decided.
+                self.replace(record, encode(entry))
             found.append((record, entry))
         return found
 

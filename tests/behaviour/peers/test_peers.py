@@ -5,17 +5,24 @@ from __future__ import annotations
 import django.conf
 import kombu
 import kombu.transport.redis
+import pytest
 import rq
 
 import agent_memory.redis
+
+
+@pytest.fixture
+def own_server(start_server):
+    """A server of the test's own: these libraries keep connections open for as long as the process lives."""
+    return start_server(transport="tcp")
 
 
 def double(number):
     return number * 2
 
 
-def test_rq_runs_a_job(valkey, connect):
-    client = connect(valkey)
+def test_rq_runs_a_job(own_server, connect):
+    client = connect(own_server)
     queue = rq.Queue(connection=client)
     job = queue.enqueue(double, 21)
     rq.SimpleWorker([queue], connection=client).work(burst=True)
@@ -24,7 +31,7 @@ def test_rq_runs_a_job(valkey, connect):
     assert client.stats()["operations"]["PIPELINE"]["successes"] > 0
 
 
-def test_kombu_hands_over_a_pool(valkey, monkeypatch):
+def test_kombu_hands_over_a_pool(own_server, monkeypatch):
     made = []
 
     class Recorded(agent_memory.redis.Redis):
@@ -33,7 +40,7 @@ def test_kombu_hands_over_a_pool(valkey, monkeypatch):
             made.append(self)
 
     monkeypatch.setattr(kombu.transport.redis.redis, "Redis", Recorded)
-    with kombu.Connection(valkey.url) as connection, connection.SimpleQueue("letters") as queue:
+    with kombu.Connection(own_server.url) as connection, connection.SimpleQueue("letters") as queue:
         queue.put({"to": "someone"})
         message = queue.get(timeout=10)
         assert message.payload == {"to": "someone"}
@@ -41,9 +48,9 @@ def test_kombu_hands_over_a_pool(valkey, monkeypatch):
     assert any(client.stats()["operations"] for client in made)
 
 
-def test_django_redis_shares_its_pool(valkey):
+def test_django_redis_shares_its_pool(own_server):
     options = {"REDIS_CLIENT_CLASS": "agent_memory.redis.Redis"}
-    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": valkey.url, "OPTIONS": options}
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": own_server.url, "OPTIONS": options}
     django.conf.settings.configure(CACHES={"default": cache})
     from django.core.cache import cache as default_cache
     from django_redis import get_redis_connection

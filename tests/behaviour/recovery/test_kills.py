@@ -29,7 +29,7 @@ from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig, Re
 
 arguments, path, ahead, first = json.loads(sys.argv[1])
 config = RecoveryConfig(path=path, write_ahead=ahead, base_delay=0.01, max_delay=0.05, fsync="never", max_entries=100_000,
-                        max_attempts=1_000_000)
+                        max_attempts=1_000_000, max_dead_letters=100_000)
 options = {**arguments, "recovery": config, "probe": 0.05, "socket_timeout": 0.5, "retry_policy": RetryPolicy(max_retries=0)}
 numbers = itertools.count(first)
 
