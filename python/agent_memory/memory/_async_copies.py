@@ -54,10 +54,11 @@ REDIS_ERRORS: Final = (RedisError, OSError)
 
 
 class _Flight:
-    __slots__ = ("copy", "error", "landed")
+    __slots__ = ("copy", "error", "is_overtaken", "landed")
 
     def __init__(self) -> None:
         self.copy: Copy | None = None
+        self.is_overtaken = False  # the id came into being while SQL was asked
         self.error: BaseException | None = None
         self.landed = AsyncEvent()
 
@@ -79,10 +80,13 @@ class AsyncDataLoader:
         self.absent_hits = 0
 
     def forget_absent(self, memory_id: str) -> None:
-        """An id came into being."""
-        if self._absent:
+        """An id came into being in SQL; what is being asked there now may not have seen it."""
+        if self._absent or self._flights:
             with self._mutex:
                 self._absent.pop(memory_id, None)
+                flight = self._flights.get(memory_id)
+                if flight is not None:
+                    flight.is_overtaken = True
 
     def _is_absent(self, memory_id: str, now: float) -> bool:
         until = self._absent.get(memory_id)
@@ -148,9 +152,12 @@ class AsyncDataLoader:
         with self._mutex:
             for memory_id, flight in flights.items():
                 flight.error = error
-                if self._flights.get(memory_id) is flight:
+                is_known = self._flights.get(memory_id) is flight
+                if is_known:
                     del self._flights[memory_id]
                 is_absent = error is None and flight.copy is None and memory_id not in dirty
+                # A flight beyond `max_flights` is not in the books, so nobody could have told it.
+                is_absent = is_absent and is_known and not flight.is_overtaken
                 if is_absent and self._settings.absent_ttl_s > 0:
                     self._absent[memory_id] = until
             while len(self._absent) > self._settings.max_absent:

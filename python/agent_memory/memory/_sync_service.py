@@ -149,6 +149,7 @@ class SyncService:
         seen: list[tuple[str, Stamp, Stamp]] = []
         changed: list[str] = []
         for copy, result in zip(dirty, results, strict=True):
+            copies.loader.forget_absent(copy.id)
             if result.status is WriteStatus.APPLIED or (
                 result.status is WriteStatus.STALE and result.version == copy.version
             ):
