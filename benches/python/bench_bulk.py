@@ -33,6 +33,7 @@ import agent_memory.redis
 import agent_memory.redis.asyncio
 from agent_memory.testing import EmbeddedServer
 from ceilings import pipeline as bare
+from ceilings import subscriber as bare_subscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,6 +244,21 @@ async def get_messages(subscriber: Any) -> float:
     return (time.thread_time() - started_s) / MESSAGES * 1e6
 
 
+async def bare_messages(port: int, publish: Callable[[], None]) -> float:
+    """The same of a bare asyncio protocol with hiredis: what the event loop itself takes."""
+    loop = asyncio.get_running_loop()
+    subscriber = bare_subscriber.Subscriber()
+    transport, _ = await loop.create_connection(lambda: subscriber, HOST, port)
+    transport.write(b"*2\r\n$9\r\nSUBSCRIBE\r\n$7\r\nchannel\r\n")
+    await subscriber.heard(1)
+    publish()
+    started_s = time.thread_time()
+    await subscriber.heard(1 + MESSAGES)
+    took_s = time.thread_time() - started_s
+    transport.close()
+    return took_s / MESSAGES * 1e6
+
+
 async def measure_one_subscriber(port: int) -> list[Row]:
     """Messages in bursts of 500, and one by one, as they come from a publisher that waits for each answer."""
     rows = []
@@ -255,17 +271,25 @@ async def measure_one_subscriber(port: int) -> list[Row]:
         row = Row(f"asyncio subscriber, {how}: processor per message", (Target(REDIS_PY, at_least=3.0),))
         arguments = [sys.executable, "-c", PUBLISHER, str(port), str(MESSAGES), str(batch)]
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, text=True) as publisher:  # noqa: ASYNC220
-            assert publisher.stdin is not None
-            for name in in_turns(list(classes), rounds):
+            stdin = publisher.stdin
+            assert stdin is not None
+
+            def publish(stdin: Any = stdin) -> None:
+                stdin.write("go\n")
+                stdin.flush()
+
+            for name in in_turns([CEILING, *classes], rounds):
+                if name is CEILING:
+                    row.add(name, await bare_messages(port, publish))
+                    continue
                 async with classes[name](host=HOST, port=port) as client:
                     subscriber = client.pubsub(ignore_subscribe_messages=True)
                     await subscriber.subscribe("channel")
                     await subscriber.get_message(timeout=1.0)
-                    publisher.stdin.write("go\n")
-                    publisher.stdin.flush()
+                    publish()
                     row.add(name, await read(subscriber))
                     await subscriber.aclose()
-            publisher.stdin.close()
+            stdin.close()
         rows.append(row)
     return rows
 

@@ -53,9 +53,7 @@ class Redis(GuardedCalls, RedisPy):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("connection_pool") is None:
-            kwargs.setdefault("retry", private.no_retries())
-            if kwargs.get("maint_notifications_config") is None:
-                kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
+            private.fill_arguments(kwargs, asynchronous=False)
         super().__init__(*args, **kwargs)
         given = kwargs.get("connection_pool") is not None
         private.register_for_renewal(self, given=given, asynchronous=False)
@@ -71,9 +69,7 @@ class Redis(GuardedCalls, RedisPy):
         """As `redis.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
         own = {name: kwargs.pop(name) for name in ("resilience", "guard", "exactly_once") if name in kwargs}
         single = kwargs.pop("single_connection_client", False)
-        kwargs.setdefault("retry", private.no_retries())
-        if "maint_notifications_config" not in kwargs:
-            kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
+        private.fill_arguments(kwargs, asynchronous=False)
         pool = ConnectionPool.from_url(url, **kwargs)
         client = cls(connection_pool=pool, single_connection_client=single, **own)
         client.auto_close_connection_pool = True

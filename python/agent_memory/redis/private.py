@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, cast
 
 import hiredis
@@ -26,6 +26,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
 from redis.credentials import StreamingCredentialProvider
+from redis.driver_info import DriverInfo
 from redis.event import AfterPooledConnectionsInstantiationEvent, AfterPubSubConnectionInstantiationEvent, ClientType
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -65,7 +66,8 @@ __all__ = [
     "detach_socket",
     "drop",
     "follows_master",
-    "hide_retry",
+    "fill_arguments",
+    "hide_arguments",
     "is_stock_async_pool",
     "is_stock_pool",
     "lease",
@@ -261,6 +263,7 @@ def _arguments(pool: Any) -> dict[str, Any]:
     # PING of their own into a stream that is ours.
     arguments = {name: value for name, value in pool.connection_kwargs.items() if name not in _MAINTENANCE_ARGUMENTS}
     arguments["health_check_interval"] = 0
+    _fill_driver(arguments)
     arguments["maint_notifications_config"] = no_maintenance_notifications()
     return arguments
 
@@ -275,9 +278,29 @@ def no_async_retries() -> AsyncRetry:
     return AsyncRetry(NoBackoff(), 0)
 
 
-def hide_retry(pool: Any) -> None:
-    """Leave the retries that were switched off, which the user did not ask for, out of the pool's repr."""
-    pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry"}
+def fill_arguments(arguments: dict[str, Any], *, asynchronous: bool) -> None:
+    """Choose for a new pool what our clients want otherwise than redis-py, where the caller has not chosen.
+
+    No retries of redis-py's, which would multiply ours; no question about maintenance; and the driver's name and version
+    without parsing the package's metadata once more for each client or connection, which takes as long as connecting.
+    """
+    arguments.setdefault("retry", no_async_retries() if asynchronous else no_retries())
+    if arguments.get("maint_notifications_config") is None:
+        arguments["maint_notifications_config"] = no_maintenance_notifications()
+    _fill_driver(arguments)
+
+
+def _fill_driver(arguments: dict[str, Any]) -> None:
+    if arguments.keys().isdisjoint(_DRIVER_ARGUMENTS):
+        arguments["driver_info"] = DriverInfo(lib_version=redis.__version__)
+
+
+_DRIVER_ARGUMENTS = frozenset({"driver_info", "lib_name", "lib_version"})
+
+
+def hide_arguments(pool: Any) -> None:
+    """Leave what `fill_arguments` chose, which the user did not ask for, out of the pool's repr."""
+    pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry", "driver_info"}
 
 
 def no_maintenance_notifications() -> MaintNotificationsConfig:
@@ -441,18 +464,37 @@ async def async_as_parsed(connection: Any, reply: Any) -> Any:
     return await parsed if hasattr(parsed, "__await__") else parsed
 
 
-def read_push(connection: Any, timeout_s: float | None) -> Any:
-    """The next reply or push; None when there is none within `timeout_s` (None: wait for ever)."""
+def read_push(connection: Any, timeout_s: float | None, plain: Container[Any]) -> Any:
+    """The next reply or push; None when there is none within `timeout_s` (None: wait for ever).
+
+    Pushes whose first word is in `plain` may be handed out without a look by redis-py's parser, which logs each.
+    """
+    del plain
     try:
         return connection.read_response(timeout=timeout_s, disconnect_on_error=False, push_request=True)
     except RedisPyTimeoutError:
         return None
 
 
-async def async_read_push(connection: Any, timeout_s: float | None) -> Any:
+async def async_read_push(connection: Any, timeout_s: float | None, plain: Container[Any]) -> Any:
     """The same for asyncio."""
-    patience_s = math.inf if timeout_s is None else timeout_s
-    return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
+    parser = connection._parser
+    if type(parser) is not _AsyncHiredisParser or not parser._connected or connection.health_check_interval:
+        patience_s = math.inf if timeout_s is None else timeout_s
+        return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
+    # The same without the layers around it, which cost as much as the event loop's turn.
+    gets = cast(Any, parser._reader).gets
+    try:
+        async with asyncio.timeout(timeout_s) as bound:
+            while (reply := gets()) is NOT_ENOUGH_DATA:
+                await parser.read_from_socket()
+    except TimeoutError:
+        if not bound.expired():
+            raise  # the kernel's: nothing acknowledged what was sent
+        return None
+    if reply.__class__ is PushNotification and reply[0] in plain:
+        return reply
+    return await async_as_parsed(connection, reply)
 
 
 def can_read(connection: Any, timeout_s: float) -> bool:

@@ -58,9 +58,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         **kwargs: Any,
     ) -> None:
         if kwargs.get("connection_pool") is None:
-            kwargs.setdefault("retry", private.no_async_retries())
-            if kwargs.get("maint_notifications_config") is None:
-                kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
+            private.fill_arguments(kwargs, asynchronous=True)
         super().__init__(*args, **kwargs)
         given = kwargs.get("connection_pool") is not None
         private.register_for_renewal(self, given=given, asynchronous=True)
@@ -78,11 +76,9 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
         """As `redis.asyncio.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
         own = {name: kwargs.pop(name) for name in ("resilience", "guard", "exactly_once") if name in kwargs}
-        kwargs.setdefault("retry", private.no_async_retries())
-        if "maint_notifications_config" not in kwargs:
-            kwargs["maint_notifications_config"] = private.no_maintenance_notifications()
+        private.fill_arguments(kwargs, asynchronous=True)
         pool = ConnectionPool.from_url(url, **kwargs)
-        private.hide_retry(pool)
+        private.hide_arguments(pool)
         client = cls(connection_pool=pool, single_connection_client=single_connection_client, **own)
         client.auto_close_connection_pool = True
         return client

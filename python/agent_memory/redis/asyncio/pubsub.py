@@ -226,7 +226,8 @@ class PubSub(RedisPyPubSub):
             try:
                 await self._authenticate_anew(connection)
                 await cast(Any, self).check_health()  # redis-py's own, where `health_check_interval` asks for it
-                reply = await private.async_read_push(connection, self._patience_s(until_ns))
+                plain = _PUBLISHED if self.push_handler_func is None else ()
+                reply = await private.async_read_push(connection, self._patience_s(until_ns), plain)
                 something = reply is not None or await self._watch(connection)
             except (*ERRORS_OF_CONNECTIONS, InvalidResponse) as error:
                 if classify(error)[0] is FailureKind.CLIENT:
