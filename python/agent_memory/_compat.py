@@ -20,12 +20,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
-L = TypeVar("L")
 
 ASYNC: Final = True
 """True in asyncio sources; the generator keeps only the other branch in their sync twins."""
@@ -260,29 +259,76 @@ class Home:
 
 
 class AsyncKeyedLocks:
-    """One lock per key and event loop, first come, first served; as many entries as there are holders and waiters."""
+    """One lock per key and event loop, first come, first served; as many entries as there are locks held."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._entries: dict[Hashable, _KeyedLock[asyncio.Lock]] = {}
-
-    @asynccontextmanager
-    async def hold(self, key: Hashable) -> AsyncIterator[None]:
-        """Holds the lock of `key` for the length of the block."""
         # No mutex: the entries of one loop are touched by its thread only, and one dict operation is atomic.
-        place = (id(asyncio.get_running_loop()), key)
-        entry = self._entries.get(place)
-        if entry is None:
-            entry = self._entries[place] = _KeyedLock(asyncio.Lock())
-        entry.users += 1
+        self._held: dict[Hashable, deque[asyncio.Future[None]] | None] = {}
+
+    def hold(self, *keys: Hashable) -> _AsyncHold:
+        """Holds the locks of `keys` for the length of the block, taken in this order, which has to be everybody's."""
+        return _AsyncHold(self._held, keys)
+
+
+class _AsyncHold:
+    """The locks of one block. `_held` has an entry for every lock that is held: those who wait for it, None for nobody."""
+
+    __slots__ = ("_held", "_keys", "_taken")
+
+    def __init__(self, held: dict[Hashable, deque[asyncio.Future[None]] | None], keys: tuple[Hashable, ...]) -> None:
+        self._held = held
+        self._keys = keys
+        self._taken: list[Hashable] = []
+
+    async def __aenter__(self) -> None:
+        held, taken = self._held, self._taken
+        loop = asyncio.get_running_loop()
         try:
-            async with entry.lock:
-                yield
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                del self._entries[place]
+            for key in self._keys:
+                place = (id(loop), key)
+                if place in held:
+                    await self._wait(loop, place)
+                else:
+                    held[place] = None
+                taken.append(place)
+        except BaseException:
+            self._release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, place: Hashable) -> None:
+        """Returns as the holder of the lock: whoever releases it hands it over."""
+        waiting = self._held[place]
+        if waiting is None:
+            waiting = self._held[place] = deque()
+        turn = loop.create_future()
+        waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._hand_over(place)  # it was ours already when the task was cancelled
+            elif turn in waiting:
+                waiting.remove(turn)
+            raise
+
+    def _release(self) -> None:
+        for place in self._taken:
+            self._hand_over(place)
+        self._taken.clear()
+
+    def _hand_over(self, place: Hashable) -> None:
+        waiting = self._held[place]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._held[place]
 
 
 class KeyedLocks:
@@ -291,20 +337,28 @@ class KeyedLocks:
     __slots__ = ("_entries", "_mutex")
 
     def __init__(self) -> None:
-        self._entries: dict[Hashable, _KeyedLock[threading.Lock]] = {}
+        self._entries: dict[Hashable, _KeyedLock] = {}
         self._mutex = threading.Lock()
 
     @contextmanager
-    def hold(self, key: Hashable) -> Iterator[None]:
-        """Holds the lock of `key` for the length of the block."""
+    def hold(self, *keys: Hashable) -> Iterator[None]:
+        """Holds the locks of `keys` for the length of the block, taken in this order, which has to be everybody's."""
+        if not keys:
+            yield
+            return
+        key, *others = keys
         with self._mutex:
             entry = self._entries.get(key)
             if entry is None:
-                entry = self._entries[key] = _KeyedLock(threading.Lock())
+                entry = self._entries[key] = _KeyedLock()
             entry.users += 1
         try:
             with entry.lock:
-                yield
+                if others:
+                    with self.hold(*others):
+                        yield
+                else:
+                    yield
         finally:
             with self._mutex:
                 entry.users -= 1
@@ -312,11 +366,11 @@ class KeyedLocks:
                     del self._entries[key]
 
 
-class _KeyedLock(Generic[L]):
+class _KeyedLock:
     __slots__ = ("lock", "users")
 
-    def __init__(self, lock: L) -> None:
-        self.lock = lock
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
         self.users = 0
 
 

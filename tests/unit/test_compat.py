@@ -172,7 +172,7 @@ class TestKeyedLocks:
                 inside.remove((key, number))
 
         await asyncio.gather(*[hold(key, number) for key in "ab" for number in range(20)])
-        assert not locks._entries
+        assert not locks._held
 
     async def test_a_cancelled_waiter_leaves_nothing_behind(self):
         locks = _compat.AsyncKeyedLocks()
@@ -182,7 +182,47 @@ class TestKeyedLocks:
             waiter.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiter
-        assert not locks._entries
+        assert not locks._held
+
+    async def test_several_keys_at_once(self):
+        locks = _compat.AsyncKeyedLocks()
+        order = []
+
+        async def hold(name, *keys):
+            async with locks.hold(*keys):
+                order.append(name)
+                await asyncio.sleep(0)
+                order.append(name)
+
+        await asyncio.gather(hold("ab", "a", "b"), hold("b", "b"), hold("a", "a"), hold("abc", "a", "b", "c"))
+        assert order[:2] == ["ab", "ab"]
+        assert order[-2:] == ["abc", "abc"]
+        assert not locks._held
+
+    async def test_a_waiter_that_is_cancelled_when_it_is_its_turn_hands_it_on(self):
+        locks = _compat.AsyncKeyedLocks()
+        first = locks.hold("key")
+        await first.__aenter__()
+        waiters = [asyncio.create_task(locks.hold("key").__aenter__()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await first.__aexit__(None, None, None)
+        waiters[0].cancel()  # its turn has come, and it has not run yet
+        with pytest.raises(asyncio.CancelledError):
+            await waiters[0]
+        await waiters[1]
+        assert locks._held
+
+    async def test_cancelled_while_it_holds_some_of_its_keys(self):
+        locks = _compat.AsyncKeyedLocks()
+        async with locks.hold("b"):
+            waiter = asyncio.create_task(locks.hold("a", "b").__aenter__())
+            await asyncio.sleep(0)
+            waiter.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiter
+            async with locks.hold("a"):
+                pass
+        assert not locks._held
 
     def test_threads(self):
         locks = _compat.KeyedLocks()

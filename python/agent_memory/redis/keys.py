@@ -7,6 +7,7 @@ that is its first argument, and to be relative.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory.policy import CommandCategory
@@ -15,7 +16,15 @@ from agent_memory.redis.commands import category_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["check_queueable", "is_absolute", "keys_of", "overwrites", "with_absolute_expiry"]
+__all__ = [
+    "KNOWN_NAMES",
+    "check_queueable",
+    "is_absolute",
+    "keys_of",
+    "name_of",
+    "overwrites",
+    "with_absolute_expiry",
+]
 
 _ALL: Final = frozenset("DEL UNLINK PFMERGE SDIFFSTORE SINTERSTORE SUNIONSTORE".split())
 _PAIRS: Final = frozenset("MSET MSETNX".split())
@@ -26,6 +35,9 @@ _COUNTED: Final = {"EVAL": 2, "EVALSHA": 2, "FCALL": 2, "LMPOP": 1, "ZMPOP": 1}
 """Where the number of keys stands, which follow it."""
 _STORED_AND_COUNTED: Final = frozenset("ZDIFFSTORE ZINTERSTORE ZUNIONSTORE".split())
 _WITH_STORE: Final = frozenset("SORT GEORADIUS GEORADIUSBYMEMBER".split())
+_SEVERAL_KEYS: Final = frozenset(
+    {*_ALL, *_PAIRS, *_FIRST_TWO, "BITOP", *_COUNTED, *_STORED_AND_COUNTED, "MSETEX", *_WITH_STORE}
+)
 _NOT_QUEUEABLE: Final = frozenset("FLUSHALL FLUSHDB SWAPDB MIGRATE SHUTDOWN FAILOVER REPLICAOF SLAVEOF DEBUG".split())
 """Writes without keys that order could be kept by, and commands for the server rather than for its data."""
 
@@ -41,8 +53,20 @@ _ABSOLUTE_NAMES: Final = {
 _FIRST_OPTION: Final = {"SET": 3, "GETEX": 2, "HSETEX": 2, "HGETEX": 2}
 """Where the options of commands that take EX and PX begin."""
 _STOPS_OPTIONS: Final = frozenset({"FVS", "FIELDS"})
+_MAY_EXPIRE: Final = frozenset({*_ABSOLUTE_NAMES, *_FIRST_OPTION, "SETEX", "PSETEX", "RESTORE", "MSETEX"})
 
 
+KNOWN_NAMES: Final = 1_024
+"""How many names of commands are remembered in their plain form; there are 400 or so."""
+
+
+@lru_cache(maxsize=KNOWN_NAMES)
+def name_of(word: Any) -> str:
+    """The name of a command, the first of its words as redis-py has it ("SET", "XGROUP CREATE"), in upper case."""
+    return (word if isinstance(word, str) else bytes(word).decode("ascii", "replace")).strip().upper()
+
+
+@lru_cache(maxsize=KNOWN_NAMES)
 def check_queueable(name: str) -> None:
     """Raises ValueError unless `name` (upper case) is a write of keys that may be tried again later."""
     category = category_of(name)
@@ -54,7 +78,9 @@ def check_queueable(name: str) -> None:
 
 def keys_of(args: Sequence[Any]) -> list[bytes]:
     """The keys that a write names, each as the bytes it is sent as; a key may come twice. `args` is the whole command."""
-    name = _text(args[0])
+    name = name_of(args[0])
+    if name not in _SEVERAL_KEYS:
+        return [as_bytes(key) for key in args[1:2]]
     if name in _ALL:
         keys: Sequence[Any] = args[1:]
     elif name in _PAIRS:
@@ -70,11 +96,9 @@ def keys_of(args: Sequence[Any]) -> list[bytes]:
         keys = (args[1], *args[3 : 3 + _count(args, 2)])
     elif name == "MSETEX":
         keys = args[2 : 2 + 2 * _count(args, 1) : 2]
-    elif name in _WITH_STORE:
+    else:
         stored = [args[i + 1] for i, word in enumerate(args[:-1]) if i > 1 and _text(word) in {"STORE", "STOREDIST"}]
         keys = (args[1], *stored)
-    else:
-        keys = args[1:2]
     return [as_bytes(key) for key in keys]
 
 
@@ -91,7 +115,7 @@ def as_bytes(word: Any) -> bytes:
 
 def is_absolute(args: Sequence[Any]) -> bool:
     """Whether executing a write again leaves the same data: an absolute write without conditions."""
-    name = _text(args[0])
+    name = name_of(args[0])
     if category_of(name) is not CommandCategory.ABSOLUTE_WRITE:
         return False
     if name == "SET":
@@ -107,7 +131,7 @@ def is_absolute(args: Sequence[Any]) -> bool:
 
 def overwrites(args: Sequence[Any]) -> bool:
     """Whether a write decides all of its one key, whatever was there before."""
-    name = _text(args[0])
+    name = name_of(args[0])
     if name in {"DEL", "UNLINK"}:
         return len(args) == 2
     if name == "SET":
@@ -120,7 +144,9 @@ def with_absolute_expiry(args: tuple[Any, ...], now_ms: int) -> tuple[Any, ...]:
 
     A duration that cannot be read as a whole number is left to the server to refuse.
     """
-    name = _text(args[0])
+    name = name_of(args[0])
+    if name not in _MAY_EXPIRE:
+        return args
     try:
         if name in _ABSOLUTE_NAMES:
             return (_ABSOLUTE_NAMES[name], args[1], now_ms + int(args[2]) * _MILLISECONDS[name], *args[3:])

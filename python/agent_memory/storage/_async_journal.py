@@ -170,8 +170,8 @@ def record_of(
 def commands_of(record: Record) -> AsyncCommands:
     """The commands that a record holds."""
     commands = AsyncCommands(
-        list(record.parts),
-        [words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts],
+        record.parts,
+        tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts),
         is_pipeline=len(record.parts) > 1,
         is_transaction=record.kind == "transaction",
         is_absolute="a" in record.flags,

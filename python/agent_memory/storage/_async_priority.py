@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from redis.commands import AsyncCoreCommands, AsyncRedisModuleCommands
@@ -16,7 +17,15 @@ from agent_memory._compat import async_settle, async_sleep
 from agent_memory.errors import Outcome, RecoveryJournalError
 from agent_memory.policy import Priority, exponential_backoff
 from agent_memory.redis.calls import pack_command, pack_with_buffers
-from agent_memory.redis.keys import check_queueable, is_absolute, keys_of, overwrites, with_absolute_expiry
+from agent_memory.redis.keys import (
+    KNOWN_NAMES,
+    check_queueable,
+    is_absolute,
+    keys_of,
+    name_of,
+    overwrites,
+    with_absolute_expiry,
+)
 from agent_memory.redis.outcomes import classify
 from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, is_outage
 from agent_memory.storage.results import StoreStatus
@@ -29,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncPriorityCommands", "AsyncPriorityPipeline"]
 
+_TOLD: Final = {
+    (priority, status): f"a {priority.name} write {status}" for priority in Priority for status in StoreStatus
+}
 _NOT_SENT_YET: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
 
 
@@ -78,7 +90,7 @@ class AsyncPriorityPipeline(AsyncCoreCommands, AsyncRedisModuleCommands):
 
     def execute_command(self, *args: Any, **options: Any) -> Self:
         """Collects a command. Raises ValueError for what is not a write of keys."""
-        check_queueable(_name_of(args))
+        check_queueable(name_of(args[0] if args else ""))
         self._commands.append((args, options))
         return self
 
@@ -111,7 +123,7 @@ class _AsyncStore:
         is_transaction: bool = False,
     ) -> None:
         for args, _ in commands:
-            check_queueable(_name_of(args))
+            check_queueable(name_of(args[0] if args else ""))
         self._client = client
         self._recovery: AsyncRecovery = client.recovery
         self._priority = priority
@@ -128,7 +140,8 @@ class _AsyncStore:
         if not self._commands:
             result.status, result.value = StoreStatus.STORED, []
             return result
-        async with self._recovery.turns(self._keys) as joins:
+        async with self._recovery.turns(self._keys):
+            joins = self._recovery.are_queued(self._keys)
             if not joins and await self._try_now(result):
                 return result
             result = await self._defer(result)
@@ -208,7 +221,7 @@ class _AsyncStore:
             else:
                 await recovery.put_commands(write, self._keys, self._priority, coalesce=self._coalesces())
             result = write.result
-        client._warnings.add(f"a {self._priority.name} write {result.status}")
+        client._warnings.add(_TOLD[self._priority, result.status])
         return result
 
     def _is_in_doubt(self, result: AsyncStoreResult) -> bool:
@@ -220,15 +233,28 @@ class _AsyncStore:
     def _prepared(self) -> AsyncCommands:
         """The write as it is queued: packed, with the moment of expiry in the place of a duration."""
         if self._write is None:
-            absolute = [with_absolute_expiry(args, self._called_ms) for args, _ in self._commands]
-            options = [given for _, given in self._commands]
+            if len(self._commands) == 1:
+                # The common case, without the lists and the loops of the other.
+                ((args, options),) = self._commands
+                absolute = with_absolute_expiry(args, self._called_ms)
+                self._write = AsyncCommands(
+                    (_packed(absolute),),
+                    _names(name_of(args[0])),
+                    is_pipeline=self._is_pipeline,
+                    is_transaction=self._is_transaction,
+                    is_absolute=is_absolute(absolute),
+                    options=(options,) if options else None,
+                )
+                return self._write
+            absolutes = [with_absolute_expiry(args, self._called_ms) for args, _ in self._commands]
+            several = tuple(options for _, options in self._commands)
             self._write = AsyncCommands(
-                [_packed(args) for args in absolute],
-                [_name_of(args) for args, _ in self._commands],
+                tuple(map(_packed, absolutes)),
+                _names(*(name_of(args[0]) for args, _ in self._commands)),
                 is_pipeline=self._is_pipeline,
                 is_transaction=self._is_transaction,
-                is_absolute=all(map(is_absolute, absolute)),
-                options=options if any(options) else None,
+                is_absolute=all(map(is_absolute, absolutes)),
+                options=several if any(several) else None,
             )
         return self._write
 
@@ -244,13 +270,19 @@ class _AsyncStore:
             self._recovery.push(write, self._keys, self._priority, write.size_bytes, self._coalesces())
 
 
-def _name_of(args: Sequence[Any]) -> str:
-    name = args[0] if args else ""
-    return (name if isinstance(name, str) else bytes(name).decode("ascii", "replace")).strip().upper()
+@lru_cache(maxsize=KNOWN_NAMES)
+def _names(*names: str) -> tuple[str, ...]:
+    """The names as one tuple that all writes of these commands share: there may be a million of them."""
+    return names
+
+
+@lru_cache(maxsize=KNOWN_NAMES)
+def _head(name: str) -> tuple[bytes, ...]:
+    return tuple(word.encode() for word in name.split())
 
 
 def _packed(args: tuple[Any, ...]) -> bytes:
-    head = tuple(word.encode() for word in _name_of(args).split())
+    head = _head(name_of(args[0]))
     try:
         return pack_command((*head, *args[1:]))
     except TypeError as error:

@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -284,22 +284,13 @@ class Recovery:
         with self._turns.hold(agent_id):
             token = _turns_held.set(held | {place})
             try:
-                yield self._are_queued([b"agent_memory:agent:" + agent_id.encode("utf-8", "surrogatepass")])
+                yield self.are_queued([b"agent_memory:agent:" + agent_id.encode("utf-8", "surrogatepass")])
             finally:
                 _turns_held.reset(token)
 
-    @contextmanager
-    def turns(self, keys: Sequence[bytes]) -> Iterator[bool]:
+    def turns(self, keys: Sequence[bytes]) -> AbstractContextManager[None]:
         """The same for the keys of commands: their right to be written with a priority, taken in the order of the keys."""
-        if len(keys) == 1:
-            with self._turns.hold(keys[0]):
-                yield self._are_queued(keys)
-        elif not keys:
-            yield False
-        else:
-            first, *rest = sorted(set(keys))
-            with self._turns.hold(first), self.turns(rest) as joins:
-                yield joins or self._are_queued([first])
+        return self._turns.hold(*keys) if len(keys) < 2 else self._turns.hold(*sorted(set(keys)))
 
     @contextmanager
     def retrying(self, agent_id: str) -> Iterator[None]:
@@ -310,7 +301,8 @@ class Recovery:
         finally:
             _turns_held.reset(token)
 
-    def _are_queued(self, keys: Sequence[bytes]) -> bool:
+    def are_queued(self, keys: Sequence[bytes]) -> bool:
+        """Whether earlier writes of any of these keys wait, so that a new one has to join them."""
         queue = self.queue
         return queue is not None and len(queue) > 0 and any(queue.keys_queued(key) for key in keys)
 
@@ -474,7 +466,7 @@ class Recovery:
         """
         queue = self.queue
         keys = [key for command in commands for key in keys_of(command)] if queue is not None else []
-        if queue is None or not self._are_queued(keys) or self._guard.state == "open":
+        if queue is None or not self.are_queued(keys) or self._guard.state == "open":
             yield  # while the circuit is open, it will be rejected
             return
         place: int | None = None
@@ -508,12 +500,12 @@ class Recovery:
         ends_ns = monotonic_ns() + int(deadline_s * 1e9)
         self.start_working()
         for key in keys:
-            while self._are_queued([key]):
+            while self.are_queued([key]):
                 with self._mutex:
                     event = self._key_events.get(key)
                     if event is None:
                         event = self._key_events[key] = Event()
-                if not self._are_queued([key]):
+                if not self.are_queued([key]):
                     break
                 left_s = (ends_ns - monotonic_ns()) / 1e9
                 if in_drain.get() or left_s <= 0 or not event.wait(left_s):

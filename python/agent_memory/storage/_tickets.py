@@ -2,6 +2,9 @@
 
 The writer commits a batch and then signals once. In an event loop the signal makes a descriptor readable, and all whose
 tickets are done by then go on; no thread of the loop ever waits for the disk.
+
+The writer is woken once for what the tasks of one turn of the loop ask for, or for `GROUP` of them: a commit for each would
+cost more than all else, and to wait for the whole of a long turn would leave the disk idle meanwhile.
 """
 
 from __future__ import annotations
@@ -11,35 +14,49 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_memory._core import Journal
 
 __all__ = ["AsyncTickets", "Tickets"]
+
+GROUP: Final = 64
+"""So many new waiters wake the writer before the turn of the loop is over."""
 
 
 class AsyncTickets:
     """Waits for tickets of one journal, in any number of event loops."""
 
-    __slots__ = ("_journal", "_lock", "_loops")
+    __slots__ = ("_journal", "_last", "_lock", "_loops")
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.Lock()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopTickets] = weakref.WeakKeyDictionary()
+        # The loop that waited last and its tickets: nearly always there is one.
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], _LoopTickets] | None = None
 
     async def wait(self, ticket: int) -> None:
         """Returns when a ticket is done; raises the RecoveryJournalError it failed with."""
         loop = asyncio.get_running_loop()
-        here = self._loops.get(loop)
-        if here is None:
-            with self._lock:
-                here = self._loops[loop] = _LoopTickets(self._journal, loop)
-        await here.add(ticket)
+        last = self._last
+        here = last[1] if last is not None and last[0]() is loop else self._of(loop)
+        if self._journal.done() < ticket:
+            await here.add(ticket)
         failure = self._journal.failure(ticket)
         if failure is not None:
             raise failure
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> _LoopTickets:
+        with self._lock:
+            here = self._loops.get(loop)
+            if here is None:
+                here = self._loops[loop] = _LoopTickets(self._journal, loop)
+            self._last = (weakref.ref(loop), here)
+            return here
 
     def close(self) -> None:
         """Frees the descriptors; nobody waits any more, since the journal is closed."""
@@ -47,6 +64,7 @@ class AsyncTickets:
             for loop, here in list(self._loops.items()):
                 here.close(loop)
             self._loops.clear()
+            self._last = None
 
 
 class _LoopTickets:
@@ -55,6 +73,7 @@ class _LoopTickets:
     def __init__(self, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
         self._journal = journal
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._unannounced = 0  # those who wait, and for whom the writer has not been woken
         self._reading, self._writing = _make_signal()
         self._signal = journal.add_signal(self._writing)
         loop.add_reader(self._reading, self._on_signal)
@@ -62,19 +81,31 @@ class _LoopTickets:
         self._finalizer = weakref.finalize(self, _close_signal, journal, self._signal, self._reading, self._writing)
 
     def add(self, ticket: int) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((ticket, future))
+        self._unannounced += 1
+        if self._unannounced == 1:
+            loop.call_soon(self._wake_writer)
+        elif self._unannounced >= GROUP:
+            self._wake_writer()
         if self._journal.done() >= ticket:
-            # Whatever the signal said, it has been heard, or will be for nothing.
-            future.set_result(None)
-        else:
-            self._waiting.append((ticket, future))
+            self._tell()  # it was done between two looks, and its signal may have been heard already
         return future
+
+    def _wake_writer(self) -> None:
+        if self._unannounced:
+            self._unannounced = 0
+            self._journal.wake()
 
     def _on_signal(self) -> None:
         try:
             os.read(self._reading, 4096)
         except BlockingIOError:
             pass
+        self._tell()
+
+    def _tell(self) -> None:
         done = self._journal.done()
         waiting = self._waiting
         while waiting and waiting[0][0] <= done:

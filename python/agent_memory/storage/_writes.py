@@ -169,13 +169,13 @@ class Commands:
 
     def __init__(
         self,
-        packed: Sequence[bytes],
-        names: Sequence[str],
+        packed: tuple[bytes, ...],
+        names: tuple[str, ...],
         *,
         is_pipeline: bool = False,
         is_transaction: bool = False,
         is_absolute: bool,
-        options: Sequence[dict[str, Any]] | None = None,
+        options: tuple[dict[str, Any], ...] | None = None,
     ) -> None:
         self.packed = packed
         self.names = names
@@ -197,7 +197,7 @@ class Commands:
     @property
     def size_bytes(self) -> int:
         """What it counts for in `max_bytes`, its keys apart."""
-        return _ENTRY_BYTES + sum(len(command) for command in self.packed)
+        return _ENTRY_BYTES + sum(map(len, self.packed))
 
     @property
     def count(self) -> int:
@@ -206,10 +206,10 @@ class Commands:
 
     def only(self, places: Sequence[int]) -> None:
         """Leaves only these of its commands: the others have been executed."""
-        self.packed = [self.packed[place] for place in places]
-        self.names = [self.names[place] for place in places]
+        self.packed = tuple(self.packed[place] for place in places)
+        self.names = tuple(self.names[place] for place in places)
         if self.options is not None:
-            self.options = [self.options[place] for place in places]
+            self.options = tuple(self.options[place] for place in places)
 
 
 def as_dead_letter(write: Any, entry: Any) -> DeadLetter:

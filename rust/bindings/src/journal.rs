@@ -58,6 +58,8 @@ impl Journal {
     }
 
     /// Asks for a record to be written; returns its id and the ticket. Raises `RecoveryJournalError`.
+    ///
+    /// The writer begins when somebody waits for a ticket, asks for anything else, or calls `wake()`.
     fn append(&self, py: Python<'_>, body: &[u8]) -> PyResult<(u64, u64)> {
         let asked = self.journal.append(body.into());
         asked.map(|(id, ticket)| (id.0, ticket)).map_err(|error| failed(py, &error))
@@ -84,6 +86,11 @@ impl Journal {
     /// Asks for a note to be kept beside the records; returns the ticket. Raises `RecoveryJournalError`.
     fn note(&self, py: Python<'_>, name: &str, body: &[u8]) -> PyResult<u64> {
         self.journal.note(name, body.into()).map_err(|error| failed(py, &error))
+    }
+
+    /// Has the writer begin with what is asked for, if it sleeps.
+    fn wake(&self) {
+        self.journal.wake();
     }
 
     /// The last ticket that is done.

@@ -197,6 +197,9 @@ impl Journal {
 
     /// Asks for a record to be written; returns its id and the ticket of the request.
     ///
+    /// The writer is not woken for it before somebody waits, asks for anything else, or calls `wake`: many records that are
+    /// asked for one after the other make one batch.
+    ///
     /// # Errors
     /// When the journal is closed or behind, or the record too large.
     pub fn append(&self, body: Box<[u8]>) -> Result<(RecordId, u64), JournalError> {
@@ -245,6 +248,11 @@ impl Journal {
     #[must_use]
     pub fn failure(&self, ticket: u64) -> Option<JournalError> {
         self.shared.failure(ticket)
+    }
+
+    /// Has the writer begin with what is asked for, if it sleeps.
+    pub fn wake(&self) {
+        self.shared.wake();
     }
 
     /// Blocks until a ticket is done, at most until `deadline`; returns whether it is.

@@ -36,6 +36,8 @@ struct State {
     next_row: i64,
     done: u64,
     waiters: usize,
+    /// The writer has been woken since it went to sleep.
+    woken: bool,
     failures: HashMap<u64, JournalError>,
     signals: Vec<(u64, File)>,
     next_signal: u64,
@@ -85,7 +87,7 @@ impl Shared {
         let mut state = self.open_state(body.len())?;
         let row = state.next_row;
         state.next_row += 1;
-        let ticket = self.ask(&mut state, vec![(0, Change::Put(row, body))]);
+        let ticket = Self::enqueue(&mut state, vec![(0, Change::Put(row, body))]);
         Ok((RecordId::new(0, row), ticket))
     }
 
@@ -129,13 +131,18 @@ impl Shared {
     }
 
     fn ask(&self, state: &mut State, changes: Vec<(usize, Change)>) -> u64 {
+        let ticket = Self::enqueue(state, changes);
+        self.wake_writer(state);
+        ticket
+    }
+
+    fn enqueue(state: &mut State, changes: Vec<(usize, Change)>) -> u64 {
         let ticket = state.next_ticket;
         let last = match changes.len() {
             0 => return ticket - 1,
             length => length - 1,
         };
         state.next_ticket += 1;
-        let idle = state.requests.is_empty();
         for (index, (segment, change)) in changes.into_iter().enumerate() {
             let bytes = match &change {
                 Change::Put(_, body) | Change::Note(_, body) => body.len(),
@@ -144,10 +151,18 @@ impl Shared {
             state.bytes += bytes;
             state.requests.push_back(Request { ticket, is_last: index == last, segment, change, bytes });
         }
-        if idle {
+        ticket
+    }
+
+    fn wake_writer(&self, state: &mut State) {
+        if !state.woken && !state.requests.is_empty() {
+            state.woken = true;
             self.asked.notify_one();
         }
-        ticket
+    }
+
+    pub(super) fn wake(&self) {
+        self.wake_writer(&mut locked(&self.state));
     }
 
     pub(super) fn done(&self) -> u64 {
@@ -162,6 +177,7 @@ impl Shared {
     pub(super) fn wait(&self, ticket: u64, deadline: Option<Instant>) -> bool {
         let mut state = locked(&self.state);
         state.waiters += 1;
+        self.wake_writer(&mut state);
         while state.done < ticket {
             state = match deadline {
                 None => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -261,6 +277,7 @@ impl Writer {
             if pause.is_some_and(|pause| pause.is_zero()) {
                 return Some(Vec::new());
             }
+            state.woken = false;
             state = match pause {
                 None => self.shared.asked.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(pause) => {
