@@ -148,19 +148,23 @@ async def bench_ahead(server, directory):
     )
 
 
-async def bench_drain(server, directory, kind):
+async def bench_drain(server, directory, kind, *, exactly_once=False, command="set"):
     with tempfile.TemporaryDirectory(dir=directory) as path:
         config = RecoveryConfig(
-            path=path if kind else None, fsync=kind or "always", max_entries=MILLION, max_bytes=1 << 40
+            path=path if kind else None,
+            fsync=kind or "always",
+            max_entries=MILLION,
+            max_bytes=1 << 40,
+            exactly_once=exactly_once,
         )
         async with AsyncResilientRedisClient("bench", **server.connection_kwargs, recovery=config) as client:
-            words = [(f"key:{number}", f"value:{number}") for number in range(DRAINED)]
+            words = [(f"{command}:{number}", number) for number in range(DRAINED)]
             await client.set("warm", "up")
             client.recovery.pause()
             client.guard.force_open()
             high = client.with_priority(Priority.HIGH)
             for first in range(0, DRAINED, TASKS):
-                await asyncio.gather(*(high.set(*pair) for pair in words[first : first + TASKS]))
+                await asyncio.gather(*(getattr(high, command)(*pair) for pair in words[first : first + TASKS]))
             client.guard.reset()
             started = time.perf_counter()
             client.recovery.resume()
@@ -170,12 +174,13 @@ async def bench_drain(server, directory, kind):
             for first in range(0, DRAINED, WINDOW):
                 pipeline = client.pipeline(transaction=False)
                 for pair in words[first : first + WINDOW]:
-                    pipeline.set(*pair)
+                    getattr(pipeline, command)(*pair)
                 await pipeline.execute()
             bare = DRAINED / (time.perf_counter() - started)
-            name = f"journal, fsync={kind}" if kind else "in memory"
+            name = f"journal, fsync={kind}" if kind else f"in memory, {command}"
+            name += ", exactly once" * exactly_once
             print(
-                f"drain, {name:22}  {drain:8.0f} writes/s   pipelines of {WINDOW}: {bare:8.0f}   ratio {drain / bare:.2f}"
+                f"drain, {name:31}  {drain:8.0f} writes/s   pipelines of {WINDOW}: {bare:8.0f}   ratio {drain / bare:.2f}"
             )
 
 
@@ -213,6 +218,8 @@ def main():
         asyncio.run(bench_ahead(server, directory))
         for kind in (None, "always", "never"):
             asyncio.run(bench_drain(server, directory, kind))
+        for command in ("set", "incrby"):
+            asyncio.run(bench_drain(server, directory, None, exactly_once=True, command=command))
     print("fdatasync of 4 KiB: median {:.2f} ms, 90 % {:.2f} ms".format(*fdatasync_ms(directory)))
     print("a million entries by with_priority().set(), sync, in memory (target 500 MB):")
     subprocess.run([sys.executable, "-c", CURVE], check=True)

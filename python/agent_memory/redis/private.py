@@ -484,8 +484,9 @@ async def async_read_push(connection: Any, timeout_s: float | None, plain: Conta
         return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
     # The same without the layers around it, which cost as much as the event loop's turn.
     gets = cast(Any, parser._reader).gets
+    bound = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s) as bound:
+        async with bound:
             while (reply := gets()) is NOT_ENOUGH_DATA:
                 await parser.read_from_socket()
     except TimeoutError:

@@ -82,7 +82,7 @@ class AsyncSender:
         transport = client.transport_here() if isinstance(client, AsyncGuardedCalls) else None
         if transport is None:
             return await self._send_singly(writes)
-        if transport.once is not None and not all(write.is_absolute for write in writes):
+        if transport.once is not None and not all(write.shape.is_absolute for write in writes):
             return await self._send_once(transport, writes)
         window = b"".join(b"".join(_packed(write)) for write in writes)
         count = sum(write.count for write in writes)
@@ -115,7 +115,7 @@ class AsyncSender:
         for write in writes:
             own = executed[first : first + len(write.packed)]
             first += len(write.packed)
-            replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.is_transaction else own
+            replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.shape.is_transaction else own
         return replies
 
     async def _transaction(self, transport: Any, commands: list[bytes]) -> list[Any]:
@@ -157,15 +157,15 @@ class AsyncSender:
             return list(replies)
         callbacks = client.callbacks_for(transport.protocol)
         values = []
-        for place, (name, reply) in enumerate(zip(write.names, replies, strict=True)):
+        for place, (name, reply) in enumerate(zip(write.shape.names, replies, strict=True)):
             callback = callback_of(callbacks, name)
-            options = {} if write.options is None else dict(write.options[place])
+            options = {} if write.shape.options is None else dict(write.shape.options[place])
             values.append(reply if callback is None or _failed(reply) else call_back(callback, reply, options))
         return values
 
 
 def _packed(write: AsyncCommands) -> Sequence[bytes]:
-    return (_MULTI, *write.packed, _EXEC) if write.is_transaction else write.packed
+    return (_MULTI, *write.packed, _EXEC) if write.shape.is_transaction else write.packed
 
 
 def _failed(reply: Any) -> bool:
@@ -296,7 +296,7 @@ class AsyncDrain:
 
     async def _announce(self, owner: AsyncRecovery, writes: Sequence[AsyncCommands]) -> None:
         journal = owner.journal
-        relative = [write.record for write in writes if not write.is_absolute and write.record is not None]
+        relative = [write.record for write in writes if not write.shape.is_absolute and write.record is not None]
         if journal is not None and relative:
             await journal.announce([record for record in relative if record is not None])
 
@@ -365,7 +365,7 @@ class AsyncDrain:
         for entry, verdict in zip(doubted, verdicts, strict=True):
             if verdict is Verdict.SEND:
                 entry.payload.doubt = None
-                if not entry.payload.is_absolute:
+                if not entry.payload.shape.is_absolute:
                     owner.rewrite(entry.payload, entry)
                 continue
             not_sent.add(entry.id)
@@ -388,18 +388,18 @@ class AsyncDrain:
             write = entry.payload
             mine = replies[first : first + write.count]
             first += write.count
-            if write.is_transaction:
+            if write.shape.is_transaction:
                 outcome = mine[-1]
                 mine = [outcome] * len(write.packed) if _failed(outcome) or outcome is None else outcome
             failed = [place for place, reply in enumerate(mine) if _failed(reply) and _is_failure(reply)]
             if not failed:
                 values = owner.sender.shaped(write, mine)
-                write.result.value = values if write.is_pipeline else values[0]
+                write.result.value = values if write.shape.is_pipeline else values[0]
                 done.append(entry)
                 continue
             error: Any = mine[failed[0]]
             write.result.error = error
-            executed = write.is_transaction and not _failed(replies[first - 1])
+            executed = write.shape.is_transaction and not _failed(replies[first - 1])
             write.only(failed)
             if executed or not _may_succeed_later(error):
                 owner.bury(entry, "rejected")
@@ -449,7 +449,9 @@ class AsyncDrain:
 def _in_doubt(entry: RecoveryEntry) -> InDoubt:
     write = entry.payload
     predecessor = write.record >> 48 if write.is_inherited and write.record is not None else None
-    return InDoubt(write.packed, write.is_transaction, write.is_absolute, entry.keys, write.doubt, predecessor)
+    return InDoubt(
+        write.packed, write.shape.is_transaction, write.shape.is_absolute, entry.keys, write.doubt, predecessor
+    )
 
 
 def _is_ours(error: Exception) -> bool:

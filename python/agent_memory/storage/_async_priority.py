@@ -27,7 +27,7 @@ from agent_memory.redis.keys import (
     with_absolute_expiry,
 )
 from agent_memory.redis.outcomes import classify
-from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, is_outage
+from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, Shape, is_outage
 from agent_memory.storage.results import StoreStatus
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class _AsyncStore:
                 result._settle(StoreStatus.STORED)  # only its answer is lost
                 self._forget()
                 return True
-            if self._is_in_doubt(result) and not self._prepared().is_absolute:
+            if self._is_in_doubt(result) and not self._prepared().shape.is_absolute:
                 break
         return False
 
@@ -216,7 +216,7 @@ class _AsyncStore:
             write.result.error = result.error
             if result.error is not None and self._is_in_doubt(result):
                 write.doubt = getattr(result.error, "doubt", b"")
-            if write.doubt is not None and not write.is_absolute and not recovery.resolves:
+            if write.doubt is not None and not write.shape.is_absolute and not recovery.resolves:
                 await recovery.put_unknown(write, self._keys, self._priority)
             else:
                 await recovery.put_commands(write, self._keys, self._priority, coalesce=self._coalesces())
@@ -237,25 +237,14 @@ class _AsyncStore:
                 # The common case, without the lists and the loops of the other.
                 ((args, options),) = self._commands
                 absolute = with_absolute_expiry(args, self._called_ms)
-                self._write = AsyncCommands(
-                    (_packed(absolute),),
-                    _names(name_of(args[0])),
-                    is_pipeline=self._is_pipeline,
-                    is_transaction=self._is_transaction,
-                    is_absolute=is_absolute(absolute),
-                    options=(options,) if options else None,
-                )
+                shape = _shape((name_of(args[0]),), is_absolute(absolute), self._is_pipeline, self._is_transaction)
+                self._write = AsyncCommands((_packed(absolute),), _with_options(shape, (options,)))
                 return self._write
             absolutes = [with_absolute_expiry(args, self._called_ms) for args, _ in self._commands]
+            names = tuple(name_of(args[0]) for args, _ in self._commands)
+            shape = _shape(names, all(map(is_absolute, absolutes)), self._is_pipeline, self._is_transaction)
             several = tuple(options for _, options in self._commands)
-            self._write = AsyncCommands(
-                tuple(map(_packed, absolutes)),
-                _names(*(name_of(args[0]) for args, _ in self._commands)),
-                is_pipeline=self._is_pipeline,
-                is_transaction=self._is_transaction,
-                is_absolute=all(map(is_absolute, absolutes)),
-                options=several if any(several) else None,
-            )
+            self._write = AsyncCommands(tuple(map(_packed, absolutes)), _with_options(shape, several))
         return self._write
 
     def _forget(self) -> None:
@@ -270,10 +259,12 @@ class _AsyncStore:
             self._recovery.push(write, self._keys, self._priority, write.size_bytes, self._coalesces())
 
 
-@lru_cache(maxsize=KNOWN_NAMES)
-def _names(*names: str) -> tuple[str, ...]:
-    """The names as one tuple that all writes of these commands share: there may be a million of them."""
-    return names
+_shape: Final = lru_cache(maxsize=KNOWN_NAMES)(Shape)
+"""One shape for all writes that are alike: there may be a million of them."""
+
+
+def _with_options(shape: Shape, options: tuple[dict[str, Any], ...]) -> Shape:
+    return shape._replace(options=options) if any(options) else shape
 
 
 @lru_cache(maxsize=KNOWN_NAMES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import AuthenticationError, AuthorizationError
 
@@ -19,7 +19,7 @@ from agent_memory.policy import Priority
 from agent_memory.redis.outcomes import classify
 from agent_memory.storage.results import DeadLetter, StoreStatus
 
-__all__ = ["AsyncCommands", "AsyncStoreResult", "AsyncWrite", "as_dead_letter", "is_outage", "shown_as"]
+__all__ = ["AsyncCommands", "AsyncStoreResult", "AsyncWrite", "Shape", "as_dead_letter", "is_outage", "shown_as"]
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
@@ -149,43 +149,29 @@ class AsyncWrite:
         return True
 
 
+class Shape(NamedTuple):
+    """What commands are, whatever their keys and values; one object for all the writes that are alike."""
+
+    names: tuple[str, ...]
+    """The commands' names, by which replies are shaped."""
+    is_absolute: bool
+    is_pipeline: bool = False
+    """Whether the value is a list."""
+    is_transaction: bool = False
+    options: tuple[dict[str, Any], ...] | None = None
+    """What redis-py's callbacks want to know; None where that is nothing."""
+
+
 class AsyncCommands:
     """One command, or the commands of a pipeline, as they are sent; and its result."""
 
-    __slots__ = (
-        "doubt",
-        "is_absolute",
-        "is_inherited",
-        "is_pipeline",
-        "is_transaction",
-        "names",
-        "options",
-        "packed",
-        "record",
-        "result",
-    )
+    __slots__ = ("doubt", "is_inherited", "packed", "record", "result", "shape")
 
-    def __init__(
-        self,
-        packed: tuple[bytes, ...],
-        names: tuple[str, ...],
-        *,
-        is_pipeline: bool = False,
-        is_transaction: bool = False,
-        is_absolute: bool,
-        options: tuple[dict[str, Any], ...] | None = None,
-    ) -> None:
+    def __init__(self, packed: tuple[bytes, ...], shape: Shape) -> None:
         self.packed = packed
-        self.names = names
-        """The commands' names, by which replies are shaped."""
-        self.options = options
-        """What redis-py's callbacks want to know; None where that is nothing."""
-        self.is_pipeline = is_pipeline
-        """Whether its value is a list."""
+        self.shape = shape
         self.is_inherited = False
         """Whether a process that has died left it."""
-        self.is_transaction = is_transaction
-        self.is_absolute = is_absolute
         self.doubt: bytes | None = None
         """None unless its outcome is unknown; then what the error said for a resolver, b"" for nothing."""
         self.record: int | None = None
@@ -200,14 +186,14 @@ class AsyncCommands:
     @property
     def count(self) -> int:
         """How many replies it gets."""
-        return len(self.packed) + 2 * self.is_transaction
+        return len(self.packed) + 2 * self.shape.is_transaction
 
     def only(self, places: Sequence[int]) -> None:
         """Leaves only these of its commands: the others have been executed."""
         self.packed = tuple(self.packed[place] for place in places)
-        self.names = tuple(self.names[place] for place in places)
-        if self.options is not None:
-            self.options = tuple(self.options[place] for place in places)
+        shape = self.shape
+        options = None if shape.options is None else tuple(shape.options[place] for place in places)
+        self.shape = shape._replace(names=tuple(shape.names[place] for place in places), options=options)
 
 
 def as_dead_letter(write: Any, entry: Any) -> DeadLetter:
@@ -223,7 +209,8 @@ def shown_as(write: Any, keys: Sequence[bytes]) -> tuple[str, str]:
     """How a write is shown: its operation, and its agent_id or its first key."""
     if isinstance(write, AsyncWrite):
         return "store_with_retry", write.agent_id
-    operation = write.names[0] if len(write.names) == 1 else "PIPELINE"
+    names = write.shape.names
+    operation = names[0] if len(names) == 1 else "PIPELINE"
     return operation, keys[0].decode("utf-8", "backslashreplace") if keys else ""
 
 

@@ -18,7 +18,7 @@ from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
 from agent_memory.storage._records import Record, decode, encode, words_of
 from agent_memory.storage._tickets import Tickets
-from agent_memory.storage._writes import Commands, Write
+from agent_memory.storage._writes import Commands, Shape, Write
 
 if TYPE_CHECKING:
     from agent_memory.policy import RecoveryConfig
@@ -153,8 +153,8 @@ def record_of(
     """The bytes of a write's record."""
     flags = "c" * coalesce + "w" * ahead + "d" * (write.doubt is not None) + "x" * bool(reason)
     if isinstance(write, Commands):
-        kind = "transaction" if write.is_transaction else "commands"
-        flags += "a" * write.is_absolute
+        kind = "transaction" if write.shape.is_transaction else "commands"
+        flags += "a" * write.shape.is_absolute
         parts = tuple(write.packed)
     else:
         assert registered is not None
@@ -171,13 +171,9 @@ def record_of(
 
 def commands_of(record: Record) -> Commands:
     """The commands that a record holds."""
-    commands = Commands(
-        record.parts,
-        tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts),
-        is_pipeline=len(record.parts) > 1,
-        is_transaction=record.kind == "transaction",
-        is_absolute="a" in record.flags,
-    )
+    names = tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts)
+    is_pipeline, is_transaction = len(record.parts) > 1, record.kind == "transaction"
+    commands = Commands(record.parts, Shape(names, "a" in record.flags, is_pipeline, is_transaction))
     commands.is_inherited = True
     if "d" in record.flags:
         commands.doubt = record.doubt
