@@ -10,6 +10,9 @@ use std::ops::Range;
 /// Rows per call of a kernel: the results, and half-precision rows while they are widened, stay in the cache.
 const BLOCK_ROWS: usize = 256;
 
+/// Rows of the first block; each of the next is as large as those before it together.
+const FIRST_BLOCK_ROWS: usize = 32;
+
 /// Covers the rounding of a few `f32` operations, relative to the size of their terms.
 const F32_SLACK: f64 = 2e-6;
 
@@ -159,8 +162,7 @@ impl Query<'_> {
 
 /// Whether a row is below the line. Sums that say nothing are not below.
 fn is_below((slope, rise): (f32, f32), dot: f32, square: f32) -> bool {
-    let is_safe = (square >= F32_SAFE_SQUARES.start) & (square < F32_SAFE_SQUARES.end);
-    is_safe & (dot + slope * square.sqrt() - rise < 0.0)
+    F32_SAFE_SQUARES.contains(&square) && dot + slope * square.sqrt() - rise < 0.0
 }
 
 /// The cosine from `f64` sums: 0 if either vector is zero, `NaN` if a sum is not finite.
@@ -346,8 +348,12 @@ impl Pass<'_> {
     fn each_block(&self, piece: Range<usize>, mut each: impl FnMut(Range<usize>, Option<Sums<'_>>)) {
         let is_wide = self.rows.element() == Element::F64 || !self.query.is_moderate();
         let mut scratch = Scratch::new(self.rows);
-        for start in piece.clone().step_by(BLOCK_ROWS) {
-            let block = start..piece.end.min(start + BLOCK_ROWS);
+        let mut end = piece.start;
+        while end < piece.end {
+            // The first blocks are small: until there is a floor, every row of a block is looked at carefully.
+            let start = end;
+            end = piece.end.min(start + (start - piece.start).clamp(FIRST_BLOCK_ROWS, BLOCK_ROWS));
+            let block = start..end;
             if is_wide {
                 each(block, None);
                 continue;

@@ -6,12 +6,13 @@
 use super::{CoarseBound, TILE_QUERIES};
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_add_epi32, _mm_add_ps, _mm_add_ss, _mm_cvtsi128_si32,
-    _mm_cvtss_f32, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_add_epi16,
-    _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cmp_ps,
-    _mm256_cvtepi32_ps, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_hadd_epi32,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_movemask_ps, _mm256_mul_ps,
-    _mm256_permute_ps, _mm256_permute2f128_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_ps, _mm256_xor_ps,
+    _mm_cvtss_f32, _mm_loadu_ps, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_pd, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128,
+    _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi32_ps, _mm256_cvtps_pd, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_hadd_epi32, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_movemask_ps, _mm256_mul_pd, _mm256_mul_ps, _mm256_permute_ps,
+    _mm256_permute2f128_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_srli_epi16, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_sub_ps, _mm256_xor_ps,
 };
 
 /// Blocks of 64 dimensions whose 16-bit sums cannot overflow.
@@ -110,15 +111,33 @@ unsafe fn row_sums<const N: usize>(
     (dots, squares)
 }
 
-/// The portable loop, compiled for wider registers; the operations and their order are the same.
+/// The operations of the portable loop in their order; the compiler does not find the registers for it by itself.
 ///
 /// # Safety
 ///
 /// `row` must be `query.len()` readable `f32`.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn exact_dot(query: &[f64], row: *const f32) -> (f64, f64) {
+    let mut sums = [[_mm256_setzero_pd(); 2]; 2];
+    for index in (0..query.len() / 8 * 8).step_by(8) {
+        for half in 0..2 {
+            let at = index + half * 4;
+            // SAFETY: `at + 4 <= query.len()`, the length of both.
+            let (q, x) = unsafe { (_mm256_loadu_pd(query.as_ptr().add(at)), _mm_loadu_ps(row.add(at))) };
+            let x = _mm256_cvtps_pd(x);
+            sums[half][0] = _mm256_add_pd(sums[half][0], _mm256_mul_pd(q, x));
+            sums[half][1] = _mm256_add_pd(sums[half][1], _mm256_mul_pd(x, x));
+        }
+    }
+    let mut lanes = [[0.0; 8]; 2];
+    for half in 0..2 {
+        for which in 0..2 {
+            // SAFETY: four doubles of eight, from the first or the fifth on.
+            unsafe { _mm256_storeu_pd(lanes[which].as_mut_ptr().add(half * 4), sums[half][which]) };
+        }
+    }
     // SAFETY: the index runs over the query.
-    super::exact_sums(query, |index| f64::from(unsafe { row.add(index).read_unaligned() }))
+    super::exact_tail(query, |index| f64::from(unsafe { row.add(index).read_unaligned() }), lanes[0], lanes[1])
 }
 
 /// The portable loop, compiled for wider registers, with the stages inside a register by hand.

@@ -8,13 +8,14 @@ use super::{CoarseBound, TILE_QUERIES};
 use std::arch::x86_64::{
     __m128i, __m512, __m512i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32, _mm_prefetch,
     _mm_shuffle_epi32, _mm_storeu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_si128,
-    _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_set1_epi8, _mm256_srli_epi16, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_and_si512, _mm512_castsi256_si512, _mm512_castsi512_si256, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32,
-    _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mask_cmp_ps_mask, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
-    _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i64x2, _mm512_srai_epi32,
-    _mm512_srli_epi16, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi8, _mm256_srli_epi16,
+    _mm512_add_epi32, _mm512_add_pd, _mm512_add_ps, _mm512_and_si512, _mm512_castsi256_si512, _mm512_castsi512_si256,
+    _mm512_cvtepi32_ps, _mm512_cvtps_pd, _mm512_dpbusd_epi32, _mm512_extracti64x4_epi64, _mm512_fmadd_ps,
+    _mm512_inserti64x4, _mm512_loadu_pd, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_cmp_ps_mask,
+    _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_mul_pd, _mm512_mul_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i64x2,
+    _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_pd, _mm512_sub_ps, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 const BLOCK_BYTES: usize = 32;
@@ -116,6 +117,31 @@ unsafe fn add_masked<const N: usize>(mask: u16, query: *const f32, rows: [*const
         let x = unsafe { _mm512_maskz_loadu_ps(mask, rows[row]) };
         sums[row] = [_mm512_fmadd_ps(q, x, sums[row][0]), _mm512_fmadd_ps(x, x, sums[row][1])];
     }
+}
+
+/// The operations of the portable loop in their order.
+///
+/// # Safety
+///
+/// `row` must be `query.len()` readable `f32`.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn exact_dot(query: &[f64], row: *const f32) -> (f64, f64) {
+    let (mut dots, mut squares) = (_mm512_setzero_pd(), _mm512_setzero_pd());
+    for index in (0..query.len() / 8 * 8).step_by(8) {
+        // SAFETY: `index + 8 <= query.len()`, the length of both.
+        let (q, x) = unsafe { (_mm512_loadu_pd(query.as_ptr().add(index)), _mm256_loadu_ps(row.add(index))) };
+        let x = _mm512_cvtps_pd(x);
+        dots = _mm512_add_pd(dots, _mm512_mul_pd(q, x));
+        squares = _mm512_add_pd(squares, _mm512_mul_pd(x, x));
+    }
+    let mut lanes = [[0.0; 8]; 2];
+    // SAFETY: eight doubles each.
+    unsafe {
+        _mm512_storeu_pd(lanes[0].as_mut_ptr(), dots);
+        _mm512_storeu_pd(lanes[1].as_mut_ptr(), squares);
+    }
+    // SAFETY: the index runs over the query.
+    super::exact_tail(query, |index| f64::from(unsafe { row.add(index).read_unaligned() }), lanes[0], lanes[1])
 }
 
 /// One block of codes as 64 bytes in the order of the dimensions.

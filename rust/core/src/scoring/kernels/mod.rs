@@ -323,9 +323,15 @@ impl<'a> Rows<'a> {
         assert_eq!(query.len(), self.dimensions, "query and rows have the same dimensions");
         let start = self.row(row);
         #[cfg(target_arch = "x86_64")]
-        if self.element == Element::F32 && Tier::Avx2.is_available() {
-            // SAFETY: AVX2 was found, and the row is as long as the query.
-            return unsafe { avx2::exact_dot(query, start.cast()) };
+        if self.element == Element::F32 {
+            if Tier::Avx512.is_available() {
+                // SAFETY: AVX-512 F was found, and the row is as long as the query.
+                return unsafe { avx512::exact_dot(query, start.cast()) };
+            }
+            if Tier::Avx2.is_available() {
+                // SAFETY: AVX2 was found, and the row is as long as the query.
+                return unsafe { avx2::exact_dot(query, start.cast()) };
+            }
         }
         match self.element {
             // SAFETY (all three): the index runs over the query, which is as long as the row.
@@ -377,6 +383,14 @@ fn exact_sums(query: &[f64], value: impl Fn(usize) -> f64) -> (f64, f64) {
             squares[lane] += x * x;
         }
     }
+    exact_tail(query, value, dots, squares)
+}
+
+/// The end of [`exact_sums`]: the elements after the last whole block of eight, and the tree.
+#[inline(always)]
+#[allow(clippy::inline_always)] // as above
+fn exact_tail(query: &[f64], value: impl Fn(usize) -> f64, mut dots: [f64; 8], mut squares: [f64; 8]) -> (f64, f64) {
+    let whole = query.len() / 8 * 8;
     for (lane, &q) in query[whole..].iter().enumerate() {
         let x = value(whole + lane);
         dots[lane] += q * x;

@@ -76,6 +76,16 @@ proptest! {
             kernels.dot_squares(&query, &matrix, &[0, 1, 2], &mut dots, &mut squares);
             for row in 0..3 {
                 let (dot, square) = matrix.exact_dot(&wide, row);
+                // The same as the portable loop to the last bit, whatever registers did it.
+                let portable = super::exact_sums(&wide, |index| f64::from(rows[row * d + index]));
+                prop_assert_eq!((dot.to_bits(), square.to_bits()), (portable.0.to_bits(), portable.1.to_bits()));
+                #[cfg(target_arch = "x86_64")]
+                if Tier::Avx2.is_available() {
+                    // SAFETY: AVX2 was found; the row has as many elements as the query.
+                    let narrower = unsafe { super::avx2::exact_dot(&wide, rows[row * d..].as_ptr()) };
+                    prop_assert_eq!(narrower.0.to_bits(), dot.to_bits());
+                    prop_assert_eq!(narrower.1.to_bits(), square.to_bits());
+                }
                 let naive: f64 = wide.iter().zip(&rows[row * d..]).map(|(q, x)| q * f64::from(*x)).sum();
                 prop_assert!((dot - naive).abs() <= 1e-12 * query_norm * square.sqrt() + 1e-300);
                 let bound = f32_error_factor(d) * query_norm * square.sqrt() + 1e-40;
