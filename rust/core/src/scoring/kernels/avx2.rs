@@ -3,7 +3,7 @@
 //! The 4-bit codes are at most 15 and the query at most 127 in size, so a pair of products is at most 3,810 and eight
 //! of them fit a signed 16-bit lane (30,480): sums are widened to 32 bits only every four blocks.
 
-use super::{CoarseBound, TILE_QUERIES};
+use super::{AHEAD_BYTES, CoarseBound, TILE_QUERIES};
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_add_epi32, _mm_add_ps, _mm_add_ss, _mm_cvtsi128_si32,
     _mm_cvtss_f32, _mm_loadu_ps, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128,
@@ -246,7 +246,12 @@ unsafe fn row_products<const N: usize>(query: &[i8], codes: *const u8) -> [__m25
             };
             for row in 0..N {
                 // SAFETY: as above.
-                let (low, high) = unsafe { unpack(codes.add((row * blocks + block) * BLOCK_BYTES)) };
+                let at = unsafe { codes.add((row * blocks + block) * BLOCK_BYTES) };
+                if N > 1 && block % 2 == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD_BYTES).cast());
+                }
+                // SAFETY: as above.
+                let (low, high) = unsafe { unpack(at) };
                 narrow[row] = _mm256_add_epi16(narrow[row], block_products(low, high, q_low, q_high));
             }
             block += 1;

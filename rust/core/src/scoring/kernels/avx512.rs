@@ -4,7 +4,7 @@
 //! are multiplied where they stand, as sixteen times their value, and their sums shifted down at the end: exact, and far
 //! from overflow (`240 * 127 * 65_536 / 16` for a lane).
 
-use super::{CoarseBound, TILE_QUERIES};
+use super::{AHEAD_BYTES, CoarseBound, TILE_QUERIES};
 use std::arch::x86_64::{
     __m128i, __m512, __m512i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32, _mm_prefetch,
     _mm_shuffle_epi32, _mm_storeu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_si128,
@@ -237,7 +237,12 @@ unsafe fn row_products<const N: usize>(query: &[i8], codes: *const u8) -> [__m51
         let (q_low, q_high) = unsafe { query_halves(query.as_ptr().add(block * 2 * BLOCK_BYTES)) };
         for row in 0..N {
             // SAFETY: as above.
-            let bytes = unsafe { _mm512_loadu_si512(codes.add((row * blocks + block) * BLOCK_BYTES).cast()) };
+            let at = unsafe { codes.add((row * blocks + block) * BLOCK_BYTES) };
+            // SAFETY: as above; what is asked for is not read.
+            let bytes = unsafe { _mm512_loadu_si512(at.cast()) };
+            if N > 1 {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD_BYTES).cast());
+            }
             low[row] = _mm512_dpbusd_epi32(low[row], _mm512_and_si512(bytes, low_mask), q_low);
             high[row] = _mm512_dpbusd_epi32(high[row], _mm512_and_si512(bytes, high_mask), q_high);
         }

@@ -48,7 +48,7 @@ pub struct CoarseBound {
     pub norm_factor: f32,
 }
 
-/// How far ahead of itself [`Kernels::dot_squares`] asks for memory: eight rows of 384 elements. Half as far and twice as
+/// How far ahead of themselves kernels that read many rows ask for memory: eight rows of 384 elements. Half as far and twice as
 /// far were as fast; without it a scan of memory took a quarter longer.
 const AHEAD_BYTES: usize = 12_288;
 
