@@ -148,11 +148,16 @@ clean:
 
 # --- scoring: the unsafe kernels under valgrind (needs valgrind), and the benches beside their peers -----------------
 
-.PHONY: memcheck-scoring bench-scoring
+.PHONY: memcheck-scoring sanitize-scoring bench-scoring
 memcheck-scoring: | check-rust
 	cargo test --package agent-memory-core --no-run
 	PROPTEST_CASES=20 valgrind -q --error-exitcode=9 \
 		$$(ls -t target/debug/deps/agent_memory_core-* | grep -v '\.d$$' | head -1) scoring::kernels scoring::index::codes
+
+# The same under AddressSanitizer, which knows AVX-512 where valgrind stops at AVX2 (needs a nightly toolchain).
+sanitize-scoring: | check-rust
+	RUSTFLAGS="-Zsanitizer=address" PROPTEST_CASES=$${PROPTEST_CASES:-200} cargo +nightly test --quiet \
+		--package agent-memory-core --lib --target $$(rustc -vV | sed -n 's/^host: //p') --target-dir target/asan scoring
 
 # Coverage-guided, on stable Rust: the coverage pass is asked for by name, and the crate compiles libFuzzer (needs a C++
 # compiler). A panic, a failed assertion, an overflow or more than 2 GB stops it and leaves the input beside it.

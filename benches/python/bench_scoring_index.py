@@ -104,6 +104,8 @@ def bench_batch(n: int = 100_000, queries: int = 64) -> None:
             faiss.cvar.distance_compute_blas_database_bs = default
 
     work["faiss flat, tuned blocks"] = tuned
+    for tier in kernel_tiers()[1:]:
+        work[f"index, {tier} forced"] = lambda tier=tier: index.search_many(batch, threads=THREADS, kernel=tier)
     targets = {"numpy": 0.45, "faiss flat, tuned blocks": 0.6}
     report(f"{queries} queries, top 10 of {n} x {D}, {THREADS} thread(s)", rounds(work, 15.0), "index", targets)
 
@@ -179,6 +181,10 @@ def bench_million(n: int = 1_000_000) -> None:
     query = np.random.default_rng(6).standard_normal(D).astype(np.float32)
     codes = np.ones((n, D), np.int8)
     work = {"index": lambda: index.search(query), "streaming the int8 rows (max)": codes.max}
+    near = (np.asarray(unit_rows(1, D)[0]) + 0.02 * query).astype(np.float32)
+    work["index, a query with near neighbours"] = lambda: index.search(near)
+    for tier in kernel_tiers()[1:]:
+        work[f"index, {tier} forced"] = lambda tier=tier: index.search(query, kernel=tier)
     taken = rounds(work, 8.0)
     report(f"top 10 of {n} x {D} through the index", taken, "index", {})
     limit = 1.3 * statistics.median(taken["streaming the int8 rows (max)"]) + 1e-3

@@ -1,13 +1,20 @@
 //! Ranks rows of a matrix that belongs to the caller, by an `f32` pass with proven error bounds and an `f64` re-rank of
 //! the rows that the bounds cannot decide.
 
-use super::kernels::{Element, F32_SAFE_SQUARES, Kernels, Rows, exact_square, f32_error_factor};
+use super::index::segment::set_bits;
+use super::kernels::{Element, F32_SAFE_SQUARES, Kernels, MAX_ROWS_AHEAD, Rows, exact_square, f32_error_factor};
 use super::parts::{Metric, Scale, closeness};
-use super::topk::{Interval, Ranked, best};
+use super::topk::{Interval, KthLargest, Ranked, best};
 use std::ops::Range;
 
-/// Rows per call of a kernel: the results stay in the first-level cache.
+/// Rows per call of a kernel: the results, and half-precision rows while they are widened, stay in the cache.
 const BLOCK_ROWS: usize = 256;
+
+/// Rows of the first block; each of the next is as large as those before it together.
+const FIRST_BLOCK_ROWS: usize = 32;
+
+/// Covers the rounding of a few `f32` operations, relative to the size of their terms.
+const F32_SLACK: f64 = 2e-6;
 
 /// Slack for what is computed in `f64`: far above its rounding for [`super::kernels::MAX_DIMENSIONS`] dimensions.
 pub(crate) const F64_SLACK: f64 = 1e-11;
@@ -113,6 +120,51 @@ impl<'a> Query<'a> {
     }
 }
 
+impl Query<'_> {
+    /// Sets the bits of the rows of a block whose score may reach `floor`, and clears the others: a quick look, of which
+    /// [`Self::interval`] is the careful one. A score reaches it where the similarity reaches `s = (floor - extra) / weight`;
+    /// with `c` for the error of the `f32` pass per unit of `|x|`,
+    ///
+    /// - of the inner product that is where `q.x + c|x| - s >= 0`,
+    /// - of the cosine where `q.x + (c - s|q|)|x| >= 0`.
+    ///
+    /// Both are `dot + slope * sqrt(square) - rise >= 0` in `f32`, with slope and rise leaning to the side of reaching.
+    fn reaching(&self, totals: &Totals<'_>, first: usize, floor: f64, sums: Sums<'_>, words: &mut [u64]) {
+        words.fill(u64::MAX);
+        let norm = self.square.sqrt();
+        let is_dot = self.metric != Metric::Euclidean;
+        if floor == f64::NEG_INFINITY || !is_dot || totals.weight <= 0.0 {
+            return;
+        }
+        #[allow(clippy::cast_possible_truncation)] // the rounding is in the slack
+        let line = |extra: f64| {
+            let needed = (floor - extra - F64_SLACK * (floor.abs() + extra.abs())) / totals.weight;
+            let (across, rise) = if self.metric == Metric::Cosine { (needed * norm, 0.0) } else { (0.0, needed) };
+            let slope = self.error_per_norm - across + F32_SLACK * norm + (F32_SLACK + self.slack) * across.abs();
+            (slope as f32, (rise - F32_SLACK * rise.abs()) as f32)
+        };
+        let rows = sums.dots.iter().zip(sums.squares).enumerate();
+        let mut is_above = [0_u8; BLOCK_ROWS];
+        if totals.parts.is_empty() {
+            let line = line(0.0);
+            rows.for_each(|(offset, (&dot, &square))| is_above[offset] = u8::from(!is_below(line, dot, square)));
+        } else {
+            rows.for_each(|(offset, (&dot, &square))| {
+                is_above[offset] = u8::from(!is_below(line(totals.extra(first + offset)), dot, square));
+            });
+        }
+        for (word, bits) in words.iter_mut().zip(is_above.as_chunks::<64>().0) {
+            *word =
+                if *bits == [0; 64] { 0 } else { bits.iter().rev().fold(0, |word, &bit| word << 1 | u64::from(bit)) };
+        }
+    }
+}
+
+/// Whether a row is below the line. Sums that say nothing are not below.
+fn is_below((slope, rise): (f32, f32), dot: f32, square: f32) -> bool {
+    F32_SAFE_SQUARES.contains(&square) && dot + slope * square.sqrt() - rise < 0.0
+}
+
 /// The cosine from `f64` sums: 0 if either vector is zero, `NaN` if a sum is not finite.
 #[must_use]
 pub fn cosine(dot: f64, query_square: f64, row_square: f64) -> f64 {
@@ -123,6 +175,37 @@ pub fn cosine(dot: f64, query_square: f64, row_square: f64) -> f64 {
     if row_square.is_finite() { value.clamp(-1.0, 1.0) } else { f64::NAN }
 }
 
+/// A row that may be among the best: which of those that take part, and where its score lies.
+#[derive(Clone, Copy)]
+struct Candidate {
+    index: usize,
+    score: Interval,
+}
+
+/// The scores of rows: the similarity and the other parts, scaled and weighted.
+struct Totals<'a> {
+    weight: f64,
+    similarity_scale: Scale,
+    parts: Vec<(&'a Part, Scale)>,
+}
+
+impl Totals<'_> {
+    fn extra(&self, index: usize) -> f64 {
+        // Begins with +0.0, so that no total is -0.0, which would rank below an equal one.
+        self.parts.iter().fold(0.0, |sum, (part, scale)| sum + part.weight * scale.apply(part.values[index]))
+    }
+
+    fn of(&self, similarity: f64, index: usize) -> f64 {
+        self.weight * self.similarity_scale.apply(similarity) + self.extra(index)
+    }
+
+    fn interval(&self, similarity: Interval, index: usize) -> Interval {
+        let extra = self.extra(index);
+        let of = |similarity| self.weight * self.similarity_scale.apply(similarity) + extra;
+        Interval { low: of(similarity.low), high: of(similarity.high) }
+    }
+}
+
 /// Ranks `rows`.
 ///
 /// # Panics
@@ -131,48 +214,47 @@ pub fn cosine(dot: f64, query_square: f64, row_square: f64) -> f64 {
 #[must_use]
 pub fn rank(kernels: Kernels, rows: &Rows<'_>, request: &Request<'_>) -> Answer {
     let count = request.eligible.map_or(rows.len(), <[u32]>::len);
-    let row_of = |index: usize| match request.eligible {
-        Some(eligible) => eligible[index],
-        None => u32::try_from(index).expect("rows are counted in 32 bits"),
-    };
     for part in request.parts {
         assert_eq!(part.values.len(), count, "one value per row that takes part");
     }
-    let query = Query::new(request.query, request.metric);
-    let exact = |index: usize| query.exact(rows, row_of(index));
-
-    let mut intervals = vec![Interval::NONE; count];
-    fill_in_threads(request.threads, &mut intervals, &|start, piece| {
-        fill(kernels, rows, &query, &row_of, start, piece);
-    });
-
-    let similarity_scale = if request.min_max { extremes(&intervals, exact) } else { Scale::IDENTITY };
-    let scale_of = |p: &Part| {
-        if request.min_max { Scale::spanning(p.values.iter().copied()) } else { Scale::IDENTITY }
+    let pass = Pass { kernels, rows, query: Query::new(request.query, request.metric), eligible: request.eligible };
+    let scale_of = |part: &Part| {
+        if request.min_max { Scale::spanning(part.values.iter().copied()) } else { Scale::IDENTITY }
     };
-    let scales: Vec<Scale> = request.parts.iter().map(scale_of).collect();
-    let weighted = request.parts.iter().zip(&scales);
-    let extra = |index: usize| -> f64 {
-        // Begins with +0.0, so that no total is -0.0, which would rank below an equal one.
-        weighted.clone().fold(0.0, |sum, (part, scale)| sum + part.weight * scale.apply(part.values[index]))
+    let mut totals = Totals {
+        weight: request.similarity_weight,
+        similarity_scale: Scale::IDENTITY,
+        parts: request.parts.iter().map(|part| (part, scale_of(part))).collect(),
     };
-    let total = |similarity: f64, extra: f64| request.similarity_weight * similarity_scale.apply(similarity) + extra;
-    #[allow(clippy::float_cmp)] // exactly one leaves values as they are
-    let is_plain = request.similarity_weight == 1.0 && request.parts.is_empty() && !request.min_max;
-    if !is_plain {
-        for (index, interval) in intervals.iter_mut().enumerate() {
-            let extra = extra(index);
-            *interval = Interval { low: total(interval.low, extra), high: total(interval.high, extra) };
-        }
+    let candidates: Vec<Candidate> = if request.min_max {
+        let similarities = in_threads(request.threads, count, &|piece| pass.intervals(piece));
+        totals.similarity_scale = extremes(&similarities, |index| pass.exact(index));
+        let scored = |(index, &interval)| Candidate { index, score: totals.interval(interval, index) };
+        similarities.iter().enumerate().map(scored).collect()
+    } else {
+        in_threads(request.threads, count, &|piece| pass.sift(piece, &totals, request.k, request.threshold))
+    };
+    let scores: Vec<Interval> = candidates.iter().map(|candidate| candidate.score).collect();
+    let exact = |place: usize| {
+        let index = candidates[place].index;
+        totals.of(pass.exact(index), index)
+    };
+    let (mut ranked, decided) = best(&scores, request.k, request.threshold, exact);
+    for ranked in &mut ranked {
+        ranked.index = u32::try_from(candidates[ranked.index as usize].index).expect("rows are counted in 32 bits");
     }
-    let (ranked, candidates) =
-        best(&intervals, request.k, request.threshold, |index| total(exact(index), extra(index)));
-    let similarity = ranked.iter().map(|r| similarity_scale.apply(exact(r.index as usize))).collect();
-    let value = |(part, scale): (&Part, &Scale)| -> Vec<f64> {
-        ranked.iter().map(|r| scale.apply(part.values[r.index as usize])).collect()
+    answer(&pass, &totals, ranked, decided, request.components)
+}
+
+fn answer(pass: &Pass<'_>, totals: &Totals<'_>, ranked: Vec<Ranked>, candidates: usize, components: bool) -> Answer {
+    let rows = ranked.iter().map(|r| pass.row_of(r.index as usize)).collect();
+    let shown = if components { &ranked[..] } else { &[] };
+    let similarity = |r: &Ranked| totals.similarity_scale.apply(pass.exact(r.index as usize));
+    let value = |(part, scale): &(&Part, Scale)| -> Vec<f64> {
+        shown.iter().map(|r| scale.apply(part.values[r.index as usize])).collect()
     };
-    let parts = request.parts.iter().zip(&scales).map(value).collect();
-    let rows = ranked.iter().map(|r| row_of(r.index as usize)).collect();
+    let similarity = shown.iter().map(similarity).collect();
+    let parts = totals.parts.iter().map(value).collect();
     Answer { ranked, rows, similarity, parts, candidates }
 }
 
@@ -188,47 +270,115 @@ fn extremes(intervals: &[Interval], exact: impl Fn(usize) -> f64) -> Scale {
     }
 }
 
-/// Splits `out` between threads; `fill(start, piece)` fills the piece that begins at `start`.
-fn fill_in_threads(threads: usize, out: &mut [Interval], fill: &(dyn Fn(usize, &mut [Interval]) + Sync)) {
-    let piece_len = out.len().div_ceil(threads.max(1)).max(BLOCK_ROWS);
-    if out.len() <= piece_len {
-        fill(0, out);
-        return;
+/// Splits `0..count` between threads and puts together, in order, what `work` makes of each piece.
+fn in_threads<T: Send>(threads: usize, count: usize, work: &(dyn Fn(Range<usize>) -> Vec<T> + Sync)) -> Vec<T> {
+    let share = count.div_ceil(threads.max(1)).max(BLOCK_ROWS);
+    if count <= share {
+        return work(0..count);
     }
     std::thread::scope(|scope| {
-        for (piece, slots) in out.chunks_mut(piece_len).enumerate() {
-            let start = piece * piece_len;
-            scope.spawn(move || fill(start, slots));
-        }
-    });
+        let piece = |start: usize| scope.spawn(move || work(start..count.min(start + share)));
+        let handles: Vec<_> = (0..count).step_by(share).map(piece).collect();
+        handles.into_iter().flat_map(|handle| handle.join().expect("a pass does not panic")).collect()
+    })
 }
 
-fn fill(
+/// One query and the rows that it passes over.
+struct Pass<'a> {
     kernels: Kernels,
-    rows: &Rows<'_>,
-    query: &Query<'_>,
-    row_of: &dyn Fn(usize) -> u32,
-    start: usize,
-    out: &mut [Interval],
-) {
-    let mut listed = Vec::with_capacity(BLOCK_ROWS);
-    let mut scratch = Scratch::new(rows);
-    for block_start in (0..out.len()).step_by(BLOCK_ROWS) {
-        let block: Range<usize> = block_start..out.len().min(block_start + BLOCK_ROWS);
-        listed.clear();
-        listed.extend(block.clone().map(|index| row_of(start + index)));
-        let slots = &mut out[block];
-        if rows.element() == Element::F64 || !query.is_moderate() {
-            for (slot, &row) in slots.iter_mut().zip(&listed) {
-                *slot = Interval::exactly(query.exact(rows, row));
+    rows: &'a Rows<'a>,
+    query: Query<'a>,
+    /// The rows that take part; `None` is all of them. An *index* counts these.
+    eligible: Option<&'a [u32]>,
+}
+
+impl Pass<'_> {
+    fn row_of(&self, index: usize) -> u32 {
+        self.eligible
+            .map_or_else(|| u32::try_from(index).expect("rows are counted in 32 bits"), |eligible| eligible[index])
+    }
+
+    fn exact(&self, index: usize) -> f64 {
+        self.query.exact(self.rows, self.row_of(index))
+    }
+
+    /// The intervals of the similarities of a piece.
+    fn intervals(&self, piece: Range<usize>) -> Vec<Interval> {
+        let mut found = Vec::with_capacity(piece.len());
+        self.each_block(piece, |block, sums| {
+            found.extend(block.clone().map(|index| self.interval(index, sums.map(|s| s.of(index - block.start)))));
+        });
+        found
+    }
+
+    /// The rows of a piece whose scores reach the `k`-th lower end that was found before them. A row that is left out is
+    /// below `k` others, or below the threshold.
+    fn sift(&self, piece: Range<usize>, totals: &Totals<'_>, k: usize, threshold: f64) -> Vec<Candidate> {
+        let mut lowest = KthLargest::new(k);
+        let mut found = Vec::new();
+        let mut doubtful = [0_u64; BLOCK_ROWS / 64];
+        self.each_block(piece, |block, sums| {
+            let floor = lowest.floor().max(threshold);
+            match sums {
+                Some(sums) => self.query.reaching(totals, block.start, floor, sums, &mut doubtful),
+                None => doubtful.fill(u64::MAX),
             }
-            continue;
+            for index in set_bits(&doubtful).map(|bit| block.start + bit).take_while(|&index| index < block.end) {
+                let similarity = self.interval(index, sums.map(|s| s.of(index - block.start)));
+                let score = totals.interval(similarity, index);
+                if score.high >= lowest.floor().max(threshold) {
+                    lowest.push(score.low);
+                    found.push(Candidate { index, score });
+                }
+            }
+        });
+        found
+    }
+
+    fn interval(&self, index: usize, sums: Option<(f32, f32)>) -> Interval {
+        match sums {
+            Some((dot, square)) if F32_SAFE_SQUARES.contains(&square) && dot.is_finite() => {
+                self.query.interval(dot, square)
+            }
+            _ => Interval::exactly(self.exact(index)),
         }
-        let (dots, squares) = scratch.dot_squares(kernels, query, rows, &listed);
-        for (slot, ((&dot, &square), &row)) in slots.iter_mut().zip(dots.iter().zip(squares).zip(&listed)) {
-            let is_safe = F32_SAFE_SQUARES.contains(&square) && dot.is_finite();
-            *slot = if is_safe { query.interval(dot, square) } else { Interval::exactly(query.exact(rows, row)) };
+    }
+
+    /// Calls `each` with blocks of at most [`BLOCK_ROWS`] of a piece, and the sums of their rows if `f32` will do.
+    fn each_block(&self, piece: Range<usize>, mut each: impl FnMut(Range<usize>, Option<Sums<'_>>)) {
+        let is_wide = self.rows.element() == Element::F64 || !self.query.is_moderate();
+        let mut scratch = Scratch::new(self.rows);
+        let mut end = piece.start;
+        while end < piece.end {
+            // The first blocks are small: until there is a floor, every row of a block is looked at carefully.
+            let start = end;
+            end = piece.end.min(start + (start - piece.start).clamp(FIRST_BLOCK_ROWS, BLOCK_ROWS));
+            let block = start..end;
+            if is_wide {
+                each(block, None);
+                continue;
+            }
+            let listed_end = piece.end.min(block.end + MAX_ROWS_AHEAD);
+            scratch.listed.clear();
+            match self.eligible {
+                Some(eligible) => scratch.listed.extend_from_slice(&eligible[start..listed_end]),
+                None => scratch.listed.extend((start..listed_end).filter_map(|row| u32::try_from(row).ok())),
+            }
+            each(block.clone(), Some(scratch.dot_squares(self.kernels, &self.query, self.rows, block.len())));
         }
+    }
+}
+
+/// `q.x` and `x.x` of the rows of a block, in `f32`.
+#[derive(Clone, Copy)]
+struct Sums<'s> {
+    dots: &'s [f32],
+    squares: &'s [f32],
+}
+
+impl Sums<'_> {
+    fn of(self, offset: usize) -> (f32, f32) {
+        (self.dots[offset], self.squares[offset])
     }
 }
 
@@ -236,6 +386,7 @@ fn fill(
 struct Scratch {
     dots: Vec<f32>,
     squares: Vec<f32>,
+    listed: Vec<u32>,
     widened: Vec<f32>,
     all: Vec<u32>,
 }
@@ -245,28 +396,24 @@ impl Scratch {
         let halves = if rows.element() == Element::F16 { BLOCK_ROWS } else { 0 };
         let all = (0..u32::try_from(halves).unwrap_or(0)).collect();
         let widened = vec![0.0; halves * rows.dimensions()];
-        Self { dots: vec![0.0; BLOCK_ROWS], squares: vec![0.0; BLOCK_ROWS], widened, all }
+        let listed = Vec::with_capacity(BLOCK_ROWS + MAX_ROWS_AHEAD);
+        Self { dots: vec![0.0; BLOCK_ROWS], squares: vec![0.0; BLOCK_ROWS], listed, widened, all }
     }
 
-    fn dot_squares(
-        &mut self,
-        kernels: Kernels,
-        query: &Query<'_>,
-        rows: &Rows<'_>,
-        listed: &[u32],
-    ) -> (&[f32], &[f32]) {
-        let (dots, squares) = (&mut self.dots[..listed.len()], &mut self.squares[..listed.len()]);
+    /// The sums of the first `count` rows that are listed.
+    fn dot_squares(&mut self, kernels: Kernels, query: &Query<'_>, rows: &Rows<'_>, count: usize) -> Sums<'_> {
+        let (dots, squares) = (&mut self.dots[..count], &mut self.squares[..count]);
         if rows.element() == Element::F16 {
-            let widened = &mut self.widened[..listed.len() * rows.dimensions()];
-            for (&row, slots) in listed.iter().zip(widened.chunks_exact_mut(rows.dimensions())) {
+            let widened = &mut self.widened[..count * rows.dimensions()];
+            for (&row, slots) in self.listed.iter().zip(widened.chunks_exact_mut(rows.dimensions())) {
                 rows.copy_f32(row as usize, slots);
             }
             let widened = Rows::from_slice(widened, rows.dimensions());
-            kernels.dot_squares(&query.narrow, &widened, &self.all[..listed.len()], dots, squares);
+            kernels.dot_squares(&query.narrow, &widened, &self.all[..count], dots, squares);
         } else {
-            kernels.dot_squares(&query.narrow, rows, listed, dots, squares);
+            kernels.dot_squares(&query.narrow, rows, &self.listed, dots, squares);
         }
-        (dots, squares)
+        Sums { dots, squares }
     }
 }
 

@@ -220,7 +220,13 @@ impl QueryCode {
     pub fn medium(&self, kernels: Kernels, raw: i32, low: &[u8], row: &RowCode) -> (f64, f64) {
         let mut rest = [0];
         kernels.nibble_dots(&self.coarse, low, &mut rest);
-        let dot = f64::from(16 * raw + rest[0]) - 128.0 * self.coarse_sum;
+        self.medium_of(raw, rest[0], row)
+    }
+
+    /// As [`Self::medium`] from the dot products of the first plane of the query with both planes of the row.
+    #[must_use]
+    pub fn medium_of(&self, high: i32, low: i32, row: &RowCode) -> (f64, f64) {
+        let dot = f64::from(16 * high + low) - 128.0 * self.coarse_sum;
         let residual = f64::from(row.fine_residual);
         let error = self.norm * residual + self.coarse_residual * (f64::from(row.norm) + residual);
         let value = self.step * f64::from(row.step) * dot;

@@ -5,11 +5,12 @@
 //! than twice the newer, so a row is copied about log2(8,192) times at worst. A segment of which more than a quarter is
 //! dead is emptied by writing its live rows again, at most one segment a write.
 //!
-//! One writer at a time works on a state of its own; readers take the state that was current when they began. The lock
-//! between them is held for the copy of one pointer.
+//! One writer at a time works on a state of its own; readers take the state that was current when they began and never
+//! wait for a writer: see [`Published`].
 
 pub mod codes;
 mod planes;
+mod published;
 pub mod search;
 pub mod segment;
 pub mod snapshot;
@@ -18,10 +19,11 @@ pub mod text;
 use super::parts::Metric;
 use codes::Rotation;
 use hashbrown::HashTable;
+use published::Published;
 use segment::{Bits, CHUNK_ROWS, NO_ROW, NewRow, Segment, Slot};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use text::{Analyzer, Bm25};
 
 /// What an index is made for.
@@ -121,7 +123,7 @@ struct Writer {
 #[derive(Debug)]
 pub struct Index {
     settings: Settings,
-    state: RwLock<Arc<State>>,
+    state: Published<State>,
     writer: Mutex<Writer>,
 }
 
@@ -141,7 +143,7 @@ impl Index {
             sequence_names: Vec::new(),
             sequences: Vec::new(),
         };
-        Self { settings, state: RwLock::default(), writer: Mutex::new(writer) }
+        Self { settings, state: Published::default(), writer: Mutex::new(writer) }
     }
 
     /// What it was made for.
@@ -153,15 +155,7 @@ impl Index {
     /// The current state; it stays as it is for as long as it is held.
     #[must_use]
     pub fn state(&self) -> Arc<State> {
-        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn publish(&self, state: State) {
-        let next = Arc::new(state);
-        let mut current = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let last = std::mem::replace(&mut *current, next);
-        drop(current);
-        drop(last); // outside the lock: it may be the last holder of much memory
+        self.state.current()
     }
 
     /// Whether the index holds an id.
@@ -267,7 +261,7 @@ impl Index {
             self.rewrite(writer, &mut state, worst, &mut edits);
         }
         edits.link(&mut state);
-        self.publish(state);
+        self.state.publish(Arc::new(state));
     }
 
     /// Appends the live rows of a slot again and drops the slot.

@@ -501,7 +501,7 @@ impl Searcher<'_> {
         extra: &[f64],
         scales: bool,
     ) -> (Vec<Ranked>, usize) {
-        let mut intervals = self.coarse_intervals(prepared, rows);
+        let mut intervals = self.intervals(prepared, rows);
         let exact = |index: usize| {
             let (slot, local) = rows[index];
             self.exact(prepared.exact, prepared.square, slot as usize, local as usize)
@@ -567,28 +567,51 @@ impl Searcher<'_> {
         rows
     }
 
-    fn coarse_intervals(&self, prepared: &Prepared<'_>, rows: &[(u32, u32)]) -> Vec<Interval> {
-        let plane = self.settings.rotation.plane_bytes();
-        let bound = prepared.bound;
-        let mut raw: Vec<i32> = Vec::new();
-        let mut current = None;
-        let interval = |&(slot, local): &(u32, u32)| {
-            let data = &self.state.slots[slot as usize].data;
-            let local = local as usize;
-            if !data.has_vectors() || data.squares[local].is_nan() {
-                return Interval::NONE;
+    /// Intervals of the similarities of the listed rows, slot by slot, from both planes of their codes and the first plane
+    /// of the query. Coarse codes alone would leave most rows to be looked at again: a fused score needs the least similar
+    /// row as well as the most similar ones, and most rows are about as dissimilar.
+    fn intervals(&self, prepared: &Prepared<'_>, rows: &[(u32, u32)]) -> Vec<Interval> {
+        let mut intervals = Vec::with_capacity(rows.len());
+        for of_slot in rows.chunk_by(|a, b| a.0 == b.0) {
+            let data = &self.state.slots[of_slot[0].0 as usize].data;
+            if !data.has_vectors() {
+                intervals.extend(of_slot.iter().map(|_| Interval::NONE));
+                continue;
             }
-            if current != Some(slot) {
-                current = Some(slot);
-                raw.resize(data.planes.high().len() / plane, 0);
-                self.kernels.nibble_dots(prepared.code.coarse(), data.planes.high(), &mut raw);
-            }
-            let code = data.codes.get(local);
-            let approx = code.step * (bound.scale * raw[local] as f32 - bound.offset);
-            let error = code.coarse_residual * bound.residual_factor + code.norm * bound.norm_factor;
-            self.similarity_interval(prepared, f64::from(approx), f64::from(error), data.squares[local])
-        };
-        rows.iter().map(interval).collect()
+            let high = self.dots(prepared, data.planes.high(), data.rows, of_slot);
+            let low = self.dots(prepared, data.planes.low(), data.rows, of_slot);
+            let dots = high.into_iter().zip(low);
+            intervals.extend(of_slot.iter().zip(dots).map(|(&(_, local), (high, low))| {
+                let local = local as usize;
+                if data.squares[local].is_nan() {
+                    return Interval::NONE;
+                }
+                let (value, error) = prepared.code.medium_of(high, low, &data.codes.get(local));
+                self.similarity_interval(prepared, value, error, data.squares[local])
+            }));
+        }
+        intervals
+    }
+
+    /// The dot products of the listed rows of one plane with the first plane of the query: many of them in one pass over
+    /// the plane, few of them one by one.
+    fn dots(&self, prepared: &Prepared<'_>, plane: &[u8], rows: usize, listed: &[(u32, u32)]) -> Vec<i32> {
+        let query = prepared.code.coarse();
+        if listed.len() * 4 < rows {
+            let bytes = self.settings.rotation.plane_bytes();
+            let one = |&(_, local): &(u32, u32)| {
+                let mut out = [0];
+                self.kernels.nibble_dots(query, &plane[local as usize * bytes..][..bytes], &mut out);
+                out[0]
+            };
+            return listed.iter().map(one).collect();
+        }
+        let mut all = vec![0; rows];
+        self.kernels.nibble_dots(query, plane, &mut all);
+        if listed.len() == rows {
+            return all;
+        }
+        listed.iter().map(|&(_, local)| all[local as usize]).collect()
     }
 
     fn fine_interval(&self, prepared: &Prepared<'_>, (slot, local): (u32, u32)) -> Interval {
@@ -657,6 +680,7 @@ impl Searcher<'_> {
         #[allow(clippy::cast_precision_loss)] // far below 2^53
         let mean_length = state.words as f64 / (state.texts as f64).max(1.0);
         let has_context = self.settings.context && state.slots.iter().any(|slot| slot.links.is_some());
+        let mut lent = Lent::new(if has_context { &state.slots } else { &[] });
         for term in terms {
             let lists: Vec<_> = state
                 .slots
@@ -672,9 +696,9 @@ impl Searcher<'_> {
             let with_term: usize = state.slots.iter().zip(&lists).map(|(slot, list)| live(slot, list)).sum();
             let idf = Bm25::inverse_document_frequency(state.texts as f64, with_term as f64);
             if has_context {
-                for (slot, local, frequency) in self.lent_frequencies(&lists) {
-                    each(slot, local, bm25.share(idf, frequency, self.lent_length(slot, local), mean_length));
-                }
+                lent.each(self, &lists, |slot, local, frequency, length| {
+                    each(slot, local, bm25.share(idf, frequency, length, mean_length));
+                });
                 continue;
             }
             let factor = idf * (bm25.k1 + 1.0);
@@ -698,41 +722,20 @@ impl Searcher<'_> {
         for (side, shares) in [1, 0].into_iter().zip(shares) {
             let mut at = (slot, local);
             for &share in shares {
-                let links = self.state.slots[at.0].links.as_ref();
-                let next = links.map_or(NO_ROW, |links| links[at.1][side]);
-                let Some(found) = self.state.locate(next) else { break };
-                at = found;
+                let slot = &self.state.slots[at.0];
+                let next = slot.links.as_ref().map_or(NO_ROW, |links| links[at.1][side]);
+                if (slot.base..slot.end()).contains(&next) {
+                    at.1 = (next - slot.base) as usize; // most neighbours are
+                } else {
+                    let Some(found) = self.state.locate(next) else { break };
+                    at = found;
+                }
                 each(at.0, at.1, share);
             }
         }
     }
 
-    /// A term's frequency in its own rows and, in part, in their neighbours.
-    fn lent_frequencies(&self, lists: &[&[(u16, u16)]]) -> Vec<(usize, usize, f64)> {
-        let mut all: Vec<(usize, usize, f64)> = Vec::new();
-        for (slot, list) in lists.iter().enumerate() {
-            for &(row, count) in *list {
-                let (row, count) = (row as usize, f64::from(count));
-                if self.state.slots[slot].live.has(row) {
-                    all.push((slot, row, count));
-                    let lend = |s, r, share: f64| all.push((s, r, share * count));
-                    self.each_neighbour(slot, row, [&LENT_FORWARD, &LENT_BACKWARD], lend);
-                }
-            }
-        }
-        // A stable sort: the sums are added in one order whatever the segments are.
-        all.sort_by_key(|&(slot, row, _)| (slot, row));
-        all.dedup_by(|next, kept| {
-            let is_same = (next.0, next.1) == (kept.0, kept.1);
-            if is_same {
-                kept.2 += next.2;
-            }
-            is_same
-        });
-        all
-    }
-
-    /// The length that goes with [`Self::lent_frequencies`]: what a row borrows is what its neighbours lend.
+    /// The length that goes with the frequencies of [`Lent`]: what a row borrows is what its neighbours lend.
     fn lent_length(&self, slot: usize, local: usize) -> f64 {
         let words = |slot: usize, local: usize| f64::from(self.state.slots[slot].data.words[local]);
         let mut length = words(slot, local);
@@ -787,6 +790,51 @@ impl Searcher<'_> {
             Some(cosine(dot, square, row_square))
         };
         pool.iter().map(|entry| likeness(entry).unwrap_or(0.0)).collect()
+    }
+}
+
+/// A term's frequencies in its own rows and, in part, in their neighbours. Frequencies are added up in the order of the
+/// postings, so they do not depend on what the segments are; lengths are found once for all terms of a query.
+struct Lent {
+    /// By slot and row: the frequency of the present term, 0 where it is not, and the lent length, 0 until it is needed.
+    rows: Vec<Vec<(f64, f64)>>,
+    /// The rows of which the frequency is not 0.
+    touched: Vec<(usize, usize)>,
+}
+
+impl Lent {
+    fn new(slots: &[Slot]) -> Self {
+        Self { rows: slots.iter().map(|slot| vec![(0.0, 0.0); slot.data.rows]).collect(), touched: Vec::new() }
+    }
+
+    /// Calls `each(slot, row, frequency, length)` for the rows that have the term of `lists` or are lent it.
+    fn each(&mut self, searcher: &Searcher<'_>, lists: &[&[(u16, u16)]], mut each: impl FnMut(usize, usize, f64, f64)) {
+        let (rows, touched) = (&mut self.rows, &mut self.touched);
+        let mut add = |slot: usize, local: usize, share: f64| {
+            let frequency = &mut rows[slot][local].0;
+            if *frequency == 0.0 {
+                touched.push((slot, local));
+            }
+            *frequency += share;
+        };
+        for (slot, list) in lists.iter().enumerate() {
+            for &(row, count) in *list {
+                let (row, count) = (row as usize, f64::from(count));
+                if searcher.state.slots[slot].live.has(row) {
+                    add(slot, row, count);
+                    let lend = |s, r, share: f64| add(s, r, share * count);
+                    searcher.each_neighbour(slot, row, [&LENT_FORWARD, &LENT_BACKWARD], lend);
+                }
+            }
+        }
+        for (slot, local) in self.touched.drain(..) {
+            let (frequency, length) = &mut self.rows[slot][local];
+            if *length == 0.0 {
+                *length = searcher.lent_length(slot, local);
+            }
+            each(slot, local, *frequency, *length);
+            *frequency = 0.0;
+        }
     }
 }
 

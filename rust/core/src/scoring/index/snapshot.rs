@@ -111,7 +111,7 @@ pub fn map_vectors(index: &Index, bytes: &SharedBytes, written: Written) {
         // Elements in bytes are little-endian; elsewhere they stay where they are.
         if let (Some(slot), Ok(at), true) = (slot, usize::try_from(at), cfg!(target_endian = "little")) {
             slot.data = Arc::new(segment.mapped(bytes, at, plane_bytes));
-            index.publish(state); // one by one: no more than one segment is there twice
+            index.state.publish(Arc::new(state)); // one by one: no more than one segment is there twice
         }
     }
     drop(writer);
@@ -361,7 +361,7 @@ pub fn read_snapshot(bytes: &SharedBytes, mapped: bool) -> Parsed<Index> {
             writer.append(&mut state, segment, &mut edits);
         }
         edits.link(&mut state);
-        index.publish(state);
+        index.state.publish(Arc::new(state));
     }
     Ok(index)
 }

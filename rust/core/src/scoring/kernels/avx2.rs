@@ -3,17 +3,17 @@
 //! The 4-bit codes are at most 15 and the query at most 127 in size, so a pair of products is at most 3,810 and eight
 //! of them fit a signed 16-bit lane (30,480): sums are widened to 32 bits only every four blocks.
 
-use super::{CoarseBound, TILE_QUERIES};
+use super::{AHEAD_BYTES, CoarseBound, TILE_QUERIES};
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_add_epi32, _mm_add_ps, _mm_add_ss, _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_movehdup_ps,
-    _mm_movehl_ps, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
-    _mm256_and_si256, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_extractf128_ps, _mm256_extracti128_si256,
-    _mm256_fmadd_ps, _mm256_hadd_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_permute_ps, _mm256_permute2f128_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_xor_ps,
+    __m128i, __m256, __m256i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_add_epi32, _mm_add_ps, _mm_add_ss, _mm_cvtsi128_si32,
+    _mm_cvtss_f32, _mm_loadu_ps, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_add_pd, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128,
+    _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepi32_ps, _mm256_cvtps_pd, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_hadd_epi32, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_movemask_ps, _mm256_mul_pd, _mm256_mul_ps, _mm256_permute_ps,
+    _mm256_permute2f128_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setzero_pd, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_srli_epi16, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_sub_ps, _mm256_xor_ps,
 };
-
-type Results<'o> = (&'o mut f32, &'o mut f32);
 
 /// Blocks of 64 dimensions whose 16-bit sums cannot overflow.
 const BLOCKS_PER_WIDENING: usize = 4;
@@ -35,81 +35,109 @@ fn sum_i32(v: __m256i) -> i32 {
     _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32::<0b00_00_00_01>(quarter)))
 }
 
+/// Rows that share the loads of the query.
+const SHARING_ROWS: usize = 4;
+
+/// Row `row` is at `place(row)`; `place(row + ahead)` is asked for meanwhile.
+///
 /// # Safety
 ///
-/// Every pointer must be a row of `query.len()` readable `f32`.
+/// For every index below `dots.len()`, `place` must return a row of `query.len()` readable `f32`, and `squares` must be
+/// as long as `dots`.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn dot_squares<'o>(query: &[f32], mut work: impl Iterator<Item = (*const f32, Results<'o>)>) {
-    while let Some((first, (first_dot, first_square))) = work.next() {
-        if let Some((second, (second_dot, second_square))) = work.next() {
-            // SAFETY: by contract. Two rows share the loads of the query.
-            let [(a, b), (c, d)] = unsafe { row_sums(query, [first, second]) };
-            (*first_dot, *first_square, *second_dot, *second_square) = (a, b, c, d);
-        } else {
-            // SAFETY: by contract.
-            let [(a, b)] = unsafe { row_sums(query, [first]) };
-            (*first_dot, *first_square) = (a, b);
-        }
+pub(super) unsafe fn dot_squares(
+    query: &[f32],
+    place: impl Fn(usize) -> *const f32,
+    ahead: usize,
+    dots: &mut [f32],
+    squares: &mut [f32],
+) {
+    let (dots, dots_left) = dots.as_chunks_mut::<SHARING_ROWS>();
+    let (squares, squares_left) = squares.as_chunks_mut::<SHARING_ROWS>();
+    let done = dots.len() * SHARING_ROWS;
+    for (group, (dots, squares)) in dots.iter_mut().zip(squares).enumerate() {
+        let row = group * SHARING_ROWS;
+        let rows = [place(row), place(row + 1), place(row + 2), place(row + 3)];
+        let later = row + ahead;
+        let next = [place(later), place(later + 1), place(later + 2), place(later + 3)];
+        // SAFETY: by contract.
+        (*dots, *squares) = unsafe { row_sums(query, rows, next) };
+    }
+    for (index, (dot, square)) in dots_left.iter_mut().zip(squares_left).enumerate() {
+        let row = place(done + index);
+        // SAFETY: by contract.
+        ([*dot], [*square]) = unsafe { row_sums(query, [row], [row]) };
     }
 }
 
-/// `(q.x, x.x)` of `N` rows. The order of summation does not depend on `N`.
+/// `q.x` and `x.x` of `N` rows; asks for the rows of `next`. The order of summation does not depend on `N`.
 ///
 /// # Safety
 ///
-/// As [`dot_squares`].
+/// Each of `rows` must be `query.len()` readable `f32`; `next` is never read.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn row_sums<const N: usize>(query: &[f32], rows: [*const f32; N]) -> [(f32, f32); N] {
+unsafe fn row_sums<const N: usize>(
+    query: &[f32],
+    rows: [*const f32; N],
+    next: [*const f32; N],
+) -> ([f32; N], [f32; N]) {
     let dimensions = query.len();
     let whole = dimensions / 8 * 8;
-    let mut dots = [[_mm256_setzero_ps(); 2]; N];
-    let mut squares = [[_mm256_setzero_ps(); 2]; N];
-    let mut index = 0;
-    while index + 16 <= whole {
-        for lane in 0..2 {
-            let at = index + lane * 8;
-            // SAFETY: `at + 8 <= dimensions`, the length of the query and of the rows.
-            let q = unsafe { _mm256_loadu_ps(query.as_ptr().add(at)) };
-            for row in 0..N {
-                // SAFETY: as above.
-                let x = unsafe { _mm256_loadu_ps(rows[row].add(at)) };
-                dots[row][lane] = _mm256_fmadd_ps(q, x, dots[row][lane]);
-                squares[row][lane] = _mm256_fmadd_ps(x, x, squares[row][lane]);
+    let mut sums = [[_mm256_setzero_ps(); 2]; N];
+    for index in (0..whole).step_by(8) {
+        // SAFETY: `index + 8 <= dimensions`, the length of the query and of the rows.
+        let q = unsafe { _mm256_loadu_ps(query.as_ptr().add(index)) };
+        for row in 0..N {
+            // SAFETY: as above; what is asked for is not read.
+            let x = unsafe { _mm256_loadu_ps(rows[row].add(index)) };
+            if index % 16 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(next[row].wrapping_add(index).cast());
             }
+            sums[row] = [_mm256_fmadd_ps(q, x, sums[row][0]), _mm256_fmadd_ps(x, x, sums[row][1])];
         }
-        index += 16;
     }
-    let mut sums = [(0.0, 0.0); N];
+    let (mut dots, mut squares) = ([0.0; N], [0.0; N]);
     for row in 0..N {
-        if index < whole {
-            // SAFETY: `index + 8 <= dimensions`.
-            let (q, x) = unsafe { (_mm256_loadu_ps(query.as_ptr().add(index)), _mm256_loadu_ps(rows[row].add(index))) };
-            dots[row][0] = _mm256_fmadd_ps(q, x, dots[row][0]);
-            squares[row][0] = _mm256_fmadd_ps(x, x, squares[row][0]);
-        }
-        let mut dot = sum_f32(_mm256_add_ps(dots[row][0], dots[row][1]));
-        let mut square = sum_f32(_mm256_add_ps(squares[row][0], squares[row][1]));
+        let (mut dot, mut square) = (sum_f32(sums[row][0]), sum_f32(sums[row][1]));
         for (index, &q) in query.iter().enumerate().skip(whole) {
             // SAFETY: `index < dimensions`.
             let x = unsafe { rows[row].add(index).read_unaligned() };
             dot += q * x;
             square += x * x;
         }
-        sums[row] = (dot, square);
+        (dots[row], squares[row]) = (dot, square);
     }
-    sums
+    (dots, squares)
 }
 
-/// The portable loop, compiled for wider registers; the operations and their order are the same.
+/// The operations of the portable loop in their order; the compiler does not find the registers for it by itself.
 ///
 /// # Safety
 ///
 /// `row` must be `query.len()` readable `f32`.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn exact_dot(query: &[f64], row: *const f32) -> (f64, f64) {
+    let mut sums = [[_mm256_setzero_pd(); 2]; 2];
+    for index in (0..query.len() / 8 * 8).step_by(8) {
+        for half in 0..2 {
+            let at = index + half * 4;
+            // SAFETY: `at + 4 <= query.len()`, the length of both.
+            let (q, x) = unsafe { (_mm256_loadu_pd(query.as_ptr().add(at)), _mm_loadu_ps(row.add(at))) };
+            let x = _mm256_cvtps_pd(x);
+            sums[half][0] = _mm256_add_pd(sums[half][0], _mm256_mul_pd(q, x));
+            sums[half][1] = _mm256_add_pd(sums[half][1], _mm256_mul_pd(x, x));
+        }
+    }
+    let mut lanes = [[0.0; 8]; 2];
+    for half in 0..2 {
+        for which in 0..2 {
+            // SAFETY: four doubles of eight, from the first or the fifth on.
+            unsafe { _mm256_storeu_pd(lanes[which].as_mut_ptr().add(half * 4), sums[half][which]) };
+        }
+    }
     // SAFETY: the index runs over the query.
-    super::exact_sums(query, |index| f64::from(unsafe { row.add(index).read_unaligned() }))
+    super::exact_tail(query, |index| f64::from(unsafe { row.add(index).read_unaligned() }), lanes[0], lanes[1])
 }
 
 /// The portable loop, compiled for wider registers, with the stages inside a register by hand.
@@ -218,7 +246,12 @@ unsafe fn row_products<const N: usize>(query: &[i8], codes: *const u8) -> [__m25
             };
             for row in 0..N {
                 // SAFETY: as above.
-                let (low, high) = unsafe { unpack(codes.add((row * blocks + block) * BLOCK_BYTES)) };
+                let at = unsafe { codes.add((row * blocks + block) * BLOCK_BYTES) };
+                if N > 1 && block % 2 == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD_BYTES).cast());
+                }
+                // SAFETY: as above.
+                let (low, high) = unsafe { unpack(at) };
                 narrow[row] = _mm256_add_epi16(narrow[row], block_products(low, high, q_low, q_high));
             }
             block += 1;
@@ -271,7 +304,35 @@ pub(super) unsafe fn nibble_dots_tile(queries: [&[i8]; TILE_QUERIES], codes: &[u
 }
 
 /// As the portable loop, eight rows at a time: the same operations in the same order.
+///
+/// # Safety
+///
+/// Every column must be as long as `raw`, and `words` have one bit a row.
 #[target_feature(enable = "avx2")]
-pub(super) fn reaching(bound: &CoarseBound, floor: f32, raw: &[i32], columns: [&[f32]; 3], words: &mut [u64]) {
-    super::reaching_by(bound, floor, raw, columns, words);
+pub(super) unsafe fn reaching(bound: &CoarseBound, floor: f32, raw: &[i32], columns: [&[f32]; 3], words: &mut [u64]) {
+    let (scale, offset) = (_mm256_set1_ps(bound.scale), _mm256_set1_ps(bound.offset));
+    let (per_residual, per_norm) = (_mm256_set1_ps(bound.residual_factor), _mm256_set1_ps(bound.norm_factor));
+    let lowest = _mm256_set1_ps(floor);
+    let (whole, rest) = words.split_at_mut(raw.len() / 64);
+    for (index, word) in whole.iter_mut().enumerate() {
+        *word = 0;
+        for eight in 0..8 {
+            let at = index * 64 + eight * 8;
+            // SAFETY: `at + 8 <= raw.len()`, by contract the length of the columns too.
+            let (raw, step, residual, norm) = unsafe {
+                (
+                    _mm256_loadu_si256(raw.as_ptr().add(at).cast()),
+                    _mm256_loadu_ps(columns[0].as_ptr().add(at)),
+                    _mm256_loadu_ps(columns[1].as_ptr().add(at)),
+                    _mm256_loadu_ps(columns[2].as_ptr().add(at)),
+                )
+            };
+            let approx = _mm256_mul_ps(step, _mm256_sub_ps(_mm256_mul_ps(scale, _mm256_cvtepi32_ps(raw)), offset));
+            let error = _mm256_add_ps(_mm256_mul_ps(residual, per_residual), _mm256_mul_ps(norm, per_norm));
+            let reaching = _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_add_ps(approx, error), lowest);
+            *word |= u64::from(_mm256_movemask_ps(reaching).cast_unsigned()) << (eight * 8);
+        }
+    }
+    let done = whole.len() * 64;
+    super::reaching_by(bound, floor, &raw[done..], columns.map(|column| &column[done..]), rest);
 }

@@ -1,6 +1,6 @@
 #![allow(clippy::float_cmp)] // small integers: exact
 
-use super::{BLOCK_DIMENSIONS, Element, Kernels, Rows, TILE_QUERIES, Tier, f32_error_factor};
+use super::{BLOCK_DIMENSIONS, CoarseBound, Element, Kernels, Rows, TILE_QUERIES, Tier, f32_error_factor};
 use proptest::prelude::*;
 
 fn tiers() -> Vec<Kernels> {
@@ -76,6 +76,16 @@ proptest! {
             kernels.dot_squares(&query, &matrix, &[0, 1, 2], &mut dots, &mut squares);
             for row in 0..3 {
                 let (dot, square) = matrix.exact_dot(&wide, row);
+                // The same as the portable loop to the last bit, whatever registers did it.
+                let portable = super::exact_sums(&wide, |index| f64::from(rows[row * d + index]));
+                prop_assert_eq!((dot.to_bits(), square.to_bits()), (portable.0.to_bits(), portable.1.to_bits()));
+                #[cfg(target_arch = "x86_64")]
+                if Tier::Avx2.is_available() {
+                    // SAFETY: AVX2 was found; the row has as many elements as the query.
+                    let narrower = unsafe { super::avx2::exact_dot(&wide, rows[row * d..].as_ptr()) };
+                    prop_assert_eq!(narrower.0.to_bits(), dot.to_bits());
+                    prop_assert_eq!(narrower.1.to_bits(), square.to_bits());
+                }
                 let naive: f64 = wide.iter().zip(&rows[row * d..]).map(|(q, x)| q * f64::from(*x)).sum();
                 prop_assert!((dot - naive).abs() <= 1e-12 * query_norm * square.sqrt() + 1e-300);
                 let bound = f32_error_factor(d) * query_norm * square.sqrt() + 1e-40;
@@ -107,6 +117,34 @@ proptest! {
             let mut alone = [0; 3];
             kernels.nibble_dots(&reversed, &codes, &mut alone);
             prop_assert_eq!(tile[1], alone);
+        }
+    }
+
+    #[test]
+    fn every_tier_lets_the_same_rows_reach_a_floor(
+        rows in prop::collection::vec(
+            (-200_000_i32..200_000, 0.0_f32..0.1, 0.0_f32..0.5, prop::bool::weighted(0.05)), 0..300
+        ),
+        scale in -1.0_f32..1.0,
+        floor in prop::sample::select(vec![f32::NEG_INFINITY, -100.0, 0.0, 100.0, 3e3, f32::INFINITY]),
+    ) {
+        // Some rows have no finite bound: they cannot be ruled out.
+        let bound = CoarseBound { scale, offset: 17.25, residual_factor: 1.5, norm_factor: 0.75 };
+        let raw: Vec<i32> = rows.iter().map(|row| row.0).collect();
+        let steps: Vec<f32> = rows.iter().map(|row| row.1).collect();
+        let residuals: Vec<f32> = rows.iter().map(|row| row.2).collect();
+        let norms: Vec<f32> = rows.iter().map(|row| if row.3 { f32::NAN } else { row.2 * 2.0 }).collect();
+        let is_reaching = |&(raw, step, residual, is_nan): &(i32, f32, f32, bool)| {
+            let error = residual * bound.residual_factor + residual * 2.0 * bound.norm_factor;
+            is_nan || step * (bound.scale * raw as f32 - bound.offset) + error >= floor
+        };
+        let naive: Vec<bool> = rows.iter().map(is_reaching).collect();
+        for kernels in tiers() {
+            let mut words = vec![u64::MAX; rows.len().div_ceil(64)];
+            kernels.reaching(&bound, floor, &raw, [&steps, &residuals, &norms], &mut words);
+            let found: Vec<bool> = (0..words.len() * 64).map(|row| words[row / 64] >> (row % 64) & 1 == 1).collect();
+            prop_assert_eq!(&found[..rows.len()], &naive[..], "{:?}", kernels.tier());
+            prop_assert!(!found[rows.len()..].contains(&true), "bits beyond the last row are clear");
         }
     }
 }
