@@ -247,7 +247,8 @@ class Copies:
     def residency_s(self, tier: int) -> float:
         """For how long a copy of a tier stays in Redis."""
         if tier == Tier.STM:
-            return self.settings.short_term.ttl_s
+            # Until maintenance has put the next tier's label on it: a copy that left before would be missed there.
+            return self.settings.short_term.ttl_s + 2 * self.settings.maintenance.interval_s
         return self.settings.intermediate.ttl_s if tier == Tier.IM else self.settings.short_term.ttl_s
 
     def put_behind(self, copies: Sequence[Copy], epoch: str | None) -> None:
