@@ -22,7 +22,7 @@ from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import Stamp
-from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteStatus
+from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteResult, WriteStatus
 
 __all__ = ["AsyncSyncService"]
 
@@ -88,10 +88,11 @@ class AsyncSyncService:
         """Brings dirty copies into SQL, lets Redis follow SQL's feed, and evicts what is due."""
         report = SyncReport()
         copies = self._copies
+        await self.sync_journal(report)
         if copies.tier is None:
             return report
         self.rounds += 1
-        buckets = list(range(BUCKETS)) if every_bucket else sorted(self._buckets)
+        buckets = list(range(BUCKETS)) if every_bucket else sorted(self._buckets.union(copies.dirty_buckets()))
         sizes = await copies.ask_redis(copies.tier.sizes, buckets)
         if sizes is None:
             report.remaining = True
@@ -113,6 +114,40 @@ class AsyncSyncService:
                 await self._evict_bucket(bucket, now_us, report)
         return report
 
+    async def sync_journal(self, report: SyncReport) -> None:
+        """Brings what the journal holds into SQL."""
+        copies, journal = self._copies, self._copies.journal
+        if journal is None:
+            return
+        try:
+            while waiting := journal.oldest(self._settings.sync.batch_entries):
+                results = await copies.ask_sql(copies.store.write, [_absolute(copy) for copy in waiting])
+                changed: dict[str, list[str]] = {}
+                for copy, result in zip(waiting, results, strict=True):
+                    copies.loader.forget_absent(copy.id)
+                    if _holds(result, copy):
+                        report.synced += 1
+                    else:
+                        changed.setdefault(copy.agent_id, []).append(copy.id)
+                        report.beaten += 1
+                journal.settle(waiting)
+                for agent_id, ids in changed.items():
+                    await self._forget_beaten(agent_id, ids)
+        except MemoryStoreUnavailableError:
+            report.remaining = True
+
+    async def replay(self) -> None:
+        """As `sync_journal`, where nobody asks for a report."""
+        await self.sync_journal(SyncReport())
+
+    async def _forget_beaten(self, agent_id: str, ids: Sequence[str]) -> None:
+        """What SQL holds counts: the index learns it."""
+        index = self._indexes.peek(agent_id)
+        if index is not None:
+            for memory_id in ids:
+                index.forget_dirty(memory_id)
+            await self._indexes.refresh(agent_id, index)
+
     async def _sync_bucket(self, bucket: int, report: SyncReport) -> None:
         copies = self._copies
         tier = copies.tier
@@ -129,10 +164,11 @@ class AsyncSyncService:
                 return
             seen.update(fresh)
             by_agent: dict[str, list[str]] = {}
-            for agent_id, memory_id in fresh[:MAX_ENTRIES]:
+            for agent_id, memory_id in fresh:
                 by_agent.setdefault(agent_id, []).append(memory_id)
             for agent_id, ids in by_agent.items():
-                await self.sync_agent(agent_id, ids, report)
+                for start in range(0, len(ids), MAX_ENTRIES):
+                    await self.sync_agent(agent_id, ids[start : start + MAX_ENTRIES], report)
 
     async def sync_agent(self, agent_id: str, ids: Sequence[str], report: SyncReport) -> None:
         """Brings dirty copies of one agent, at most MAX_ENTRIES, into SQL."""
@@ -155,9 +191,7 @@ class AsyncSyncService:
         changed: list[str] = []
         for copy, result in zip(dirty, results, strict=True):
             copies.loader.forget_absent(copy.id)
-            if result.status is WriteStatus.APPLIED or (
-                result.status is WriteStatus.STALE and result.version == copy.version
-            ):
+            if _holds(result, copy):
                 seen.append((copy.id, copy.stamp, copy.stamp))
                 report.synced += 1
             else:
@@ -174,11 +208,7 @@ class AsyncSyncService:
                 report.remaining = True
             else:
                 copies.note_dirty(agent_id, answer.number)
-        index = self._indexes.peek(agent_id)
-        if index is not None:
-            for memory_id in changed:
-                index.forget_dirty(memory_id)
-            await self._indexes.refresh(agent_id, index)
+        await self._forget_beaten(agent_id, changed)
 
     async def _follow_agents(self, report: SyncReport) -> None:
         """Lets Redis follow the feeds of agents that were touched since the last round."""
@@ -403,6 +433,13 @@ class AsyncSyncService:
             except Exception:
                 self.failures += 1
                 logger.exception("background work of agent memory failed")
+
+
+def _holds(result: WriteResult, copy: Copy) -> bool:
+    """Whether SQL holds this very version now."""
+    return result.status is WriteStatus.APPLIED or (
+        result.status is WriteStatus.STALE and result.version == copy.version
+    )
 
 
 def _absolute(copy: Copy) -> Put | Delete:

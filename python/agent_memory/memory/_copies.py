@@ -10,6 +10,8 @@ States of each of the two stores, as this process sees them (`Presence`)
 Rules
 - A write is acknowledged at one level: SQL committed it, or Redis accepted it as a dirty copy. It goes to SQL unless Redis
   was asked for; to Redis instead only where the caller lets it degrade.
+- Where both are away, or both refuse, the journal takes what may degrade or asked for no more, if there is one. It is read
+  over what the stores say, and brought into SQL by the first call that finds it back.
 - A clean copy is put with the epoch known before the SQL statement (R4). New memories are put behind the caller's back
   (`MAX_BEHIND`, beyond which they are simply not cached); updates and deletes before the caller goes on, so that
   no other process is served the old one.
@@ -34,6 +36,7 @@ from agent_memory._compat import (
     spawn,
 )
 from agent_memory.memory._batching import Batcher
+from agent_memory.memory._memory_journal import MemoryJournal
 from agent_memory.memory._presence import Presence, Written
 from agent_memory.memory._redis_tier import RedisTier, bucket_of
 from agent_memory.memory.entries import Copy, Durability, Tier, checksum_of, new_writer, tombstone_of
@@ -172,9 +175,16 @@ class Copies:
     `tier` is None for a system without Redis.
     """
 
-    def __init__(self, store: MemoryStore, tier: RedisTier | None, settings: MemorySettings) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        tier: RedisTier | None,
+        settings: MemorySettings,
+        journal: MemoryJournal | None = None,
+    ) -> None:
         self.store = store
         self.tier = tier
+        self.journal = journal
         self.settings = settings
         self.sql = Presence("SQL")
         self.redis = Presence("Redis")
@@ -191,6 +201,8 @@ class Copies:
         self.dirty_agents: dict[str, None] = {}
         self.evicts_dirty: str | None = None
         self.on_hint: Callable[[str, int], None] | None = None
+        self.on_sql: Callable[[], Any] | None = None
+        self._replay_task: Task[Any] | None = None
         self.put_count = 0
         self.put_failures = 0
 
@@ -313,11 +325,38 @@ class Copies:
                 if self.sql.is_away():
                     raise  # otherwise SQL promises more than was asked for
         try:
-            return self._put_in_sql(put)
+            written = self._put_in_sql(put)
         except MemoryStoreUnavailableError as error:
-            if not (degrade or durability == "redis"):
+            if not (degrade or durability != "sql"):
                 raise DurabilityError(durability, None, "SQL is away") from error
-        return self._put_as_dirty(put, known_version)
+        else:
+            self._replay_behind()
+            return written
+        try:
+            return self._put_as_dirty(put, known_version)
+        except DurabilityError:
+            if self.journal is None or not (degrade or durability == "journal"):
+                raise
+        return self._put_in_journal(put, known_version)
+
+    def _put_in_journal(self, put: Put, known_version: int) -> Written:
+        journal = self.journal
+        assert journal is not None
+        copy = put.copy
+        version = next_version(known_version, time.time_ns() // 1_000)
+        copy = _versioned(copy, copy.id, version, self._writer | 2, copy.created_us or version, 0)
+        journal.keep(copy)
+        self.loader.forget_absent(copy.id)
+        existed = put.if_version is not None or known_version > 0
+        return Written(WriteResult(WriteStatus.APPLIED, copy.id, version, 0, existed, copy.created_us), "journal", copy)
+
+    def _replay_behind(self) -> None:
+        """SQL is here: what the journal holds goes there soon."""
+        if not self.journal or self.on_sql is None:
+            return
+        with self._behind_mutex:
+            if self._replay_task is None or self._replay_task.is_done():
+                self._replay_task = spawn(self.on_sql, name="agent-memory-journal")
 
     def _put_in_sql(self, put: Put) -> Written:
         agent_id = put.copy.agent_id
@@ -416,6 +455,10 @@ class Copies:
         """Remembers the bytes of dirty copies of buckets."""
         self._dirty_bytes.update(sizes)
 
+    def dirty_buckets(self) -> list[int]:
+        """The buckets of which this process has seen that they hold dirty copies."""
+        return [bucket for bucket, size in list(self._dirty_bytes.items()) if size]
+
     @property
     def dirty_bytes(self) -> int:
         """Bytes of dirty copies in Redis, as far as this process has seen."""
@@ -463,9 +506,22 @@ class Copies:
                 if epoch is not None:
                     self.put_clean([tombstone], epoch)
             return Written(result, "sql", tombstone)
+        try:
+            return self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
+        except DurabilityError:
+            if self.journal is None:
+                raise
+        version = next_version(known_version, time.time_ns() // 1_000)
+        tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 2)
+        self.journal.keep(tombstone)
+        return Written(WriteResult(WriteStatus.APPLIED, memory_id, version, existed=True), "journal", tombstone)
+
+    def _delete_as_dirty(self, agent_id: str, memory_id: str, if_version: int | None, known_version: int) -> Written:
         tier = self.tier
         if tier is None:
             raise DurabilityError("sql", None, "SQL is away and there is no Redis")
+        if self.redis.is_away():
+            raise DurabilityError("sql", None, "SQL and Redis are away")
         self.check_dirty_room()
         version = next_version(known_version, tier.now_us())
         tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 1)
@@ -489,6 +545,7 @@ class Copies:
         dirty: dict[str, Copy] = {}
         missing: list[str] = []
         hint: int | None = None
+        journalled = self.journal.find(ids) if self.journal is not None else []
         for start in range(0, len(ids), MAX_ENTRIES):
             part = ids[start : start + MAX_ENTRIES]
             reply = None if self.tier is None else self.ask_redis(self.tier.read, agent_id, part)
@@ -507,7 +564,7 @@ class Copies:
             try:
                 rows = self.loader.load(agent_id, missing, dirty)
             except MemoryStoreUnavailableError:
-                if missing and not partial:
+                if not partial and not {copy.id for copy in journalled}.issuperset(missing):
                     raise
                 rows = {}
             found.update(rows)
@@ -515,11 +572,17 @@ class Copies:
                 row = rows.get(memory_id)
                 if row is None or copy.stamp > row.stamp:
                     found[memory_id] = copy
+        for copy in journalled:
+            other = found.get(copy.id)
+            if copy.agent_id == agent_id and (other is None or copy.stamp > other.stamp):
+                found[copy.id] = copy
         return {memory_id: copy for memory_id, copy in found.items() if not copy.deleted}, hint
 
     def close(self) -> None:
-        """Finishes what waits for Redis."""
+        """Finishes what waits for Redis; what the journal holds stays in it."""
         self.flush()
+        if self._replay_task is not None:
+            self._replay_task.join()
 
 
 def _versioned(copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int) -> Copy:

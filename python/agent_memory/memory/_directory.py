@@ -39,6 +39,11 @@ class MemoryDirectory:
         return self.path / "snapshots"
 
     @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        return self.path / "journal"
+
+    @property
     def server(self) -> EmbeddedServer | None:
         """The server, where this process owns it."""
         return self._server

@@ -24,7 +24,7 @@ from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import Stamp
-from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteStatus
+from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteResult, WriteStatus
 
 __all__ = ["SyncService"]
 
@@ -90,10 +90,11 @@ class SyncService:
         """Brings dirty copies into SQL, lets Redis follow SQL's feed, and evicts what is due."""
         report = SyncReport()
         copies = self._copies
+        self.sync_journal(report)
         if copies.tier is None:
             return report
         self.rounds += 1
-        buckets = list(range(BUCKETS)) if every_bucket else sorted(self._buckets)
+        buckets = list(range(BUCKETS)) if every_bucket else sorted(self._buckets.union(copies.dirty_buckets()))
         sizes = copies.ask_redis(copies.tier.sizes, buckets)
         if sizes is None:
             report.remaining = True
@@ -115,6 +116,40 @@ class SyncService:
                 self._evict_bucket(bucket, now_us, report)
         return report
 
+    def sync_journal(self, report: SyncReport) -> None:
+        """Brings what the journal holds into SQL."""
+        copies, journal = self._copies, self._copies.journal
+        if journal is None:
+            return
+        try:
+            while waiting := journal.oldest(self._settings.sync.batch_entries):
+                results = copies.ask_sql(copies.store.write, [_absolute(copy) for copy in waiting])
+                changed: dict[str, list[str]] = {}
+                for copy, result in zip(waiting, results, strict=True):
+                    copies.loader.forget_absent(copy.id)
+                    if _holds(result, copy):
+                        report.synced += 1
+                    else:
+                        changed.setdefault(copy.agent_id, []).append(copy.id)
+                        report.beaten += 1
+                journal.settle(waiting)
+                for agent_id, ids in changed.items():
+                    self._forget_beaten(agent_id, ids)
+        except MemoryStoreUnavailableError:
+            report.remaining = True
+
+    def replay(self) -> None:
+        """As `sync_journal`, where nobody asks for a report."""
+        self.sync_journal(SyncReport())
+
+    def _forget_beaten(self, agent_id: str, ids: Sequence[str]) -> None:
+        """What SQL holds counts: the index learns it."""
+        index = self._indexes.peek(agent_id)
+        if index is not None:
+            for memory_id in ids:
+                index.forget_dirty(memory_id)
+            self._indexes.refresh(agent_id, index)
+
     def _sync_bucket(self, bucket: int, report: SyncReport) -> None:
         copies = self._copies
         tier = copies.tier
@@ -131,10 +166,11 @@ class SyncService:
                 return
             seen.update(fresh)
             by_agent: dict[str, list[str]] = {}
-            for agent_id, memory_id in fresh[:MAX_ENTRIES]:
+            for agent_id, memory_id in fresh:
                 by_agent.setdefault(agent_id, []).append(memory_id)
             for agent_id, ids in by_agent.items():
-                self.sync_agent(agent_id, ids, report)
+                for start in range(0, len(ids), MAX_ENTRIES):
+                    self.sync_agent(agent_id, ids[start : start + MAX_ENTRIES], report)
 
     def sync_agent(self, agent_id: str, ids: Sequence[str], report: SyncReport) -> None:
         """Brings dirty copies of one agent, at most MAX_ENTRIES, into SQL."""
@@ -157,9 +193,7 @@ class SyncService:
         changed: list[str] = []
         for copy, result in zip(dirty, results, strict=True):
             copies.loader.forget_absent(copy.id)
-            if result.status is WriteStatus.APPLIED or (
-                result.status is WriteStatus.STALE and result.version == copy.version
-            ):
+            if _holds(result, copy):
                 seen.append((copy.id, copy.stamp, copy.stamp))
                 report.synced += 1
             else:
@@ -176,11 +210,7 @@ class SyncService:
                 report.remaining = True
             else:
                 copies.note_dirty(agent_id, answer.number)
-        index = self._indexes.peek(agent_id)
-        if index is not None:
-            for memory_id in changed:
-                index.forget_dirty(memory_id)
-            self._indexes.refresh(agent_id, index)
+        self._forget_beaten(agent_id, changed)
 
     def _follow_agents(self, report: SyncReport) -> None:
         """Lets Redis follow the feeds of agents that were touched since the last round."""
@@ -405,6 +435,13 @@ class SyncService:
             except Exception:
                 self.failures += 1
                 logger.exception("background work of agent memory failed")
+
+
+def _holds(result: WriteResult, copy: Copy) -> bool:
+    """Whether SQL holds this very version now."""
+    return result.status is WriteStatus.APPLIED or (
+        result.status is WriteStatus.STALE and result.version == copy.version
+    )
 
 
 def _absolute(copy: Copy) -> Put | Delete:
