@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -60,6 +61,7 @@ from agent_memory.policy import Priority
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 from agent_memory.scoring import Filters, ScoreWeights, SearchResult
 from agent_memory.scoring._settings import DEFAULT_DECAY, DEFAULT_WEIGHTS, Decay, Diversity
+from agent_memory.testing import ServerError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -76,6 +78,8 @@ _UPDATE_ATTEMPTS: Final = 32
 
 _BATCH: Final = 500
 """Memories in one call of the store by `store_many`, `forget` and `import_`."""
+
+logger = logging.getLogger(__name__)
 
 _UNSET: Final[Any] = object()
 
@@ -155,6 +159,7 @@ class AsyncMemorySystem:
         self._given_store = store
         self._embed_function = embed
         self._client: Any = None
+        self._server_kwargs: dict[str, Any] = {}
         self._owns_client = False
         self._is_open = False
         self._pid = os.getpid()
@@ -197,6 +202,8 @@ class AsyncMemorySystem:
         self._copies.on_hint = self._indexes.on_hint
         self._service = AsyncSyncService(self._copies, self._indexes)
         self._copies.on_sql = self._service.replay
+        if self._redis == "embedded":
+            self._copies.on_redis_lost = self._find_server
         self._is_open = True
         await self._service.replay()
         return self
@@ -224,13 +231,29 @@ class AsyncMemorySystem:
         if redis is None:
             return None
         if redis == "embedded":
-            kwargs = await async_in_thread(self._directory.open_server)
-            self._client, self._owns_client = AsyncRedis(**kwargs), True
+            self._server_kwargs = await async_in_thread(self._directory.open_server)
+            self._client, self._owns_client = AsyncRedis(**self._server_kwargs), True
         elif isinstance(redis, str):
             self._client, self._owns_client = AsyncRedis.from_url(redis), True
         else:
             self._client = redis
         return AsyncRedisTier(self._client)
+
+    async def _find_server(self) -> None:
+        """Starts the embedded server again, or the one of an owner that has gone, or attaches to a new owner's."""
+        try:
+            kwargs = await async_in_thread(self._directory.open_server)
+        except (MemorySystemError, ServerError, OSError) as error:
+            logger.warning("the embedded server is away, and no other was found or started: %s", type(error).__name__)
+            return
+        tier = self._copies.tier
+        if kwargs == self._server_kwargs or tier is None:
+            return
+        self._server_kwargs = kwargs
+        before, self._client = self._client, AsyncRedis(**kwargs)
+        tier.client = self._client
+        self._copies.evicts_dirty = None
+        await before.aclose()
 
     def _make_store(self) -> AsyncMemoryStore:
         given = self._given_store

@@ -55,6 +55,9 @@ MAX_BEHIND: Final = 10_000
 SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
 """With any other the server may drop copies that nothing else holds."""
 
+REOPEN_INTERVAL_S: Final = 1.0
+"""Between two looks for the embedded server, while it is away."""
+
 REDIS_ERRORS: Final = (RedisError, OSError)
 
 
@@ -203,6 +206,9 @@ class Copies:
         self.on_hint: Callable[[str, int], None] | None = None
         self.on_sql: Callable[[], Any] | None = None
         self._replay_task: Task[Any] | None = None
+        self.on_redis_lost: Callable[[], Any] | None = None
+        self._reopen_task: Task[Any] | None = None
+        self._reopen_at = 0.0
         self.put_count = 0
         self.put_failures = 0
 
@@ -232,10 +238,23 @@ class Copies:
         try:
             answer = function(*args, **options)
         except REDIS_ERRORS as error:
-            self.redis.failed(error)
+            self._redis_failed(error)
             return None
         self.redis.answered()
         return answer
+
+    def _redis_failed(self, error: BaseException) -> None:
+        self.redis.failed(error)
+        self._reopen_behind()
+
+    def _reopen_behind(self) -> None:
+        """The embedded server may have ended with the process that owned it: somebody else has to start one."""
+        if self.on_redis_lost is None or time.monotonic() < self._reopen_at:
+            return
+        with self._behind_mutex:
+            if self._reopen_task is None or self._reopen_task.is_done():
+                self._reopen_at = time.monotonic() + REOPEN_INTERVAL_S
+                self._reopen_task = spawn(self.on_redis_lost, name="agent-memory-server")
 
     def epoch_for(self, agent_id: str) -> str | None:
         """The agent's epoch in Redis, opened where this process does not know it; None where Redis is away."""
@@ -434,7 +453,7 @@ class Copies:
                 answer = tier.put_dirty([items[at][0] for at in chosen], [items[at][1] for at in chosen])
             except REDIS_ERRORS as error:
                 if not isinstance(error, ResponseError):
-                    self.redis.failed(error)
+                    self._redis_failed(error)
                 reason = "Redis refused it" if isinstance(error, ResponseError) else "Redis is away"
                 raise DurabilityError("redis", None, f"{reason}: {type(error).__name__}") from error
             self.redis.answered()
@@ -481,7 +500,7 @@ class Copies:
         try:
             info = tier.client.info("memory")
         except REDIS_ERRORS as error:
-            self.redis.failed(error)
+            self._redis_failed(error)
             raise DurabilityError("redis", None, "Redis is away") from error
         # A cluster answers for each of its nodes.
         answers = [info] if "maxmemory_policy" in info else list(info.values())
@@ -581,8 +600,9 @@ class Copies:
     def close(self) -> None:
         """Finishes what waits for Redis; what the journal holds stays in it."""
         self.flush()
-        if self._replay_task is not None:
-            self._replay_task.join()
+        for task in (self._replay_task, self._reopen_task):
+            if task is not None:
+                task.join()
 
 
 def _versioned(copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int) -> Copy:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,6 +63,7 @@ from agent_memory.policy import Priority
 from agent_memory.redis import Redis
 from agent_memory.scoring import Filters, ScoreWeights, SearchResult
 from agent_memory.scoring._settings import DEFAULT_DECAY, DEFAULT_WEIGHTS, Decay, Diversity
+from agent_memory.testing import ServerError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -78,6 +80,8 @@ _UPDATE_ATTEMPTS: Final = 32
 
 _BATCH: Final = 500
 """Memories in one call of the store by `store_many`, `forget` and `import_`."""
+
+logger = logging.getLogger(__name__)
 
 _UNSET: Final[Any] = object()
 
@@ -157,6 +161,7 @@ class MemorySystem:
         self._given_store = store
         self._embed_function = embed
         self._client: Any = None
+        self._server_kwargs: dict[str, Any] = {}
         self._owns_client = False
         self._is_open = False
         self._pid = os.getpid()
@@ -199,6 +204,8 @@ class MemorySystem:
         self._copies.on_hint = self._indexes.on_hint
         self._service = SyncService(self._copies, self._indexes)
         self._copies.on_sql = self._service.replay
+        if self._redis == "embedded":
+            self._copies.on_redis_lost = self._find_server
         self._is_open = True
         self._service.replay()
         return self
@@ -226,13 +233,29 @@ class MemorySystem:
         if redis is None:
             return None
         if redis == "embedded":
-            kwargs = in_thread(self._directory.open_server)
-            self._client, self._owns_client = Redis(**kwargs), True
+            self._server_kwargs = in_thread(self._directory.open_server)
+            self._client, self._owns_client = Redis(**self._server_kwargs), True
         elif isinstance(redis, str):
             self._client, self._owns_client = Redis.from_url(redis), True
         else:
             self._client = redis
         return RedisTier(self._client)
+
+    def _find_server(self) -> None:
+        """Starts the embedded server again, or the one of an owner that has gone, or attaches to a new owner's."""
+        try:
+            kwargs = in_thread(self._directory.open_server)
+        except (MemorySystemError, ServerError, OSError) as error:
+            logger.warning("the embedded server is away, and no other was found or started: %s", type(error).__name__)
+            return
+        tier = self._copies.tier
+        if kwargs == self._server_kwargs or tier is None:
+            return
+        self._server_kwargs = kwargs
+        before, self._client = self._client, Redis(**kwargs)
+        tier.client = self._client
+        self._copies.evicts_dirty = None
+        before.close()
 
     def _make_store(self) -> MemoryStore:
         given = self._given_store

@@ -724,6 +724,60 @@ async def test_a_closed_system_says_so(tmp_path):
     await memory.close()
 
 
+def start_python(code):
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+async def test_whoever_misses_the_server_of_an_owner_that_was_killed_owns_the_next_one(tmp_path):
+    code = f"""
+import sys
+from agent_memory.memory import MemorySystem
+with MemorySystem({os.fspath(tmp_path)!r}) as memory:
+    print(memory.store("a", "in the owner's Redis", durability="redis"), flush=True)
+    sys.stdin.read()
+"""
+    owner = start_python(code)
+    try:
+        stored = (await async_in_thread(owner.stdout.readline)).strip()
+        async with AsyncMemorySystem(tmp_path) as heir, AsyncMemorySystem(tmp_path) as other:
+            assert (await heir.get("a", stored)).content == "in the owner's Redis"
+            assert (await other.get("a", stored)).content == "in the owner's Redis"
+            owner.kill()
+            await async_in_thread(owner.wait)
+            meanwhile = await heir.store("a", "meanwhile")
+
+            async def reaches_redis(memory):
+                with contextlib.suppress(DurabilityError, MemoryStoreUnavailableError):
+                    return (await memory.store("a", "x", durability="redis")).durability == "redis"
+
+            await until(lambda: reaches_redis(heir))
+            await until(lambda: reaches_redis(other))
+            assert [memory._directory.server is not None for memory in (heir, other)].count(True) == 1
+            for memory in (heir, other):
+                assert (await memory.get("a", stored)).content == "in the owner's Redis"
+                assert (await memory.get("a", meanwhile)).content == "meanwhile"
+            await heir.sync()
+            assert (await heir.get("a", stored)).content == "in the owner's Redis"
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdin.close()
+        owner.stdout.close()
+
+
+async def test_the_owners_server_comes_back_when_it_was_killed(tmp_path):
+    async with AsyncMemorySystem(tmp_path) as memory:
+        stored = await memory.store("a", "kept by both", durability="redis")
+        memory._directory.server.kill()
+
+        async def is_found():
+            with contextlib.suppress(MemoryStoreUnavailableError):
+                return await memory.get("a", stored)
+
+        await until(is_found)
+        assert (await memory.get("a", stored)).content == "kept by both"
+
+
 async def test_a_child_of_fork_is_told_to_open_anew_and_disturbs_nobody(tmp_path):
     async with AsyncMemorySystem(tmp_path, config=JOURNALLED) as memory:
         before = await memory.store("a", "the parent's")

@@ -720,6 +720,60 @@ def test_a_closed_system_says_so(tmp_path):
     memory.close()
 
 
+def start_python(code):
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_whoever_misses_the_server_of_an_owner_that_was_killed_owns_the_next_one(tmp_path):
+    code = f"""
+import sys
+from agent_memory.memory import MemorySystem
+with MemorySystem({os.fspath(tmp_path)!r}) as memory:
+    print(memory.store("a", "in the owner's Redis", durability="redis"), flush=True)
+    sys.stdin.read()
+"""
+    owner = start_python(code)
+    try:
+        stored = in_thread(owner.stdout.readline).strip()
+        with MemorySystem(tmp_path) as heir, MemorySystem(tmp_path) as other:
+            assert heir.get("a", stored).content == "in the owner's Redis"
+            assert other.get("a", stored).content == "in the owner's Redis"
+            owner.kill()
+            in_thread(owner.wait)
+            meanwhile = heir.store("a", "meanwhile")
+
+            def reaches_redis(memory):
+                with contextlib.suppress(DurabilityError, MemoryStoreUnavailableError):
+                    return memory.store("a", "x", durability="redis").durability == "redis"
+
+            until(lambda: reaches_redis(heir))
+            until(lambda: reaches_redis(other))
+            assert [memory._directory.server is not None for memory in (heir, other)].count(True) == 1
+            for memory in (heir, other):
+                assert memory.get("a", stored).content == "in the owner's Redis"
+                assert memory.get("a", meanwhile).content == "meanwhile"
+            heir.sync()
+            assert heir.get("a", stored).content == "in the owner's Redis"
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdin.close()
+        owner.stdout.close()
+
+
+def test_the_owners_server_comes_back_when_it_was_killed(tmp_path):
+    with MemorySystem(tmp_path) as memory:
+        stored = memory.store("a", "kept by both", durability="redis")
+        memory._directory.server.kill()
+
+        def is_found():
+            with contextlib.suppress(MemoryStoreUnavailableError):
+                return memory.get("a", stored)
+
+        until(is_found)
+        assert memory.get("a", stored).content == "kept by both"
+
+
 def test_a_child_of_fork_is_told_to_open_anew_and_disturbs_nobody(tmp_path):
     with MemorySystem(tmp_path, config=JOURNALLED) as memory:
         before = memory.store("a", "the parent's")
