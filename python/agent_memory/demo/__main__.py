@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
     _print_verdict(result)
-    return 0 if result.verdict.passed else _FAILED
+    return 0 if result.passed else _FAILED
 
 
 def _print_verdict(result: DemoResult) -> None:

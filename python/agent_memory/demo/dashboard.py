@@ -127,6 +127,9 @@ class Dashboard(Protocol):
     def show_comparison(self, results: list[LaneResult]) -> None:
         """The comparison is over."""
 
+    def show_status(self, text: str) -> None:
+        """How it stands at this moment, if it is time to say so."""
+
     def refresh(self, recorder: Recorder) -> None:
         """Shows the present, if it is time to."""
 
@@ -187,6 +190,11 @@ class PlainDashboard:
                 f"    {one.way:16} {one.library:12} {one.operations_per_s:>8,.0f} op/s  "
                 f"p50 {format_duration_us(one.p50_us):>7}  p99 {format_duration_us(one.p99_us):>7}  x {one.ratio:.2f}"
             )
+
+    def show_status(self, text: str) -> None:
+        """See Dashboard."""
+        if self._pace.is_due():
+            self._print(text)
 
     def refresh(self, recorder: Recorder) -> None:
         """See Dashboard."""
@@ -260,6 +268,15 @@ class LiveDashboard:
                         f"{one.way}: {one.operations_per_s:,.0f} op/s, {one.ratio:.1f} x redis-py; "
                         f"p50 {format_duration_us(one.p50_us)}, p99 {format_duration_us(one.p99_us)}"
                     )
+            self._draw()
+
+    def show_status(self, text: str) -> None:
+        """See Dashboard."""
+        if not self._pace.is_due():
+            return
+        with self._lock:
+            self._view = _View()
+            self._slice = text
             self._draw()
 
     def refresh(self, recorder: Recorder) -> None:

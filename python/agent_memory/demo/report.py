@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+from agent_memory.demo.agent import AgentResult
+from agent_memory.demo.agent_picture import TIER_NAMES, draw_agent
 from agent_memory.demo.bars import draw_bars
-from agent_memory.demo.comparison import OURS
+from agent_memory.demo.comparison import OURS, percentile
 from agent_memory.demo.figures import OUTAGE_ENDS, Recovery
 from agent_memory.demo.recorder import Ending
 from agent_memory.demo.scenes import DemoResult
@@ -21,7 +24,7 @@ from agent_memory.demo.verdict import Verdict
 from agent_memory.demo.witness import WitnessResult
 from agent_memory.demo.wording import format_duration_us, format_optional_s
 
-__all__ = ["data_of", "describe_verdict", "describe_witness", "render_report", "write_report"]
+__all__ = ["data_of", "describe_agent", "describe_verdict", "describe_witness", "render_report", "write_report"]
 
 _OUTAGE_NAMES: Final = {"stalled": "stall (SIGSTOP)", "killed": "kill (SIGKILL)"}
 
@@ -51,10 +54,29 @@ def describe_verdict(verdict: Verdict) -> list[str]:
     return lines
 
 
+def describe_agent(agent: AgentResult) -> list[str]:
+    """What was found about the agent, one sentence each."""
+    verdict, ledger = agent.verdict, agent.ledger
+    tiers = ", ".join(f"{count:,} in {TIER_NAMES[tier]} memory" for tier, count in verdict.by_tier.items())
+    asked = Counter(question.tier for question in agent.questions)
+    answered = ", ".join(f"{asked[tier]:,} from {words} memory" for tier, words in TIER_NAMES.items())
+    missed = sum(not question.tier and question.stands_in == "SQL" for question in agent.questions)
+    return [
+        f"The agent's memory promised {verdict.memories:,} memories and {verdict.deleted:,} deletions; {verdict.missing:,} "
+        f"memories are missing, {verdict.altered:,} altered, {verdict.doubled:,} doubled, {verdict.resurrected:,} came back.",
+        f"{ledger.levels['redis']:,} of them were accepted by Redis while the database refused writes, and are in it now; "
+        f"{ledger.corrected:,} were corrected, {ledger.refused:,} corrections and deletions refused by an error.",
+        f"At the end {tiers}.",
+        f"{len(agent.questions):,} questions were asked: {answered}; {missed:,} found no answer while the database was taken "
+        f"for away and Redis had no copy, {verdict.unanswered:,} without such a reason.",
+    ]
+
+
 def data_of(result: DemoResult) -> dict[str, Any]:
     """Everything in the page as plain data."""
     data: dict[str, Any] = _plain(result)
     data["verdict"]["passed"] = result.verdict.passed
+    data["agent"]["verdict"]["passed"] = result.agent.verdict.passed
     return data
 
 
@@ -63,7 +85,7 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set):
         return [_plain(item) for item in value]
     return value.name if isinstance(value, Path) else value
 
@@ -81,6 +103,7 @@ def render_report(result: DemoResult) -> str:
         _render_tiles(result),
         _render_run(result, clients),
         _render_comparison(result),
+        _render_agent(result.agent),
         _render_recoveries(result),
         _render_phases(result),
         _render_witness(result),
@@ -89,7 +112,7 @@ def render_report(result: DemoResult) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
-        f"<title>agent_memory: a run through two outages</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>agent_memory: a run through outages</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(body)
         + f'\n</main>\n<script type="application/json" id="run-data">{data}</script>\n</body>\n</html>\n'
     )
@@ -116,13 +139,14 @@ def _table(heads: list[str], rows: Iterable[list[str]], words: int = 1) -> str:
 
 def _render_head(result: DemoResult) -> str:
     verdict = result.verdict
-    answer = "Every promise was kept." if verdict.passed else "Promises were broken."
-    items = [*describe_verdict(verdict), *verdict.problems]
+    agent = result.agent
+    answer = "Every promise was kept." if result.passed else "Promises were broken."
+    items = [*describe_verdict(verdict), *verdict.problems, *describe_agent(agent), *agent.verdict.problems]
     listed = "\n".join(f"<li>{escape(item)}</li>" for item in items)
-    state = "verdict" if verdict.passed else "verdict failed"
+    state = "verdict" if result.passed else "verdict failed"
     settings = result.settings
     return (
-        "<h1>A Redis server stalls, dies and comes back</h1>\n"
+        "<h1>A Redis server stalls, dies and comes back; an agent remembers</h1>\n"
         + _paragraph(
             f"{result.server}, {settings.threads} threads on one ResilientRedisClient and {settings.tasks} asyncio tasks on "
             "one AsyncResilientRedisClient: GET, SET, HSET, INCR, and store_with_retry with all four priorities.",
@@ -189,6 +213,40 @@ def _render_comparison(result: DemoResult) -> str:
             "The ratio is the median over the rounds."
         )
         + f"\n<figure>{draw_bars(result.comparison)}</figure>"
+    )
+
+
+def _render_agent(agent: AgentResult) -> str:
+    def row(tier: str) -> list[str]:
+        latencies_us = sorted(one.latency_us for one in agent.questions if one.tier == tier)
+        return [
+            TIER_NAMES[tier],
+            f"{agent.verdict.by_tier.get(tier, 0):,}",
+            f"{len(latencies_us):,}",
+            format_duration_us(percentile(latencies_us, 0.50)),
+            format_duration_us(percentile(latencies_us, 0.99)),
+        ]
+
+    examples = sorted(agent.examples, key=lambda one: list(TIER_NAMES).index(one[2]))
+    return (
+        "<h2>An agent's memory</h2>\n"
+        + _paragraph(
+            "An assistant is told thousands of things and asked about them by their words. A memory begins in short-term "
+            f"memory, in Redis and in SQL; after {agent.short_term_s:.1f} s it moves to intermediate memory, after "
+            f"{agent.intermediate_s:.1f} s to long-term memory, compressed and in SQL alone (an hour and a day by default). "
+            "Killed, Redis comes back on its data, but what it holds clean counts no more, and is loaded again when asked for. "
+            "While the database refuses writes, new memories are accepted by Redis and brought into it afterwards."
+        )
+        + f"\n<figure>{draw_agent(agent)}</figure>\n"
+        + _table(
+            ["tier", "memories at the end", "questions answered", "p50", "p99"], [row(tier) for tier in TIER_NAMES]
+        )
+        + "\n"
+        + _table(
+            ["question", "answer", "tier", "age"],
+            [[question, answer, tier, f"{age_s:.1f} s"] for question, answer, tier, age_s in examples],
+            words=3,
+        )
     )
 
 

@@ -6,13 +6,14 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from agent_memory.demo.agent import AgentResult, run_agent
 from agent_memory.demo.comparison import LaneResult, compare
 from agent_memory.demo.dashboard import Dashboard
 from agent_memory.demo.figures import RunFigures, digest
@@ -31,7 +32,7 @@ _RETURN_TIMEOUT_S: Final = 30.0
 _ASK_INTERVAL_S: Final = 0.002
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DemoResult:
     """Everything a run has found out."""
 
@@ -42,10 +43,22 @@ class DemoResult:
     figures: RunFigures
     witness: WitnessResult
     verdict: Verdict
+    agent: AgentResult = field(default_factory=AgentResult)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the clients and the agent's memory have kept every promise."""
+        return self.verdict.passed and self.agent.verdict.passed
 
 
 def run_demo(settings: DemoSettings, dashboard: Dashboard) -> DemoResult:
-    """Runs everything. Whatever happens, the server has ended and its data is gone when this returns or raises."""
+    """Runs everything. Whatever happens, the servers have ended and their data is gone when this returns or raises."""
+    result = _run_clients(settings, dashboard)
+    result.agent = run_agent(settings, dashboard)
+    return result
+
+
+def _run_clients(settings: DemoSettings, dashboard: Dashboard) -> DemoResult:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-memory-demo-"))
         # With a path the server appends every write to a file before it answers, so SIGKILL takes nothing that it has

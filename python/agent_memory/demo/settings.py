@@ -8,18 +8,22 @@ from typing import Final
 
 __all__ = ["DEFAULT_SECONDS", "PHASE_TITLES", "SHORTEST_SECONDS", "DemoSettings"]
 
-DEFAULT_SECONDS: Final = 50.0
+DEFAULT_SECONDS: Final = 56.0
 SHORTEST_SECONDS: Final = 8.0
 """Below this the outages would end before the circuits open."""
 
+_SHORTEST_AGENT_S: Final = 4.0
+"""Below this nothing of the agent's would reach long-term memory between its outages."""
+
 # Shares of the whole; what is left over goes to starting, draining and checking.
 _SHARES: Final = {
-    "compare": 0.26,
-    "steady": 0.12,
-    "stalled": 0.09,
-    "resumed": 0.14,
-    "killed": 0.14,
-    "restarted": 0.17,
+    "compare": 0.21,
+    "steady": 0.10,
+    "stalled": 0.08,
+    "resumed": 0.11,
+    "killed": 0.12,
+    "restarted": 0.14,
+    "agent": 0.17,
 }
 
 PHASE_TITLES: Final = {
@@ -30,6 +34,7 @@ PHASE_TITLES: Final = {
     "killed": "killed",
     "restarted": "restarted",
     "check": "checking",
+    "agent": "an agent's memory",
 }
 
 
@@ -64,4 +69,6 @@ class DemoSettings:
         """How long `phase` lasts."""
         duration_s = self.seconds * _SHARES[phase]
         # However short the run: a stall must outlast the timeouts that make it known.
-        return max(duration_s, 2 * self.socket_timeout_s) if phase == "stalled" else duration_s
+        if phase == "stalled":
+            return max(duration_s, 2 * self.socket_timeout_s)
+        return max(duration_s, _SHORTEST_AGENT_S) if phase == "agent" else duration_s

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent_memory.demo.report import describe_verdict, describe_witness
+from agent_memory.demo.report import describe_agent, describe_verdict, describe_witness
 from agent_memory.demo.scenes import DemoResult
 from agent_memory.demo.settings import PHASE_TITLES
 from agent_memory.demo.wording import format_duration_us, format_optional_s
@@ -31,11 +31,14 @@ def print_summary(result: DemoResult, stream: TextIO) -> None:
     verdict = result.verdict
     for sentence in describe_verdict(verdict):
         console.print(f"  {sentence}", soft_wrap=True)
-    for problem in verdict.problems:
+    console.print()
+    for sentence in describe_agent(result.agent):
+        console.print(f"  {sentence}", soft_wrap=True)
+    for problem in [*verdict.problems, *result.agent.verdict.problems]:
         console.print(Text(f"  {problem}", style="red"), soft_wrap=True)
     console.print()
-    answer = "PASSED: every promise was kept" if verdict.passed else "FAILED: promises were broken"
-    console.print(Text(answer, style="bold green" if verdict.passed else "bold red"))
+    answer = "PASSED: every promise was kept" if result.passed else "FAILED: promises were broken"
+    console.print(Text(answer, style="bold green" if result.passed else "bold red"))
     console.print(f"picture of the run: {result.settings.report_path}", soft_wrap=True)
 
 

@@ -21,10 +21,12 @@ _STORED_WORDS: Final = frozenset(
 )
 
 
-def check_durability(durability: str) -> None:
+def check_durability(durability: str, *, has_journal: bool) -> None:
     """Refuses what is no level of durability, or cannot be promised here."""
-    if durability not in ("sql", "redis"):
-        raise ValueError(f"durability must be 'sql' or 'redis', got {durability!r}")
+    if durability not in ("sql", "redis", "journal"):
+        raise ValueError(f"durability must be 'sql', 'redis' or 'journal', got {durability!r}")
+    if durability == "journal" and not has_journal:
+        raise ValueError("durability must be 'sql' or 'redis' without MemorySettings(journal=True), got 'journal'")
 
 
 def expiry(now: float, ttl_s: float | None) -> float | None:

@@ -8,6 +8,8 @@ States of each of the two stores, as this process sees them (`Presence`)
 Rules
 - A write is acknowledged at one level: SQL committed it, or Redis accepted it as a dirty copy. It goes to SQL unless Redis
   was asked for; to Redis instead only where the caller lets it degrade.
+- Where both are away, or both refuse, the journal takes what may degrade or asked for no more, if there is one. It is read
+  over what the stores say, and brought into SQL by the first call that finds it back.
 - A clean copy is put with the epoch known before the SQL statement (R4). New memories are put behind the caller's back
   (`MAX_BEHIND`, beyond which they are simply not cached); updates and deletes before the caller goes on, so that
   no other process is served the old one.
@@ -31,6 +33,7 @@ from agent_memory._compat import (
     AsyncTask,
     async_spawn,
 )
+from agent_memory.memory._async_memory_journal import AsyncMemoryJournal
 from agent_memory.memory._async_redis_tier import AsyncRedisTier, bucket_of
 from agent_memory.memory._batching import AsyncBatcher
 from agent_memory.memory._presence import Presence, Written
@@ -49,6 +52,9 @@ MAX_BEHIND: Final = 10_000
 
 SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
 """With any other the server may drop copies that nothing else holds."""
+
+REOPEN_INTERVAL_S: Final = 1.0
+"""Between two looks for the embedded server, while it is away."""
 
 REDIS_ERRORS: Final = (RedisError, OSError)
 
@@ -172,9 +178,16 @@ class AsyncCopies:
     `tier` is None for a system without Redis.
     """
 
-    def __init__(self, store: AsyncMemoryStore, tier: AsyncRedisTier | None, settings: MemorySettings) -> None:
+    def __init__(
+        self,
+        store: AsyncMemoryStore,
+        tier: AsyncRedisTier | None,
+        settings: MemorySettings,
+        journal: AsyncMemoryJournal | None = None,
+    ) -> None:
         self.store = store
         self.tier = tier
+        self.journal = journal
         self.settings = settings
         self.sql = Presence("SQL")
         self.redis = Presence("Redis")
@@ -191,6 +204,11 @@ class AsyncCopies:
         self.dirty_agents: dict[str, None] = {}
         self.evicts_dirty: str | None = None
         self.on_hint: Callable[[str, int], None] | None = None
+        self.on_sql: Callable[[], Any] | None = None
+        self._replay_task: AsyncTask[Any] | None = None
+        self.on_redis_lost: Callable[[], Any] | None = None
+        self._reopen_task: AsyncTask[Any] | None = None
+        self._reopen_at = 0.0
         self.put_count = 0
         self.put_failures = 0
 
@@ -220,10 +238,23 @@ class AsyncCopies:
         try:
             answer = await function(*args, **options)
         except REDIS_ERRORS as error:
-            self.redis.failed(error)
+            self._redis_failed(error)
             return None
         self.redis.answered()
         return answer
+
+    def _redis_failed(self, error: BaseException) -> None:
+        self.redis.failed(error)
+        self._reopen_behind()
+
+    def _reopen_behind(self) -> None:
+        """The embedded server may have ended with the process that owned it: somebody else has to start one."""
+        if self.on_redis_lost is None or time.monotonic() < self._reopen_at:
+            return
+        with self._behind_mutex:
+            if self._reopen_task is None or self._reopen_task.is_done():
+                self._reopen_at = time.monotonic() + REOPEN_INTERVAL_S
+                self._reopen_task = async_spawn(self.on_redis_lost, name="agent-memory-server")
 
     async def epoch_for(self, agent_id: str) -> str | None:
         """The agent's epoch in Redis, opened where this process does not know it; None where Redis is away."""
@@ -247,7 +278,8 @@ class AsyncCopies:
     def residency_s(self, tier: int) -> float:
         """For how long a copy of a tier stays in Redis."""
         if tier == Tier.STM:
-            return self.settings.short_term.ttl_s
+            # Until maintenance has put the next tier's label on it: a copy that left before would be missed there.
+            return self.settings.short_term.ttl_s + 2 * self.settings.maintenance.interval_s
         return self.settings.intermediate.ttl_s if tier == Tier.IM else self.settings.short_term.ttl_s
 
     def put_behind(self, copies: Sequence[Copy], epoch: str | None) -> None:
@@ -312,11 +344,38 @@ class AsyncCopies:
                 if self.sql.is_away():
                     raise  # otherwise SQL promises more than was asked for
         try:
-            return await self._put_in_sql(put)
+            written = await self._put_in_sql(put)
         except MemoryStoreUnavailableError as error:
-            if not (degrade or durability == "redis"):
+            if not (degrade or durability != "sql"):
                 raise DurabilityError(durability, None, "SQL is away") from error
-        return await self._put_as_dirty(put, known_version)
+        else:
+            self._replay_behind()
+            return written
+        try:
+            return await self._put_as_dirty(put, known_version)
+        except DurabilityError:
+            if self.journal is None or not (degrade or durability == "journal"):
+                raise
+        return await self._put_in_journal(put, known_version)
+
+    async def _put_in_journal(self, put: Put, known_version: int) -> Written:
+        journal = self.journal
+        assert journal is not None
+        copy = put.copy
+        version = next_version(known_version, time.time_ns() // 1_000)
+        copy = _versioned(copy, copy.id, version, self._writer | 2, copy.created_us or version, 0)
+        await journal.keep(copy)
+        self.loader.forget_absent(copy.id)
+        existed = put.if_version is not None or known_version > 0
+        return Written(WriteResult(WriteStatus.APPLIED, copy.id, version, 0, existed, copy.created_us), "journal", copy)
+
+    def _replay_behind(self) -> None:
+        """SQL is here: what the journal holds goes there soon."""
+        if not self.journal or self.on_sql is None:
+            return
+        with self._behind_mutex:
+            if self._replay_task is None or self._replay_task.is_done():
+                self._replay_task = async_spawn(self.on_sql, name="agent-memory-journal")
 
     async def _put_in_sql(self, put: Put) -> Written:
         agent_id = put.copy.agent_id
@@ -394,7 +453,7 @@ class AsyncCopies:
                 answer = await tier.put_dirty([items[at][0] for at in chosen], [items[at][1] for at in chosen])
             except REDIS_ERRORS as error:
                 if not isinstance(error, ResponseError):
-                    self.redis.failed(error)
+                    self._redis_failed(error)
                 reason = "Redis refused it" if isinstance(error, ResponseError) else "Redis is away"
                 raise DurabilityError("redis", None, f"{reason}: {type(error).__name__}") from error
             self.redis.answered()
@@ -414,6 +473,10 @@ class AsyncCopies:
     def note_sizes(self, sizes: Mapping[int, int]) -> None:
         """Remembers the bytes of dirty copies of buckets."""
         self._dirty_bytes.update(sizes)
+
+    def dirty_buckets(self) -> list[int]:
+        """The buckets of which this process has seen that they hold dirty copies."""
+        return [bucket for bucket, size in list(self._dirty_bytes.items()) if size]
 
     @property
     def dirty_bytes(self) -> int:
@@ -437,7 +500,7 @@ class AsyncCopies:
         try:
             info = await tier.client.info("memory")
         except REDIS_ERRORS as error:
-            self.redis.failed(error)
+            self._redis_failed(error)
             raise DurabilityError("redis", None, "Redis is away") from error
         # A cluster answers for each of its nodes.
         answers = [info] if "maxmemory_policy" in info else list(info.values())
@@ -462,9 +525,24 @@ class AsyncCopies:
                 if epoch is not None:
                     await self.put_clean([tombstone], epoch)
             return Written(result, "sql", tombstone)
+        try:
+            return await self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
+        except DurabilityError:
+            if self.journal is None:
+                raise
+        version = next_version(known_version, time.time_ns() // 1_000)
+        tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 2)
+        await self.journal.keep(tombstone)
+        return Written(WriteResult(WriteStatus.APPLIED, memory_id, version, existed=True), "journal", tombstone)
+
+    async def _delete_as_dirty(
+        self, agent_id: str, memory_id: str, if_version: int | None, known_version: int
+    ) -> Written:
         tier = self.tier
         if tier is None:
             raise DurabilityError("sql", None, "SQL is away and there is no Redis")
+        if self.redis.is_away():
+            raise DurabilityError("sql", None, "SQL and Redis are away")
         await self.check_dirty_room()
         version = next_version(known_version, tier.now_us())
         tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 1)
@@ -488,6 +566,7 @@ class AsyncCopies:
         dirty: dict[str, Copy] = {}
         missing: list[str] = []
         hint: int | None = None
+        journalled = self.journal.find(ids) if self.journal is not None else []
         for start in range(0, len(ids), MAX_ENTRIES):
             part = ids[start : start + MAX_ENTRIES]
             reply = None if self.tier is None else await self.ask_redis(self.tier.read, agent_id, part)
@@ -506,7 +585,7 @@ class AsyncCopies:
             try:
                 rows = await self.loader.load(agent_id, missing, dirty)
             except MemoryStoreUnavailableError:
-                if missing and not partial:
+                if not partial and not {copy.id for copy in journalled}.issuperset(missing):
                     raise
                 rows = {}
             found.update(rows)
@@ -514,11 +593,18 @@ class AsyncCopies:
                 row = rows.get(memory_id)
                 if row is None or copy.stamp > row.stamp:
                     found[memory_id] = copy
+        for copy in journalled:
+            other = found.get(copy.id)
+            if copy.agent_id == agent_id and (other is None or copy.stamp > other.stamp):
+                found[copy.id] = copy
         return {memory_id: copy for memory_id, copy in found.items() if not copy.deleted}, hint
 
     async def close(self) -> None:
-        """Finishes what waits for Redis."""
+        """Finishes what waits for Redis; what the journal holds stays in it."""
         await self.flush()
+        for task in (self._replay_task, self._reopen_task):
+            if task is not None:
+                await task.join()
 
 
 def _versioned(copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int) -> Copy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import Stamp
-from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteStatus
+from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteResult, WriteStatus
 
 __all__ = ["AsyncSyncService"]
 
@@ -29,6 +30,12 @@ logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S: Final = 30.0
 """Between two looks at all buckets; in between only those are looked at in which this process has seen something."""
+
+MAX_CANDIDATES: Final = 10_000
+"""Memories that are looked up at a time to be moved in batches: finding those of one agent sorts all of its tier."""
+
+Moved = dict[tuple[str, Tier], list[str]]
+"""Ids by agent and new tier."""
 
 
 class AsyncSyncService:
@@ -81,10 +88,11 @@ class AsyncSyncService:
         """Brings dirty copies into SQL, lets Redis follow SQL's feed, and evicts what is due."""
         report = SyncReport()
         copies = self._copies
+        await self.sync_journal(report)
         if copies.tier is None:
             return report
         self.rounds += 1
-        buckets = list(range(BUCKETS)) if every_bucket else sorted(self._buckets)
+        buckets = list(range(BUCKETS)) if every_bucket else sorted(self._buckets.union(copies.dirty_buckets()))
         sizes = await copies.ask_redis(copies.tier.sizes, buckets)
         if sizes is None:
             report.remaining = True
@@ -106,6 +114,40 @@ class AsyncSyncService:
                 await self._evict_bucket(bucket, now_us, report)
         return report
 
+    async def sync_journal(self, report: SyncReport) -> None:
+        """Brings what the journal holds into SQL."""
+        copies, journal = self._copies, self._copies.journal
+        if journal is None:
+            return
+        try:
+            while waiting := journal.oldest(self._settings.sync.batch_entries):
+                results = await copies.ask_sql(copies.store.write, [_absolute(copy) for copy in waiting])
+                changed: dict[str, list[str]] = {}
+                for copy, result in zip(waiting, results, strict=True):
+                    copies.loader.forget_absent(copy.id)
+                    if _holds(result, copy):
+                        report.synced += 1
+                    else:
+                        changed.setdefault(copy.agent_id, []).append(copy.id)
+                        report.beaten += 1
+                journal.settle(waiting)
+                for agent_id, ids in changed.items():
+                    await self._forget_beaten(agent_id, ids)
+        except MemoryStoreUnavailableError:
+            report.remaining = True
+
+    async def replay(self) -> None:
+        """As `sync_journal`, where nobody asks for a report."""
+        await self.sync_journal(SyncReport())
+
+    async def _forget_beaten(self, agent_id: str, ids: Sequence[str]) -> None:
+        """What SQL holds counts: the index learns it."""
+        index = self._indexes.peek(agent_id)
+        if index is not None:
+            for memory_id in ids:
+                index.forget_dirty(memory_id)
+            await self._indexes.refresh(agent_id, index)
+
     async def _sync_bucket(self, bucket: int, report: SyncReport) -> None:
         copies = self._copies
         tier = copies.tier
@@ -122,10 +164,11 @@ class AsyncSyncService:
                 return
             seen.update(fresh)
             by_agent: dict[str, list[str]] = {}
-            for agent_id, memory_id in fresh[:MAX_ENTRIES]:
+            for agent_id, memory_id in fresh:
                 by_agent.setdefault(agent_id, []).append(memory_id)
             for agent_id, ids in by_agent.items():
-                await self.sync_agent(agent_id, ids, report)
+                for start in range(0, len(ids), MAX_ENTRIES):
+                    await self.sync_agent(agent_id, ids[start : start + MAX_ENTRIES], report)
 
     async def sync_agent(self, agent_id: str, ids: Sequence[str], report: SyncReport) -> None:
         """Brings dirty copies of one agent, at most MAX_ENTRIES, into SQL."""
@@ -148,9 +191,7 @@ class AsyncSyncService:
         changed: list[str] = []
         for copy, result in zip(dirty, results, strict=True):
             copies.loader.forget_absent(copy.id)
-            if result.status is WriteStatus.APPLIED or (
-                result.status is WriteStatus.STALE and result.version == copy.version
-            ):
+            if _holds(result, copy):
                 seen.append((copy.id, copy.stamp, copy.stamp))
                 report.synced += 1
             else:
@@ -167,11 +208,7 @@ class AsyncSyncService:
                 report.remaining = True
             else:
                 copies.note_dirty(agent_id, answer.number)
-        index = self._indexes.peek(agent_id)
-        if index is not None:
-            for memory_id in changed:
-                index.forget_dirty(memory_id)
-            await self._indexes.refresh(agent_id, index)
+        await self._forget_beaten(agent_id, changed)
 
     async def _follow_agents(self, report: SyncReport) -> None:
         """Lets Redis follow the feeds of agents that were touched since the last round."""
@@ -264,32 +301,42 @@ class AsyncSyncService:
         return report
 
     async def _move_aged(self, tier: Tier, before_us: int, report: MaintenanceReport) -> None:
-        settings = self._settings.maintenance
-        while candidates := await self._copies.ask_sql(
-            self._copies.store.aged, tier, before_us, limit=settings.batch_entries
-        ):
-            if not await self.move(candidates, report):
+        ask, store = self._copies.ask_sql, self._copies.store
+        while candidates := await ask(store.aged, tier, before_us, limit=MAX_CANDIDATES):
+            if not await self._move_all(candidates, report):
                 return
-            await async_sleep(settings.pause_s)
 
     async def _move_crowded(self, tier: Tier, limit: int, report: MaintenanceReport) -> None:
-        settings = self._settings.maintenance
         ask, store = self._copies.ask_sql, self._copies.store
         while states := await ask(store.crowded, tier, limit):
             moved = 0
             for state in states:
                 excess = state.counts[tier] - limit
                 while excess > 0:
-                    count = min(excess, settings.batch_entries)
-                    candidates = await ask(store.oldest, state.agent_id, tier, limit=count)
-                    done = await self.move(candidates, report)
+                    count = min(excess, MAX_CANDIDATES)
+                    done = await self._move_all(await ask(store.oldest, state.agent_id, tier, limit=count), report)
                     moved += done
                     excess -= count
                     if not done:
                         break
-                    await async_sleep(settings.pause_s)
             if not moved:
                 return
+
+    async def _move_all(self, candidates: Sequence[Candidate], report: MaintenanceReport) -> int:
+        """Moves them in batches, with a pause after each; Redis is told of one batch while SQL has the next one."""
+        settings = self._settings.maintenance
+        done = 0
+        telling: AsyncTask[None] | None = None
+        for start in range(0, len(candidates), settings.batch_entries):
+            moved = await self._move_in_sql(candidates[start : start + settings.batch_entries], report)
+            if telling is not None:
+                await telling.join()
+            telling = async_spawn(self._tell_redis, moved, name="agent-memory-relabel")
+            done += sum(map(len, moved.values()))
+            await async_sleep(settings.pause_s)
+        if telling is not None:
+            await telling.join()
+        return done
 
     def _target(self, candidate: Candidate) -> Tier:
         if candidate.tier == Tier.STM and candidate.importance >= self._settings.intermediate.min_importance:
@@ -298,21 +345,38 @@ class AsyncSyncService:
 
     async def move(self, candidates: Sequence[Candidate], report: MaintenanceReport) -> int:
         """Puts the label of the next tier on memories that have not changed; returns on how many."""
-        copies = self._copies
-        moves = [Move(one.id, one.agent_id, one.version, self._target(one)) for one in candidates]
-        results = await copies.ask_sql(copies.store.write, moves)
-        moved: dict[tuple[str, Tier], list[str]] = {}
-        for candidate, move, result in zip(candidates, moves, results, strict=True):
+        moved = await self._move_in_sql(candidates, report)
+        await self._tell_redis(moved)
+        return sum(map(len, moved.values()))
+
+    async def _move_in_sql(self, candidates: Sequence[Candidate], report: MaintenanceReport) -> Moved:
+        targets = [self._target(one) for one in candidates]
+        moves = [
+            Move(one.id, one.agent_id, one.version, target) for one, target in zip(candidates, targets, strict=True)
+        ]
+        results = await self._copies.ask_sql(self._copies.store.write, moves)
+        moved: Moved = {}
+        counts: Counter[tuple[Tier, Tier]] = Counter()
+        for candidate, target, result in zip(candidates, targets, results, strict=True):
             if result.status is WriteStatus.APPLIED:
-                report.moved[f"{candidate.tier.name} to {move.tier.name}"] += 1
-                moved.setdefault((move.agent_id, move.tier), []).append(move.id)
-        if copies.tier is not None:
-            for (agent_id, tier), ids in moved.items():
+                counts[candidate.tier, target] += 1
+                moved.setdefault((candidate.agent_id, target), []).append(candidate.id)
+        for (origin, target), count in counts.items():
+            report.moved[f"{origin.name} to {target.name}"] += count
+        return moved
+
+    async def _tell_redis(self, moved: Moved) -> None:
+        """The labels in Redis, which are advice, and the end of residency of what is in long-term memory now."""
+        copies = self._copies
+        if copies.tier is None:
+            return
+        for (agent_id, tier), ids in moved.items():
+            for start in range(0, len(ids), MAX_ENTRIES):
+                part = ids[start : start + MAX_ENTRIES]
                 if tier is Tier.LTM:
-                    await copies.ask_redis(copies.tier.evict, agent_id, ids)
+                    await copies.ask_redis(copies.tier.evict, agent_id, part)
                 else:
-                    await copies.ask_redis(copies.tier.relabel, agent_id, ids, tier, copies.residency_s(tier))
-        return sum(len(ids) for ids in moved.values())
+                    await copies.ask_redis(copies.tier.relabel, agent_id, part, tier, copies.residency_s(tier))
 
     async def finish_erasure(self, kind: Any, name: str) -> int:
         """Erases what is left of an agent or user from SQL; returns how many memories."""
@@ -369,6 +433,13 @@ class AsyncSyncService:
             except Exception:
                 self.failures += 1
                 logger.exception("background work of agent memory failed")
+
+
+def _holds(result: WriteResult, copy: Copy) -> bool:
+    """Whether SQL holds this very version now."""
+    return result.status is WriteStatus.APPLIED or (
+        result.status is WriteStatus.STALE and result.version == copy.version
+    )
 
 
 def _absolute(copy: Copy) -> Put | Delete:

@@ -9,7 +9,9 @@ What happens where
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -22,10 +24,12 @@ import numpy as np
 
 from agent_memory import _at_fork
 from agent_memory._compat import async_in_thread, async_settle
+from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments
 from agent_memory.memory._agent_index import AgentIndex
 from agent_memory.memory._async_copies import AsyncCopies
 from agent_memory.memory._async_indexes import AsyncIndexes
+from agent_memory.memory._async_memory_journal import AsyncMemoryJournal
 from agent_memory.memory._async_redis_tier import AsyncRedisTier
 from agent_memory.memory._async_sync_service import AsyncSyncService
 from agent_memory.memory._directory import MemoryDirectory
@@ -57,6 +61,7 @@ from agent_memory.policy import Priority
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 from agent_memory.scoring import Filters, ScoreWeights, SearchResult
 from agent_memory.scoring._settings import DEFAULT_DECAY, DEFAULT_WEIGHTS, Decay, Diversity
+from agent_memory.testing import ServerError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -73,6 +78,8 @@ _UPDATE_ATTEMPTS: Final = 32
 
 _BATCH: Final = 500
 """Memories in one call of the store by `store_many`, `forget` and `import_`."""
+
+logger = logging.getLogger(__name__)
 
 _UNSET: Final[Any] = object()
 
@@ -152,6 +159,7 @@ class AsyncMemorySystem:
         self._given_store = store
         self._embed_function = embed
         self._client: Any = None
+        self._server_kwargs: dict[str, Any] = {}
         self._owns_client = False
         self._is_open = False
         self._pid = os.getpid()
@@ -181,28 +189,71 @@ class AsyncMemorySystem:
             tier = await self._open_tier()
             store = self._make_store()
             await store.open()
+            try:
+                journal = await async_in_thread(self._open_journal)
+            except BaseException:
+                await store.close()
+                raise
         except BaseException:
             await self._close_redis()
             raise
-        self._copies = AsyncCopies(store, tier, self.settings)
+        self._copies = AsyncCopies(store, tier, self.settings, journal)
         self._indexes = AsyncIndexes(self._copies, self._directory.snapshots)
         self._copies.on_hint = self._indexes.on_hint
         self._service = AsyncSyncService(self._copies, self._indexes)
+        self._copies.on_sql = self._service.replay
+        if self._redis == "embedded":
+            self._copies.on_redis_lost = self._find_server
         self._is_open = True
+        await self._service.replay()
         return self
+
+    def _open_journal(self) -> AsyncMemoryJournal | None:
+        if not self.settings.journal:
+            return None
+        self._directory.make()
+        try:
+            return AsyncMemoryJournal(self._directory.journal, self._identity(), self.settings.sync.max_unsynced_bytes)
+        except RecoveryJournalError as error:
+            raise MemorySystemError(f"the journal could not be opened: {error}") from error
+
+    def _identity(self) -> str:
+        """The name of the database in the journal: no part of a URL that may be a password stands in it."""
+        given = self._given_store
+        if given is None:
+            given = "sqlite"
+        elif not isinstance(given, str):
+            given = type(given).__name__
+        return "agent-memory:" + hashlib.sha256(given.encode()).hexdigest()[:32]
 
     async def _open_tier(self) -> AsyncRedisTier | None:
         redis = self._redis
         if redis is None:
             return None
         if redis == "embedded":
-            kwargs = await async_in_thread(self._directory.open_server)
-            self._client, self._owns_client = AsyncRedis(**kwargs), True
+            self._server_kwargs = await async_in_thread(self._directory.open_server)
+            self._client, self._owns_client = AsyncRedis(**self._server_kwargs), True
         elif isinstance(redis, str):
             self._client, self._owns_client = AsyncRedis.from_url(redis), True
         else:
             self._client = redis
         return AsyncRedisTier(self._client)
+
+    async def _find_server(self) -> None:
+        """Starts the embedded server again, or the one of an owner that has gone, or attaches to a new owner's."""
+        try:
+            kwargs = await async_in_thread(self._directory.open_server)
+        except (MemorySystemError, ServerError, OSError) as error:
+            logger.warning("the embedded server is away, and no other was found or started: %s", type(error).__name__)
+            return
+        tier = self._copies.tier
+        if kwargs == self._server_kwargs or tier is None:
+            return
+        self._server_kwargs = kwargs
+        before, self._client = self._client, AsyncRedis(**kwargs)
+        tier.client = self._client
+        self._copies.evicts_dirty = None
+        await before.aclose()
 
     def _make_store(self) -> AsyncMemoryStore:
         given = self._given_store
@@ -234,6 +285,8 @@ class AsyncMemorySystem:
         except OSError:
             pass  # they save time, nothing else
         await self._copies.store.close()
+        if self._copies.journal is not None:
+            await async_in_thread(self._copies.journal.close)
         await self._close_redis()
 
     async def _close_redis(self) -> None:
@@ -262,6 +315,8 @@ class AsyncMemorySystem:
 
     def _after_fork(self) -> None:
         # Nothing of the parent's comes along: not its threads, not its connections. The child opens anew.
+        if self._is_open and self._copies.journal is not None:
+            self._copies.journal.abandon()
         self._is_open = False
         self._client, self._owns_client = None, False
         self._directory = MemoryDirectory(self._directory.path)
@@ -304,14 +359,15 @@ class AsyncMemorySystem:
         - `ttl_s`: seconds after which it is forgotten; default: never.
         - `idempotency_key`: the same call again gives the id of the first. `deduplicate`: so does equal content.
         - `durability`: `"sql"`: committed and synced; `"redis"`: accepted by Redis, and lost if Redis loses it before
-          SQL has it.
+          SQL has it; `"journal"`: SQL's, else Redis', else kept in the journal of this machine until SQL has it
+          (`MemorySettings(journal=True)`).
           With `degrade` a lower level will do where the one asked for cannot be reached; never with Priority.CRITICAL.
 
         Raises DurabilityError, AgentErasedError, ValueError, TypeError.
         """
         copies = self._opened()
         level = self.settings.default_durability if durability is None else durability
-        _arguments.check_durability(level)
+        _arguments.check_durability(level, has_journal=copies.journal is not None)
         if embedding is None and self._embed_function is not None and isinstance(content, str):
             embedding = (await self._embed([content]))[0]
         now = time.time()
@@ -357,7 +413,7 @@ class AsyncMemorySystem:
         if status not in (WriteStatus.APPLIED, WriteStatus.EXISTING):
             raise DurabilityError(written.durability, None, f"it was refused: {status.name.lower()}")
         if written.copy is not None:
-            self._indexes.learn(written.copy, is_dirty=written.durability == "redis")
+            self._indexes.learn(written.copy, is_dirty=written.durability != "sql")
         return MemoryId(result.id, result.version, written.durability)
 
     async def store_many(
@@ -458,12 +514,15 @@ class AsyncMemorySystem:
             status = written.result.status
             if status is WriteStatus.DELETED:
                 raise KeyError(memory_id)
-            if status is WriteStatus.ABSENT:
+            retries = status in (WriteStatus.CONFLICT, WriteStatus.STALE, WriteStatus.ABSENT)
+            if retries and copies.journal:
+                await self._service.replay()
+            if status is WriteStatus.ABSENT and copies.tier is not None:
                 # Redis has a copy that SQL has not got yet.
                 await self._service.sync_agent(agent_id, [memory_id], SyncReport())
             if status is WriteStatus.CONFLICT and if_version is not None:
                 raise MemoryConflictError(memory_id, if_version, written.result.version)
-            if status not in (WriteStatus.CONFLICT, WriteStatus.STALE, WriteStatus.ABSENT):
+            if not retries:
                 return self._stored(written)
             self._expect(agent_id, memory_id, written.result.version)
             attempt += 1
@@ -495,7 +554,7 @@ class AsyncMemorySystem:
         if result.status is WriteStatus.CONFLICT and if_version is not None:
             raise MemoryConflictError(memory_id, if_version, result.version)
         if written.copy is not None:
-            self._indexes.learn(written.copy, is_dirty=written.durability == "redis")
+            self._indexes.learn(written.copy, is_dirty=written.durability != "sql")
         # A memory that only Redis had is known by its index.
         return bool(result.status is WriteStatus.APPLIED and (result.existed or known))
 
@@ -511,10 +570,16 @@ class AsyncMemorySystem:
     async def get(self, agent_id: str, memory_id: str) -> MemoryEntry | None:
         """A memory by its id: from Redis, else from SQL; None where it is not there, was deleted, or is expired.
 
-        Raises MemoryStoreUnavailableError where Redis has no copy and SQL is away.
+        Raises MemoryStoreUnavailableError where Redis has no copy and SQL is away, and where Redis is away that alone has it.
         """
-        self._opened()
+        copies = self._opened()
         copy = await self._read_one(agent_id, memory_id)
+        if copy is None and copies.redis.away_s is not None:
+            index = self._indexes.peek(agent_id)
+            if index is not None and memory_id in index.dirty:
+                index = await self._indexes.settled(agent_id, index)
+            if index is not None and index.dirty.get(memory_id) == index.versions.get(memory_id, 0):
+                raise MemoryStoreUnavailableError("Redis is away, which alone has this memory until SQL gets it")
         if copy is None or (copy.expires_at is not None and copy.expires_at <= time.time()):
             return None
         self._service.note_accesses([memory_id])
@@ -771,6 +836,10 @@ class AsyncMemorySystem:
                 "puts": copies.put_count,
                 "dirty_entries": self._service.dirty_entries,
                 "dirty_bytes": copies.dirty_bytes,
+            },
+            "journal": {
+                "entries": 0 if copies.journal is None else len(copies.journal),
+                "bytes": 0 if copies.journal is None else copies.journal.size_bytes,
             },
             "loader": {
                 "loaded": copies.loader.loaded,

@@ -20,7 +20,8 @@ class MemoryDirectory:
     """A folder that one process owns and others attach to.
 
     The owner runs the embedded server, whose data are in the folder and which ends with it. `server.json` (readable by the
-    user alone) tells other processes where it is; once it has gone they go on with SQL alone. Made by `open()`, which blocks.
+    user alone) tells other processes where it is. When the owner has gone, the first of them that misses the server becomes the
+    owner of a new one on the same data (`open_server()` again), and the others attach to that. All of this blocks.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -37,6 +38,11 @@ class MemoryDirectory:
     def snapshots(self) -> Path:
         """Where snapshots of indexes are."""
         return self.path / "snapshots"
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        return self.path / "journal"
 
     @property
     def server(self) -> EmbeddedServer | None:
@@ -56,6 +62,9 @@ class MemoryDirectory:
         Raises MemorySystemError where the folder is in use by a process whose server cannot be found, and the errors of
         `EmbeddedServer.start`.
         """
+        if self._server is not None and os.getpid() == self._owner_pid:
+            self._server.start()  # it runs, or was killed: then it comes back at the same place
+            return dict(self._server.connection_kwargs)
         self.make()
         server = EmbeddedServer(self.path / "redis", config={"maxmemory-policy": "noeviction"})
         try:

@@ -159,7 +159,8 @@ class Indexes:
 
     def _refresh(self, agent_id: str, index: AgentIndex) -> None:
         self.refreshes += 1
-        lost = set(index.dirty)
+        journalled = self._learn_journalled(agent_id, index)
+        lost = set(index.dirty) - journalled
         if lost or agent_id in self._copies.dirty_agents:
             lost -= self._learn_dirty(agent_id, index)
         self._follow(agent_id, index)
@@ -189,6 +190,16 @@ class Indexes:
             index.cursor = max(index.cursor, page.seq)
             if not page.more:
                 return
+
+    def _learn_journalled(self, agent_id: str, index: AgentIndex) -> set[str]:
+        """Takes in what this process's journal holds; returns which ids that are."""
+        journal = self._copies.journal
+        copies = journal.of_agent(agent_id) if journal is not None else []
+        for copy in copies:
+            index.add(copy, is_dirty=True)
+        if copies:
+            index.apply_pending()
+        return {copy.id for copy in copies}
 
     def _learn_dirty(self, agent_id: str, index: AgentIndex) -> set[str]:
         """Takes in what is dirty in Redis; returns which ids that are."""

@@ -57,7 +57,8 @@ __all__ = [
 ]
 
 Durability: TypeAlias = Literal["sql", "redis", "journal"]
-"""What a write survives: `"sql"` the process, Redis and a power cut; `"redis"` the process; `"journal"` the process."""
+"""What a write survives: `"sql"` the process, Redis and a power cut; `"redis"` the process; `"journal"` the process and a power
+cut of this machine."""
 
 Content: TypeAlias = "str | bytes | Mapping[str, Any] | Sequence[Any] | int | float | bool | None"
 """A text, bytes, or any JSON value; a JSON value comes back as json.loads gives it (tuples as lists)."""

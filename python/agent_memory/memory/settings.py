@@ -198,7 +198,10 @@ class SqliteSettings:
     max_pending_writes: int = 100_000
     """The most writes that wait for the writer thread; one more is refused (MemoryStoreFullError). >= 1."""
     max_transaction_writes: int = 1_000
-    """The most writes of one transaction: bounds how long it holds the database. >= 1."""
+    """The most writes of one transaction. >= 1."""
+    max_transaction_s: float = 0.05
+    """Seconds that a transaction should hold the database at the most: it takes fewer writes where the last one took longer,
+    and more again, up to `max_transaction_writes`, where it took less than half. > 0."""
     reader_threads: int = 4
     """Threads that asyncio callers' reads run in. >= 1."""
     busy_timeout_s: float = 5.0
@@ -211,6 +214,7 @@ class SqliteSettings:
     def __post_init__(self) -> None:
         _check.whole("max_pending_writes", self.max_pending_writes, 1)
         _check.whole("max_transaction_writes", self.max_transaction_writes, 1)
+        _check.above("max_transaction_s", self.max_transaction_s, 0)
         _check.whole("reader_threads", self.reader_threads, 1)
         _check.above("busy_timeout_s", self.busy_timeout_s, 0)
         _check.whole("cache_bytes", self.cache_bytes, 1024 * 1024)
@@ -261,12 +265,17 @@ class MemorySettings:
     postgres: PostgresSettings = field(default_factory=PostgresSettings)
     default_durability: Literal["sql", "redis", "journal"] = "sql"
     """What `store` promises unless told otherwise."""
+    journal: bool = False
+    """Whether what neither SQL nor Redis takes is kept in a journal in the system's folder until SQL has it; bounded by
+    `SyncSettings.max_unsynced_bytes`."""
     deduplicate: bool = False
     """Whether equal contents of one agent, namespace and user are stored once, unless `store` is told otherwise."""
 
     def __post_init__(self) -> None:
         if self.default_durability not in ("sql", "redis", "journal"):
             raise ValueError(f"default_durability must be 'sql', 'redis' or 'journal', got {self.default_durability!r}")
+        if self.default_durability == "journal" and not self.journal:
+            raise ValueError("default_durability must be 'sql' or 'redis' without journal=True, got 'journal'")
 
 
 def _check_share(parameter: str, value: float) -> None:

@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from agent_memory.demo.agent import AgentResult, AgentSample, Question
+from agent_memory.demo.agent_ledger import AgentVerdict
 from agent_memory.demo.comparison import LaneResult, percentile
 from agent_memory.demo.drawing import Linear, Logarithmic, polyline_path, round_ticks, step_path
 from agent_memory.demo.figures import digest
@@ -53,6 +55,31 @@ def make_result(verdict):
         LaneResult("agent_memory", "16 threads", 15_000.0, 700.0, 3_000.0, 3.0),
     ]
     return DemoResult(DemoSettings(), "Valkey 9.1", comparison, figures, WitnessResult(), verdict)
+
+
+def make_agent(verdict):
+    return AgentResult(
+        10.0,
+        1.0,
+        3.0,
+        {"Redis": (2.0, 4.0)},
+        [AgentSample(1.0, 5, 2, 0, 1, 7), AgentSample(3.0, 3, 4, 2, None, None), AgentSample(5.0, 1, 1, 9, 0, 3)],
+        [Question(2.5, 1_500, "STM", "Redis"), Question(6.0, 900, "", "")],
+        [(1.0, "sql"), (7.0, "redis")],
+        [(NASTY, NASTY, "IM", 2.0)],
+        verdict=verdict,
+    )
+
+
+def test_a_broken_promise_of_the_agents_memory_fails_the_run():
+    result = make_result(Verdict())
+    assert result.passed
+    result.agent = make_agent(AgentVerdict(missing=1, problems=[NASTY]))
+    assert not result.passed
+    page = ElementTree.fromstring(render_report(result))
+    assert NASTY in [item.text for item in page.iter("li")]
+    assert [cell.text for cell in page.iter("td")].count(NASTY) == 2
+    assert json.loads(next(page.iter("script")).text)["agent"]["verdict"]["passed"] is False
 
 
 def test_recovery_counts_from_the_servers_return():

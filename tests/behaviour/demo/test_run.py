@@ -46,8 +46,17 @@ def test_says_that_every_promise_was_kept(run):
 
 def test_shows_each_phase_as_it_comes(run):
     done, _ = run
-    titles = re.findall(r"--- ([a-z -]+?)(?: \(|$)", done.stdout, re.MULTILINE)
-    assert titles == ["beside redis-py", "steady", "stalled", "resumed", "killed", "restarted", "checking"]
+    titles = re.findall(r"--- ([a-z' -]+?)(?: \(|$)", done.stdout, re.MULTILINE)
+    assert titles == [
+        "beside redis-py",
+        "steady",
+        "stalled",
+        "resumed",
+        "killed",
+        "restarted",
+        "checking",
+        "an agent's memory",
+    ]
 
 
 def test_the_verdict_rests_on_real_work(data):
@@ -86,12 +95,42 @@ def test_redis_py_stands_beside_us_in_the_same_run(data):
 
 def test_the_picture_has_its_parts(page):
     drawings = {drawing.get("class"): drawing for drawing in page.iter(f"{SVG}svg")}
-    assert set(drawings) == {"timeline", "bars"}
+    assert set(drawings) == {"timeline", "bars", "agent"}
     classes = {shape.get("class") for shape in drawings["timeline"].iter()}
     assert {"p50 sync", "p99 sync", "p50 async", "p99 async"} <= classes
     assert {"state-closed", "state-open", "area sync", "area async", "done", "queued", "refused", "failed"} <= classes
     words = {shape.text for shape in drawings["timeline"].iter(f"{SVG}text")}
     assert {"SIGSTOP", "SIGCONT", "SIGKILL", "restart"} <= words
+
+
+def test_the_agent_lost_nothing_and_answered_from_every_tier(data):
+    agent = data["agent"]
+    verdict = agent["verdict"]
+    assert verdict["passed"] is True
+    assert verdict["problems"] == []
+    assert verdict["memories"] == verdict["found"] > 1_500
+    assert verdict["deleted"] > 0
+    assert agent["ledger"]["corrected"] > 0
+    assert agent["ledger"]["levels"]["redis"] > 0
+    assert all(count > 0 for count in verdict["by_tier"].values())
+    assert {question["tier"] for question in agent["questions"]} >= {"STM", "IM", "LTM"}
+
+
+def test_the_agent_was_told_and_asked_while_each_store_was_away(data):
+    agent = data["agent"]
+    assert set(agent["away"]) == {"Redis", "SQL"}
+    for began_s, ended_s in agent["away"].values():
+        assert any(began_s < at_s < ended_s for at_s, _ in agent["stores"])
+        assert any(one["tier"] and began_s < one["at_s"] < ended_s for one in agent["questions"])
+    assert any(sample["in_redis"] is None for sample in agent["samples"])
+    assert any(sample["only_in_redis"] for sample in agent["samples"])
+
+
+def test_the_agents_picture_shows_where_the_memories_live(page):
+    (drawing,) = (one for one in page.iter(f"{SVG}svg") if one.get("class") == "agent")
+    classes = {shape.get("class") for shape in drawing.iter()}
+    assert {"stm", "im", "ltm", "dirty", "copies line", "outage"} <= classes
+    assert {"answer stm", "answer im", "answer ltm"} <= classes
 
 
 def test_the_picture_needs_nothing_beside_itself(run):
@@ -138,6 +177,7 @@ def heard_interrupts():
         ("steady", signal.SIGTERM),
         ("stalled", signal.SIGINT),
         ("killed", signal.SIGINT),
+        ("an agent's memory", signal.SIGINT),
     ],
 )
 @pytest.mark.usefixtures("heard_interrupts")
@@ -147,17 +187,17 @@ def test_ends_the_server_when_it_is_interrupted(tmp_path, phase, number):
     with subprocess.Popen(
         command(report, "--seconds", "8"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        server_pid = None
+        server_pids = []
         for line in process.stdout:
-            found = re.search(r"pid (\d+)", line)
-            server_pid = int(found[1]) if found else server_pid
+            server_pids += re.findall(r"pid (\d+)", line)
             if f"--- {phase}" in line:
                 break
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "interrupted: the server was stopped, its data removed; no verdict\n"
-    assert not os.path.exists(f"/proc/{server_pid}")
+    assert server_pids
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in server_pids)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from agent_memory._compat import gather, sleep, spawn
+import agent_memory.memory as package
+from agent_memory._compat import gather, in_thread, sleep, spawn
 from agent_memory.memory import (
     DurabilityError,
     IndexSettings,
@@ -388,6 +392,151 @@ def test_with_both_away_a_write_is_refused(start_server, tmp_path):
         assert memory.health() == "down"
 
 
+JOURNALLED = MemorySettings(journal=True)
+
+
+def test_with_both_away_the_journal_keeps_what_may_degrade_until_sql_has_it(start_server, tmp_path):
+    server = start_server(transport="tcp")
+    store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client, store=store, config=JOURNALLED) as memory,
+    ):
+        here = memory.store(AGENT, "stored before", durability="journal")
+        changed = memory.store(AGENT, "left alone")
+        gone = memory.store(AGENT, "to be deleted")
+        assert len(memory.retrieve(AGENT, "stored deleted left")) == 3
+        server.kill()
+        store.is_away = True
+        kept = memory.store(AGENT, "stored meanwhile", durability="journal", embedding=None)
+        degraded = memory.store(AGENT, "stored by degrading", degrade=True)
+        assert memory.get(AGENT, kept).content == "stored meanwhile"
+        with pytest.raises(MemoryStoreUnavailableError):
+            memory.update(AGENT, changed, content="it cannot be read, so it cannot be changed", degrade=True)
+        again = memory.update(AGENT, kept, content="changed meanwhile", degrade=True)
+        assert memory.delete(AGENT, gone, degrade=True)
+        for arguments in ({}, {"durability": "redis"}, {"degrade": True, "priority": Priority.CRITICAL}):
+            with pytest.raises(DurabilityError):
+                memory.store(AGENT, "y", **arguments)
+        found = {entry.content for entry in memory.retrieve(AGENT, "stored changed meanwhile degrading deleted")}
+        held = memory.stats()["journal"]["entries"]
+
+        store.is_away = False
+        sleep(0.3)  # an absence is remembered for a quarter of a second
+        report = memory.sync()
+
+        assert [here.durability, kept.durability, degraded.durability] == ["sql", "journal", "journal"]
+        assert again.durability == "journal"
+        assert again.version > kept.version
+        assert found == {"changed meanwhile", "stored by degrading"}
+        assert held == 3
+        assert report.synced == 3
+        assert memory.stats()["journal"] == {"entries": 0, "bytes": 0}
+        after = {entry.content for entry in memory.query(AGENT)}
+        assert after == {"stored before", "left alone", "changed meanwhile", "stored by degrading"}
+        assert {entry.content for entry in memory.retrieve(AGENT, "stored changed left degrading meanwhile")} == after
+        assert memory.get(AGENT, gone) is None
+
+
+def test_what_the_journal_holds_reaches_sql_with_the_next_write_and_loses_to_what_is_greater(open_memory, tmp_path):
+    (tmp_path / "memory").mkdir()
+    store = AbsentableStore(SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    memory = open_memory(redis=None, store=store, config=JOURNALLED)
+    other = open_memory(redis=None, store=SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    stored = memory.store(AGENT, "first")
+    memory.retrieve(AGENT, "first")
+    store.is_away = True
+    memory.delete(AGENT, memory.store(AGENT, "brief", degrade=True), degrade=True)
+    memory.store(AGENT, "kept", degrade=True)
+    assert other.update(AGENT, stored, content="second").durability == "sql"
+    store.is_away = False
+    sleep(0.3)  # an absence is remembered for a quarter of a second
+
+    memory.store(AGENT, "next")
+
+    def is_empty():
+        return not memory.stats()["journal"]["entries"]
+
+    until(is_empty)
+    assert {entry.content for entry in other.query(AGENT)} == {"second", "kept", "next"}
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_successor_brings_a_killed_process_journal_into_sql(tmp_path):
+    code = f"""
+import os, signal
+from agent_memory.memory import MemorySettings, MemoryStoreUnavailableError, MemorySystem
+
+class Away:
+    def __getattr__(self, name):
+        def refuse(*args, **options):
+            if name not in ("open", "close"):
+                raise MemoryStoreUnavailableError("away")
+        return refuse
+
+system = MemorySystem({os.fspath(tmp_path)!r}, redis=None, store="sqlite:///{tmp_path}/memories.sqlite",
+                      config=MemorySettings(journal=True))
+system._make_store = Away
+with system as memory:
+    for number in range(20):
+        print(memory.store("a", f"memory {{number}}", durability="journal"), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = in_thread(run_python, code)
+    ids = done.stdout.split()
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(ids) == 20
+
+    options = {"redis": None, "store": f"sqlite:///{tmp_path}/memories.sqlite", "config": JOURNALLED}
+    with MemorySystem(tmp_path, **options) as memory:
+        found = {entry.id: entry.content for entry in memory.query("a")}
+        assert memory.stats()["journal"]["entries"] == 0
+    assert found == {memory_id: f"memory {number}" for number, memory_id in enumerate(ids)}
+    with MemorySystem(tmp_path, **options) as memory:
+        assert memory.count("a") == 20
+
+
+def test_what_the_journal_holds_is_bounded_and_asked_for_only_where_there_is_one(open_memory, tmp_path):
+    (tmp_path / "memory").mkdir()
+    store = AbsentableStore(SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    settings = MemorySettings(journal=True, sync=SyncSettings(max_unsynced_bytes=3_000))
+    memory = open_memory(redis=None, store=store, config=settings)
+    store.is_away = True
+    memory.store(AGENT, "x" * 2_000, durability="journal")
+    with pytest.raises(DurabilityError, match="max_unsynced_bytes"):
+        memory.store(AGENT, "x" * 2_000, durability="journal")
+    without = open_memory(folder="other", redis=None)
+    with pytest.raises(ValueError, match="journal=True"):
+        without.store(AGENT, "x", durability="journal")
+    with pytest.raises(ValueError, match="journal=True"):
+        MemorySettings(default_durability="journal")
+
+
+def test_what_redis_alone_has_is_not_called_absent_while_it_is_away(start_server, tmp_path):
+    server = start_server(transport="tcp", path=tmp_path / "redis")
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client) as memory,
+    ):
+        memory.store(AGENT, "whatever")
+        memory.retrieve(AGENT, "whatever")
+        stored = memory.store(AGENT, "in Redis alone", durability="redis")
+        server.kill()
+        with pytest.raises(MemoryStoreUnavailableError, match="Redis is away"):
+            memory.get(AGENT, stored)
+        assert memory.get(AGENT, "nowhere") is None
+        server.start()
+
+        def is_back():
+            with contextlib.suppress(MemoryStoreUnavailableError):
+                return memory.get(AGENT, stored)
+
+        until(is_back)
+
+
 def test_a_server_that_may_evict_is_no_place_for_what_sql_does_not_hold(start_server, tmp_path):
     server = start_server(config={"maxmemory-policy": "allkeys-lru"})
     store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
@@ -569,6 +718,96 @@ def test_a_closed_system_says_so(tmp_path):
         memory.store(AGENT, "x")
         assert memory.health() == "healthy"
     memory.close()
+
+
+def start_python(code):
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_whoever_misses_the_server_of_an_owner_that_was_killed_owns_the_next_one(tmp_path):
+    code = f"""
+import sys
+from agent_memory.memory import MemorySystem
+with MemorySystem({os.fspath(tmp_path)!r}) as memory:
+    print(memory.store("a", "in the owner's Redis", durability="redis"), flush=True)
+    sys.stdin.read()
+"""
+    owner = start_python(code)
+    try:
+        stored = in_thread(owner.stdout.readline).strip()
+        with MemorySystem(tmp_path) as heir, MemorySystem(tmp_path) as other:
+            assert heir.get("a", stored).content == "in the owner's Redis"
+            assert other.get("a", stored).content == "in the owner's Redis"
+            owner.kill()
+            in_thread(owner.wait)
+            meanwhile = heir.store("a", "meanwhile")
+
+            def reaches_redis(memory):
+                with contextlib.suppress(DurabilityError, MemoryStoreUnavailableError):
+                    return memory.store("a", "x", durability="redis").durability == "redis"
+
+            until(lambda: reaches_redis(heir))
+            until(lambda: reaches_redis(other))
+            assert [memory._directory.server is not None for memory in (heir, other)].count(True) == 1
+            for memory in (heir, other):
+                assert memory.get("a", stored).content == "in the owner's Redis"
+                assert memory.get("a", meanwhile).content == "meanwhile"
+            heir.sync()
+            assert heir.get("a", stored).content == "in the owner's Redis"
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdin.close()
+        owner.stdout.close()
+
+
+def test_the_owners_server_comes_back_when_it_was_killed(tmp_path):
+    with MemorySystem(tmp_path) as memory:
+        stored = memory.store("a", "kept by both", durability="redis")
+        memory._directory.server.kill()
+
+        def is_found():
+            with contextlib.suppress(MemoryStoreUnavailableError):
+                return memory.get("a", stored)
+
+        until(is_found)
+        assert memory.get("a", stored).content == "kept by both"
+
+
+def test_a_child_of_fork_is_told_to_open_anew_and_disturbs_nobody(tmp_path):
+    with MemorySystem(tmp_path, config=JOURNALLED) as memory:
+        before = memory.store("a", "the parent's")
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = _in_child(memory, before)
+            finally:
+                os._exit(status)
+        _, status = in_thread(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        after = memory.store("a", "the parent's again")
+        assert memory.get("a", after).content == "the parent's again"
+        assert {entry.content for entry in memory.query("a")} == {
+            "the parent's",
+            "the child's",
+            "the parent's again",
+        }
+        assert memory.health() == "healthy"
+
+
+def _in_child(inherited, before):
+    """0 where the inherited system refuses to work, and one that is opened here works beside the parent's."""
+    refusal = ""
+    try:
+        call = inherited.get("a", before)
+        assert call is not None
+    except MemorySystemError as error:
+        refusal = str(error)
+    with package.MemorySystem(inherited._directory.path) as memory:
+        memory.store("a", "the child's")
+        found = memory.get("a", before)
+    return 0 if "opened first" in refusal and found.content == "the parent's" else 1
 
 
 def test_the_default_system_has_a_server_of_its_own_and_keeps_what_was_stored(tmp_path, monkeypatch):

@@ -93,6 +93,23 @@ class Compression:
         rounded = copy._replace(vector=halves.astype("<f4").tobytes())
         return Stored(content, dictionary, halves.tobytes(), F16, checksum_of(rounded))
 
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether long-term memory has its vectors as they were."""
+        return self._settings.vectors == "f32"
+
+    @property
+    def least_bytes(self) -> int:
+        """The shortest content that is compressed, with the dictionaries known now."""
+        settings = self._settings
+        if not settings.compression_level:
+            return MAX_CONTENT_BYTES + 1
+        return settings.min_compressed_bytes if self._newest else settings.min_plain_bytes
+
+    def pack_content(self, content: bytes) -> tuple[bytes, int]:
+        """A content as long-term memory has it, and its dictionary's number."""
+        return self._compress(content)
+
     def unpack_content(self, content: bytes, dictionary: int) -> bytes:
         """The content as it was; raises UnknownDictionaryError, or ValueError where it is damaged."""
         if dictionary == UNCOMPRESSED:
@@ -117,8 +134,7 @@ class Compression:
     def _compress(self, content: bytes) -> tuple[bytes, int]:
         settings = self._settings
         number = self._newest
-        least = settings.min_compressed_bytes if number else settings.min_plain_bytes
-        if not settings.compression_level or len(content) < least:
+        if len(content) < self.least_bytes:
             return content, UNCOMPRESSED
         if getattr(self._contexts, "compressor_number", None) != number:
             self._contexts.compressor = zstandard.ZstdCompressor(

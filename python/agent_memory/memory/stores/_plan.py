@@ -34,6 +34,7 @@ from agent_memory.memory.stores.operations import (
 )
 
 _TIMESTAMP: Final = Copy._fields.index("timestamp")
+_NO_PAYLOAD: Final = Copy("", "")[Copy._fields.index("created_us") : Copy._fields.index("seq")]
 _CHECKSUM: Final = Copy._fields.index("checksum")
 
 __all__ = ["Agent", "Change", "ChangeKind", "Held", "Plan", "Wanted"]
@@ -335,8 +336,12 @@ class Plan:
         agent.counts[move.tier] += 1
         before = self.changes.get(held.id)
         if before is None:
-            label = Copy(held.id, held.agent_id, held.version, held.writer, 0, int(move.tier), seq=seq)
-            self._set(ChangeKind.LABEL, label, held._replace(tier=int(move.tier), seq=seq))
+            # By position: maintenance does this for thousands.
+            number = int(move.tier)
+            label = Copy._make((*held[1:5], 0, number, *_NO_PAYLOAD, seq, 0))
+            held = Held._make((*held[:6], number, seq, *held[8:]))
+            self.changes[held.id] = Change(ChangeKind.LABEL, label, held)
+            self.held[held.id] = held
         else:
             moved = before.copy._replace(tier=int(move.tier), seq=seq)
             self.changes[held.id] = before._replace(copy=moved)
@@ -392,10 +397,6 @@ class Plan:
             original = before.held
             if before.kind is ChangeKind.INSERT:
                 kind = ChangeKind.INSERT
-        if kind is ChangeKind.LABEL and held is not None:
-            self.changes[copy.id] = Change(kind, copy, original)
-            self.held[copy.id] = held
-            return
         if held is not None and held.key and (copy.deleted or (held.key, held.namespace) != (copy.key, copy.namespace)):
             self.keys.pop((copy.agent_id, held.namespace, held.key), None)
         if held is not None and held.content_hash and held.content_hash != copy.content_hash:

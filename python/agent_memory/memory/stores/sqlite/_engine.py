@@ -5,8 +5,9 @@ fork.
 
 Rules
 - Writes wait in one queue, in the order in which they came. The writer takes as many as are there, up to
-  `max_transaction_writes` operations, into one transaction, and answers all of them once it is committed and synced: under
-  load many callers share one sync. A longer list of operations goes through several transactions.
+  `max_transaction_writes` operations (fewer where so many took longer than `max_transaction_s`), into one transaction, and
+  answers all of them once it is committed and synced: under load many callers share one sync. A longer list of operations
+  goes through several transactions.
 - If a transaction fails, nothing of it is there. Where the database is not to blame, its jobs are tried again one by one,
   so that one bad write does not fail its neighbours.
 - Reads have a connection per thread. Tasks read in `reader_threads` threads.
@@ -47,6 +48,10 @@ T = TypeVar("T")
 
 WAL_LIMIT_FACTOR: Final = 4
 """A log that has grown to this many times `wal_bytes`, because somebody kept reading, is folded back with waiting."""
+
+
+_LEAST_ROOM: Final = 16
+"""However slow the disk: so many writes share a sync, if they are there."""
 
 
 class _Job:
@@ -101,6 +106,7 @@ class SqliteEngine:
         self._writes = 0
         self._longest_ns = 0
         self._dirty_bytes = 0
+        self._room = self.settings.max_transaction_writes
 
     def _after_fork(self) -> None:
         # Closing the parent's connections here would let go of its locks: they are kept, unused, for as long as we live.
@@ -188,7 +194,7 @@ class SqliteEngine:
 
     def _take(self) -> list[_Job]:
         """The jobs of the next transaction; a long list of operations is taken alone, and goes back with what is left."""
-        room = self.settings.max_transaction_writes
+        room = self._room
         jobs: list[_Job] = []
         while self._queue and room > 0:
             job = self._queue[0]
@@ -230,7 +236,7 @@ class SqliteEngine:
     ) -> list[tuple[_Job, Any, BaseException | None]]:
         began_ns = time.perf_counter_ns()
         operations: list[Operation] = []
-        room = self.settings.max_transaction_writes
+        room = self._room
         parts = []
         result: Any = None
         for job in jobs:
@@ -253,12 +259,23 @@ class SqliteEngine:
         self._transactions += 1
         self._writes += len(operations)
         self._dirty_bytes += (connection.total_changes - changed) * 1_024
-        self._longest_ns = max(self._longest_ns, time.perf_counter_ns() - began_ns)
+        took_ns = time.perf_counter_ns() - began_ns
+        self._longest_ns = max(self._longest_ns, took_ns)
+        self._fit_room(took_ns / 1e9, len(operations))
         start = 0
         for job, part in zip(jobs, parts, strict=True):
             job.results += results[start : start + len(part)]
             start += len(part)
         return [(job, result if job.function is not None else job.results, None) for job in jobs]
+
+    def _fit_room(self, took_s: float, count: int) -> None:
+        """Fits how many writes the next transaction takes to what the last one took."""
+        limit_s = self.settings.max_transaction_s
+        if took_s > limit_s and count > _LEAST_ROOM:
+            # Most of it may have been one slow sync, so not all the way at once.
+            self._room = max(_LEAST_ROOM, int(count * max(0.5, limit_s / took_s)))
+        elif took_s < limit_s / 2:
+            self._room = min(self.settings.max_transaction_writes, self._room + self._room // 4 + 1)
 
     def _fold_log(self, connection: sqlite3.Connection) -> None:
         # Rows are a rough measure of the log's growth, and cost nothing; its real size is asked for when they say so.

@@ -48,6 +48,10 @@ _HELD_BY_HASH: Final = (
 _COPIES_BY_ROW: Final = (
     select_copies(vectors=True).format(empty="x''") + " AND m.row_id IN (SELECT value FROM json_each(?))"
 )
+_CONTENTS_BY_ROW: Final = (
+    "SELECT row_id, content, dictionary FROM memories WHERE (dictionary = -1 AND length(content) >= ?"
+    " OR dictionary >= 0 AND dictionary <> ?) AND row_id IN (SELECT value FROM json_each(?))"
+)
 _REPLACED: Final = [name for name in MEMORY_COLUMNS if name not in ("row_id", "agent_no", "id")]
 _REPLACE: Final = (
     f"UPDATE memories SET {', '.join(f'{name} = ?' for name in _REPLACED)} WHERE row_id = ? AND version = ?"
@@ -226,8 +230,33 @@ def _label(connection: sqlite3.Connection, changes: list[Change], compression: C
         len(plain),
     )
     rows = [_row_before(change).row for change in changes if change.copy.tier == Tier.LTM]
-    if rows:
+    if rows and compression.keeps_vectors:
+        _compress_contents(connection, rows, compression)
+    elif rows:
         _compress(connection, rows, compression)
+
+
+def _compress_contents(connection: sqlite3.Connection, rows: list[int], compression: Compression) -> None:
+    # Neither checked nor read whole: the checksum is of the content as it was, so damage stays as visible as it is.
+    wanted = (compression.least_bytes, compression.newest, json.dumps(rows))
+    compressed = []
+    for row, content, dictionary in connection.execute(_CONTENTS_BY_ROW, wanted).fetchall():
+        try:
+            plain = _unpacked(connection, content, dictionary, compression)
+        except ValueError:
+            continue
+        packed, number = compression.pack_content(plain)
+        if number != UNCOMPRESSED:
+            compressed.append((packed, number, row))
+    connection.executemany("UPDATE memories SET content = ?, dictionary = ? WHERE row_id = ?", compressed)
+
+
+def _unpacked(connection: sqlite3.Connection, content: bytes, dictionary: int, compression: Compression) -> bytes:
+    try:
+        return compression.unpack_content(content, dictionary)
+    except UnknownDictionaryError:
+        load_dictionaries(connection, compression)
+        return compression.unpack_content(content, dictionary)
 
 
 def _compress(connection: sqlite3.Connection, rows: list[int], compression: Compression) -> None:
