@@ -126,8 +126,10 @@ pub(crate) fn score_rows<'py>(
         components,
     };
     let answer: Answer = py.detach(|| rank(kernels, &rows, &request));
-    let floats = |values: Vec<f64>| PyArray1::from_vec(py, values);
-    let indices = PyArray1::from_vec(py, answer.rows.into_iter().map(i64::from).collect());
+    // Copied into memory of numpy's own: for answers of this size that is cheaper than to have numpy keep ours.
+    let floats = |values: Vec<f64>| PyArray1::from_slice(py, &values);
+    let indices: Vec<i64> = answer.rows.into_iter().map(i64::from).collect();
+    let indices = PyArray1::from_slice(py, &indices);
     let scores = floats(answer.ranked.iter().map(|ranked| ranked.value).collect());
     let parts = answer.parts.into_iter().map(floats).collect();
     Ok((indices, scores, floats(answer.similarity), parts, answer.candidates))

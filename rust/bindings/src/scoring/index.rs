@@ -96,7 +96,8 @@ impl Plan {
 
 fn answer<'py>(py: Python<'py>, state: &State, found: &Found) -> Answer<'py> {
     let ids = found.hits.iter().map(|hit| state.id_of(hit.row).to_owned()).collect();
-    (ids, PyArray1::from_iter(py, found.hits.iter().map(|hit| hit.score)), found.candidates)
+    let scores: Vec<f64> = found.hits.iter().map(|hit| hit.score).collect();
+    (ids, PyArray1::from_slice(py, &scores), found.candidates)
 }
 
 #[pymethods]
