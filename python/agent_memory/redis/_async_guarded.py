@@ -17,7 +17,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._compat import ASYNC
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import ConnectionStateError, Outcome, RedisUnavailableError
+from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
 from agent_memory.redis._async_probe import AsyncProber
@@ -100,7 +100,11 @@ class AsyncGuardedCalls:
 
     async def guarded(self, plan: Plan, attempt: AsyncAttempt, settle: AsyncSettle | None = None) -> Any:
         """One guarded call of anything that takes a permit and a timeout and returns a reply."""
-        permit = plan.admit()
+        try:
+            permit = plan.admit()
+        except CircuitOpenError:
+            self._note_rejection()
+            raise
         try:
             reply = await attempt(permit, self._first_timeout_s)
         except Exception as error:
@@ -112,6 +116,11 @@ class AsyncGuardedCalls:
             return await self._retry(plan, attempt, permit, reply, settle)
         plan.success(permit)
         return reply
+
+    def _note_rejection(self) -> None:
+        """The circuit is open: makes sure that something probes, which may have ended with its event loop or with a fork."""
+        if self._prober is not None:
+            self._prober.ensure_running()
 
     async def _retry(
         self, plan: Plan, attempt: AsyncAttempt, permit: int, error: Exception, settle: AsyncSettle | None = None

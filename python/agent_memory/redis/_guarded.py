@@ -19,7 +19,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._compat import ASYNC
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import ConnectionStateError, Outcome, RedisUnavailableError
+from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
 from agent_memory.redis._probe import Prober
@@ -102,7 +102,11 @@ class GuardedCalls:
 
     def guarded(self, plan: Plan, attempt: Attempt, settle: Settle | None = None) -> Any:
         """One guarded call of anything that takes a permit and a timeout and returns a reply."""
-        permit = plan.admit()
+        try:
+            permit = plan.admit()
+        except CircuitOpenError:
+            self._note_rejection()
+            raise
         try:
             reply = attempt(permit, self._first_timeout_s)
         except Exception as error:
@@ -114,6 +118,11 @@ class GuardedCalls:
             return self._retry(plan, attempt, permit, reply, settle)
         plan.success(permit)
         return reply
+
+    def _note_rejection(self) -> None:
+        """The circuit is open: makes sure that something probes, which may have ended with its thread or with a fork."""
+        if self._prober is not None:
+            self._prober.ensure_running()
 
     def _retry(self, plan: Plan, attempt: Attempt, permit: int, error: Exception, settle: Settle | None = None) -> Any:
         """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""

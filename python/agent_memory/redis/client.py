@@ -8,6 +8,7 @@ from redis.client import Redis as RedisPy
 from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
+from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._guarded import GuardedCalls
@@ -98,7 +99,11 @@ class Redis(GuardedCalls, RedisPy):
         if (plan.route and len(args) > plan.plain) or self._detour:
             return self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options
-        permit = plan.admit()
+        try:
+            permit = plan.admit()
+        except CircuitOpenError:
+            self._note_rejection()
+            raise
         try:
             reply = transport.call(packed, permit, raw)
         except Exception as error:

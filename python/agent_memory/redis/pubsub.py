@@ -36,7 +36,7 @@ from redis.exceptions import InvalidResponse
 
 from agent_memory._compat import ASYNC, Lock, settle, sleep
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import Outcome, RedisTimeoutError
+from agent_memory.errors import CircuitOpenError, Outcome, RedisTimeoutError
 from agent_memory.policy import FailureKind
 from agent_memory.redis import private
 from agent_memory.redis.gaps import SubscriptionGap
@@ -158,7 +158,11 @@ class PubSub(RedisPyPubSub):
                     raise
                 raise failure from error
 
-        permit = plan.admit()
+        try:
+            permit = plan.admit()
+        except CircuitOpenError:
+            self._client._note_rejection()
+            raise
         try:
             attempt(permit, None)
         except Exception as error:

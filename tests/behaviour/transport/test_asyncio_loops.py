@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import threading
 
+import pytest
 import redis
 import uvloop
 
+from agent_memory import BreakerSettings, CircuitOpenError, ResiliencePolicy
 from agent_memory.redis.asyncio import Redis
 
 
@@ -58,3 +62,52 @@ def test_one_client_in_loops_one_after_the_other(valkey):
         asyncio.run(work(client, name))
     with redis.Redis(**valkey.connection_kwargs) as observer:
         assert len(observer.client_list()) == 1  # the observer itself
+
+
+def patient(server):
+    """A client whose own breaker would stay open for an hour: only a probe brings it back."""
+    breaker = BreakerSettings(1, reset_timeout=3600)
+    return Redis(**server.connection_kwargs, resilience=ResiliencePolicy(breaker=breaker, probe_interval=0.1))
+
+
+async def fail(client):
+    with contextlib.suppress(redis.ConnectionError):
+        await client.get("key")
+    assert client.guard.state == "open"
+
+
+async def come_back(client):
+    """Calls until one gets through: the first is rejected, which has to start what closes the circuit."""
+    with pytest.raises(CircuitOpenError):
+        await client.get("key")
+    async with asyncio.timeout(30):
+        while client.guard.state != "closed":  # noqa: ASYNC110 - another task changes it, without an event
+            await asyncio.sleep(0.01)
+    assert await client.set("key", "value")
+    await client.aclose()
+
+
+def test_a_circuit_that_opened_in_a_loop_that_has_ended_closes_in_another(start_server):
+    server = start_server()
+    client = patient(server)
+    server.kill()
+    asyncio.run(fail(client))
+    server.start()
+    asyncio.run(come_back(client))
+
+
+def test_a_circuit_that_was_open_at_a_fork_closes_in_the_child(start_server):
+    server = start_server()
+    client = patient(server)
+    server.kill()
+    asyncio.run(fail(client))
+    server.start()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            asyncio.run(come_back(client))
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -10,6 +10,7 @@ from redis.asyncio.client import Redis as RedisPy
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
+from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._async_guarded import AsyncGuardedCalls
@@ -92,7 +93,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
+    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: PLR0912 - a frame less on the hot path
         """Send one command, guarded, and return its reply as redis-py would show it."""
         plan = self.plans[args[0]]
         if self._foreign or self.connection is not None:
@@ -109,7 +110,11 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         if (plan.route and len(args) > plan.plain) or self._detour:
             return await self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options
-        permit = plan.admit()
+        try:
+            permit = plan.admit()
+        except CircuitOpenError:
+            self._note_rejection()
+            raise
         future = transport.send(packed, raw)
         try:
             if future is None:

@@ -35,7 +35,7 @@ from redis.exceptions import InvalidResponse
 
 from agent_memory._compat import ASYNC, AsyncLock, async_settle, async_sleep
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import Outcome, RedisTimeoutError
+from agent_memory.errors import CircuitOpenError, Outcome, RedisTimeoutError
 from agent_memory.policy import FailureKind
 from agent_memory.redis import private
 from agent_memory.redis.gaps import SubscriptionGap
@@ -157,7 +157,11 @@ class PubSub(RedisPyPubSub):
                     raise
                 raise failure from error
 
-        permit = plan.admit()
+        try:
+            permit = plan.admit()
+        except CircuitOpenError:
+            self._client._note_rejection()
+            raise
         try:
             await attempt(permit, None)
         except Exception as error:
