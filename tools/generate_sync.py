@@ -14,8 +14,8 @@ result and drops the imports that are no longer used. What the rewriting does:
 * Modules: `redis.asyncio` becomes `redis`, `agent_memory.redis.asyncio` becomes `agent_memory.redis`, and so on.
 * Types: `Awaitable[T]` and `Coroutine[Any, Any, T]` become `T`, `AsyncGenerator[Y, S]` becomes
   `Generator[Y, S, None]`.
-* `if ASYNC:` (from agent_memory._compat) keeps its `else` branch only; `a if ASYNC else b` becomes `b`.
-  `@pytest.mark.asyncio` goes.
+* `if ASYNC:` (from agent_memory._compat) keeps its `else` branch only; `a if ASYNC else b` becomes `b`,
+  and an argument `ASYNC` False. `@pytest.mark.asyncio` goes.
 
 A source never speaks to asyncio itself: sleeping, spawning, locks and events come in pairs from
 agent_memory._compat. An `asyncio` that is left over is an error here, not a surprise in the sync client.
@@ -198,6 +198,9 @@ class _ToSync(cst.CSTTransformer):
 
     def leave_IfExp(self, original: cst.IfExp, updated: cst.IfExp) -> cst.BaseExpression:
         return updated.orelse if m.matches(updated.test, m.Name("ASYNC")) else updated
+
+    def leave_Arg(self, original: cst.Arg, updated: cst.Arg) -> cst.Arg:
+        return updated.with_changes(value=cst.Name("False")) if m.matches(updated.value, m.Name("ASYNC")) else updated
 
     def leave_Decorator(self, original: cst.Decorator, updated: cst.Decorator) -> cst.Decorator | cst.RemovalSentinel:
         name = m.Attribute(m.Attribute(m.Name("pytest"), m.Name("mark")), m.Name("asyncio"))

@@ -47,6 +47,7 @@ def tool():
         ("if ASYNC:  # gone\n    x()\nz()\n", "z()\n"),
         ("if not ASYNC:\n    # kept\n    x()\n", "# kept\nx()\n"),
         ("x = a if ASYNC else b\n", "x = b\n"),
+        ("f(a, b=ASYNC)\n", "f(a, b=False)\n"),
     ],
 )
 def test_rewrites(tool, source, expected):

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.client import PubSub as RedisPyPubSub
 from redis.exceptions import InvalidResponse
 
-from agent_memory._compat import ASYNC, Lock, settle, sleep
+from agent_memory._compat import Lock, settle, sleep
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, Outcome, RedisTimeoutError
 from agent_memory.policy import FailureKind
@@ -397,7 +397,7 @@ class PubSub(RedisPyPubSub):
         connection.register_connect_callback(self.on_connect)
         if self.push_handler_func is not None:
             connection._parser.set_pubsub_push_handler(self.push_handler_func)
-        private.announce_subscriber(self, ASYNC)
+        private.announce_subscriber(self, False)
 
     def _regain(self, loss: _Loss) -> SubscriptionGap | None:
         """The first word on a new connection: tell of the gap."""

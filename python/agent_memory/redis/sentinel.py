@@ -23,7 +23,6 @@ from redis.sentinel import Sentinel as RedisPySentinel
 from redis.sentinel import SentinelConnectionPool as RedisPySentinelConnectionPool
 from redis.sentinel import SentinelManagedConnection as RedisPySentinelManagedConnection
 
-from agent_memory._compat import ASYNC
 from agent_memory.redis import private
 from agent_memory.redis.client import Redis
 
@@ -121,7 +120,7 @@ class Sentinel(RedisPySentinel):
         own = {name: kwargs.pop(name) for name in ("resilience", "guard") if name in kwargs}
         arguments = self.connection_kwargs | kwargs
         if issubclass(redis_class, Redis):
-            private.fill_arguments(arguments, asynchronous=ASYNC)
+            private.fill_arguments(arguments, asynchronous=False)
         client = redis_class(connection_pool=pool_class(service_name, self, **arguments), **own)
         client.auto_close_connection_pool = True
         return client
