@@ -115,12 +115,13 @@ class AgentResult:
 def run_agent(settings: DemoSettings, dashboard: Dashboard) -> AgentResult:
     """Runs the agent in its own folder, with its own server; both are gone when this returns or raises."""
     duration_s = settings.duration_s("agent")
-    dashboard.begin_phase("agent", duration_s)
     with (
         tempfile.TemporaryDirectory(prefix="agent-memory-demo-") as folder,
         EmbeddedServer(Path(folder) / "redis", transport="tcp", config={"maxmemory-policy": "noeviction"}) as server,
         asyncio.Runner() as runner,
     ):
+        # Told only now that there is somebody to clean up: an interrupt may come as soon as it is.
+        dashboard.begin_phase("agent", duration_s)
         dashboard.say(f"a server of the agent's own on 127.0.0.1:{server.port}, pid {server.pid}")
         run = _AgentRun(Path(folder), server, settings, duration_s, dashboard)
         try:
