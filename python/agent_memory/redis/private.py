@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
@@ -464,38 +464,18 @@ async def async_as_parsed(connection: Any, reply: Any) -> Any:
     return await parsed if hasattr(parsed, "__await__") else parsed
 
 
-def read_push(connection: Any, timeout_s: float | None, plain: Container[Any]) -> Any:
-    """The next reply or push; None when there is none within `timeout_s` (None: wait for ever).
-
-    Pushes whose first word is in `plain` may be handed out without a look by redis-py's parser, which logs each.
-    """
-    del plain
+def read_push(connection: Any, timeout_s: float | None) -> Any:
+    """The next reply or push; None when there is none within `timeout_s` (None: wait for ever)."""
     try:
         return connection.read_response(timeout=timeout_s, disconnect_on_error=False, push_request=True)
     except RedisPyTimeoutError:
         return None
 
 
-async def async_read_push(connection: Any, timeout_s: float | None, plain: Container[Any]) -> Any:
+async def async_read_push(connection: Any, timeout_s: float | None) -> Any:
     """The same for asyncio."""
-    parser = connection._parser
-    if type(parser) is not _AsyncHiredisParser or not parser._connected or connection.health_check_interval:
-        patience_s = math.inf if timeout_s is None else timeout_s
-        return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
-    # The same without the layers around it, which cost as much as the event loop's turn.
-    gets = cast(Any, parser._reader).gets
-    bound = asyncio.timeout(timeout_s)
-    try:
-        async with bound:
-            while (reply := gets()) is NOT_ENOUGH_DATA:
-                await parser.read_from_socket()
-    except TimeoutError:
-        if not bound.expired():
-            raise  # the kernel's: nothing acknowledged what was sent
-        return None
-    if reply.__class__ is PushNotification and reply[0] in plain:
-        return reply
-    return await async_as_parsed(connection, reply)
+    patience_s = math.inf if timeout_s is None else timeout_s
+    return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
 
 
 def can_read(connection: Any, timeout_s: float) -> bool:

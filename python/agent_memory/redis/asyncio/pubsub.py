@@ -230,8 +230,7 @@ class PubSub(RedisPyPubSub):
             try:
                 await self._authenticate_anew(connection)
                 await cast(Any, self).check_health()  # redis-py's own, where `health_check_interval` asks for it
-                plain = _PUBLISHED if self.push_handler_func is None else ()
-                reply = await private.async_read_push(connection, self._patience_s(until_ns), plain)
+                reply = await private.async_read_push(connection, self._patience_s(until_ns))
                 something = reply is not None or await self._watch(connection)
             except (*ERRORS_OF_CONNECTIONS, InvalidResponse) as error:
                 if classify(error)[0] is FailureKind.CLIENT:
