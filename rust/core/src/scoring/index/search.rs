@@ -209,13 +209,7 @@ impl Searcher<'_> {
             }
             let mut rows = Bits::clone(&slot.live);
             if let Some((from, to)) = filter.time_range_s {
-                let mut inside = Bits::empty(slot.data.rows);
-                for (row, &time) in slot.data.timestamps_s.iter().enumerate() {
-                    if time >= from && time < to {
-                        inside.set(row);
-                    }
-                }
-                rows.keep(&inside);
+                rows.keep_where(&slot.data.timestamps_s, |time| time >= from && time < to);
             }
             for any in &filter.attributes {
                 let mut having = Bits::empty(slot.data.rows);
@@ -312,6 +306,9 @@ impl Searcher<'_> {
         let mut reaching = [0_u64; BLOCK_ROWS / 64];
         let reaching = &mut reaching[..raw.len().div_ceil(64)];
         self.kernels.reaching(&query.bound, floor, raw, columns, reaching);
+        if let Some(eligible) = eligible {
+            eligible.keep_within(start, reaching);
+        }
         let plane = self.settings.rotation.plane_bytes();
         // The low planes lie anywhere in memory: they are asked for some rows ahead.
         let mut ahead = set_bits(reaching);
@@ -324,9 +321,6 @@ impl Searcher<'_> {
         for offset in set_bits(reaching) {
             ask();
             let local = start + offset;
-            if eligible.is_some_and(|rows| !rows.has(local)) {
-                continue;
-            }
             let planes = local * plane..(local + 1) * plane;
             let (high, low) = (&slot.data.planes.high()[planes.clone()], &slot.data.planes.low()[planes]);
             let code = codes.get(local);
