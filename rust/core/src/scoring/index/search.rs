@@ -324,7 +324,8 @@ impl Searcher<'_> {
             let planes = local * plane..(local + 1) * plane;
             let (high, low) = (&slot.data.planes.high()[planes.clone()], &slot.data.planes.low()[planes]);
             let code = codes.get(local);
-            let (value, error) = query.code.medium(self.kernels, raw[offset], low, &code);
+            let first = query.code.first_after(self.kernels, raw[offset], low);
+            let (value, error) = query.code.medium(first, &code);
             let slack = F64_SLACK * (1.0 + value.abs() * query.unit);
             if (value + error) * query.unit + slack < query.best.floor() {
                 continue; // so is its lower end
@@ -332,7 +333,7 @@ impl Searcher<'_> {
             if slot.data.squares[local].is_nan() {
                 continue;
             }
-            let (value, error) = query.code.fine(self.kernels, high, low, &code);
+            let (value, error) = query.code.fine(self.kernels, first, high, low, &code);
             let slack = F64_SLACK * (1.0 + value.abs() * query.unit);
             let upper = (value + error) * query.unit + slack;
             query.best.push((value - error) * query.unit - slack);
@@ -363,7 +364,8 @@ impl Searcher<'_> {
             let plane = self.settings.rotation.plane_bytes();
             let planes = local * plane..(local + 1) * plane;
             let (high, low) = (&slot.data.planes.high()[planes.clone()], &slot.data.planes.low()[planes]);
-            let (value, error) = query.code.fine(self.kernels, high, low, &slot.data.codes.get(local));
+            let first = query.code.first_after(self.kernels, raw[local - start], low);
+            let (value, error) = query.code.fine(self.kernels, first, high, low, &slot.data.codes.get(local));
             (value - error) * query.unit - F64_SLACK * (1.0 + value.abs() * query.unit)
         };
         // Any k rows will do: all of them reach the smallest of their lower ends.
@@ -580,7 +582,7 @@ impl Searcher<'_> {
                 if data.squares[local].is_nan() {
                     return Interval::NONE;
                 }
-                let (value, error) = prepared.code.medium_of(high, low, &data.codes.get(local));
+                let (value, error) = prepared.code.medium(prepared.code.first(high, low), &data.codes.get(local));
                 self.similarity_interval(prepared, value, error, data.squares[local])
             }));
         }
@@ -617,7 +619,8 @@ impl Searcher<'_> {
         let plane = self.settings.rotation.plane_bytes();
         let planes = local * plane..(local + 1) * plane;
         let (high, low) = (&data.planes.high()[planes.clone()], &data.planes.low()[planes]);
-        let (value, error) = prepared.code.fine(self.kernels, high, low, &data.codes.get(local));
+        let first = prepared.code.first_of(self.kernels, high, low);
+        let (value, error) = prepared.code.fine(self.kernels, first, high, low, &data.codes.get(local));
         self.similarity_interval(prepared, value, error, data.squares[local])
     }
 
