@@ -181,5 +181,5 @@ bench-scoring:
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 taskset -c 0 $(BIN)/python benches/python/bench_scoring_exact.py
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 taskset -c 0 $(BIN)/python benches/python/bench_scoring_index.py
 	OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 $(BIN)/python benches/python/bench_scoring_index.py batch
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benches/python/bench_scoring_scaling.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python benches/python/bench_scoring_scaling.py target/scoring-scaling.svg
 	cargo run --quiet --release --package agent-memory-core --example reader_wait

@@ -73,7 +73,7 @@ def bench_vector(n: int = 100_000) -> None:
     peers = [name for name in work if name.startswith(("faiss", "simsimd"))]
     best = min(peers, key=lambda name: statistics.median(taken[name]))
     ratio = statistics.median(taken["index"]) / statistics.median(taken[best])
-    print(f"  best quantised peer: {best}; ours is {ratio:.2f} x (target <= 0.60)")
+    print(f"  best quantised peer: {best}; ours is {ratio:.2f} x" + (" (target <= 0.60)" if n > 5000 else ""))
 
 
 def bench_batch(n: int = 100_000, queries: int = 64) -> None:
@@ -159,19 +159,21 @@ def bench_growth(n: int = 1_000_000, batch: int = 1000) -> MemoryIndex:
     block = unit_rows(10_000, D)
     before = peak_gb()
     index = MemoryIndex(D)
-    pauses = []
+    pauses, worked = [], []
     cpu_started = time.process_time()
     for start in range(0, n, batch):
         ids = [f"m{start + i:07d}" for i in range(batch)]
         at = start % len(block)
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.thread_time()
         index.upsert(ids, block[at : at + batch])
         pauses.append(time.perf_counter() - begin)
+        worked.append(time.thread_time() - begin_cpu)
     cpu_s = time.process_time() - cpu_started
     longest = max(pauses) * 1e3
     print(f"\ngrowing to {len(index)} x {D} in batches of {batch}: {n / sum(pauses):,.0f} rows/s (target >= 200,000)")
     print(f"  CPU time: {n / cpu_s:,.0f} rows per CPU second (the wall figure is worth little on a busy machine)")
     print(f"  longest call {longest:.1f} ms (target <= 50), 99.9 % {np.quantile(pauses, 0.999) * 1e3:.1f} ms")
+    print(f"  longest call in CPU time {max(worked) * 1e3:.1f} ms (what it takes when nobody takes the processor away)")
     print(f"  peak memory {peak_gb():.2f} GB, of which {before:.2f} GB before (target: 2.4 GB for the index)")
     return index
 

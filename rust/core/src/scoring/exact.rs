@@ -514,4 +514,50 @@ mod tests {
         assert_eq!(answer.rows, [0, 3, 4], "MAX overflows f32 but not f64; the zero vector scores 0");
         assert_eq!(answer.ranked[2].value.to_bits(), 0.0_f64.to_bits());
     }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 300 }))]
+
+        #[test]
+        fn the_quick_look_loses_no_row(
+            (seed, n, d) in (any::<u64>(), 0_usize..700, 1_usize..70),
+            metric in prop::sample::select(Metric::NAMES.map(|(_, metric)| metric).to_vec()),
+            noise in prop::sample::select(vec![0.0_f32, 1e-7, 1e-3, 1.0]),
+            size in prop::sample::select(vec![1e-13_f32, 1e-3, 1.0, 1e4]),
+            (similarity_weight, weight) in prop::sample::select(vec![(1.0, 0.0), (0.3, 1.0), (1e-9, 1.0), (1.0, 1e9)]),
+            (k, threads, has_threshold) in (1_usize..20, 1_usize..3, any::<bool>()),
+        ) {
+            // Rows near four directions, many of them so near that only exact sums tell them apart; a few are zero.
+            let mut state = seed;
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / 8_388_608.0 - 1.0
+            };
+            let centres: Vec<f32> = (0..4 * d).map(|_| next()).collect();
+            let values: Vec<f32> = (0..n * d).map(|at| {
+                let row = at / d;
+                let scale = if row % 50 == 49 { 0.0 } else { size };
+                (centres[row % 4 * d + at % d] + noise * next()) * scale
+            }).collect();
+            let query: Vec<f64> = centres[..d].iter().map(|&x| f64::from(x)).collect();
+            let parts = [Part { weight, values: (0..n).map(|_| f64::from(next())).collect() }];
+            let parts = if weight > 0.0 { &parts[..] } else { &[] };
+            let request = |k, threshold| Request {
+                query: &query, metric, similarity_weight, parts, min_max: false,
+                eligible: None, threshold, k, threads, components: false,
+            };
+            let matrix = Rows::from_slice(&values, d);
+            // All rows asked for: there is never a floor, so nothing is left out before it was computed exactly.
+            let all = rank(Kernels::detect(), &matrix, &request(n.max(1), f64::NEG_INFINITY)).ranked;
+            let threshold = match all.get(k / 2) {
+                Some(ranked) if has_threshold => ranked.value,
+                _ => f64::NEG_INFINITY,
+            };
+            let expected: Vec<_> = all.into_iter().filter(|ranked| ranked.value >= threshold).take(k).collect();
+            for kernels in Tier::ALL.into_iter().filter_map(Kernels::forced) {
+                let answer = rank(kernels, &matrix, &request(k, threshold));
+                prop_assert_eq!(&answer.ranked, &expected, "{:?}", kernels.tier());
+            }
+        }
+    }
 }

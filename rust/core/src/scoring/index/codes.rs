@@ -138,6 +138,21 @@ pub struct QueryCode {
     fine_residual: f64,
 }
 
+/// Folds every eighth value, so that no addition waits for the one before.
+fn lanes<T>(values: &[T], start: f64, fold: impl Fn(f64, &T) -> f64) -> [f64; 8] {
+    let mut lanes = [start; 8];
+    let (whole, rest) = values.as_chunks::<8>();
+    for chunk in whole {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = fold(*lane, value);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = fold(*lane, value);
+    }
+    lanes
+}
+
 /// The nearest integer to a small value, ties to even, without a call.
 fn nearest(value: f64) -> f64 {
     const ROUNDER: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
@@ -153,35 +168,42 @@ impl QueryCode {
     #[allow(clippy::cast_possible_truncation)] // clamped first
     pub fn new(rotation: &Rotation, query: &[f64]) -> Self {
         // A query's largest element is brought near one, so that nothing overflows in `f32`.
-        let largest = query.iter().fold(0.0_f64, |most, q| most.max(q.abs()));
-        let unit = if largest > 0.0 { largest } else { 1.0 };
+        let unit = match lanes(query, 0.0, |most, &q| f64::max(most, q.abs())).into_iter().fold(0.0, f64::max) {
+            0.0 => 1.0,
+            largest => largest,
+        };
         let mut rotated: Vec<f32> = query.iter().map(|q| (q / unit) as f32).collect();
         debug_assert_eq!(query.len(), rotation.dimensions);
         rotated.resize(rotation.padded(), 0.0);
         rotation.rotate(&mut rotated);
-        let norm = query.iter().map(|q| (q / unit).powi(2)).sum::<f64>().sqrt();
-        let step = rotated.iter().fold(0.0_f64, |most, &x| most.max(f64::from(x).abs())) / 127.0;
+        let norm = lanes(query, 0.0, |sum, q| sum + (q / unit) * (q / unit)).into_iter().sum::<f64>().sqrt();
+        let step = f64::from(encode::largest(&rotated)) / 127.0;
         let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+        let first: Vec<f64> = rotated.iter().map(|&x| nearest((f64::from(x) * inverse).clamp(-127.0, 127.0))).collect();
+        let rest = |(&x, first): (&f32, &f64)| (f64::from(x) * inverse - first) * REMAINDER_STEPS;
+        let second: Vec<f64> =
+            rotated.iter().zip(&first).map(rest).map(|rest| nearest(rest.clamp(-127.0, 127.0))).collect();
+        let gaps: Vec<[f64; 2]> = rotated
+            .iter()
+            .zip(first.iter().zip(&second))
+            .map(|(&x, (first, second))| {
+                [f64::from(x) - step * first, f64::from(x) - step * (first + second / REMAINDER_STEPS)]
+            })
+            .collect();
+        let square =
+            |which: usize| lanes(&gaps, 0.0, |sum, gap| sum + gap[which] * gap[which]).into_iter().sum::<f64>();
+        let sum = |plane: &[f64]| lanes(plane, 0.0, |sum, c| sum + c).into_iter().sum::<f64>();
+        let plane = |plane: &[f64]| plane.iter().map(|&c| c as i8).collect();
         let mut code = Self {
-            coarse: Vec::new(),
-            remainder: Vec::new(),
-            coarse_sum: 0.0,
-            remainder_sum: 0.0,
+            coarse: plane(&first),
+            remainder: plane(&second),
+            coarse_sum: sum(&first),
+            remainder_sum: sum(&second),
             step: step * unit,
             norm: norm * unit,
-            coarse_residual: 0.0,
-            fine_residual: 0.0,
+            coarse_residual: square(0),
+            fine_residual: square(1),
         };
-        for x in rotated.into_iter().map(f64::from) {
-            let first = nearest((x * inverse).clamp(-127.0, 127.0));
-            let second = nearest(((x * inverse - first) * REMAINDER_STEPS).clamp(-127.0, 127.0));
-            code.coarse.push(first as i8);
-            code.remainder.push(second as i8);
-            code.coarse_sum += first;
-            code.remainder_sum += second;
-            code.coarse_residual += (x - step * first).powi(2);
-            code.fine_residual += (x - step * (first + second / REMAINDER_STEPS)).powi(2);
-        }
         let slack = rotation.error_factor() * norm;
         code.coarse_residual = (code.coarse_residual.sqrt() * (1.0 + 1e-9) + slack) * unit;
         code.fine_residual = (code.fine_residual.sqrt() * (1.0 + 1e-9) + slack) * unit;
@@ -214,40 +236,51 @@ impl QueryCode {
         4.0 * f64::from(f32::EPSILON) * self.step * 16.0 * 15.0 * absolute / 127.0
     }
 
-    /// `q.x` from both planes of a row and the first plane of the query, and how far it may be off. `raw` is what the
-    /// coarse pass found for the row, so one dot product is left to do.
+    /// The integer part of `q.x` that the first plane of the query gives, from its dot products with both planes of a row.
     #[must_use]
-    pub fn medium(&self, kernels: Kernels, raw: i32, low: &[u8], row: &RowCode) -> (f64, f64) {
-        let mut rest = [0];
-        kernels.nibble_dots(&self.coarse, low, &mut rest);
-        self.medium_of(raw, rest[0], row)
+    pub fn first(&self, high: i32, low: i32) -> f64 {
+        f64::from(16 * high + low) - 128.0 * self.coarse_sum
     }
 
-    /// As [`Self::medium`] from the dot products of the first plane of the query with both planes of the row.
+    /// [`Self::first`] of a row of which the coarse pass has found the dot product with the high plane.
     #[must_use]
-    pub fn medium_of(&self, high: i32, low: i32, row: &RowCode) -> (f64, f64) {
-        let dot = f64::from(16 * high + low) - 128.0 * self.coarse_sum;
-        let residual = f64::from(row.fine_residual);
-        let error = self.norm * residual + self.coarse_residual * (f64::from(row.norm) + residual);
-        let value = self.step * f64::from(row.step) * dot;
-        (value, error * (1.0 + 1e-9) + 1e-12 * self.norm * f64::from(row.norm))
+    pub fn first_after(&self, kernels: Kernels, high: i32, low: &[u8]) -> f64 {
+        self.first(high, dot(kernels, &self.coarse, low))
+    }
+
+    /// [`Self::first`] of a row from its planes.
+    #[must_use]
+    pub fn first_of(&self, kernels: Kernels, high: &[u8], low: &[u8]) -> f64 {
+        self.first_after(kernels, dot(kernels, &self.coarse, high), low)
+    }
+
+    /// `q.x` from both planes of a row and the first plane of the query, and how far it may be off.
+    #[must_use]
+    pub fn medium(&self, first: f64, row: &RowCode) -> (f64, f64) {
+        (self.step * f64::from(row.step) * first, self.error(self.coarse_residual, row))
     }
 
     /// `q.x` from both planes of a row and of the query, and how far it may be off.
     #[must_use]
-    pub fn fine(&self, kernels: Kernels, high: &[u8], low: &[u8], row: &RowCode) -> (f64, f64) {
-        let dot = |query: &[i8], codes: &[u8]| {
-            let mut out = [0];
-            kernels.nibble_dots(query, codes, &mut out);
-            f64::from(out[0])
-        };
-        let first = 16.0 * dot(&self.coarse, high) + dot(&self.coarse, low) - 128.0 * self.coarse_sum;
-        let second = 16.0 * dot(&self.remainder, high) + dot(&self.remainder, low) - 128.0 * self.remainder_sum;
+    pub fn fine(&self, kernels: Kernels, first: f64, high: &[u8], low: &[u8], row: &RowCode) -> (f64, f64) {
+        let (high, low) = (dot(kernels, &self.remainder, high), dot(kernels, &self.remainder, low));
+        let second = f64::from(16 * high + low) - 128.0 * self.remainder_sum;
         let value = self.step * f64::from(row.step) * (first + second / REMAINDER_STEPS);
-        let residual = f64::from(row.fine_residual);
-        let error = self.norm * residual + self.fine_residual * (f64::from(row.norm) + residual);
-        (value, error * (1.0 + 1e-9) + 1e-12 * self.norm * f64::from(row.norm))
+        (value, self.error(self.fine_residual, row))
     }
+
+    fn error(&self, query_residual: f64, row: &RowCode) -> f64 {
+        let (norm, residual) = (f64::from(row.norm), f64::from(row.fine_residual));
+        let error = self.norm * residual + query_residual * (norm + residual);
+        error * (1.0 + 1e-9) + 1e-12 * self.norm * norm
+    }
+}
+
+/// The dot product of one plane of a query and one of a row. Sixteen times it fits an `i32` for any number of dimensions.
+fn dot(kernels: Kernels, query: &[i8], codes: &[u8]) -> i32 {
+    let mut out = [0];
+    kernels.nibble_dots(query, codes, &mut out);
+    out[0]
 }
 
 #[cfg(test)]
@@ -285,9 +318,11 @@ mod tests {
                 let approx = code.step * (bound.scale * raw[0] as f32 - bound.offset);
                 let error = code.coarse_residual * bound.residual_factor + code.norm * bound.norm_factor;
                 prop_assert!((f64::from(approx) - exact).abs() <= f64::from(error) + 1e-30);
-                let (value, error) = query.medium(kernels, raw[0], &low, &code);
+                let first = query.first_of(kernels, &high, &low);
+                prop_assert_eq!(first.to_bits(), query.first_after(kernels, raw[0], &low).to_bits());
+                let (value, error) = query.medium(first, &code);
                 prop_assert!((value - exact).abs() <= error + 1e-30);
-                let (value, error) = query.fine(kernels, &high, &low, &code);
+                let (value, error) = query.fine(kernels, first, &high, &low, &code);
                 prop_assert!((value - exact).abs() <= error + 1e-30);
             }
         }

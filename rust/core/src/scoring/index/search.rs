@@ -209,13 +209,7 @@ impl Searcher<'_> {
             }
             let mut rows = Bits::clone(&slot.live);
             if let Some((from, to)) = filter.time_range_s {
-                let mut inside = Bits::empty(slot.data.rows);
-                for (row, &time) in slot.data.timestamps_s.iter().enumerate() {
-                    if time >= from && time < to {
-                        inside.set(row);
-                    }
-                }
-                rows.keep(&inside);
+                rows.keep_where(&slot.data.timestamps_s, |time| time >= from && time < to);
             }
             for any in &filter.attributes {
                 let mut having = Bits::empty(slot.data.rows);
@@ -312,6 +306,9 @@ impl Searcher<'_> {
         let mut reaching = [0_u64; BLOCK_ROWS / 64];
         let reaching = &mut reaching[..raw.len().div_ceil(64)];
         self.kernels.reaching(&query.bound, floor, raw, columns, reaching);
+        if let Some(eligible) = eligible {
+            eligible.keep_within(start, reaching);
+        }
         let plane = self.settings.rotation.plane_bytes();
         // The low planes lie anywhere in memory: they are asked for some rows ahead.
         let mut ahead = set_bits(reaching);
@@ -324,13 +321,11 @@ impl Searcher<'_> {
         for offset in set_bits(reaching) {
             ask();
             let local = start + offset;
-            if eligible.is_some_and(|rows| !rows.has(local)) {
-                continue;
-            }
             let planes = local * plane..(local + 1) * plane;
             let (high, low) = (&slot.data.planes.high()[planes.clone()], &slot.data.planes.low()[planes]);
             let code = codes.get(local);
-            let (value, error) = query.code.medium(self.kernels, raw[offset], low, &code);
+            let first = query.code.first_after(self.kernels, raw[offset], low);
+            let (value, error) = query.code.medium(first, &code);
             let slack = F64_SLACK * (1.0 + value.abs() * query.unit);
             if (value + error) * query.unit + slack < query.best.floor() {
                 continue; // so is its lower end
@@ -338,7 +333,7 @@ impl Searcher<'_> {
             if slot.data.squares[local].is_nan() {
                 continue;
             }
-            let (value, error) = query.code.fine(self.kernels, high, low, &code);
+            let (value, error) = query.code.fine(self.kernels, first, high, low, &code);
             let slack = F64_SLACK * (1.0 + value.abs() * query.unit);
             let upper = (value + error) * query.unit + slack;
             query.best.push((value - error) * query.unit - slack);
@@ -369,7 +364,8 @@ impl Searcher<'_> {
             let plane = self.settings.rotation.plane_bytes();
             let planes = local * plane..(local + 1) * plane;
             let (high, low) = (&slot.data.planes.high()[planes.clone()], &slot.data.planes.low()[planes]);
-            let (value, error) = query.code.fine(self.kernels, high, low, &slot.data.codes.get(local));
+            let first = query.code.first_after(self.kernels, raw[local - start], low);
+            let (value, error) = query.code.fine(self.kernels, first, high, low, &slot.data.codes.get(local));
             (value - error) * query.unit - F64_SLACK * (1.0 + value.abs() * query.unit)
         };
         // Any k rows will do: all of them reach the smallest of their lower ends.
@@ -586,7 +582,7 @@ impl Searcher<'_> {
                 if data.squares[local].is_nan() {
                     return Interval::NONE;
                 }
-                let (value, error) = prepared.code.medium_of(high, low, &data.codes.get(local));
+                let (value, error) = prepared.code.medium(prepared.code.first(high, low), &data.codes.get(local));
                 self.similarity_interval(prepared, value, error, data.squares[local])
             }));
         }
@@ -623,7 +619,8 @@ impl Searcher<'_> {
         let plane = self.settings.rotation.plane_bytes();
         let planes = local * plane..(local + 1) * plane;
         let (high, low) = (&data.planes.high()[planes.clone()], &data.planes.low()[planes]);
-        let (value, error) = prepared.code.fine(self.kernels, high, low, &data.codes.get(local));
+        let first = prepared.code.first_of(self.kernels, high, low);
+        let (value, error) = prepared.code.fine(self.kernels, first, high, low, &data.codes.get(local));
         self.similarity_interval(prepared, value, error, data.squares[local])
     }
 

@@ -389,6 +389,22 @@ impl Bits {
         }
     }
 
+    /// Takes out the rows whose value does not pass; without a branch for each, which random times would mispredict.
+    pub(crate) fn keep_where(&mut self, values: &[f64], passes: impl Fn(f64) -> bool) {
+        for (word, values) in self.0.iter_mut().zip(values.chunks(64)) {
+            let bit = |(place, &value): (usize, &f64)| u64::from(passes(value)) << place;
+            *word &= values.iter().enumerate().map(bit).fold(0, |bits, bit| bits | bit);
+        }
+    }
+
+    /// Clears the bits of `words` that are not set here from row `start`, a multiple of 64, on.
+    pub(crate) fn keep_within(&self, start: usize, words: &mut [u64]) {
+        debug_assert!(start.is_multiple_of(64), "whole words");
+        for (word, own) in words.iter_mut().zip(&self.0[start / 64..]) {
+            *word &= own;
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         set_bits(&self.0)
     }
