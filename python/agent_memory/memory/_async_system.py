@@ -764,14 +764,25 @@ class AsyncMemorySystem:
         return int(erasure.erased) + await self._service.finish_erasure("agent", agent_id)
 
     async def delete_user(self, user_id: str) -> int:
-        """Erases the memories of a user from all agents; returns how many."""
+        """Erases the memories of a user from all agents; returns how many.
+
+        From the moment on at which SQL knows of it they are no longer read here, and by other processes after
+        `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. An interrupted erasure is
+        finished by `maintain()` of any process.
+        """
         copies = self._opened()
+        await self._service.sync()
         agents = {entry.agent_id async for entry in self.query(None, user_id=user_id)}
         erasure = await copies.ask_sql(copies.store.begin_erasure, "user", user_id)
-        erased = int(erasure.erased) + await self._service.finish_erasure("user", user_id)
         for agent_id in agents:
             self._indexes.drop(agent_id)
             self._indexes.delete_snapshots(agent_id)
+            if copies.tier is not None:
+                # All copies of the agent's are misses from now on; those of other users are loaded again.
+                await copies.ask_redis(copies.tier.erase_clean, agent_id)
+        erased = int(erasure.erased) + await self._service.finish_erasure("user", user_id)
+        for agent_id in agents:
+            self._indexes.drop(agent_id)
             await self._service.follow(agent_id, SyncReport())
         return erased
 

@@ -675,6 +675,25 @@ async def test_forgetting_and_erasing(memory):
     assert await memory.retrieve(AGENT, "text") == []
 
 
+async def test_an_erased_user_is_not_read_while_the_erasure_goes_on(memory):
+    ours = await memory.store(AGENT, "text of theirs", user_id="u")
+    others = await memory.store(AGENT, "text of others", user_id="v")
+    dirty = await memory.store(AGENT, "text for Redis", user_id="u", durability="redis")
+    assert len(await memory.retrieve(AGENT, "text")) == 3
+    finish, seen = memory._service.finish_erasure, []
+
+    async def look(kind, name):
+        seen.append([await memory.get(AGENT, one) for one in (ours, dirty)])
+        seen.append([entry.id for entry in await memory.retrieve(AGENT, "text")])
+        return await finish(kind, name)
+
+    memory._service.finish_erasure = look
+    assert await memory.delete_user("u") == 2
+    assert seen == [[None, None], [others]]
+    assert (await memory.get(AGENT, others)).content == "text of others"
+    assert [entry.id for entry in await memory.retrieve(AGENT, "text")] == [others]
+
+
 async def test_texts_are_embedded_where_there_is_an_embedder(open_memory):
     def embed(texts):
         return [[float(len(text)), 1.0] for text in texts]

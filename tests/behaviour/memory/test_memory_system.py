@@ -671,6 +671,25 @@ def test_forgetting_and_erasing(memory):
     assert memory.retrieve(AGENT, "text") == []
 
 
+def test_an_erased_user_is_not_read_while_the_erasure_goes_on(memory):
+    ours = memory.store(AGENT, "text of theirs", user_id="u")
+    others = memory.store(AGENT, "text of others", user_id="v")
+    dirty = memory.store(AGENT, "text for Redis", user_id="u", durability="redis")
+    assert len(memory.retrieve(AGENT, "text")) == 3
+    finish, seen = memory._service.finish_erasure, []
+
+    def look(kind, name):
+        seen.append([memory.get(AGENT, one) for one in (ours, dirty)])
+        seen.append([entry.id for entry in memory.retrieve(AGENT, "text")])
+        return finish(kind, name)
+
+    memory._service.finish_erasure = look
+    assert memory.delete_user("u") == 2
+    assert seen == [[None, None], [others]]
+    assert memory.get(AGENT, others).content == "text of others"
+    assert [entry.id for entry in memory.retrieve(AGENT, "text")] == [others]
+
+
 def test_texts_are_embedded_where_there_is_an_embedder(open_memory):
     def embed(texts):
         return [[float(len(text)), 1.0] for text in texts]
