@@ -658,17 +658,20 @@ class MemorySystem:
             weights: ScoreWeights = options["weights"]
             if not (weights.recency or weights.importance or weights.access):
                 raise ValueError("text or embedding must be given unless recency, importance or access have a weight")
-        return index.index.search(vector, text, k, **options)
+        return index.index.search(vector, text, k, components=True, **options)
 
     @staticmethod
     def _entries(found: SearchResult | None, read: dict[str, Copy], now: float) -> list[MemoryEntry]:
         if found is None:
             return []
         entries = []
-        for memory_id, score in zip(found.ids, found.scores.tolist(), strict=True):
+        parts = [(name, values.tolist()) for name, values in (found.components or {}).items()]
+        for at, (memory_id, score) in enumerate(zip(found.ids, found.scores.tolist(), strict=True)):
             copy = read.get(memory_id)
             if copy is not None and (copy.expires_at is None or copy.expires_at > now):
-                entries.append(entry_of(copy, score=score))
+                # What is not equal to itself is nan: the memory has no such part.
+                known = {name: values[at] for name, values in parts if values[at] == values[at]}
+                entries.append(entry_of(copy, score=score, score_parts=known))
         return entries
 
     def _fresh_index(self, agent_id: str) -> AgentIndex:

@@ -199,7 +199,8 @@ class MemoryEntry:
     score: float | None = None
     """Set by `retrieve`."""
     score_parts: Mapping[str, float] | None = None
-    """The parts of the score by name, set by `retrieve`."""
+    """The parts of the score, set by `retrieve`: `"similarity"`, `"lexical"`, `"recency"`, `"importance"`, those that had a
+    weight and that the memory has, as they are, neither scaled nor weighted."""
 
     @property
     def updated_at(self) -> float:

@@ -108,6 +108,18 @@ async def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_condition
     rain = await memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp=1.7e9 + 60)
     other = await memory.store("somebody else", "The user lives in Porto.", embedding=[1.0, 0.0, 0.0])
 
+    weighted = await memory.retrieve(
+        AGENT,
+        "rain",
+        embedding=[1.0, 0.0, 0.0],
+        weights=ScoreWeights(similarity=1.0, lexical=1.0, importance=0.5, recency=0.0),
+    )
+    parts = {entry.id: entry.score_parts for entry in weighted}
+    assert parts[lisbon] == {"similarity": 1.0, "lexical": 0.0, "importance": 0.8}
+    assert parts[rain]["lexical"] > 0.0
+    assert parts[rain] == {"similarity": 0.0, "lexical": parts[rain]["lexical"], "importance": 0.5}
+    (alone,) = await memory.retrieve(AGENT, embedding=[0.0, 1.0, 0.1], k=1)
+    assert alone.score_parts == {"similarity": alone.score}
     entry = await memory.get(AGENT, lisbon)
     by_words = await memory.retrieve(AGENT, "Where does the user live?")
     by_vector = await memory.retrieve(AGENT, embedding=[0.0, 1.0, 0.1], k=1)
