@@ -396,7 +396,7 @@ class AsyncCopies:
         """The copy as SQL holds it now."""
         if result.status is not WriteStatus.APPLIED:
             return None
-        return _versioned(copy, result.id, result.version, copy.writer, result.created_us, result.seq)
+        return _versioned(copy, result.id, result.version, copy.writer, result.created_us, result.seq, result.checksum)
 
     async def put_many(self, puts: Sequence[Put]) -> list[Written]:
         """Stores copies in SQL, in one call of the store."""
@@ -607,12 +607,16 @@ class AsyncCopies:
                 await task.join()
 
 
-def _versioned(copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int) -> Copy:
-    """The copy with what the store that accepted it has given it. By position: `_replace` twice takes three times as long."""
+def _versioned(
+    copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int, checksum: int = 0
+) -> Copy:
+    """The copy with what the store that accepted it has given it. By position: `_replace` twice takes three times as long.
+
+    `checksum`: 0 where the store does not tell it.
+    """
     words = list(copy)
     words[0], words[2], words[3], words[6], words[24] = memory_id, version, writer, created_us, seq
-    made = Copy._make(words)
-    words[21] = checksum_of(made)
+    words[21] = checksum or checksum_of(Copy._make(words))
     return Copy._make(words)
 
 
