@@ -351,11 +351,14 @@ class Copies:
         else:
             self._replay_behind()
             return written
-        try:
-            return self._put_as_dirty(put, known_version)
-        except DurabilityError:
-            if self.journal is None or not (degrade or durability == "journal"):
-                raise
+        # What the journal has stays there until SQL has it: Redis knows nothing of it.
+        is_journalled = self.journal is not None and bool(self.journal.find([put.copy.id]))
+        if not is_journalled:
+            try:
+                return self._put_as_dirty(put, known_version)
+            except DurabilityError:
+                if self.journal is None or not (degrade or durability == "journal"):
+                    raise
         return self._put_in_journal(put, known_version)
 
     def _put_in_journal(self, put: Put, known_version: int) -> Written:
@@ -525,11 +528,12 @@ class Copies:
                 if epoch is not None:
                     self.put_clean([tombstone], epoch)
             return Written(result, "sql", tombstone)
-        try:
-            return self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
-        except DurabilityError:
-            if self.journal is None:
-                raise
+        if self.journal is None or not self.journal.find([memory_id]):
+            try:
+                return self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
+            except DurabilityError:
+                if self.journal is None:
+                    raise
         version = next_version(known_version, time.time_ns() // 1_000)
         tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 2)
         self.journal.keep(tombstone)
