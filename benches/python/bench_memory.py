@@ -94,12 +94,13 @@ async def bench_retrieve(folder, vectors):
         began = time.perf_counter()
         await memory.retrieve(AGENT, embedding=vectors[0], k=10)
         report(f"first retrieval: index of {len(vectors):,} from SQL", time.perf_counter() - began, "s")
-        times = []
-        for n in range(300):
-            query = vectors[n % len(vectors)]
-            began = time.perf_counter()
-            await memory.retrieve(AGENT, embedding=query, k=10)
-            times.append(time.perf_counter() - began)
+        for _ in range(2):  # the first pass brings the contents into Redis
+            times = []
+            for n in range(300):
+                query = vectors[n % len(vectors)]
+                began = time.perf_counter()
+                await memory.retrieve(AGENT, embedding=query, k=10)
+                times.append(time.perf_counter() - began)
         times.sort()
         report(f"retrieve top 10 of {len(vectors):,}, p50", times[150] * 1e3, "ms", f"p10 {times[30] * 1e3:.2f} ms")
         index = memory._indexes.peek(AGENT).index
@@ -140,29 +141,60 @@ async def bench_maintain(folder):
             report("  p99 of get() meanwhile", during, "ms", f"{before:.2f} ms alone, {during / before:.1f} x")
 
 
+async def timed_retrievals(memory, agent_id, queries):
+    """p50 of a second pass over the queries: the first one brings their contents into Redis."""
+    times = []
+    for vectors in (queries, queries):
+        times.clear()
+        for vector in vectors:
+            began = time.perf_counter()
+            await memory.retrieve(agent_id, embedding=vector, k=10)
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def stream_s(size):
+    """The time of one pass over as many int8 rows."""
+    rows = np.ones((size, DIMENSIONS), dtype=np.int8)
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        rows.max()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
 async def bench_growth(folder, sizes, plot):
     rng = np.random.default_rng(1)
     rows = []
-    async with AsyncMemorySystem(folder) as memory:
-        held = 0
-        for size in sizes:
+    held = 0
+    queries = rng.normal(size=(50, DIMENSIONS)).astype(np.float32)
+    for size in sizes:
+        async with AsyncMemorySystem(folder) as memory:
+            if held:
+                # The index learns what is stored from now on as it comes, as that of an agent at work does.
+                await memory.retrieve("grown", embedding=queries[0], k=10)
             texts = contents(size)
-            began = time.perf_counter()
+            elapsed = 0.0
             for start in range(held, size, 5_000):
                 stop = min(start + 5_000, size)
                 batch = rng.normal(size=(stop - start, DIMENSIONS)).astype(np.float32)
-                await memory.store_many("grown", [{"content": text} for text in texts[start:stop]], embeddings=batch)
-            write_rate = (size - held) / (time.perf_counter() - began)
-            held = size
-            await memory.retrieve("grown", embedding=batch[0], k=10)
-            times = []
-            for n in range(50):
+                entries = [{"content": text} for text in texts[start:stop]]
                 began = time.perf_counter()
-                await memory.retrieve("grown", embedding=batch[n], k=10)
-                times.append(time.perf_counter() - began)
-            p50 = statistics.median(times) * 1e3
-            rows.append((size, write_rate, p50))
-            report(f"{size:,} memories: store_many", write_rate, "/s", f"retrieve p50 {p50:.2f} ms")
+                await memory.store_many("grown", entries, embeddings=batch)
+                elapsed += time.perf_counter() - began
+            queries = batch[:50]
+            await memory.retrieve("grown", embedding=queries[0], k=10)
+            warm_s = await timed_retrievals(memory, "grown", queries)
+        async with AsyncMemorySystem(folder) as memory:
+            began = time.perf_counter()
+            await memory.retrieve("grown", embedding=queries[0], k=10)
+            cold_s = time.perf_counter() - began
+        row = (size, (size - held) / elapsed, warm_s * 1e3, cold_s, stream_s(size) * 1e3)
+        held = size
+        rows.append(row)
+        report(f"{size:,} memories: store_many", row[1], "/s", f"retrieve p50 {row[2]:.2f} ms, one pass over the int8 "
+               f"rows {row[4]:.2f} ms, first retrieval of a new system {cold_s:.2f} s")  # fmt: skip
     if plot:
         draw(rows, plot)
 
@@ -173,12 +205,17 @@ def draw(rows, path):
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    sizes, rates, latencies = zip(*rows, strict=True)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    sizes, rates, warm, cold, stream = zip(*rows, strict=True)
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
     left.semilogx(sizes, rates, marker="o")
     left.set(title="store_many", xlabel="memories held", ylabel="memories/s", ylim=(0, None))
-    right.loglog(sizes, latencies, marker="o")
-    right.set(title="retrieve top 10, p50", xlabel="memories held", ylabel="ms")
+    middle.loglog(sizes, warm, marker="o", label="retrieve top 10, p50")
+    middle.loglog(sizes, stream, marker="s", linestyle="--", label="one pass over the int8 rows")
+    middle.set(title="retrieve top 10", xlabel="memories held", ylabel="ms")
+    middle.legend()
+    right.loglog(sizes, cold, marker="o")
+    right.set(title="first retrieval of a new system", xlabel="memories held", ylabel="s")
+    figure.suptitle(f"{DIMENSIONS} dimensions, SQLite at synchronous=FULL, embedded server, {os.cpu_count()} cores")
     figure.savefig(path)
 
 

@@ -345,6 +345,9 @@ class IndexCore:
     def search(
         self, vector: NDArray[Any] | None, text: str | None, options: Mapping[str, Any]
     ) -> tuple[list[str], NDArray[np.float64], int]: ...
+    def search_with_parts(
+        self, vector: NDArray[Any] | None, text: str | None, options: Mapping[str, Any]
+    ) -> tuple[tuple[list[str], NDArray[np.float64], int], NDArray[np.float64]]: ...
     def search_many(
         self, vectors: NDArray[Any] | None, texts: Sequence[str] | None, options: Mapping[str, Any]
     ) -> list[tuple[list[str], NDArray[np.float64], int]]: ...

@@ -29,6 +29,7 @@ SETTINGS = MemorySettings(
     intermediate=IntermediateSettings(max_entries=8),
     sync=SyncSettings(interval_s=0.02),
     maintenance=MaintenanceSettings(interval_s=0.05, pause_s=0.0),
+    journal=True,
 )
 _output = threading.Lock()
 
@@ -46,7 +47,7 @@ def work(memory, name, seed):
     while True:
         number += 1
         content = f"{name} {seed} {number}"
-        durability = chance.choice(("sql", "redis"))
+        durability = chance.choice(("sql", "redis", "journal"))
         kind = chance.random()
         target = chance.choice(own) if own else None
         try:

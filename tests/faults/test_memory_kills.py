@@ -21,11 +21,12 @@ import pytest
 from memory_child import AGENT
 
 import servers
-from agent_memory.memory import MemorySystem
+from agent_memory.memory import MemorySettings, MemorySystem
 from agent_memory.redis import Redis
 from postgres_server import PostgresServer
 
 KILLS = int(os.environ.get("MEMORY_KILLS", "6"))
+JOURNALLED = MemorySettings(journal=True)
 CHILD = Path(__file__).with_name("memory_child.py")
 
 
@@ -116,7 +117,7 @@ def test_killed_processes_lose_nothing_that_was_acknowledged(start_server, tmp_p
         history.learn(child.kill())
         with (
             Redis(**server.connection_kwargs) as client,
-            MemorySystem(tmp_path / "memory", redis=client) as memory,
+            MemorySystem(tmp_path / "memory", redis=client, config=JOURNALLED) as memory,
         ):
             history.judge(memory)
 
@@ -137,7 +138,7 @@ def test_killed_redis_loses_nothing_that_was_acknowledged(start_server, tmp_path
         history.learn(child.kill(), redis_was_away=True)
     with (
         Redis(**server.connection_kwargs) as client,
-        MemorySystem(tmp_path / "memory", redis=client) as memory,
+        MemorySystem(tmp_path / "memory", redis=client, config=JOURNALLED) as memory,
     ):
         history.judge(memory)
 
@@ -158,6 +159,41 @@ def test_killed_postgresql_loses_nothing_that_was_acknowledged(start_server, tmp
         history.learn(child.kill())
     with (
         Redis(**server.connection_kwargs) as client,
-        MemorySystem(tmp_path / "memory", redis=client, store=postgres.url) as memory,
+        MemorySystem(tmp_path / "memory", redis=client, store=postgres.url, config=JOURNALLED) as memory,
     ):
         history.judge(memory)
+
+
+def test_processes_killed_while_postgresql_and_redis_are_gone_leave_their_journal_to_the_next(
+    start_server, tmp_path, postgres
+):
+    server = start_server(servers.VALKEY, path=tmp_path / "redis", transport="tcp")
+    chance = random.Random(KILLS)
+    history = History()
+    journalled = 0
+    for seed in range(max(2, KILLS // 8)):
+        child = Child(tmp_path / "memory", postgres.url, server, seed)
+        try:
+            child.wait_for(chance.randrange(20, 60))
+            gone = [postgres, server]
+            chance.shuffle(gone)
+            for one in gone:
+                one.kill()
+                child.wait_for(chance.randrange(0, 10))
+            child.wait_for(chance.randrange(10, 60))
+            if chance.random() < 0.5:
+                gone[0].start()
+                child.wait_for(chance.randrange(5, 30))
+        finally:
+            lines = child.kill()
+        journalled += sum(words[0] == "ok" and words[4] == "journal" for words in lines)
+        history.learn(lines, redis_was_away=True)
+        postgres.start()
+        server.start()
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path / "memory", redis=client, store=postgres.url, config=JOURNALLED) as memory,
+    ):
+        history.judge(memory)
+        assert memory.stats()["journal"]["entries"] == 0
+    assert journalled > 0

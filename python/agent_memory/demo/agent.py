@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ from agent_memory.testing import EmbeddedServer
 __all__ = ["AgentResult", "AgentSample", "Question", "run_agent"]
 
 AGENT: Final = "assistant"
+
+# Where docs/memory.md says that the agent's keys are: the observer asks the server, not the memory system.
+_TAG: Final = f"{{b{zlib.crc32(AGENT.encode()) % 1024:04d}}}"
 
 _SHORT_TERM_SHARE: Final = 0.14
 _INTERMEDIATE_SHARE: Final = 0.42
@@ -158,23 +162,22 @@ class _Observer:
 
     def _look(self, database: sqlite3.Connection, client: redis.Redis) -> AgentSample:
         at_s = time.monotonic() - self._since_s
+        dirty: int | None = None
+        in_redis: int | None = None
+        try:
+            # First: what leaves the dirty set is in the database by then.
+            pipeline = client.pipeline(transaction=False)
+            pipeline.zcard(f"{_TAG}:dirty")
+            pipeline.zcard(f"{_TAG}:t:{AGENT}")
+            dirty, clean = (int(count) for count in pipeline.execute())
+            in_redis = dirty + clean
+        except redis.RedisError:
+            pass  # it is away
         row = database.execute(
             "SELECT short_term_count, intermediate_count, long_term_count FROM agents WHERE agent_id = ?", (AGENT,)
         ).fetchone()
         short, intermediate, long = row or (0, 0, 0)
-        try:
-            # This agent is alone on its server, so whatever set of copies there is, is its own.
-            pipeline = client.pipeline(transaction=False)
-            for name in ("dirty", f"t:{AGENT}"):
-                for key in client.scan_iter(match=f"{{b*}}:{name}"):
-                    pipeline.zcard(key)
-                pipeline.echo("next")
-            counts = pipeline.execute()
-        except redis.RedisError:
-            return AgentSample(at_s, short, intermediate, long, None, None)
-        split = counts.index(b"next")
-        dirty, clean = sum(counts[:split]), sum(counts[split + 1 : -1])
-        return AgentSample(at_s, short, intermediate, long, dirty, dirty + clean)
+        return AgentSample(at_s, short, intermediate, long, dirty, in_redis)
 
 
 class _AgentRun:

@@ -351,11 +351,14 @@ class AsyncCopies:
         else:
             self._replay_behind()
             return written
-        try:
-            return await self._put_as_dirty(put, known_version)
-        except DurabilityError:
-            if self.journal is None or not (degrade or durability == "journal"):
-                raise
+        # What the journal has stays there until SQL has it: Redis knows nothing of it.
+        is_journalled = self.journal is not None and bool(self.journal.find([put.copy.id]))
+        if not is_journalled:
+            try:
+                return await self._put_as_dirty(put, known_version)
+            except DurabilityError:
+                if self.journal is None or not (degrade or durability == "journal"):
+                    raise
         return await self._put_in_journal(put, known_version)
 
     async def _put_in_journal(self, put: Put, known_version: int) -> Written:
@@ -396,7 +399,7 @@ class AsyncCopies:
         """The copy as SQL holds it now."""
         if result.status is not WriteStatus.APPLIED:
             return None
-        return _versioned(copy, result.id, result.version, copy.writer, result.created_us, result.seq)
+        return _versioned(copy, result.id, result.version, copy.writer, result.created_us, result.seq, result.checksum)
 
     async def put_many(self, puts: Sequence[Put]) -> list[Written]:
         """Stores copies in SQL, in one call of the store."""
@@ -525,11 +528,12 @@ class AsyncCopies:
                 if epoch is not None:
                     await self.put_clean([tombstone], epoch)
             return Written(result, "sql", tombstone)
-        try:
-            return await self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
-        except DurabilityError:
-            if self.journal is None:
-                raise
+        if self.journal is None or not self.journal.find([memory_id]):
+            try:
+                return await self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
+            except DurabilityError:
+                if self.journal is None:
+                    raise
         version = next_version(known_version, time.time_ns() // 1_000)
         tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 2)
         await self.journal.keep(tombstone)
@@ -607,12 +611,16 @@ class AsyncCopies:
                 await task.join()
 
 
-def _versioned(copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int) -> Copy:
-    """The copy with what the store that accepted it has given it. By position: `_replace` twice takes three times as long."""
+def _versioned(
+    copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int, checksum: int = 0
+) -> Copy:
+    """The copy with what the store that accepted it has given it. By position: `_replace` twice takes three times as long.
+
+    `checksum`: 0 where the store does not tell it.
+    """
     words = list(copy)
     words[0], words[2], words[3], words[6], words[24] = memory_id, version, writer, created_us, seq
-    made = Copy._make(words)
-    words[21] = checksum_of(made)
+    words[21] = checksum or checksum_of(Copy._make(words))
     return Copy._make(words)
 
 

@@ -658,17 +658,20 @@ class MemorySystem:
             weights: ScoreWeights = options["weights"]
             if not (weights.recency or weights.importance or weights.access):
                 raise ValueError("text or embedding must be given unless recency, importance or access have a weight")
-        return index.index.search(vector, text, k, **options)
+        return index.index.search(vector, text, k, components=True, **options)
 
     @staticmethod
     def _entries(found: SearchResult | None, read: dict[str, Copy], now: float) -> list[MemoryEntry]:
         if found is None:
             return []
         entries = []
-        for memory_id, score in zip(found.ids, found.scores.tolist(), strict=True):
+        parts = [(name, values.tolist()) for name, values in (found.components or {}).items()]
+        for at, (memory_id, score) in enumerate(zip(found.ids, found.scores.tolist(), strict=True)):
             copy = read.get(memory_id)
             if copy is not None and (copy.expires_at is None or copy.expires_at > now):
-                entries.append(entry_of(copy, score=score))
+                # What is not equal to itself is nan: the memory has no such part.
+                known = {name: values[at] for name, values in parts if values[at] == values[at]}
+                entries.append(entry_of(copy, score=score, score_parts=known))
         return entries
 
     def _fresh_index(self, agent_id: str) -> AgentIndex:
@@ -764,14 +767,25 @@ class MemorySystem:
         return int(erasure.erased) + self._service.finish_erasure("agent", agent_id)
 
     def delete_user(self, user_id: str) -> int:
-        """Erases the memories of a user from all agents; returns how many."""
+        """Erases the memories of a user from all agents; returns how many.
+
+        From the moment on at which SQL knows of it they are no longer read here, and by other processes after
+        `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. An interrupted erasure is
+        finished by `maintain()` of any process.
+        """
         copies = self._opened()
+        self._service.sync()
         agents = {entry.agent_id for entry in self.query(None, user_id=user_id)}
         erasure = copies.ask_sql(copies.store.begin_erasure, "user", user_id)
-        erased = int(erasure.erased) + self._service.finish_erasure("user", user_id)
         for agent_id in agents:
             self._indexes.drop(agent_id)
             self._indexes.delete_snapshots(agent_id)
+            if copies.tier is not None:
+                # All copies of the agent's are misses from now on; those of other users are loaded again.
+                copies.ask_redis(copies.tier.erase_clean, agent_id)
+        erased = int(erasure.erased) + self._service.finish_erasure("user", user_id)
+        for agent_id in agents:
+            self._indexes.drop(agent_id)
             self._service.follow(agent_id, SyncReport())
         return erased
 

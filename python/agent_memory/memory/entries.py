@@ -199,7 +199,8 @@ class MemoryEntry:
     score: float | None = None
     """Set by `retrieve`."""
     score_parts: Mapping[str, float] | None = None
-    """The parts of the score by name, set by `retrieve`."""
+    """The parts of the score, set by `retrieve`: `"similarity"`, `"lexical"`, `"recency"`, `"importance"`, those that had a
+    weight and that the memory has, as they are, neither scaled nor weighted."""
 
     @property
     def updated_at(self) -> float:
@@ -288,7 +289,7 @@ def make_copy(
     if not 0 <= version <= MAX_VERSION:
         raise ValueError(f"version must be in 0..2^52 - 1, got {version}")
     kind, data = _encode_content(content)
-    copy = Copy(
+    words = (
         memory_id,
         agent_id,
         version,
@@ -316,8 +317,11 @@ def make_copy(
         0,
         generation,
     )
-    # Always computed here, so that text which has no encoding is refused before anything is written.
-    return copy._replace(checksum=checksum_of(copy))
+    copy = Copy._make(words)
+    if version == 0:
+        _texts_of(copy)  # text which has no encoding is refused before anything is written
+        return copy
+    return Copy._make((*words[:_CHECKSUM], checksum_of(copy), *words[_CHECKSUM + 1 :]))
 
 
 def tombstone_of(
@@ -346,9 +350,13 @@ def checksum_at(copy: Copy, version: int, created_us: int) -> int:
         copy.content_kind,
         created_us,
     )
+    return crc32(copy.content, crc32(copy.vector, crc32(_texts_of(copy), crc32(head, copy.writer & 0xFFFF_FFFF))))
+
+
+def _texts_of(copy: Copy) -> bytes:
     try:
         # No text can hold a NUL: `_name` refuses it and JSON escapes it.
-        text = "\0".join(
+        return "\0".join(
             (
                 copy.id,
                 copy.agent_id,
@@ -364,7 +372,9 @@ def checksum_at(copy: Copy, version: int, created_us: int) -> int:
         ).encode()
     except UnicodeEncodeError:
         raise ValueError("text must have a UTF-8 encoding, got one with a lone surrogate") from None
-    return crc32(copy.content, crc32(copy.vector, crc32(text, crc32(head, copy.writer & 0xFFFF_FFFF))))
+
+
+_CHECKSUM: Final = Copy._fields.index("checksum")
 
 
 def verify(copy: Copy, where: str) -> Copy:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -34,6 +34,9 @@ Embedder = Callable[[list[str]], "ArrayLike"]
 _NO_FILTERS = Filters()
 
 
+_PARTS: Final = ("similarity", "lexical", "recency", "importance", "access")
+
+
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """What was found, best first, ties by id.
@@ -45,6 +48,9 @@ class SearchResult:
     ids: list[str]
     scores: NDArray[np.float64]
     reranked: int
+    components: Mapping[str, NDArray[np.float64]] | None = None
+    """With `components=True`: the values of each part by its name, as they are, neither scaled nor weighted; nan where a
+    memory has no such part. Parts without a weight are left out."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -197,6 +203,7 @@ class MemoryIndex:
         decay: Decay = DEFAULT_DECAY,
         fusion: Fusion = "minmax",
         diversity: Diversity | None = None,
+        components: bool = False,
         kernel: str | None = None,
     ) -> SearchResult:
         """The best `k` memories for a vector, a text, or both.
@@ -213,7 +220,8 @@ class MemoryIndex:
         A text alone finds memories that share a word with it; a vector alone finds memories with a vector; both find
         every memory that `filters` lets through. `filters` is a `Filters` or a mapping of attributes. `now` (default:
         the clock) is what ages count from, in seconds since the epoch; memories without a timestamp have recency 0. With
-        an embedder and no `vector`, the text is embedded too. A zero vector has cosine 0 with everything.
+        an embedder and no `vector`, the text is embedded too. With `components` the result tells the parts of each score.
+        A zero vector has cosine 0 with everything.
 
         Raises `TypeError` or `ValueError` naming what is wrong, also if neither `vector` nor `text` is given and no
         other part has a weight.
@@ -223,9 +231,17 @@ class MemoryIndex:
         if vector is None and text is None and not (weights.recency or weights.importance or weights.access):
             raise ValueError("vector or text must be given unless recency, importance or access have a weight")
         options = self._options(k, weights, fusion, decay, now, filters, diversity, 1, kernel)
-        return SearchResult(
-            *self._core.search(None if vector is None else float_vector("vector", vector), text, options)
-        )
+        given = None if vector is None else float_vector("vector", vector)
+        if not components:
+            return SearchResult(*self._core.search(given, text, options))
+        answer, parts = self._core.search_with_parts(given, text, options)
+        asked = {"similarity": vector is not None, "lexical": text is not None}
+        named = {
+            name: parts[:, column]
+            for column, name in enumerate(_PARTS)
+            if getattr(weights, name) > 0 and asked.get(name, True)
+        }
+        return SearchResult(*answer, named)
 
     def search_many(
         self,

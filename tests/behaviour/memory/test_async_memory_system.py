@@ -108,6 +108,18 @@ async def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_condition
     rain = await memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp=1.7e9 + 60)
     other = await memory.store("somebody else", "The user lives in Porto.", embedding=[1.0, 0.0, 0.0])
 
+    weighted = await memory.retrieve(
+        AGENT,
+        "rain",
+        embedding=[1.0, 0.0, 0.0],
+        weights=ScoreWeights(similarity=1.0, lexical=1.0, importance=0.5, recency=0.0),
+    )
+    parts = {entry.id: entry.score_parts for entry in weighted}
+    assert parts[lisbon] == {"similarity": 1.0, "lexical": 0.0, "importance": 0.8}
+    assert parts[rain]["lexical"] > 0.0
+    assert parts[rain] == {"similarity": 0.0, "lexical": parts[rain]["lexical"], "importance": 0.5}
+    (alone,) = await memory.retrieve(AGENT, embedding=[0.0, 1.0, 0.1], k=1)
+    assert alone.score_parts == {"similarity": alone.score}
     entry = await memory.get(AGENT, lisbon)
     by_words = await memory.retrieve(AGENT, "Where does the user live?")
     by_vector = await memory.retrieve(AGENT, embedding=[0.0, 1.0, 0.1], k=1)
@@ -673,6 +685,25 @@ async def test_forgetting_and_erasing(memory):
     assert await memory.delete_agent(AGENT) >= 1
     assert await memory.count(AGENT) == 0
     assert await memory.retrieve(AGENT, "text") == []
+
+
+async def test_an_erased_user_is_not_read_while_the_erasure_goes_on(memory):
+    ours = await memory.store(AGENT, "text of theirs", user_id="u")
+    others = await memory.store(AGENT, "text of others", user_id="v")
+    dirty = await memory.store(AGENT, "text for Redis", user_id="u", durability="redis")
+    assert len(await memory.retrieve(AGENT, "text")) == 3
+    finish, seen = memory._service.finish_erasure, []
+
+    async def look(kind, name):
+        seen.append([await memory.get(AGENT, one) for one in (ours, dirty)])
+        seen.append([entry.id for entry in await memory.retrieve(AGENT, "text")])
+        return await finish(kind, name)
+
+    memory._service.finish_erasure = look
+    assert await memory.delete_user("u") == 2
+    assert seen == [[None, None], [others]]
+    assert (await memory.get(AGENT, others)).content == "text of others"
+    assert [entry.id for entry in await memory.retrieve(AGENT, "text")] == [others]
 
 
 async def test_texts_are_embedded_where_there_is_an_embedder(open_memory):

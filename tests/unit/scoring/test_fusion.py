@@ -189,3 +189,33 @@ def test_reembed_carries_everything_over_but_the_vectors():
     with pytest.raises(ValueError, match="embedder must return an array of shape"):
         index.reembed(embed, by_id, model="new", dimensions=5)
     assert index.model == "old"
+
+
+def test_components_add_up_to_the_score():
+    rng = np.random.default_rng(5)
+    index = MemoryIndex(8)
+    vectors = rng.normal(size=(60, 8)).astype(np.float32)
+    texts = [f"word{n % 7} other{n % 3}" for n in range(60)]
+    index.upsert(
+        [f"m{n:02d}" for n in range(50)],
+        vectors[:50],
+        texts[:50],
+        rng.random(50).tolist(),
+        [1e9 - n for n in range(50)],
+    )
+    index.upsert([f"t{n}" for n in range(10)], None, texts[50:], [0.5] * 10, [1e9] * 10)
+    weights = ScoreWeights(similarity=0.7, lexical=0.4, recency=0.3, importance=0.2)
+    found = index.search(vectors[3], "word3", 60, weights=weights, now=1e9, fusion="sum", components=True)
+    plain = index.search(vectors[3], "word3", 60, weights=weights, now=1e9, fusion="sum")
+    assert (found.ids, found.scores.tolist()) == (plain.ids, plain.scores.tolist())
+    assert plain.components is None
+    assert list(found.components) == ["similarity", "lexical", "recency", "importance"]
+    total = sum(getattr(weights, name) * np.nan_to_num(values) for name, values in found.components.items())
+    np.testing.assert_allclose(total, found.scores, rtol=1e-12)
+    without_vector = [memory_id.startswith("t") for memory_id in found.ids]
+    assert np.isnan(found.components["similarity"]).tolist() == without_vector
+
+    alone = index.search(None, "word3", 5, components=True)
+    assert list(alone.components) == ["lexical"]
+    np.testing.assert_array_equal(alone.components["lexical"], alone.scores)
+    assert index.search(None, "nowhere", 5, components=True).components["lexical"].shape == (0,)

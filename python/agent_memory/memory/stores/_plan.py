@@ -181,11 +181,11 @@ class Plan:
     def _put(self, put: Put) -> WriteResult:
         copy = put.copy
         agent = self.agents[copy.agent_id]
-        fence = self._fence(agent, copy)
+        fence = self._fence(agent, copy) if self.user_fences else agent.erased_version
         if (0 < copy.generation < agent.generation) or 0 < copy.version <= fence:
             return WriteResult(WriteStatus.ERASED, copy.id)
         held = self._held(copy.id)
-        if held is None:
+        if held is None and (copy.idempotency_key or copy.content_hash or copy.key):
             existing = self._existing(copy)
             if existing is not None:
                 return WriteResult(WriteStatus.EXISTING, existing.id, existing.version, existed=not existing.deleted)
@@ -229,14 +229,17 @@ class Plan:
     def _apply(self, agent: Agent, copy: Copy, held: Held | None, fence: int) -> WriteResult:
         seq = self._advance(agent)
         version = copy.version
+        told_checksum = 0
         if version == 0:
             version = next_version(max(agent.last_version, fence), self._now_us)
             if version > MAX_VERSION:
                 raise OverflowError("no version is left below 2^52")
             created_us = held.created_us if held is not None else copy.created_us or version
-            if held is not None and held.idempotency_key != copy.idempotency_key:
+            is_changed = held is not None and held.idempotency_key != copy.idempotency_key
+            if held is not None and is_changed:
                 copy = copy._replace(idempotency_key=held.idempotency_key)
             checksum = checksum_at(copy, version, created_us)
+            told_checksum = 0 if is_changed else checksum
             # By position, which is several times faster than by name: this is done once for every memory stored.
             head = (copy.id, copy.agent_id, version, copy.writer, 0, copy.tier, created_us)
             tail = (checksum, copy.content_hash, copy.vector, seq, agent.generation)
@@ -253,7 +256,7 @@ class Plan:
         else:
             agent.counts[held.tier] -= 1
             self._set(ChangeKind.REPLACE, copy, held)
-        return WriteResult(WriteStatus.APPLIED, copy.id, version, seq, held is not None, copy.created_us)
+        return WriteResult(WriteStatus.APPLIED, copy.id, version, seq, held is not None, copy.created_us, told_checksum)
 
     def _existing(self, copy: Copy) -> Held | None:
         """The memory that stands for this one, which is not there under its own id."""
@@ -392,6 +395,9 @@ class Plan:
     def _set(self, kind: ChangeKind, copy: Copy, held: Held | None) -> None:
         """Notes the row's new state over what this transaction has noted of it before, and what later operations see."""
         before = self.changes.get(copy.id)
+        if before is None and held is None and not (copy.key or copy.idempotency_key or copy.content_hash):
+            self.changes[copy.id] = Change(kind, copy, None)
+            return
         original = held
         if before is not None:
             original = before.held

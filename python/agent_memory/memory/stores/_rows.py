@@ -10,7 +10,15 @@ from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression
 from agent_memory.memory.stores._plan import Agent
 
-__all__ = ["AGENT_COLUMNS", "HELD_COLUMNS", "MEMORY_COLUMNS", "agent_of_row", "copy_of_row", "select_copies"]
+__all__ = [
+    "AGENT_COLUMNS",
+    "HELD_COLUMNS",
+    "MEMORY_COLUMNS",
+    "NOT_ERASED",
+    "agent_of_row",
+    "copy_of_row",
+    "select_copies",
+]
 
 MEMORY_COLUMNS: Final = (
     *("row_id", "agent_no", "id", "version", "writer", "deleted", "tier", "created_us", "timestamp", "step"),
@@ -37,6 +45,12 @@ _COPY_COLUMNS: Final = (
 )
 _WIDTH: Final = len(Copy._fields)
 
+NOT_ERASED: Final = (
+    "m.seq > a.erased_seq AND (m.user_id = '' OR m.version >"
+    " coalesce((SELECT f.fence_version FROM user_fences f WHERE f.user_id = m.user_id), 0))"
+)
+"""What has been erased is not read from the moment on at which the fence was raised, however many batches it takes to go."""
+
 
 def select_copies(*, vectors: bool) -> str:
     """SELECT ... FROM ... of living and dead rows, but not of erased ones; the caller adds AND."""
@@ -45,7 +59,7 @@ def select_copies(*, vectors: bool) -> str:
     join = " LEFT JOIN vectors v ON v.row_id = m.row_id" if vectors else ""
     return (
         f"SELECT {_COPY_COLUMNS}, {vector if vectors else without}"
-        f" FROM memories m JOIN agents a ON a.agent_no = m.agent_no{join} WHERE m.seq > a.erased_seq"
+        f" FROM memories m JOIN agents a ON a.agent_no = m.agent_no{join} WHERE {NOT_ERASED}"
     )
 
 

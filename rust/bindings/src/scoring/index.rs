@@ -10,7 +10,7 @@ use agent_memory_core::scoring::index::{Exhausted, Index, Settings, State};
 use agent_memory_core::scoring::kernels::{Kernels, MAX_DIMENSIONS};
 use agent_memory_core::scoring::parts::Weights;
 use agent_memory_storage::snapshot::{self, LoadError};
-use numpy::PyArray1;
+use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use std::collections::{HashMap, HashSet};
@@ -288,6 +288,36 @@ impl IndexCore {
             (state, found)
         });
         Ok(answer(py, &state, &found))
+    }
+
+    /// As `search`, and of each memory found the parts of its score: shape (found, 5).
+    #[pyo3(signature = (vector, text, options))]
+    fn search_with_parts<'py>(
+        &self,
+        py: Python<'py>,
+        vector: Option<&Bound<'py, PyAny>>,
+        text: Option<&str>,
+        options: Options,
+    ) -> PyResult<(Answer<'py>, Bound<'py, PyArray2<f64>>)> {
+        let settings = self.index.settings();
+        let vector = vector.map(|array| self::vector(array, "vector", Some(settings.dimensions))).transpose()?;
+        let plan = Plan::new(options)?;
+        let (state, found, parts) = py.detach(|| {
+            let terms = text.map(|text| settings.analyzer.query_terms(text));
+            let state = self.index.state();
+            let searcher = Searcher { settings, state: &state, kernels: plan.kernels };
+            let query = plan.query(vector.as_deref(), terms.as_deref());
+            let found = searcher.search(&query);
+            let parts: Vec<Vec<f64>> =
+                searcher.parts(&query, &found.hits).into_iter().map(|parts| parts.to_vec()).collect();
+            (state, found, parts)
+        });
+        let parts = if parts.is_empty() {
+            PyArray2::zeros(py, [0, 5], false)
+        } else {
+            PyArray2::from_vec2(py, &parts).expect("rows of equal length")
+        };
+        Ok((answer(py, &state, &found), parts))
     }
 
     /// Many searches over one state. Plain searches by vector share one pass over the codes.

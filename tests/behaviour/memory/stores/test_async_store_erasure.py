@@ -90,6 +90,10 @@ async def test_an_erased_user_leaves_tombstones_in_all_agents(async_store, clock
         ]
     )
     assert {result.status for result in late} == {WriteStatus.ERASED}
+    assert [one and one.id for one in await async_store.get(["a1", "a2", "b1", "b2"])] == [None, "a2", None, "b2"]
+    assert await async_store.count(MemoryQuery(user_id="u")) == 0
+    assert ids((await async_store.query(MemoryQuery(agent_id="b"))).copies) == ["b2"]
+    assert [one.id for one in (await async_store.changes("a")).copies] == ["a2"]
     (new,) = await async_store.write([put(memory_id="c2", agent_id="c", user_id="u")])
     assert new.version > erasure.fence_version
     assert (await async_store.erase("user", "u", limit=1)).remaining

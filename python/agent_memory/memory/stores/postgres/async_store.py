@@ -14,7 +14,7 @@ from agent_memory.memory.settings import LongTermSettings, PostgresSettings
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._plan import Plan
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
-from agent_memory.memory.stores._rows import AGENT_COLUMNS, agent_of_row, copy_of_row, select_copies
+from agent_memory.memory.stores._rows import AGENT_COLUMNS, NOT_ERASED, agent_of_row, copy_of_row, select_copies
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 _SELECT: Final = {flag: select_copies(vectors=flag).format(empty="''::bytea") for flag in (True, False)}
 _JOIN: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
-_FROM: Final = f"{_JOIN} WHERE m.seq > a.erased_seq AND m.deleted = 0"
+_FROM: Final = f"{_JOIN} WHERE {NOT_ERASED} AND m.deleted = 0"
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
 _COUNT_COLUMNS: Final = ("short_term_count", "intermediate_count", "long_term_count")
 
@@ -384,7 +384,7 @@ class AsyncPostgresStore:
     async def count(self, query: MemoryQuery) -> int:
         """How many memories match."""
         where, parameters = conditions(query, self._clock_us() / 1e6, postgres=True)
-        statement = f"SELECT count(*) {_JOIN} WHERE m.seq > a.erased_seq{where}".replace("?", "%s")
+        statement = f"SELECT count(*) {_JOIN} WHERE {NOT_ERASED}{where}".replace("?", "%s")
         return int((await self._fetch(statement, parameters))[0][0])
 
     async def changes(

@@ -10,7 +10,7 @@ from typing import Any, Final
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
-from agent_memory.memory.stores._rows import copy_of_row, select_copies
+from agent_memory.memory.stores._rows import NOT_ERASED, copy_of_row, select_copies
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
@@ -29,7 +29,7 @@ __all__ = ["Reader"]
 _SELECT: Final = {
     with_vectors: select_copies(vectors=with_vectors).format(empty="x''") for with_vectors in (True, False)
 }
-_FROM: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE m.seq > a.erased_seq AND m.deleted = 0"
+_FROM: Final = f"FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE {NOT_ERASED} AND m.deleted = 0"
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
 
 
@@ -83,7 +83,7 @@ class Reader:
 
     def count(self, query: MemoryQuery, now: float) -> int:
         where, parameters = conditions(query, now, postgres=False)
-        sql = f"SELECT count(*) FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE m.seq > a.erased_seq{where}"
+        sql = f"SELECT count(*) FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE {NOT_ERASED}{where}"
         return int(self.connection.execute(sql, parameters).fetchone()[0])
 
     def changes(self, agent_id: str, after_seq: int, limit: int, vectors: bool) -> ChangePage:

@@ -141,6 +141,34 @@ impl Searcher<'_> {
         found
     }
 
+    /// The parts of the scores of what was found, as they are, neither scaled nor weighted: similarity, words, recency,
+    /// importance, access. Parts without a weight, and those that a memory has not, are not a number.
+    ///
+    /// # Panics
+    ///
+    /// If `hits` were found in another state.
+    #[must_use]
+    pub fn parts(&self, query: &Query<'_>, hits: &[Hit]) -> Vec<[f64; 5]> {
+        let weights = &query.weights;
+        let vector = query.vector.filter(|_| weights.similarity > 0.0).map(|vector| (vector, exact_square(vector)));
+        let texts = query.terms.filter(|_| weights.lexical > 0.0).map(|terms| self.text_scores(terms));
+        let of = |hit: &Hit| {
+            let (slot, local) = self.state.locate(hit.row).expect("what was found is in the state it was found in");
+            let data = &self.state.slots[slot].data;
+            let weighted = |weight: f64, value: f64| if weight > 0.0 { value } else { f64::NAN };
+            let time = data.timestamps_s[local];
+            let recency = if time.is_nan() { 0.0 } else { query.decay.recency(query.now_s - time) };
+            [
+                vector.map_or(f64::NAN, |(vector, square)| self.exact(vector, square, slot, local)),
+                texts.as_ref().map_or(f64::NAN, |scores| scores[slot].get(local).copied().unwrap_or(0.0)),
+                weighted(weights.recency, recency),
+                weighted(weights.importance, data.importance[local]),
+                weighted(weights.access, access(data.access_count[local])),
+            ]
+        };
+        hits.iter().map(of).collect()
+    }
+
     /// Searches for each query; those that are by vector alone and filtered alike share one pass over the codes.
     ///
     /// # Panics
