@@ -88,6 +88,30 @@ async def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
         assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
 
 
+@pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
+async def test_a_successor_resolves_what_its_predecessor_lost(server, proxy, journal, executed):
+    between = proxy(server)
+    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout=0.1, base_delay=0.01, max_delay=0.05)
+    predecessor = client_of(between, recovery=config)
+    await predecessor.incr("counter")
+    between.refuse()
+    if executed:
+        between.drop_replies(1, command="EXEC", then="reset")
+    else:
+        between.cut_after_bytes(60, command="INCRBY")
+    lost = await predecessor.with_priority(Priority.HIGH).incr("counter")
+    assert (lost.status, lost.durable) == ("queued", True)
+    await predecessor.close()
+    between.heal()
+    between.accept()
+    # In the same process, with the predecessor's tickets alive: nobody else will resolve them.
+    async with client_of(between, recovery=config) as successor:
+        assert await successor.recovery.flush(WAIT_S)
+        assert successor.recovery.dead_letters() == []
+        assert await successor.get("counter") == "2"
+    assert list(journal.iterdir()) == []
+
+
 async def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
     between = proxy(valkey)
     async with client_of(between, socket_timeout=20.0) as client, AsyncRedis(**valkey.connection_kwargs) as observer:
