@@ -132,3 +132,33 @@ def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
         with pytest.raises((RedisTimeoutError, RedisUnavailableError)) as error:
             raise lost.error
         assert error.value.outcome is Outcome.UNKNOWN
+
+
+def test_a_drain_through_the_gate_applies_each_write_once(start_server, proxy, journal):
+    guarded = start_server(transport="tcp", users={"writer": "~* &* +@all -client|kill"})
+    between = proxy(guarded)
+    arguments = {**guarded.connection_kwargs_for("writer"), "host": between.host, "port": between.port}
+    config = RecoveryConfig(exactly_once=True, path=journal, base_delay=0.01, max_delay=0.05)
+    with (
+        ResilientRedisClient("gated", **{**arguments, **QUICK, "recovery": config}) as client,
+        Redis(**guarded.connection_kwargs) as observer,
+    ):
+        client.ping()
+        assert client.stats()["exactly_once"]["level"] == "gate"
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        results = [high.incr(f"counter:{number % 4}") for number in range(20)]
+        results += [high.set(f"text:{number}", number) for number in range(4)]
+        client.guard.reset()
+        client.recovery.resume()
+        for _ in range(5):
+            between.drop_replies(1, command="EVALSHA", then="reset")
+            sleep(0.1)
+        between.heal()
+        assert client.recovery.flush(WAIT_S)
+        assert client.recovery.dead_letters() == []
+        for result in results:
+            assert result.wait(WAIT_S)
+        assert [int(observer.get(f"counter:{number}")) for number in range(4)] == [5] * 4
+        assert [int(observer.get(f"text:{number}")) for number in range(4)] == [0, 1, 2, 3]
