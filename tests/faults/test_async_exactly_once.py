@@ -471,3 +471,28 @@ def test_settings_are_checked():
         ExactlyOnce(marker_ttl=5)
     with pytest.raises(ValueError, match="marker_prefix must not be empty"):
         ExactlyOnce(marker_prefix="")
+
+
+async def test_a_blocking_pop_whose_reply_is_lost_says_so(server, proxy, async_connect):
+    between = proxy(server)
+    client = async_connect(between, exactly_once=True, resilience=PATIENT)
+    await client.rpush("tasks", "one")
+    between.drop_replies(1, command="BLPOP", then="reset")
+    with pytest.raises(redis.ConnectionError) as lost:
+        await client.blpop(["tasks"], timeout=5)
+    assert lost.value.outcome is Outcome.UNKNOWN
+    assert await client.llen("tasks") == 0, "the element is gone with the reply"
+
+
+async def test_a_blocking_pop_that_nobody_waits_for_takes_nothing(server, proxy, async_connect):
+    between = proxy(server)
+    client = async_connect(between, exactly_once=True, resilience=PATIENT)
+    await client.ping()
+    with observe(server) as observer:
+        waiting = async_spawn(outcome_of, client.blpop, ["tasks"], 5)
+        while not any(line["cmd"] == "blpop" for line in observer.client_list()):
+            await async_sleep(0.01)
+        between.reset(side="client")  # the server is not told
+        assert await waiting.result() is Outcome.UNKNOWN
+        await client.rpush("tasks", "one")
+        assert observer.lrange("tasks", 0, -1) == [b"one"]

@@ -471,3 +471,28 @@ def test_settings_are_checked():
         ExactlyOnce(marker_ttl=5)
     with pytest.raises(ValueError, match="marker_prefix must not be empty"):
         ExactlyOnce(marker_prefix="")
+
+
+def test_a_blocking_pop_whose_reply_is_lost_says_so(server, proxy, connect):
+    between = proxy(server)
+    client = connect(between, exactly_once=True, resilience=PATIENT)
+    client.rpush("threads", "one")
+    between.drop_replies(1, command="BLPOP", then="reset")
+    with pytest.raises(redis.ConnectionError) as lost:
+        client.blpop(["threads"], timeout=5)
+    assert lost.value.outcome is Outcome.UNKNOWN
+    assert client.llen("threads") == 0, "the element is gone with the reply"
+
+
+def test_a_blocking_pop_that_nobody_waits_for_takes_nothing(server, proxy, connect):
+    between = proxy(server)
+    client = connect(between, exactly_once=True, resilience=PATIENT)
+    client.ping()
+    with observe(server) as observer:
+        waiting = spawn(outcome_of, client.blpop, ["threads"], 5)
+        while not any(line["cmd"] == "blpop" for line in observer.client_list()):
+            sleep(0.01)
+        between.reset(side="client")  # the server is not told
+        assert waiting.result() is Outcome.UNKNOWN
+        client.rpush("threads", "one")
+        assert observer.lrange("threads", 0, -1) == [b"one"]

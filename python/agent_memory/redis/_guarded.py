@@ -32,11 +32,13 @@ from agent_memory.redis.calls import (
     deadline_of,
     describe,
     is_unknown_command,
+    pack_command,
+    pack_with_buffers,
     read_timeout_s,
 )
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
-from agent_memory.redis.exactly_once.tickets import Next
+from agent_memory.redis.exactly_once.tickets import Next, adopt
 from agent_memory.redis.outcomes import as_ours, classify
 from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.transport.blocking import endpoint_of
@@ -45,11 +47,15 @@ if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy.resilience import ResiliencePolicy
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
+    from agent_memory.redis.exactly_once.tickets import Stream, Ticket
 
 __all__ = ["GuardedCalls"]
 
 Attempt = Callable[[int, float | None], Any]
 """One attempt at a call: given its permit and the seconds it may take, returns the reply, an error reply as a value."""
+
+Keep = Callable[["Ticket | None"], None]
+"""Keeps what a later process needs to know of an attempt before it is sent; None where nothing will tell what became of it."""
 
 T = TypeVar("T")
 
@@ -188,11 +194,19 @@ class GuardedCalls:
             )
         outcomes = []
         deadline_ns = monotonic_ns() + int(timeout_s * 1e9)
-        for ticket in transport.once.adopt(records):
+        streams, tickets = adopt(records)
+        self.see_to(streams)
+        for ticket in tickets:
             lost = RedisUnavailableError("its process has ended", endpoint=self.endpoint)
             lost.ticket = ticket
             outcomes.append(self.resolve(lost, (deadline_ns - monotonic_ns()) / 1e9))
         return outcomes
+
+    def see_to(self, streams: list[Stream]) -> None:
+        """Fence these connections before anything else is sent: those of a process that has died, or of a closed client."""
+        transport = self.transport_here()
+        for stream in streams:
+            transport.once.lose(stream)
 
     def resolve(self, error: Exception, timeout_s: float) -> Outcome:
         """What became of a write that failed with `error`, whose outcome was UNKNOWN; asks for `timeout_s` at the most.
@@ -208,8 +222,28 @@ class GuardedCalls:
             return classify(reply)[1]
         return {Next.RESEND: Outcome.NOT_SENT, Next.DONE: Outcome.APPLIED}.get(step, Outcome.UNKNOWN)
 
+    def execute_kept(self, args: tuple[Any, ...], options: dict[str, Any], keep: Keep) -> Any:
+        """`execute_command` that waits for `keep` before each attempt is sent."""
+        plan = self.plans[args[0]]
+        transport = self.transport_here()
+        if transport is None:
+            keep(None)
+            return cast(Any, self).execute_command(*args, **options)
+        head = plan.head
+        try:
+            packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
+        except TypeError as error:
+            packed = pack_with_buffers(args, head, error)
+        return self._execute_leased(transport, plan, packed, args, options, keep)
+
     def _execute_leased(
-        self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
+        self,
+        transport: Any,
+        plan: Plan,
+        packed: bytes,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        keep: Keep | None = None,
     ) -> Any:
         """A command off the straight way: it may block, changes its connection, is in a hurry or has to keep an order."""
         if plan.refusal is not None:
@@ -218,30 +252,38 @@ class GuardedCalls:
             warnings.warn(SELECT_WARNING, RuntimeWarning, stacklevel=3)
         if not plan.only_reads and (queue := self.ordering_queue()) is not None:
             with queue.passage([args], self._deadline_s):
-                return self._execute_off_the_way(transport, plan, packed, args, options)
-        return self._execute_off_the_way(transport, plan, packed, args, options)
+                return self._execute_off_the_way(transport, plan, packed, args, options, keep)
+        return self._execute_off_the_way(transport, plan, packed, args, options, keep)
 
     def ordering_queue(self) -> Any:
         """The recovery queue that plain writes have to stay behind just now; None where nothing is queued."""
         return None if self._ordering is None or not self._detour else self._ordering()
 
     def _execute_off_the_way(
-        self, transport: Any, plan: Plan, packed: bytes, args: tuple[Any, ...], options: dict[str, Any]
+        self,
+        transport: Any,
+        plan: Plan,
+        packed: bytes,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        keep: Keep | None,
     ) -> Any:
         timeout_s = read_timeout_s(plan, args, self._timeout_s)
         raw = _NEVER_DECODE in options
-        keep = plan.route is not Route.STATE
+        lasting = plan.route is not Route.STATE
         once = plan.route is Route.ONCE and len(args) > plan.plain
 
         def attempt(permit: int, attempt_timeout_s: float | None) -> Any:
             if once:
-                return transport.once.call(plan, packed, raw, attempt_timeout_s)
+                return transport.once.call(plan, packed, raw, attempt_timeout_s, keep)
+            if keep is not None:
+                keep(None)
             if plan.route in (Route.SHARED, Route.ONCE):
                 return transport.call_within(packed, permit, raw, attempt_timeout_s)
             reply: Any = None
             for barrier in barriers_of(plan):
                 # A blocking command may take longer than an ordinary one.
-                reply = transport.call_leased(packed, permit, raw, timeout_s, keep=keep, ahead=barrier)
+                reply = transport.call_leased(packed, permit, raw, timeout_s, keep=lasting, ahead=barrier)
                 if barrier is None or not is_unknown_command(reply):
                     break
             return reply

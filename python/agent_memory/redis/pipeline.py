@@ -15,6 +15,7 @@ from agent_memory.redis.pipelines import Prepared, prepare, results
 from agent_memory.redis.transport.blocking import connect_failure
 
 if TYPE_CHECKING:
+    from agent_memory.redis._guarded import Keep
     from agent_memory.redis.client import Redis
 
 __all__ = ["Pipeline"]
@@ -30,6 +31,8 @@ class Pipeline(RedisPyPipeline):
     def __init__(self, client: Redis, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._client = client
+        self.keep: Keep | None = None
+        """Waited for before each attempt is sent; see `GuardedCalls.execute_kept`."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Collect a command, or send it at once where WATCH has begun and MULTI has not."""
@@ -78,10 +81,12 @@ class Pipeline(RedisPyPipeline):
         once = transport.once if prepared.transaction and plan.category is not CommandCategory.READ else None
 
         def attempt(permit: int, timeout_s: float | None) -> list[Any]:
+            if once is None and self.keep is not None:
+                self.keep(None)
             if once is None:
                 replies = transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
             else:
-                replies = once.call_transaction(*next(prepared.windows()), timeout_s)
+                replies = once.call_transaction(*next(prepared.windows()), timeout_s, self.keep)
             callbacks = client.callbacks_for(transport.protocol)
             return results(self, callbacks, prepared, replies, raise_on_error)
 
@@ -105,6 +110,8 @@ class Pipeline(RedisPyPipeline):
             del permit, timeout_s  # the connection's own timeouts bound it
             # Executing empties the pipeline, also when it fails.
             self.command_stack, self.scripts = list(commands), set(scripts)
+            if self.keep is not None:
+                self.keep(None)
             self._lease()
             try:
                 return RedisPyPipeline.execute(self, raise_on_error)

@@ -6,7 +6,9 @@ afterwards nothing here blocks the caller's thread for the disk.
 
 from __future__ import annotations
 
+import collections
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -56,11 +58,17 @@ class AsyncJournal:
         self.notes: dict[tuple[int, str], bytes] = {
             (segment, name): body for segment, name, body in self._core.recovered_notes()
         }
+        # Writes whose removal was asked for, by the request: their tickets are held until it has been done. As many as the
+        # engine lets wait.
+        self._removing: collections.deque[tuple[int, AsyncCommands]] = collections.deque()
+        self._sweeping = threading.Lock()
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
     def append(self, body: bytes) -> tuple[int, int]:
         """Asks for a record to be written; its id and the ticket to wait for. Raises RecoveryJournalError."""
+        if self._removing:
+            self._let_go()
         return self._core.append(body)
 
     async def settled(self, ticket: int) -> None:
@@ -71,10 +79,31 @@ class AsyncJournal:
         """Has a record replaced, before anything that is asked for later."""
         self._quietly(self._core.replace, record, body)
 
+    async def replace_now(self, record: int, body: bytes) -> None:
+        """Replaces a record; raises the RecoveryJournalError it failed with."""
+        await self._tickets.wait(self._core.replace(record, body))
+
     def forget(self, records: Sequence[int]) -> None:
         """Has records removed, without waiting for it."""
         if records:
             self._quietly(self._core.remove, list(records))
+
+    def forget_write(self, write: AsyncCommands | AsyncWrite) -> None:
+        """Has the record of a write removed, without waiting for it; then its ticket is let go of."""
+        if write.record is None:
+            return
+        asked = self._quietly(self._core.remove, [write.record])
+        if isinstance(write, AsyncCommands) and write.ticket is not None and asked is not None:
+            self._removing.append((asked, write))
+
+    def _let_go(self) -> None:
+        if self._sweeping.acquire(blocking=False):
+            try:
+                done, removing = self._core.done(), self._removing
+                while removing and removing[0][0] <= done:
+                    removing.popleft()[1].let_go()
+            finally:
+                self._sweeping.release()
 
     async def finish(self, records: Sequence[int]) -> None:
         """Removes records; returns when they will not come back."""
@@ -84,19 +113,27 @@ class AsyncJournal:
             except RecoveryJournalError as error:
                 logger.error("a replayed write could not be removed from the journal: %s", error)
 
-    async def announce(self, records: Sequence[int]) -> None:
-        """Remembers that these records, and no others, are being sent; raises RecoveryJournalError if that can't be kept."""
-        await self._tickets.wait(self._core.mark_sent(list(records)))
+    async def announce(self, records: Sequence[int], doubt: bytes = b"") -> None:
+        """Remembers that these records, and no others, are being sent, and what will resolve them.
+
+        Raises RecoveryJournalError if that can't be kept.
+        """
+        await self._tickets.wait(self._core.mark_sent(list(records), doubt))
 
     async def note(self, name: str, body: bytes) -> None:
         """Keeps a note beside the records."""
         await self._tickets.wait(self._core.note(name, body))
 
-    def _quietly(self, ask: Callable[..., Any], *arguments: Any) -> None:
+    def ask_note(self, name: str, body: bytes) -> int:
+        """Asks for a note; the ticket to wait for. Raises RecoveryJournalError."""
+        return self._core.note(name, body)
+
+    def _quietly(self, ask: Callable[..., int], *arguments: Any) -> int | None:
         try:
-            ask(*arguments)
+            return ask(*arguments)
         except RecoveryJournalError as error:
             logger.error("the journal could not be brought up to date: %s", error)
+            return None
 
     # --- recovering ---------------------------------------------------------------------------------------------------
 
@@ -110,9 +147,11 @@ class AsyncJournal:
                 # Its checksum is right, so it was written by another version; it stays for that one.
                 logger.error("a record of the journal was passed over: %s", error)
                 continue
-            if "w" in entry.flags or sent:
+            if "w" in entry.flags or sent is not None:
                 entry.flags += "d"
-            if sent:
+            if sent is not None:
+                # It was being sent, so what had been in doubt before was settled.
+                entry.doubt = sent
                 # The next announcement replaces the one that says so, perhaps before this entry has been decided.
                 self.replace(record, encode(entry))
             found.append((record, entry))
@@ -127,6 +166,7 @@ class AsyncJournal:
     def close(self) -> None:
         """Writes what is asked for and gives the segments free. Blocks for the disk."""
         self._core.close()
+        self._let_go()
 
     def close_tickets(self) -> None:
         """Frees what waiting needed; nobody waits any more."""
@@ -147,9 +187,11 @@ def record_of(
     ahead: bool = False,
     reason: str = "",
     registered: Registered | None = None,
+    doubt: bytes | None = None,
 ) -> bytes:
-    """The bytes of a write's record."""
-    flags = "c" * coalesce + "w" * ahead + "d" * (write.doubt is not None) + "x" * bool(reason)
+    """The bytes of a write's record; `doubt` is what resolves it should its process die, without it what the write knows."""
+    doubt = write.doubt if doubt is None else doubt
+    flags = "c" * coalesce + "w" * ahead + "d" * (doubt is not None) + "x" * bool(reason)
     if isinstance(write, AsyncCommands):
         kind = "transaction" if write.shape.is_transaction else "commands"
         flags += "a" * write.shape.is_absolute
@@ -164,7 +206,7 @@ def record_of(
             data.encode() if isinstance(data, str) else bytes(data),
         )
     now_ms = time.time_ns() // 1_000_000 if queued_ms is None else queued_ms
-    return encode(Record(kind, flags, priority, now_ms, reason, write.doubt or b"", tuple(keys), parts))
+    return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
 
 
 def commands_of(record: Record) -> AsyncCommands:

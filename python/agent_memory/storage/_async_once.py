@@ -1,28 +1,32 @@
 """What became of queued writes whose answer was lost, where exactly once is on: asked of the drop-in client's tickets.
 
-- A lost write of this process has a ticket, which the error in its result keeps alive. Its old connection is fenced before
-  anything else is sent, so an absolute one may be sent again at once; any other waits for its ticket's verdict.
-- A write of a predecessor that left a record is fenced and resolved by that; all records are asked for at once, since a
-  marker is deleted when it is done with.
-- Without either nothing tells: absolute writes are sent again, others become dead letters.
+- A lost write has a ticket, which it holds: of this process, or made anew of what a predecessor's record says. Its old
+  connection is fenced before anything else is sent; then the ticket gets its verdict.
+- What a predecessor left is adopted all at once, and held until its records are gone: a marker answers for many writes, and
+  is deleted when nobody holds it any more. So a process that dies while it resolves leaves to the next what it found.
+- Without a ticket nothing tells: absolute writes are sent again, others become dead letters.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis.exactly_once.tickets import Verdict as TicketVerdict
-from agent_memory.redis.exactly_once.tickets import ticket_of
+from agent_memory.redis.exactly_once.tickets import adopt
 from agent_memory.storage._async_resolving import AsyncResolver, InDoubt, Verdict
 
 if TYPE_CHECKING:
     from agent_memory.redis._async_guarded import AsyncGuardedCalls
     from agent_memory.redis.exactly_once.tickets import Ticket
+    from agent_memory.storage._async_writes import AsyncCommands
 
 __all__ = ["AsyncTicketResolver"]
+
+logger: Final = logging.getLogger("agent_memory.storage")
 
 RESOLVE_TIMEOUT_S: Final = 5.0
 """How long one batch asks; what is not known by then is asked about again later."""
@@ -34,21 +38,30 @@ class AsyncTicketResolver(AsyncResolver):
     def __init__(self, client: AsyncGuardedCalls) -> None:
         self._client = client
 
+    def adopt(self, writes: Sequence[AsyncCommands]) -> None:
+        """Makes tickets of what a predecessor's records say, and has their connections fenced."""
+        streams, tickets = adopt(_readable(writes))
+        by_token = dict(zip(dict.fromkeys(write.doubt for write in writes if write.doubt), tickets, strict=True))
+        for write in writes:
+            if write.doubt:
+                write.ticket = by_token[write.doubt]
+                write.ticket.hold(write)
+        self._client.see_to(streams)
+
     async def resolve(self, entries: Sequence[InDoubt]) -> list[Verdict]:
         """One verdict for each entry, in order. What it raises counts as LATER for all."""
-        tickets = [ticket_of(entry.doubt) if entry.doubt else None for entry in entries]
-        left = [entry.doubt for entry, ticket in zip(entries, tickets, strict=True) if entry.doubt and ticket is None]
-        outcomes: dict[bytes, Outcome] = {}
-        if left:
-            records: list[dict[str, Any]] = [json.loads(doubt) for doubt in dict.fromkeys(left)]
-            found = await self._client.resolve_records(records, RESOLVE_TIMEOUT_S)
-            outcomes = dict(zip(dict.fromkeys(left), found, strict=True))
         verdicts = []
-        for entry, ticket in zip(entries, tickets, strict=True):
-            if ticket is not None:
-                verdicts.append(await self._by_ticket(entry, ticket))
+        away = False
+        for entry in entries:
+            ticket = entry.ticket
+            if ticket is None:
+                verdict = _verdict_of(entry, Outcome.UNKNOWN)
+            elif away and ticket.verdict is None:
+                verdict = Verdict.LATER  # one has been waited for in vain: that is enough for all
             else:
-                verdicts.append(_verdict_of(entry, outcomes.get(entry.doubt, Outcome.UNKNOWN)))
+                verdict = await self._by_ticket(entry, ticket)
+                away = verdict is Verdict.LATER
+            verdicts.append(verdict)
         return verdicts
 
     async def _by_ticket(self, entry: InDoubt, ticket: Ticket) -> Verdict:
@@ -58,6 +71,21 @@ class AsyncTicketResolver(AsyncResolver):
         if outcome is Outcome.UNKNOWN and ticket.verdict is not TicketVerdict.UNRESOLVABLE:
             return Verdict.LATER
         return _verdict_of(entry, outcome)
+
+
+def _readable(writes: Sequence[AsyncCommands]) -> list[dict[str, object]]:
+    """The records of their tickets, each once; what none can be made of resolves nothing."""
+    records: dict[bytes, dict[str, object]] = {}
+    for write in writes:
+        if write.doubt and write.doubt not in records:
+            try:
+                record = json.loads(write.doubt)
+                adopt([record])
+                records[write.doubt] = record
+            except (ValueError, TypeError, KeyError):
+                logger.error("what a record of the journal says of its attempt cannot be read")
+                write.doubt = b""
+    return list(records.values())
 
 
 def _verdict_of(entry: InDoubt, outcome: Outcome) -> Verdict:

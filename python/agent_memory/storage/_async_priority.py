@@ -16,6 +16,7 @@ from redis.commands import AsyncCoreCommands, AsyncRedisModuleCommands
 from agent_memory._compat import async_settle, async_sleep
 from agent_memory.errors import Outcome, RecoveryJournalError
 from agent_memory.policy import Priority, exponential_backoff
+from agent_memory.redis._async_guarded import AsyncGuardedCalls
 from agent_memory.redis.calls import pack_command, pack_with_buffers
 from agent_memory.redis.keys import (
     KNOWN_NAMES,
@@ -31,6 +32,7 @@ from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, 
 from agent_memory.storage.results import StoreStatus
 
 if TYPE_CHECKING:
+    from agent_memory.redis.exactly_once.tickets import Ticket
     from agent_memory.storage._async_recovery import AsyncRecovery
     from agent_memory.storage.async_redis_client import AsyncResilientRedisClient
 
@@ -157,14 +159,29 @@ class _AsyncStore:
         if client.state == "open" and not critical:
             client._note_rejection()  # it would be rejected: an exception says no more
             return False
-        if recovery.writes_ahead:
-            try:
+        try:
+            if recovery.writes_ahead and not self._keeps_attempts:
                 write = self._prepared()
                 await recovery.keep(write, self._keys, self._priority, coalesce=self._coalesces(), ahead=True)
-            except RecoveryJournalError as error:
-                client._note_unkept(self._priority, error)
-                result.error = error
-                return True
+            return await self._try(result, critical)
+        except RecoveryJournalError as error:
+            client._note_unkept(self._priority, error)
+            result.error = error
+            return True
+
+    @property
+    def _keeps_attempts(self) -> bool:
+        """Whether each attempt is written ahead, with what will resolve it."""
+        resolves = self._recovery.writes_ahead and self._recovery.resolves
+        return resolves and isinstance(self._client._commands, AsyncGuardedCalls)
+
+    async def _keep_attempt(self, ticket: Ticket | None) -> None:
+        await self._recovery.keep_attempt(
+            self._prepared(), self._keys, self._priority, ticket, coalesce=self._coalesces()
+        )
+
+    async def _try(self, result: AsyncStoreResult, critical: bool) -> bool:
+        client = self._client
         for attempt in range(1 + (client.critical_retry_attempts if critical else 0)):
             if attempt:
                 await async_sleep(exponential_backoff(attempt - 1, client.retry_base_delay, client.retry_max_delay))
@@ -196,11 +213,15 @@ class _AsyncStore:
         return True
 
     async def _send(self) -> Any:
-        commands = self._client._commands
+        commands: Any = self._client._commands
         if not self._is_pipeline:
             ((args, options),) = self._commands
+            if self._keeps_attempts:
+                return await commands.execute_kept(args, options, self._keep_attempt)
             return await async_settle(commands.execute_command(*args, **options))
         pipeline = commands.pipeline(transaction=self._is_transaction)
+        if self._keeps_attempts:
+            pipeline.keep = self._keep_attempt
         for args, options in self._commands:
             pipeline.execute_command(*args, **options)
         return await async_settle(pipeline.execute())
@@ -215,7 +236,7 @@ class _AsyncStore:
             write = self._prepared()
             write.result.error = result.error
             if result.error is not None and self._is_in_doubt(result):
-                write.doubt = getattr(result.error, "doubt", b"")
+                write.doubt_by(result.error)
             if write.doubt is not None and not write.shape.is_absolute and not recovery.resolves:
                 await recovery.put_unknown(write, self._keys, self._priority)
             else:
@@ -255,7 +276,7 @@ class _AsyncStore:
         """The caller went away; what was written ahead may have been executed, and stays promised."""
         write = self._write
         if write is not None and write.record is not None:
-            write.doubt = b""
+            write.doubt = b"" if write.ticket is None else write.ticket.token
             self._recovery.push(write, self._keys, self._priority, write.size_bytes, self._coalesces())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.exceptions import AuthenticationError, AuthorizationError
 
@@ -18,6 +18,9 @@ from agent_memory._compat import AsyncEvent, async_settle
 from agent_memory.policy import Priority
 from agent_memory.redis.outcomes import classify
 from agent_memory.storage.results import DeadLetter, StoreStatus
+
+if TYPE_CHECKING:
+    from agent_memory.redis.exactly_once.tickets import Ticket
 
 __all__ = ["AsyncCommands", "AsyncStoreResult", "AsyncWrite", "Shape", "as_dead_letter", "is_outage", "shown_as"]
 
@@ -165,7 +168,7 @@ class Shape(NamedTuple):
 class AsyncCommands:
     """One command, or the commands of a pipeline, as they are sent; and its result."""
 
-    __slots__ = ("doubt", "is_inherited", "packed", "record", "result", "shape")
+    __slots__ = ("doubt", "is_inherited", "packed", "record", "result", "shape", "ticket")
 
     def __init__(self, packed: tuple[bytes, ...], shape: Shape) -> None:
         self.packed = packed
@@ -176,7 +179,25 @@ class AsyncCommands:
         """None unless its outcome is unknown; then what the error said for a resolver, b"" for nothing."""
         self.record: int | None = None
         """Its id in the journal."""
+        self.ticket: Ticket | None = None
+        """What its record names to be resolved by, which is held for it; None for nothing."""
         self.result = AsyncStoreResult()
+
+    def doubt_by(self, error: Exception) -> None:
+        """An attempt at it ended with `error`, and may have been executed."""
+        self.doubt = getattr(error, "doubt", b"")
+        ticket: Ticket | None = getattr(error, "ticket", None)
+        if ticket is not self.ticket:
+            self.let_go()
+            if ticket is not None:
+                ticket.hold(self)
+            self.ticket = ticket
+
+    def let_go(self) -> None:
+        """Its record is gone, or names nothing any more."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            ticket.let_go(self)
 
     @property
     def size_bytes(self) -> int:

@@ -12,7 +12,8 @@ Rules
   doubles it up to `drain_batch`, and one that takes longer than LONG_BATCH_S halves it, so that callers' commands never stand
   behind more than that. Any failure of the connection ends the drain and starts again from one.
 - An entry whose outcome is unknown is not sent before the resolver has decided (`_resolving.py`).
-- Relative writes that are in the journal are marked there before they are sent: a successor finds them in doubt.
+- Relative writes that are in the journal are marked there before they are sent, with what will resolve them: a successor
+  finds them in doubt. Sent together they have one ticket, in one announcement; sent alone, each has its own in its record.
 - A retry that fails while the circuit is not closed does not count against the write: it says nothing about the write.
 - What cannot succeed (an error that is not the connection's, too many attempts, too old) goes to the dead letters. OOM and
   MISCONF pass: those are retried, and count.
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -35,10 +36,12 @@ from agent_memory.errors import (
     CircuitOpenError,
     Outcome,
     RecoveryJournalError,
+    RedisUnavailableError,
 )
 from agent_memory.policy import exponential_backoff
 from agent_memory.redis._guarded import GuardedCalls
 from agent_memory.redis.calls import call_back, callback_of, pack_command
+from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.outcomes import classify
 from agent_memory.storage._records import words_of
 from agent_memory.storage._resolving import InDoubt, Verdict
@@ -47,6 +50,8 @@ from agent_memory.storage._writes import Commands, Write, is_outage
 if TYPE_CHECKING:
     from agent_memory._core import Guard, RecoveryEntry, RecoveryQueue
     from agent_memory.policy import RecoveryConfig
+    from agent_memory.redis.exactly_once.mode import Mode
+    from agent_memory.redis.exactly_once.tickets import Ticket
     from agent_memory.storage._recovery import Recovery
 
 __all__ = ["Drain", "Sender", "work", "in_drain"]
@@ -75,17 +80,23 @@ class Sender:
     def __init__(self, commands: Any) -> None:
         self.commands = commands
 
-    def send(self, writes: Sequence[Commands]) -> list[Any]:
+    def send(self, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
         """The replies of all, one after the other, errors among them as instances.
 
-        Raises what broke the connection, with the replies that had come by then as `.replies`, if any.
+        Raises what broke the connection, with the replies that had come by then as `.replies`, if any, and as `.sent` the
+        number of writes that had been sent, if not all.
         """
         client = self.commands
         transport = client.transport_here() if isinstance(client, GuardedCalls) else None
+        if transport is not None and transport.once is not None:
+            level = self._level(client, transport.once.mode)
+            if level is Level.GATE:
+                return self._send_alone(transport, writes, announcer)
+            if not all(write.shape.is_absolute for write in writes):
+                return self._send_once(transport, writes, announcer)
+        announcer.together(writes, None)
         if transport is None:
             return self._send_singly(writes)
-        if transport.once is not None and not all(write.shape.is_absolute for write in writes):
-            return self._send_once(transport, writes)
         window = b"".join(b"".join(_packed(write)) for write in writes)
         count = sum(write.count for write in writes)
 
@@ -95,38 +106,68 @@ class Sender:
         replies: list[Any] = client.guarded(client.plans["PIPELINE"], attempt)
         return replies
 
-    def _send_once(self, transport: Any, writes: Sequence[Commands]) -> list[Any]:
-        """As one transaction, which can be resolved as a whole; a refused one is repeated write by write."""
-        try:
-            executed = self._transaction(transport, [packed for write in writes for packed in write.packed])
-        except ResponseError as refused:
-            # A command that the server would not even queue has aborted the transaction: nothing of it ran.
-            if len(writes) == 1:
-                (write,) = writes
-                return [refused] * write.count
-            replies: list[Any] = []
+    def _level(self, client: GuardedCalls, mode: Mode) -> Level | None:
+        """How lost writes are told here, which the first connection finds out."""
+        if mode.level is None:
             try:
-                for write in writes:
-                    replies += self._send_once(transport, [write])
+                cast(Any, client).execute_command("PING")
+            except Exception as error:
+                error.outcome = Outcome.NOT_SENT  # type: ignore[attr-defined]  # of the writes
+                raise
+        return mode.level
+
+    def _send_once(self, transport: Any, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
+        """As one transaction, which can be resolved as a whole; a refused one is repeated write by write."""
+
+        def keep(ticket: Ticket) -> None:
+            announcer.together(writes, ticket)
+
+        commands = [packed for write in writes for packed in write.packed]
+        try:
+            executed = self._transaction(transport, commands, keep)
+        except ResponseError:
+            # A command that the server would not even queue has aborted the transaction: nothing of it ran.
+            return self._send_alone(transport, writes, announcer)
+        return _as_sent(writes, executed)
+
+    def _send_alone(self, transport: Any, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
+        """Write by write, each resolvable by itself."""
+        announcer.nothing()
+        replies: list[Any] = []
+        for place, write in enumerate(writes):
+            try:
+                replies += self._send_one(transport, write, announcer)
             except Exception as error:
                 error.replies = replies  # type: ignore[attr-defined]
+                error.sent = place + 1  # type: ignore[attr-defined]
                 raise
-            return replies
-        replies = []
-        first = 0
-        for write in writes:
-            own = executed[first : first + len(write.packed)]
-            first += len(write.packed)
-            replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.shape.is_transaction else own
         return replies
 
-    def _transaction(self, transport: Any, commands: list[bytes]) -> list[Any]:
+    def _send_one(self, transport: Any, write: Commands, announcer: Announcer) -> list[Any]:
+        def keep(ticket: Ticket) -> None:
+            announcer.alone(write, ticket)
+
+        try:
+            if transport.once.mode.level is not Level.GATE or write.shape.is_transaction or len(write.packed) > 1:
+                return _as_sent([write], self._transaction(transport, list(write.packed), keep))
+            client = self.commands
+            plan = client.plans[write.shape.names[0]]
+
+            def attempt(permit: int, timeout_s: float | None) -> Any:
+                del permit
+                return transport.once.call(plan, write.packed[0], False, timeout_s, keep)
+
+            return [client.guarded(plan, attempt, client.settler(transport, plan))]
+        except ResponseError as refused:
+            return [refused] * write.count
+
+    def _transaction(self, transport: Any, commands: list[bytes], keep: Callable[..., Any]) -> list[Any]:
         client = self.commands
         packed = b"".join((_MULTI, *commands, _EXEC))
 
         def attempt(permit: int, timeout_s: float | None) -> Any:
             del permit
-            return transport.once.call_transaction(packed, len(commands) + 2, timeout_s)
+            return transport.once.call_transaction(packed, len(commands) + 2, timeout_s, keep)
 
         plan = client.plans["PIPELINE"]
         replies = client.guarded(plan, attempt, client.settler(transport, plan))
@@ -166,12 +207,74 @@ class Sender:
         return values
 
 
+def _as_sent(writes: Sequence[Commands], executed: Sequence[Any]) -> list[Any]:
+    """The replies of a transaction's commands as those of the writes it was made of."""
+    replies: list[Any] = []
+    first = 0
+    for write in writes:
+        own = list(executed[first : first + len(write.packed)])
+        first += len(write.packed)
+        replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.shape.is_transaction else own
+    return replies
+
+
 def _packed(write: Commands) -> Sequence[bytes]:
     return (_MULTI, *write.packed, _EXEC) if write.shape.is_transaction else write.packed
 
 
 def _failed(reply: Any) -> bool:
     return isinstance(reply, Exception)
+
+
+class _EndedError(Exception):
+    """The client was closed: what waits is not this worker's to send any more."""
+
+    outcome = Outcome.NOT_SENT
+
+
+class Announcer:
+    """Tells the journal how the entries of one batch are sent, before they are; each method raises RecoveryJournalError.
+
+    A worker that outlives its client, because closing waits only so long for it, gets no further than here.
+    """
+
+    def __init__(self, drain: Drain, owner: Recovery, entries: Sequence[RecoveryEntry]) -> None:
+        self._drain = drain
+        self._owner = owner
+        self._entries = entries
+        self._begun: dict[int, Ticket | None] = {}
+
+    def interrupted(self) -> None:
+        """The thread ends in the middle of it: what has begun may be executed."""
+        for entry in self._entries:
+            write = entry.payload
+            if id(write) in self._begun:
+                lost = RedisUnavailableError("interrupted", outcome=Outcome.UNKNOWN)
+                lost.ticket = self._begun[id(write)]
+                write.doubt_by(lost)
+
+    def _check(self) -> None:
+        if self._owner.is_stopped or self._drain.has_ended:
+            raise _EndedError
+
+    def together(self, writes: Sequence[Commands], ticket: Ticket | None) -> None:
+        """The relative ones of these are sent with one ticket, or with none; no others are being sent."""
+        self._check()
+        self._drain.announce(self._owner, [write for write in writes if not write.shape.is_absolute], ticket)
+        self._begun = dict.fromkeys(map(id, writes), ticket)
+
+    def nothing(self) -> None:
+        """What is sent from now on says so for itself."""
+        self._begun = {}
+        self._drain.announce(self._owner, [], None)
+
+    def alone(self, write: Commands, ticket: Ticket) -> None:
+        """A write is sent with a ticket of its own."""
+        self._check()
+        if not write.shape.is_absolute:
+            entry = next(entry for entry in self._entries if entry.payload is write)
+            self._owner.rewrite_attempt(write, entry, ticket)
+        self._begun[id(write)] = ticket
 
 
 class Drain:
@@ -183,6 +286,10 @@ class Drain:
         self._guard = guard
         self._batch = 1
         self._failed_before = False
+        self._announced: Ticket | None = None
+        self._is_announced = False
+        self.has_ended = False
+        """Whether the journal has been given free: a successor may be sending what this worker still holds."""
 
     def run(self, owner: Recovery) -> float | None:
         """Sends what is due, as long as the circuit lets it; returns the seconds until there is more to do, or None."""
@@ -227,6 +334,8 @@ class Drain:
             for is_function, group in groupby(entries, lambda entry: isinstance(entry.payload, Write)):
                 if is_function:
                     for entry in group:
+                        if owner.is_stopped or self.has_ended:
+                            return None
                         pause_s = self._try_function(owner, entry)
                         left.pop(entry.id, None)
                         if pause_s is not None:
@@ -282,11 +391,14 @@ class Drain:
             return self._settings.max_delay
         started_ns = monotonic_ns()
         writes = [entry.payload for entry in entries]
+        announcer = Announcer(self, owner, entries)
         try:
-            self._announce(owner, writes)
-            replies = owner.sender.send(writes)
+            replies = owner.sender.send(writes, announcer)
         except Exception as error:
             return self._stop(owner, entries, error)
+        except BaseException:
+            announcer.interrupted()
+            raise
         self._failed_before = False
         if self._judge_all(owner, entries, replies):
             self._batch = 1
@@ -296,30 +408,30 @@ class Drain:
         self._batch = min(max(1, wanted), self._settings.drain_batch)
         return None
 
-    def _announce(self, owner: Recovery, writes: Sequence[Commands]) -> None:
+    def announce(self, owner: Recovery, writes: Sequence[Commands], ticket: Ticket | None) -> None:
+        """Has the journal say that these writes, and no others, are being sent, and what resolves them."""
         journal = owner.journal
-        relative = [write.record for write in writes if not write.shape.is_absolute and write.record is not None]
-        if journal is not None and relative:
-            journal.announce([record for record in relative if record is not None])
+        records = [write.record for write in writes if write.record is not None]
+        if journal is None or not (records or self._is_announced):
+            return
+        before, self._announced = self._announced, ticket
+        self._is_announced = bool(records)
+        if ticket is not None:
+            ticket.hold(self)
+        journal.announce(records, b"" if ticket is None else ticket.token)
+        if before is not None and before is not ticket:
+            before.let_go(self)
+
+    def end(self) -> None:
+        """The journal is given free: nothing is sent from here any more."""
+        self.has_ended = True
+        ticket, self._announced = self._announced, None
+        if ticket is not None:
+            ticket.let_go(self)
 
     def _stop(self, owner: Recovery, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """A batch failed: keeps what has been answered, doubts what may have been executed."""
         self._batch = 1
-        if isinstance(error, CircuitOpenError):
-            self._release_all(entries)
-            # Somebody else's call may be the probe. Its end changes the state, which wakes the worker; should it be
-            # cancelled, nothing would.
-            return HALF_OPEN_WAIT_S if self._guard.state == "half_open" else SHORTEST_WAIT_S
-        if not is_outage(error):
-            logger.error("queued writes cannot be sent: %s", error if _is_ours(error) else type(error).__name__)
-            self._release_all(entries)
-            return self._settings.base_delay
-        self._failed_before = True
-        outcome = classify(error)[1]
-        if outcome is Outcome.APPLIED:
-            # All of it was executed, and only its answer is lost.
-            self._finish(owner, entries)
-            return None
         replies: list[Any] = getattr(error, "replies", [])
         answered: list[RecoveryEntry] = []
         first = 0
@@ -330,12 +442,36 @@ class Drain:
             answered.append(entry)
         if answered:
             self._judge_all(owner, answered, replies[: sum(entry.payload.count for entry in answered)])
+        sent = max(len(answered), getattr(error, "sent", len(entries)))
+        self._release_all(entries[sent:])
+        return self._doubt(owner, entries[len(answered) : sent], error)
+
+    def _doubt(self, owner: Recovery, entries: list[RecoveryEntry], error: Exception) -> float | None:
+        """These had no answer: what that means for each."""
+        if isinstance(error, CircuitOpenError):
+            self._release_all(entries)
+            # Somebody else's call may be the probe. Its end changes the state, which wakes the worker; should it be
+            # cancelled, nothing would.
+            return HALF_OPEN_WAIT_S if self._guard.state == "half_open" else SHORTEST_WAIT_S
+        if isinstance(error, _EndedError):
+            self._release_all(entries)
+            return None
+        if not is_outage(error):
+            logger.error("queued writes cannot be sent: %s", error if _is_ours(error) else type(error).__name__)
+            self._release_all(entries)
+            return self._settings.base_delay
+        self._failed_before = True
+        outcome = classify(error)[1]
+        if outcome is Outcome.APPLIED:
+            # All of it was executed, and only its answer is lost.
+            self._finish(owner, entries)
+            return None
         closed = self._guard.state == "closed"
-        for entry in entries[len(answered) :]:
+        for entry in entries:
             write = entry.payload
             write.result.error = error
             if outcome is Outcome.UNKNOWN:
-                write.doubt = getattr(error, "doubt", b"")
+                write.doubt_by(error)
                 owner.rewrite(write, entry)
             if closed:
                 self._count(owner, entry)
@@ -347,8 +483,7 @@ class Drain:
 
     def _announce_none(self, owner: Recovery) -> None:
         try:
-            if owner.journal is not None:
-                owner.journal.announce([])
+            self.announce(owner, [], None)
         except RecoveryJournalError:
             pass  # then a successor doubts what it need not doubt
 
@@ -358,6 +493,7 @@ class Drain:
         if not doubted:
             return entries
         try:
+            self._adopt(owner, doubted)
             verdicts = owner.resolver.resolve([_in_doubt(entry) for entry in doubted])
         except Exception as error:
             logger.warning("what became of queued writes cannot be told now: %s", type(error).__name__)
@@ -381,10 +517,15 @@ class Drain:
             self._finish(owner, applied)
         return [entry for entry in entries if entry.id not in not_sent]
 
+    def _adopt(self, owner: Recovery, doubted: Sequence[RecoveryEntry]) -> None:
+        """What a predecessor left is resolved together: its writes share markers, which are deleted once they have served."""
+        if any(_is_left(entry.payload) for entry in doubted):
+            owner.resolver.adopt([entry.payload for entry in self._queue.entries() if _is_left(entry.payload)])
+
     def _judge_all(self, owner: Recovery, entries: Sequence[RecoveryEntry], replies: Sequence[Any]) -> bool:
         """What the replies mean for each entry; returns whether the server is in trouble."""
         done: list[RecoveryEntry] = []
-        trouble = False
+        trouble = again = False
         first = 0
         for entry in entries:
             write = entry.payload
@@ -407,7 +548,13 @@ class Drain:
                 owner.bury(entry, "rejected")
             else:
                 trouble = trouble or classify(error)[0] is not None
+                again = True
+                owner.rewrite(
+                    write, entry
+                )  # what is left of it; what was said of this attempt does not hold for the next
                 self._count(owner, entry)
+        if again:
+            self._announce_none(owner)
         if done:
             self._finish(owner, done)
         return trouble
@@ -452,8 +599,19 @@ def _in_doubt(entry: RecoveryEntry) -> InDoubt:
     write = entry.payload
     predecessor = write.record >> 48 if write.is_inherited and write.record is not None else None
     return InDoubt(
-        write.packed, write.shape.is_transaction, write.shape.is_absolute, entry.keys, write.doubt, predecessor
+        write.packed,
+        write.shape.is_transaction,
+        write.shape.is_absolute,
+        entry.keys,
+        write.doubt,
+        predecessor,
+        write.ticket,
     )
+
+
+def _is_left(write: Any) -> bool:
+    """Whether a predecessor has said what resolves it, and nobody has looked at that yet."""
+    return isinstance(write, Commands) and write.is_inherited and bool(write.doubt) and write.ticket is None
 
 
 def _is_ours(error: Exception) -> bool:

@@ -40,6 +40,7 @@ from agent_memory._core import RecoveryQueue, monotonic_ns
 from agent_memory.errors import Outcome, RecoveryJournalError, RecoveryQueueFullError, RedisUnavailableError
 from agent_memory.policy import Priority
 from agent_memory.redis._guarded import GuardedCalls
+from agent_memory.redis.exactly_once.tickets import Stream
 from agent_memory.redis.keys import keys_of, overwrites
 from agent_memory.storage._data import copy_of, estimate_bytes
 from agent_memory.storage._draining import Drain, Sender, in_drain, work
@@ -52,6 +53,7 @@ from agent_memory.storage.results import DeadLetter, PendingWrite, StoreStatus
 if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy import RecoveryConfig
+    from agent_memory.redis.exactly_once.tickets import Ticket
     from agent_memory.storage._records import Record
 
 __all__ = ["Recovery"]
@@ -59,6 +61,9 @@ __all__ = ["Recovery"]
 logger: Final = logging.getLogger("agent_memory.storage")
 
 _NOT_DUE_S: Final = 1e9
+_CONNECTIONS: Final = "connections"  # the note that names the connections of a process
+MAX_CONNECTIONS: Final = 4_096
+"""Connections that the journal names at the most."""
 STOP_TIMEOUT_S: Final = 1.0
 """How long closing waits for the write that the worker is trying at that moment, beyond the drain."""
 
@@ -112,6 +117,8 @@ class Recovery:
             self._journal.abandon()
             _abandoned.append(self._journal)
             self._journal = None
+        self._left: list[Stream] = []  # connections of predecessors that have not been handed to a client yet
+        self._connections: weakref.WeakSet[Stream] = weakref.WeakSet()  # those that a successor would have to fence
         self._turns = KeyedLocks()
         self._stopped = Event()
         self._wake = Event()
@@ -141,6 +148,7 @@ class Recovery:
             return
         self._journal = Journal(settings, self._identity)
         self.notes = self._journal.notes
+        self._left = _connections_of(self.notes)
         found = self._journal.recovered()
         for record, entry in found:
             self._restore(record, entry)
@@ -159,6 +167,9 @@ class Recovery:
                 self._client_name,
                 figures["foreign_segments"],
             )
+        self._hand_over_left()
+        with self._mutex:
+            self._note_connections()
 
     def _restore(self, record: int, entry: Record) -> None:
         """Queues what a predecessor left."""
@@ -212,10 +223,13 @@ class Recovery:
             # The older one may be under way still, on a connection that nobody listens to: the newer must not go before that
             # is settled.
             write.doubt = displaced.doubt
+            if isinstance(write, Commands) and displaced.ticket is not None:
+                displaced.ticket.hold(write)
+                write.ticket = displaced.ticket
             if write.record is not None and self._journal is not None:
                 self._journal.replace(write.record, record_of(write, keys, priority, coalesce=True))
         if displaced.record is not None and self._journal is not None:
-            self._journal.forget([displaced.record])
+            self._journal.forget_write(displaced)
 
     def register(
         self,
@@ -395,8 +409,12 @@ class Recovery:
         *,
         coalesce: bool = False,
         ahead: bool = False,
+        doubt: bytes | None = None,
     ) -> None:
-        """Writes a write's record, or writes it anew; raises RecoveryJournalError if it could not be kept."""
+        """Writes a write's record, or writes it anew; raises RecoveryJournalError if it could not be kept.
+
+        What is written anew because it is about to be sent (`ahead`, resolved by `doubt`) is waited for as well.
+        """
         if self._settings is None or self._settings.path is None:
             return
         registered: Registered | None = None
@@ -408,9 +426,12 @@ class Recovery:
         self._open_journal()  # in a child of fork(), the first time
         journal = self._journal
         assert journal is not None
-        body = record_of(write, keys, priority, coalesce=coalesce, ahead=ahead, registered=registered)
+        body = record_of(write, keys, priority, coalesce=coalesce, ahead=ahead, registered=registered, doubt=doubt)
         if write.record is not None:
-            journal.replace(write.record, body)
+            if ahead:
+                journal.replace_now(write.record, body)
+            else:
+                journal.replace(write.record, body)
             return
         write.record, ticket = journal.append(body)
         try:
@@ -418,6 +439,48 @@ class Recovery:
         except RecoveryJournalError:
             write.record = None
             raise
+
+    def keep_attempt(
+        self, write: Commands, keys: Sequence[bytes], priority: Priority, ticket: Ticket | None, *, coalesce: bool
+    ) -> None:
+        """Has the record of a write say how it is about to be sent; raises RecoveryJournalError."""
+        before = write.ticket
+        if ticket is None and before is None and write.record is not None:
+            return  # it says all there is to say
+        if ticket is not None:
+            ticket.hold(write)
+        write.ticket = ticket
+        self.keep(write, keys, priority, coalesce=coalesce, ahead=True, doubt=b"" if ticket is None else ticket.token)
+        if before is not None and before is not ticket:
+            before.let_go(write)
+
+    def keep_connection(self, stream: Stream) -> None:
+        """Has the journal name a connection, for a successor to fence, before anything is written on it."""
+        try:
+            with self._mutex:
+                self._connections.add(stream)
+                asked = self._note_connections(stream)
+            if asked is not None and self._journal is not None:
+                self._journal.settled(asked)
+        except RecoveryJournalError as error:
+            logger.error("%s: a successor would not know of a connection: %s", self._client_name, error)
+
+    def _note_connections(self, newest: Stream | None = None) -> int | None:
+        """Asks for them to be noted, in the order in which they came to be known."""
+        known = [stream.record() for stream in self._connections if stream is not newest and not stream.fenced]
+        records = [*known[: MAX_CONNECTIONS - 1], *([] if newest is None else [newest.record()])]
+        if self._journal is None or not records:
+            return None
+        return self._journal.ask_note(_CONNECTIONS, json.dumps(records).encode())
+
+    def _hand_over_left(self) -> None:
+        """Has the client fence what predecessors left, before it sends anything."""
+        gated = None if self._gated is None else self._gated()
+        if gated is not None and gated._once is not None and self.resolves:
+            left, self._left = self._left, []
+            gated._once.inherited.extend(left)
+            with self._mutex:
+                self._connections.update(left)
 
     def _tell_of_closures(self) -> None:
         if not self._told_of_closures:
@@ -430,7 +493,7 @@ class Recovery:
     def forget(self, write: Commands | Write) -> None:
         """A write that was written ahead is done with."""
         if write.record is not None and self._journal is not None:
-            self._journal.forget([write.record])
+            self._journal.forget_write(write)
             write.record = None
 
     def start_working(self) -> None:
@@ -448,7 +511,9 @@ class Recovery:
             commands._ordering = weakref.ref(self)
             if self.resolves and commands._once is not None:
                 self.resolver = TicketResolver(commands)
+                commands._once.keep = _connection_keeper_of(weakref.ref(self))
             self._gated = weakref.ref(commands)
+            self._hand_over_left()
             with self._mutex:
                 self._set_detour(self.queue is not None and len(self.queue) > 0)
 
@@ -486,6 +551,7 @@ class Recovery:
         if write is not None:
             if write.record is not None and self._journal is not None:
                 self._journal.finish([write.record])
+                write.let_go()
             write.result._settle(StoreStatus.STORED)
             self.note_progress(keys)
 
@@ -633,6 +699,7 @@ class Recovery:
         self._home.settle()
         self._stopped.clear()
         self._open_journal()
+        self.order(self.sender.commands)
         if self.is_waiting():
             self.start_working()
 
@@ -674,6 +741,8 @@ class Recovery:
         self._unregistered.clear()
         for entry in queue.entries():
             entry.payload.result._release()
+        if self._drain is not None:
+            self._drain.end()
         self._start_queue_afresh()
         in_thread(journal.close)
         journal.close_tickets()
@@ -738,6 +807,8 @@ class Recovery:
             if write is not None:  # else given up meanwhile, by closing
                 self.stored += 1
                 write.record = None
+                if isinstance(write, Commands):
+                    write.let_go()
                 write.result._settle(StoreStatus.STORED)
         self.note_progress([key for entry in entries for key in entry.keys])
 
@@ -755,6 +826,19 @@ class Recovery:
         )
         journal.replace(write.record, body)
 
+    def rewrite_attempt(self, write: Commands, entry: Any, ticket: Ticket) -> None:
+        """Has the record of a queued write say how it is about to be sent; raises RecoveryJournalError."""
+        journal = self._journal
+        if write.record is None or journal is None:
+            return
+        queued_ms = int(time.time() * 1000 - entry.age_s * 1000)
+        body = record_of(write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, doubt=ticket.token)
+        before, write.ticket = write.ticket, ticket
+        ticket.hold(write)
+        journal.replace_now(write.record, body)
+        if before is not None and before is not ticket:
+            before.let_go(write)
+
     def bury(self, entry: Any, reason: str) -> None:
         """Gives an entry of the queue up: it becomes a dead letter."""
         queue = self.queue
@@ -768,9 +852,32 @@ class Recovery:
         self.rewrite(write, entry, reason)
         if self._journal is not None:
             self._journal.forget([letter.record for letter in forgotten if letter.record is not None])
+        if isinstance(write, Commands):
+            write.let_go()
         write.result._settle(StoreStatus.FAILED)
         logger.error("%s: gave up a queued %s write: %s", self._client_name, Priority(entry.priority).name, reason)
         self.note_progress(entry.keys)
+
+
+def _connections_of(notes: dict[tuple[int, str], bytes]) -> list[Stream]:
+    """The connections that predecessors had."""
+    streams = []
+    for (_, name), body in notes.items():
+        if name == _CONNECTIONS:
+            try:
+                streams += [Stream.of_record(record) for record in json.loads(body)]
+            except (ValueError, TypeError, KeyError):
+                logger.error("what the journal says of a predecessor's connections cannot be read")
+    return streams
+
+
+def _connection_keeper_of(recovery: weakref.ref[Recovery]) -> Callable[[Stream], None]:
+    def keep(stream: Stream) -> None:
+        owner = recovery()
+        if owner is not None:
+            owner.keep_connection(stream)
+
+    return keep
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> None:

@@ -17,6 +17,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent_memory.redis.exactly_once.tickets import Ticket
+    from agent_memory.storage._writes import Commands
 
 __all__ = ["Resolver", "InDoubt", "Verdict"]
 
@@ -50,10 +55,15 @@ class InDoubt:
     """What the error of its last attempt said for the resolver; empty where that was nothing, or the process died."""
     predecessor: int | None
     """The number of the journal's segment, where a process that has died left it (see `Recovery.notes`); else None."""
+    ticket: Ticket | None = None
+    """What exactly once knows of its last attempt; None for nothing."""
 
 
 class Resolver:
     """The default: absolute writes are sent again, of others nothing is known."""
+
+    def adopt(self, writes: Sequence[Commands]) -> None:
+        """All that a predecessor left in doubt; told before the first of them is to be resolved, and again if that raises."""
 
     def resolve(self, entries: Sequence[InDoubt]) -> list[Verdict]:
         """One verdict for each entry, in order. What it raises counts as LATER for all."""

@@ -45,10 +45,12 @@ impl Journal {
         Ok(Self { journal: opened.map_err(|error| failed(py, &error))? })
     }
 
-    /// What was there when the journal was opened, oldest first: (id, was being sent, body); a second call returns nothing.
-    fn take_recovered<'py>(&self, py: Python<'py>) -> Vec<(u64, bool, Bound<'py, PyBytes>)> {
+    /// What was there when the journal was opened, oldest first: (id, how it was being sent, body), with None for how where
+    /// it was not; a second call returns nothing.
+    fn take_recovered<'py>(&self, py: Python<'py>) -> Vec<(u64, Option<Bound<'py, PyBytes>>, Bound<'py, PyBytes>)> {
         let recovered = self.journal.take_recovered().into_iter();
-        recovered.map(|record| (record.id.0, record.sent, PyBytes::new(py, &record.body))).collect()
+        let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
+        recovered.map(|record| (record.id.0, record.sent.as_deref().map(bytes), bytes(&record.body))).collect()
     }
 
     /// The notes that were there: (number of the segment, name, body). The segment of a record is its id >> 48.
@@ -76,11 +78,11 @@ impl Journal {
         self.journal.remove(&records(&ids)).map_err(|error| failed(py, &error))
     }
 
-    /// Asks to remember that these records, and no others, are being sent; returns the ticket. Raises
+    /// Asks to remember that these records, and no others, are being sent, and `how`; returns the ticket. Raises
     /// `RecoveryJournalError`.
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
-    fn mark_sent(&self, py: Python<'_>, ids: Vec<u64>) -> PyResult<u64> {
-        self.journal.mark_sent(&records(&ids)).map_err(|error| failed(py, &error))
+    fn mark_sent(&self, py: Python<'_>, ids: Vec<u64>, how: &[u8]) -> PyResult<u64> {
+        self.journal.mark_sent(&records(&ids), how).map_err(|error| failed(py, &error))
     }
 
     /// Asks for a note to be kept beside the records; returns the ticket. Raises `RecoveryJournalError`.

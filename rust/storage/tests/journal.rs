@@ -94,14 +94,16 @@ fn what_was_being_sent_is_told_apart() {
     let journal = open(directory.path());
     let ids: Vec<_> = [b"a", b"b", b"c"].iter().map(|body| append(&journal, *body)).collect();
     for range in [0..2, 1..2] {
-        let marked = journal.mark_sent(&ids[range]).expect("accepted");
+        let marked = journal.mark_sent(&ids[range], b"how").expect("accepted");
         assert_eq!(finish(&journal, marked), None);
     }
     let ticket = journal.note("connection", b"7".as_slice().into()).expect("accepted");
     assert_eq!(finish(&journal, ticket), None);
     let killed = copy(directory.path());
     let heir = open(killed.path());
-    let sent: Vec<bool> = heir.take_recovered().iter().map(|record| record.sent).collect();
+    let recovered = heir.take_recovered();
+    assert!(recovered.iter().all(|record| record.sent.as_deref().is_none_or(|how| how == b"how")));
+    let sent: Vec<bool> = recovered.iter().map(|record| record.sent.is_some()).collect();
     assert_eq!(sent, [false, true, false]);
     let notes: Vec<_> = heir.recovered_notes().iter().map(|note| (&*note.name, &*note.body)).collect();
     assert_eq!(notes, [("connection", b"7".as_slice())]);

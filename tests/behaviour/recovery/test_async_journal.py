@@ -1,13 +1,14 @@
 """The journal behind a client: what a successor finds, what is kept and says so, damage, several clients on one path."""
 
 import logging
+import os
 import random
 import stat
 
 import pytest
 
 from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig, RetryPolicy, StoreStatus
-from agent_memory._compat import async_gather, async_in_thread, async_spawn
+from agent_memory._compat import async_gather, async_in_thread, async_sleep, async_spawn
 from agent_memory.errors import RecoveryJournalError
 
 WAIT_S = 60.0
@@ -197,3 +198,57 @@ async def test_a_path_that_cannot_be_used(mortal_server, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RecoveryJournalError, match="the journal failed"):
         open_client(mortal_server, tmp_path / "file")
+
+
+def sync_fails(journal):
+    """From now on the log of a journal takes every write, and each fdatasync of it fails: /dev/null stands in its place.
+
+    Puts the file back when it is called.
+    """
+    (log,) = journal.glob("*.db-wal")
+    open_here = [int(number) for number in os.listdir("/proc/self/fd")]
+    logs = [number for number in open_here if os.path.realpath(f"/proc/self/fd/{number}") == str(log.resolve())]
+    assert logs, "nobody has the log open"
+    real = [os.dup(number) for number in logs]
+    nowhere = os.open("/dev/null", os.O_RDWR)
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.fdatasync(nowhere)
+    for number in logs:
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+
+    def put_back():
+        for number, kept in zip(logs, real, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
+
+    return put_back
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.parametrize("fsync", ["always", "interval"])
+async def test_an_fdatasync_that_fails_closes_the_journal(mortal_server, journal, fsync):
+    client = open_client(mortal_server, journal, fsync=fsync, fsync_interval=0.05)
+    client.recovery.pause()
+    client.guard.force_open()
+    high = client.with_priority(Priority.HIGH)
+    assert (await high.set("before", 1)).durable
+    put_back = sync_fails(journal)
+    try:
+        lost = await high.set("lost", 1)
+        if fsync == "interval":  # it was kept to that degree before the disk was asked
+            while client.recovery.stats()["journal"]["closed"] is None:
+                await async_sleep(0.01)
+            lost = await high.set("lost", 1)
+        for result in (lost, await high.set("later", 1)):
+            assert (result.status, result.durable) == ("failed", False)
+            assert isinstance(result.error, RecoveryJournalError)
+            assert "its disk failed to sync" in str(result.error)
+        assert "its disk failed to sync" in client.recovery.stats()["journal"]["closed"]
+    finally:
+        put_back()
+    await client.close()
+    async with open_client(mortal_server, journal) as successor:
+        assert await successor.recovery.flush(WAIT_S)
+        assert await successor.get("before") == "1"
+        assert await successor.get("later") is None, "told to have failed"

@@ -88,6 +88,30 @@ async def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
         assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
 
 
+@pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
+async def test_a_successor_resolves_what_its_predecessor_lost(server, proxy, journal, executed):
+    between = proxy(server)
+    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout=0.1, base_delay=0.01, max_delay=0.05)
+    predecessor = client_of(between, recovery=config)
+    await predecessor.incr("counter")
+    between.refuse()
+    if executed:
+        between.drop_replies(1, command="EXEC", then="reset")
+    else:
+        between.cut_after_bytes(60, command="INCRBY")
+    lost = await predecessor.with_priority(Priority.HIGH).incr("counter")
+    assert (lost.status, lost.durable) == ("queued", True)
+    await predecessor.close()
+    between.heal()
+    between.accept()
+    # In the same process, with the predecessor's tickets alive: nobody else will resolve them.
+    async with client_of(between, recovery=config) as successor:
+        assert await successor.recovery.flush(WAIT_S)
+        assert successor.recovery.dead_letters() == []
+        assert await successor.get("counter") == "2"
+    assert list(journal.iterdir()) == []
+
+
 async def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
     between = proxy(valkey)
     async with client_of(between, socket_timeout=20.0) as client, AsyncRedis(**valkey.connection_kwargs) as observer:
@@ -106,3 +130,33 @@ async def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
         with pytest.raises((RedisTimeoutError, RedisUnavailableError)) as error:
             raise lost.error
         assert error.value.outcome is Outcome.UNKNOWN
+
+
+async def test_a_drain_through_the_gate_applies_each_write_once(start_server, proxy, journal):
+    guarded = start_server(transport="tcp", users={"writer": "~* &* +@all -client|kill"})
+    between = proxy(guarded)
+    arguments = {**guarded.connection_kwargs_for("writer"), "host": between.host, "port": between.port}
+    config = RecoveryConfig(exactly_once=True, path=journal, base_delay=0.01, max_delay=0.05)
+    async with (
+        AsyncResilientRedisClient("gated", **{**arguments, **QUICK, "recovery": config}) as client,
+        AsyncRedis(**guarded.connection_kwargs) as observer,
+    ):
+        await client.ping()
+        assert client.stats()["exactly_once"]["level"] == "gate"
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        results = [await high.incr(f"counter:{number % 4}") for number in range(20)]
+        results += [await high.set(f"text:{number}", number) for number in range(4)]
+        client.guard.reset()
+        client.recovery.resume()
+        for _ in range(5):
+            between.drop_replies(1, command="EVALSHA", then="reset")
+            await async_sleep(0.1)
+        between.heal()
+        assert await client.recovery.flush(WAIT_S)
+        assert client.recovery.dead_letters() == []
+        for result in results:
+            assert await result.wait(WAIT_S)
+        assert [int(await observer.get(f"counter:{number}")) for number in range(4)] == [5] * 4
+        assert [int(await observer.get(f"text:{number}")) for number in range(4)] == [0, 1, 2, 3]

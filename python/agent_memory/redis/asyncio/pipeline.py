@@ -14,6 +14,7 @@ from agent_memory.redis.pipelines import Prepared, prepare, results
 from agent_memory.redis.transport.blocking import connect_failure
 
 if TYPE_CHECKING:
+    from agent_memory.redis._async_guarded import AsyncKeep
     from agent_memory.redis.asyncio.client import Redis
 
 __all__ = ["Pipeline"]
@@ -29,6 +30,8 @@ class Pipeline(RedisPyPipeline):
     def __init__(self, client: Redis, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._client = client
+        self.keep: AsyncKeep | None = None
+        """Waited for before each attempt is sent; see `AsyncGuardedCalls.execute_kept`."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Collect a command, or send it at once where WATCH has begun and MULTI has not."""
@@ -77,10 +80,12 @@ class Pipeline(RedisPyPipeline):
         once = transport.once if prepared.transaction and plan.category is not CommandCategory.READ else None
 
         async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
+            if once is None and self.keep is not None:
+                await self.keep(None)
             if once is None:
                 replies = await transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
             else:
-                replies = await once.call_transaction(*next(prepared.windows()), timeout_s)
+                replies = await once.call_transaction(*next(prepared.windows()), timeout_s, self.keep)
             callbacks = client.callbacks_for(transport.protocol)
             if ASYNC:
                 shaped = results(self, callbacks, prepared, replies, raise_on_error)
@@ -107,6 +112,8 @@ class Pipeline(RedisPyPipeline):
             del permit, timeout_s  # the connection's own timeouts bound it
             # Executing empties the pipeline, also when it fails.
             self.command_stack, self.scripts = list(commands), set(scripts)
+            if self.keep is not None:
+                await self.keep(None)
             await self._lease()
             try:
                 return await RedisPyPipeline.execute(self, raise_on_error)

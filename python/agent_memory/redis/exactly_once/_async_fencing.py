@@ -109,7 +109,7 @@ async def async_fence(mode: Mode, ask: AsyncAsk, here: Stream, old: Stream, time
         for ticket in tickets:
             ticket.conclude(Verdict.UNRESOLVABLE)
     else:
-        await _resolve(ask, old, deadline_ns)
+        await _resolve(mode, ask, old, deadline_ns)
     mode.count_verdicts(tickets)
     old.open_tickets = []
     if not same:
@@ -169,7 +169,7 @@ async def _wait_for_clock(ask: AsyncAsk, old: Stream, deadline_ns: int) -> None:
         await async_sleep(pause_s)
 
 
-async def _resolve(ask: AsyncAsk, old: Stream, deadline_ns: int) -> None:
+async def _resolve(mode: Mode, ask: AsyncAsk, old: Stream, deadline_ns: int) -> None:
     tickets = list(old.open_tickets)
     marked = [ticket for ticket in tickets if ticket.marker is not None]
     for ticket in tickets:
@@ -179,7 +179,7 @@ async def _resolve(ask: AsyncAsk, old: Stream, deadline_ns: int) -> None:
             ticket.conclude(Verdict.UNRESOLVABLE)
     for first in range(0, len(marked), MAX_QUESTIONS):
         await _ask_markers(ask, marked[first : first + MAX_QUESTIONS], deadline_ns)
-    keys = old.markers()
+    keys = old.markers(mode.litter) + mode.swept()
     if keys:
         await ask([pack_command((b"UNLINK", *keys))])
 

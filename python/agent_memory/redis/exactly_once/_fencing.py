@@ -111,7 +111,7 @@ def fence(mode: Mode, ask: Ask, here: Stream, old: Stream, timeout_s: float | No
         for ticket in tickets:
             ticket.conclude(Verdict.UNRESOLVABLE)
     else:
-        _resolve(ask, old, deadline_ns)
+        _resolve(mode, ask, old, deadline_ns)
     mode.count_verdicts(tickets)
     old.open_tickets = []
     if not same:
@@ -171,7 +171,7 @@ def _wait_for_clock(ask: Ask, old: Stream, deadline_ns: int) -> None:
         sleep(pause_s)
 
 
-def _resolve(ask: Ask, old: Stream, deadline_ns: int) -> None:
+def _resolve(mode: Mode, ask: Ask, old: Stream, deadline_ns: int) -> None:
     tickets = list(old.open_tickets)
     marked = [ticket for ticket in tickets if ticket.marker is not None]
     for ticket in tickets:
@@ -181,7 +181,7 @@ def _resolve(ask: Ask, old: Stream, deadline_ns: int) -> None:
             ticket.conclude(Verdict.UNRESOLVABLE)
     for first in range(0, len(marked), MAX_QUESTIONS):
         _ask_markers(ask, marked[first : first + MAX_QUESTIONS], deadline_ns)
-    keys = old.markers()
+    keys = old.markers(mode.litter) + mode.swept()
     if keys:
         ask([pack_command((b"UNLINK", *keys))])
 

@@ -16,9 +16,9 @@ from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableErro
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
 from agent_memory.redis.exactly_once._fencing import fence, greet
-from agent_memory.redis.exactly_once.multiplexed import conclude_by_reply
+from agent_memory.redis.exactly_once.multiplexed import conclude_by_reply, keeper_of
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict, adopt
+from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,39 +77,66 @@ class BlockingOnce:
         """In a child of fork(): what the parent has lost is the parent's."""
         self.loose: list[Stream] = []
         """Old connections that are not fenced yet: as many as were in use at once, since no other is taken meanwhile."""
+        self.left = False
+        """Whether the client was closed: nobody connects from here until it is used again."""
         self._fencing = threading.Lock()  # one thread fences, the others wait for it
         self._parking = threading.Lock()
         self._idle: list[Channel] | None = None  # the list that the parking stands for
 
     # --- writes ---------------------------------------------------------------------------------------------------
 
-    def call(self, plan: Plan, packed: bytes, raw: bool, timeout_s: float | None) -> Any:
-        """One write with what will tell whether it was executed; as `call_within`, errors carry `.ticket`."""
+    def call(
+        self,
+        plan: Plan,
+        packed: bytes,
+        raw: bool,
+        timeout_s: float | None,
+        keep: Callable[[Ticket], object] | None = None,
+    ) -> Any:
+        """One write with what will tell whether it was executed; as `call_within`, errors carry `.ticket`.
+
+        `keep(ticket)` is called before the write is sent: what it keeps is enough to resolve the write after a kill.
+        """
         is_script = plan.name in SCRIPTS
 
         def wrap(stream: Stream) -> Wrapped:
             return stream.wrap(packed, timeout_s, is_script=is_script)
 
-        wrapped, replies = self._call(wrap, raw, timeout_s)
+        wrapped, replies = self._call(wrap, raw, timeout_s, keep)
         reply = wrapped.unwrap(replies)
         conclude_by_reply(wrapped.ticket, reply)
         if isinstance(reply, RedisUnavailableError | RedisTimeoutError):
             raise reply
         return reply
 
-    def call_transaction(self, packed: bytes, count: int, timeout_s: float | None) -> list[Any]:
+    def call_transaction(
+        self, packed: bytes, count: int, timeout_s: float | None, keep: Callable[[Ticket], object] | None = None
+    ) -> list[Any]:
         """A caller's MULTI … EXEC in the same way; returns its `count` replies."""
-        wrapped, replies = self._call(lambda stream: stream.wrap_transaction(packed, count), False, timeout_s)
+        wrapped, replies = self._call(lambda stream: stream.wrap_transaction(packed, count), False, timeout_s, keep)
         wrapped.ticket.conclude(Verdict.APPLIED)
         return wrapped.unwrap_transaction(replies)
 
-    def _call(self, wrap: Callable[[Stream], Wrapped], raw: bool, timeout_s: float | None) -> tuple[Wrapped, list[Any]]:
+    def _call(
+        self,
+        wrap: Callable[[Stream], Wrapped],
+        raw: bool,
+        timeout_s: float | None,
+        keep: Callable[[Ticket], object] | None,
+    ) -> tuple[Wrapped, list[Any]]:
         transport = self._transport
-        channel = transport.acquire(monotonic_ns(), timeout_s)
+        channel = self._acquire(keep is not None, timeout_s)
         stream = channel.stream
         assert stream is not None
         wrapped = wrap(stream)
         ticket = wrapped.ticket
+        if keep is not None:
+            try:
+                keep(ticket)
+            except BaseException:
+                ticket.conclude(Verdict.NOT_APPLIED)
+                transport.release(channel, monotonic_ns())
+                raise
         before = getattr(channel.sock, "written", 0)
         ticket.end_bytes = stream.first_byte + before + len(wrapped.packed)
         # Before anything can go wrong: a thread that fences at once must find it.
@@ -125,6 +152,20 @@ class BlockingOnce:
         stream.open_tickets = []
         return wrapped, replies
 
+    def _acquire(self, ready: bool, timeout_s: float | None) -> Channel:
+        """A channel; where it has to be `ready`, one whose marker has been made: what is kept of a write names it."""
+        transport = self._transport
+        while True:
+            channel = transport.acquire(monotonic_ns(), timeout_s)
+            making = channel.stream.fresh_marker() if ready and channel.stream is not None else None
+            if not making:
+                return channel
+            try:
+                transport.round_trips(channel, b"".join(making), len(making), frozenset(), timeout_s)
+            except (RedisUnavailableError, RedisTimeoutError) as error:
+                error.outcome = Outcome.NOT_SENT
+                raise
+
     def settle(self, error: Exception, category: CommandCategory, left_s: float) -> tuple[Next, Any]:
         """What becomes of a command that failed with `error`, known within `left_s`."""
         ticket: Ticket | None = getattr(error, "ticket", None)
@@ -136,6 +177,7 @@ class BlockingOnce:
         deadline_ns = monotonic_ns() + int(max(0.0, left_s) * 1e9)
         pause_s = 0.01
         while ticket.verdict is None:
+            self._take_over(ticket.stream)
             try:
                 self.fence_now(deadline_ns)
             except Exception:
@@ -159,18 +201,25 @@ class BlockingOnce:
         stream.first_byte -= counting.written
         if stream.level is not Level.OFFSET:
             channel.use(counting._sock)
+        timeout_s = self._transport.timeout_s
+        stream.allowance_us = int((60.0 if timeout_s is None else timeout_s) * 1e6)
         channel.stream = stream
+        if self.mode.keep is not None:
+            self.mode.keep(stream)
 
-    def adopt(self, records: list[dict[str, Any]]) -> list[Ticket]:
-        """The writes of a process that has ended, as if this one had lost them."""
-        streams, tickets = adopt(records)
-        for stream in streams:
+    def sees_to(self) -> bool:
+        """Whether what was lost here will be fenced from here."""
+        return not self.left
+
+    def _take_over(self, stream: Stream) -> None:
+        """What its own transport will not fence any more, because its client was closed, is fenced from here."""
+        if stream.keeper is not None and not stream.keeper() and stream not in self.loose:
             self.lose(stream)
-        return tickets
 
     def lose(self, stream: Stream) -> None:
         """A channel was closed in the middle of a round trip: from now on no other is taken before it is fenced."""
         transport = self._transport
+        stream.keeper = keeper_of(self)
         with self._parking:
             self.loose.append(stream)
             if self._idle is None:
@@ -179,13 +228,13 @@ class BlockingOnce:
 
     def fence_now(self, deadline_ns: int | None) -> None:
         """Fence what is loose, or wait for the thread that does; raises where that cannot be done until `deadline_ns`."""
-        if not self.loose:
+        if not self.loose and not self.mode.inherited:
             return
         left_s = -1.0 if deadline_ns is None else max(0.0, (deadline_ns - monotonic_ns()) / 1e9)
         if not self._fencing.acquire(timeout=left_s):
             raise RedisTimeoutError("an old connection could not be fenced in time", outcome=Outcome.NOT_SENT)
         try:
-            if self.loose:
+            if self.loose or self.mode.inherited:
                 self._fence(deadline_ns)
         except (RedisUnavailableError, RedisTimeoutError) as error:
             error.outcome = Outcome.NOT_SENT  # of those who wait for a channel
@@ -199,7 +248,10 @@ class BlockingOnce:
         try:
             stream, channel.stream = channel.stream, None  # nothing of a caller's goes over it
             assert stream is not None
-            self._call_back(stream)
+            self.left = False
+            called_back = self.mode.called_back(stream)
+            with self._parking:
+                self.loose.extend(called_back)
             ask = self._asker(channel)
             while True:
                 with self._parking:
@@ -209,22 +261,12 @@ class BlockingOnce:
                 fence(self.mode, ask, stream, old, self._transport.timeout_s)
                 with self._parking:
                     self.loose.remove(old)
-            if stream.markers():
-                ask([pack_command((b"UNLINK", *stream.markers()))])
+            keys = stream.markers(self.mode.litter)
+            if keys:
+                ask([pack_command((b"UNLINK", *keys))])
         finally:
             channel.close()
         self._end_parking()
-
-    def _call_back(self, here: Stream) -> None:
-        """Old connections to this server process, which was away, may reach it again."""
-        away = self.mode.away
-        for _ in range(len(away)):
-            old = away.popleft()
-            if old.run_id == here.run_id:
-                old.fenced = False
-                self.loose.append(old)
-            else:
-                away.append(old)
 
     def _end_parking(self) -> None:
         transport = self._transport
@@ -260,9 +302,10 @@ class BlockingOnce:
         """These are about to be closed in good order while nothing is under way: their markers have served."""
         for channel in channels:
             stream = channel.stream
-            if stream is not None and stream.markers():
+            keys = [] if stream is None else stream.markers(self.mode.litter) + self.mode.swept()
+            if keys:
                 try:
-                    channel.send(pack_command((b"UNLINK", *stream.markers())))
+                    channel.send(pack_command((b"UNLINK", *keys)))
                 except (OSError, ValueError):
                     pass  # they expire
         for old in self.loose:

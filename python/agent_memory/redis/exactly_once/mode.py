@@ -12,6 +12,8 @@ from agent_memory.redis.exactly_once.settings import ExactlyOnce, Level
 from agent_memory.redis.exactly_once.tickets import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket
 
 __all__ = ["Mode", "mode_of"]
@@ -20,6 +22,8 @@ logger: Final = logging.getLogger("agent_memory.redis")
 
 MAX_AWAY: Final = 64
 """Old connections to other server processes that are remembered, in case that process comes back; the oldest go first."""
+MAX_LITTER: Final = 1_024
+"""Keys of markers that wait to be deleted; what is beyond expires by itself."""
 
 
 class Mode:
@@ -30,6 +34,12 @@ class Mode:
         self.level: Level | None = None
         """The level in force; None before the first connection."""
         self.away: collections.deque[Stream] = collections.deque(maxlen=MAX_AWAY)
+        self.inherited: collections.deque[Stream] = collections.deque()
+        """Connections of a process that has died, as many as it had: fenced before anything is sent, if they lead here."""
+        self.litter: collections.deque[bytes] = collections.deque(maxlen=MAX_LITTER)
+        """Keys of markers that nobody will ask any more."""
+        self.keep: Callable[[Stream], Any] | None = None
+        """Keeps for a successor where a connection goes, before anything is written on it."""
         self._endpoint = endpoint
         self._eviction: str | None = None
         self._lock = threading.Lock()
@@ -61,6 +71,31 @@ class Mode:
                 self._endpoint,
                 eviction,
             )
+
+    def swept(self) -> list[bytes]:
+        """Keys that are to be deleted now."""
+        keys = []
+        while self.litter:
+            keys.append(self.litter.popleft())
+        return keys
+
+    def called_back(self, here: Stream) -> list[Stream]:
+        """Old connections that may reach the server process that `here` goes to: predecessors', and those that were away."""
+        loose = []
+        for waiting in (self.inherited, self.away):
+            for _ in range(len(waiting)):
+                try:
+                    old = waiting.popleft()
+                except IndexError:
+                    break  # another thread, or loop, has taken it
+                if old.run_id == here.run_id:
+                    if waiting is self.inherited:
+                        old.has_been_left(here)
+                    old.fenced = False
+                    loose.append(old)
+                else:
+                    self.away.append(old)
+        return loose
 
     def count_fence(self) -> None:
         """One old connection was fenced."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory._core import fence_step, next_step, pack_command
@@ -13,10 +14,10 @@ from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
 from agent_memory.redis.exactly_once._async_fencing import async_fence, async_greet
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict, adopt
+from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agent_memory.redis.exactly_once._async_fencing import AsyncAsk
     from agent_memory.redis.exactly_once.mode import Mode
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from agent_memory.redis.plans import Plan
     from agent_memory.redis.transport.multiplexed import MultiplexedConnection, MultiplexedTransport
 
-__all__ = ["MultiplexedOnce", "OnceSlot"]
+    Keep = Callable[[Ticket], Awaitable[None]]
+    """Keeps a ticket where a later process finds it; raises where that is not possible."""
+    _Wrap = Callable[[Stream], tuple[Wrapped, Callable[[list[Any]], Any]]]
+    """Makes a write resolvable on a connection; and what makes its answer of the replies."""
+
+__all__ = ["MultiplexedOnce", "OnceSlot", "keeper_of"]
 
 FENCE_PAUSE_S: Final = 0.1
 """Pause before an old connection is fenced again from a connection in use, where that failed."""
@@ -64,6 +70,46 @@ class OnceSlot:
             self.future.set_exception(error)
 
 
+class _Place:
+    """A write that has its ticket on a connection, and is not sent yet."""
+
+    __slots__ = ("_connection", "_unwrap", "_wrapped", "ticket")
+
+    def __init__(self, connection: MultiplexedConnection, wrap: _Wrap) -> None:
+        stream = connection.stream
+        assert stream is not None
+        for command in stream.fresh_marker():
+            # At once: whoever has his ticket later may be sent earlier.
+            connection.send(command).add_done_callback(_see)
+        self._connection = connection
+        self._wrapped, self._unwrap = wrap(stream)
+        self.ticket = self._wrapped.ticket
+
+    def send(self, connection: MultiplexedConnection, raw: bool, sent: list[OnceSlot]) -> Any:
+        """Send it on its connection; None where that is not the one in use any more."""
+        if connection is not self._connection:
+            self.cancel()
+            return None
+        sent.append(connection.send_once(self._wrapped, self._unwrap, raw))
+        return sent[0].future
+
+    def cancel(self) -> bool:
+        """It will not be sent."""
+        self.ticket.conclude(Verdict.NOT_APPLIED)
+        return True
+
+
+def keeper_of(once: Any) -> Callable[[], bool]:
+    """Whether `once` still sees to what it has lost, without keeping it alive."""
+    alive = weakref.ref(once)
+
+    def sees_to() -> bool:
+        keeper = alive()
+        return keeper is not None and keeper.sees_to()
+
+    return sees_to
+
+
 def conclude_by_reply(ticket: Ticket, reply: Any) -> None:
     """The answer came after all."""
     outcome = getattr(reply, "outcome", None) if isinstance(reply, Exception) else None
@@ -78,6 +124,8 @@ class MultiplexedOnce:
         self.mode = mode
         self.loose: collections.deque[Stream] = collections.deque()
         """Old connections that are not fenced yet: one at the most beside the leased ones, since nothing is sent meanwhile."""
+        self.left = False
+        """Whether the client was closed: nobody connects from here until it is used again."""
         self.settling = 0
         """Callers that wait for a verdict: as long as there are any, connecting goes on."""
         self._transport = transport
@@ -86,43 +134,48 @@ class MultiplexedOnce:
 
     # --- writes ---------------------------------------------------------------------------------------------------
 
-    async def call(self, plan: Plan, packed: bytes, raw: bool, timeout_s: float | None) -> Any:
-        """One write with what will tell whether it was executed; as `call_within`, errors carry `.ticket`."""
+    async def call(
+        self, plan: Plan, packed: bytes, raw: bool, timeout_s: float | None, keep: Keep | None = None
+    ) -> Any:
+        """One write with what will tell whether it was executed; as `call_within`, errors carry `.ticket`.
+
+        `keep(ticket)` is waited for before the write is sent: what it keeps is enough to resolve the write after a kill.
+        """
         is_script = plan.name in SCRIPTS
 
-        def send(connection: MultiplexedConnection) -> OnceSlot:
-            assert connection.stream is not None
-            wrapped = connection.stream.wrap(packed, self._transport.timeout_s, is_script=is_script)
-            return connection.send_once(wrapped, wrapped.unwrap, raw)
+        def wrap(stream: Stream) -> tuple[Wrapped, Callable[[list[Any]], Any]]:
+            wrapped = stream.wrap(packed, self._transport.timeout_s, is_script=is_script)
+            return wrapped, wrapped.unwrap
 
-        return await self._call(send, timeout_s)
+        return await self._call(wrap, raw, timeout_s, keep)
 
-    async def call_transaction(self, packed: bytes, count: int, timeout_s: float | None) -> list[Any]:
+    async def call_transaction(
+        self, packed: bytes, count: int, timeout_s: float | None, keep: Keep | None = None
+    ) -> list[Any]:
         """A caller's MULTI … EXEC in the same way; returns its `count` replies."""
 
-        def send(connection: MultiplexedConnection) -> OnceSlot:
-            assert connection.stream is not None
-            wrapped = connection.stream.wrap_transaction(packed, count)
-            return connection.send_once(wrapped, wrapped.unwrap_transaction, False)
+        def wrap(stream: Stream) -> tuple[Wrapped, Callable[[list[Any]], Any]]:
+            wrapped = stream.wrap_transaction(packed, count)
+            return wrapped, wrapped.unwrap_transaction
 
-        replies: list[Any] = await self._call(send, timeout_s)
+        replies: list[Any] = await self._call(wrap, False, timeout_s, keep)
         return replies
 
-    async def _call(self, send: Callable[[MultiplexedConnection], OnceSlot], timeout_s: float | None) -> Any:
+    async def _call(self, wrap: _Wrap, raw: bool, timeout_s: float | None, keep: Keep | None) -> Any:
         transport = self._transport
         sent: list[OnceSlot] = []
 
         def send_and_note(connection: MultiplexedConnection) -> asyncio.Future[Any]:
-            sent.append(send(connection))
+            assert connection.stream is not None
+            sent.append(connection.send_once(*wrap(connection.stream), raw))
             return sent[0].future
 
         swept = timeout_s is None or (transport.timeout_s is not None and timeout_s >= transport.timeout_s)
         until_s = None if timeout_s is None or swept else transport.loop.time() + timeout_s
-        connection = transport.current
-        if connection is not None and connection.accepting:
-            future = send_and_note(connection)
+        if keep is None:
+            future = await self._in_turn(send_and_note, until_s)
         else:
-            future = await transport.wait_for_turn(send_and_note, until_s)
+            future = await self._send_kept(wrap, raw, keep, sent, until_s)
         try:
             if until_s is None:
                 return await future
@@ -137,6 +190,31 @@ class MultiplexedOnce:
             transport.forget(future)
             raise
 
+    async def _in_turn(self, send: Callable[[MultiplexedConnection], Any], until_s: float | None) -> Any:
+        connection = self._transport.current
+        if connection is not None and connection.accepting:
+            return send(connection)
+        return await self._transport.wait_for_turn(send, until_s)
+
+    async def _send_kept(
+        self, wrap: _Wrap, raw: bool, keep: Keep, sent: list[OnceSlot], until_s: float | None
+    ) -> asyncio.Future[Any]:
+        """A ticket names its connection: what was kept for one that is gone by then is kept anew for the next."""
+        while True:
+            place: _Place = await self._in_turn(lambda connection: _Place(connection, wrap), until_s)
+            try:
+                await keep(place.ticket)
+                future: asyncio.Future[Any] | None = await self._in_turn(
+                    lambda connection, place=place: place.send(connection, raw, sent),  # type: ignore[misc]
+                    until_s,
+                )
+            except BaseException:
+                if not sent:
+                    place.cancel()
+                raise
+            if future is not None:
+                return future
+
     async def settle(self, error: Exception, category: CommandCategory, left_s: float) -> tuple[Next, Any]:
         """What becomes of a command that failed with `error`, known within `left_s`; the reply, where it came after all."""
         ticket: Ticket | None = getattr(error, "ticket", None)
@@ -146,6 +224,7 @@ class MultiplexedOnce:
             fenced = level is not None and level not in (Level.NOTHING, Level.GATE)
             return Next(next_step(category, fenced, None)), MISSING
         if ticket.verdict is None:
+            self._take_over(ticket.stream)
             await self._wait_for(ticket, left_s)
         if ticket.reply is not MISSING:
             return Next.DONE, ticket.reply
@@ -172,14 +251,19 @@ class MultiplexedOnce:
         """Learn what has to be known of a new connection."""
         stream = await async_greet(self.mode, _asker(connection), connection.protocol)
         stream.first_byte -= connection.written
+        timeout_s = self._transport.timeout_s
+        stream.allowance_us = int((60.0 if timeout_s is None else timeout_s) * 1e6)
         connection.stream = stream
+        if self.mode.keep is not None:
+            await self.mode.keep(stream)
 
     async def fence_from(self, connection: MultiplexedConnection) -> None:
         """Fence all old connections before anything else is sent on this one; raises where that cannot be done now."""
         async with self._lock:
             stream = connection.stream
             assert stream is not None
-            self._call_back(stream)
+            self.left = False
+            self.loose.extend(self.mode.called_back(stream))
             try:
                 while self.loose:
                     await async_fence(self.mode, _asker(connection), stream, self.loose[0], self._transport.timeout_s)
@@ -188,26 +272,18 @@ class MultiplexedOnce:
                 error.outcome = Outcome.NOT_SENT  # of those who wait to be sent
                 raise
 
-    def _call_back(self, here: Stream) -> None:
-        """Old connections to this server process, which was away, may reach it again."""
-        away = self.mode.away
-        for _ in range(len(away)):
-            old = away.popleft()
-            if old.run_id == here.run_id:
-                old.fenced = False
-                self.loose.append(old)
-            else:
-                away.append(old)
+    def sees_to(self) -> bool:
+        """Whether what was lost here will be fenced from here."""
+        return not self.left and not self._transport.loop.is_closed()
 
-    def adopt(self, records: list[dict[str, Any]]) -> list[Ticket]:
-        """The writes of a process that has ended, as if this one had lost them."""
-        streams, tickets = adopt(records)
-        for stream in streams:
+    def _take_over(self, stream: Stream) -> None:
+        """What its own transport will not fence any more, because its client or its loop was closed, is fenced from here."""
+        if stream.keeper is not None and not stream.keeper() and stream not in self.loose:
             self.lose(stream)
-        return tickets
 
     def lose(self, stream: Stream) -> None:
         """A connection has ended with unanswered commands."""
+        stream.keeper = keeper_of(self)
         self.loose.append(stream)
         current = self._transport.current
         if current is None or current.closed or current.stream is None:
@@ -231,8 +307,11 @@ class MultiplexedOnce:
     def bid_farewell(self, connection: MultiplexedConnection) -> None:
         """The connection is about to be closed in good order: its markers have served."""
         stream = connection.stream
-        if stream is not None and not connection.closed and not connection.in_flight and stream.markers():
-            connection.send(pack_command((b"UNLINK", *stream.markers()))).add_done_callback(_see)
+        if stream is None or connection.closed or connection.in_flight:
+            return
+        keys = stream.markers(self.mode.litter) + self.mode.swept()
+        if keys:
+            connection.send(pack_command((b"UNLINK", *keys))).add_done_callback(_see)
             connection.flush()
             connection.stream = None
 

@@ -1,4 +1,8 @@
-"""What is remembered of a connection and of each write on it, so that a lost answer can be resolved later."""
+"""What is remembered of a connection and of each write on it, so that a lost answer can be resolved later.
+
+Who keeps tickets in a journal *holds* them: the marker of a held ticket is not deleted, since whoever finds the journal after
+this process has been killed will ask it. A hold that is never let go of costs one key until that expires.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import hashlib
 import json
 import secrets
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -17,9 +20,10 @@ from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableErro
 from agent_memory.redis.exactly_once.settings import Level
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
-__all__ = ["GATE_SCRIPT", "MISSING", "Marker", "Next", "Stream", "Ticket", "Verdict", "Wrapped", "adopt", "ticket_of"]
+__all__ = ["GATE_SCRIPT", "MISSING", "Marker", "Next", "Stream", "Ticket", "Verdict", "Wrapped", "adopt"]
 
 MARKER_BITS: Final = 65_536
 """Writes that share one marker, which is then 8 KiB; the next ones get a new key."""
@@ -76,10 +80,14 @@ class Next(enum.IntEnum):
 class Marker:
     """One key with a bit for each write; its first bit says that it is the one that was made here."""
 
-    __slots__ = ("born_ns", "key", "outstanding", "used")
+    __slots__ = ("born_ns", "holds", "key", "litter", "outstanding", "used")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
+        self.holds: set[tuple[int, int]] = set()
+        """Who holds which of its bits; a set, whose methods need no lock."""
+        self.litter: deque[bytes] | None = None
+        """Where its key goes when nobody holds it any more; None while it is not done with."""
         self.born_ns = monotonic_ns()
         self.used = 1
         self.outstanding = 0
@@ -100,7 +108,7 @@ class Ticket:
     `verdict` is None as long as that is not known. Set once, by the thread or task that resolves; may be read by any.
     """
 
-    __slots__ = ("__weakref__", "_token", "_watchers", "bit", "end_bytes", "marker", "reply", "stream", "verdict")
+    __slots__ = ("_token", "_watchers", "bit", "end_bytes", "marker", "reply", "stream", "verdict")
 
     def __init__(self, stream: Stream, marker: Marker | None, bit: int) -> None:
         self.stream = stream
@@ -116,11 +124,23 @@ class Ticket:
 
     @property
     def token(self) -> bytes:
-        """`record()` as bytes, by which `ticket_of` finds the ticket again as long as somebody holds it in this process."""
+        """`record()` as bytes."""
         if self._token is None:
             self._token = json.dumps(self.record(), sort_keys=True).encode()
-            _TICKETS[self._token] = self
         return self._token
+
+    def hold(self, by: object) -> None:
+        """`by` keeps this ticket where a later process will find it: its marker has to stay."""
+        if self.marker is not None:
+            self.marker.holds.add((id(by), self.bit))
+
+    def let_go(self, by: object) -> None:
+        """`by` does not keep it any more."""
+        marker = self.marker
+        if marker is not None:
+            marker.holds.discard((id(by), self.bit))
+            if marker.litter is not None and not marker.holds:
+                marker.litter.append(marker.key)
 
     def conclude(self, verdict: Verdict, reply: Any = MISSING) -> None:
         """What became of the write is known."""
@@ -156,15 +176,6 @@ class Ticket:
     def conclude_by_marker(self, is_the_same: bool, is_set: bool) -> None:
         """Resolve by the two bits of the marker."""
         self.conclude(Verdict(verdict_of_marker(is_the_same, is_set)))
-
-
-_TICKETS: Final[weakref.WeakValueDictionary[bytes, Ticket]] = weakref.WeakValueDictionary()
-"""Tickets by their tokens; bounded by what the errors of lost writes keep alive."""
-
-
-def ticket_of(token: bytes) -> Ticket | None:
-    """The living ticket that gave `token`; None where it is another process' or nobody has kept it."""
-    return _TICKETS.get(token)
 
 
 class Wrapped:
@@ -225,17 +236,20 @@ class Stream:
     """One greeted connection as the server knows it, and what is open on it."""
 
     __slots__ = (
+        "__weakref__",
         "_clock_at_ns",
         "_clock_us",
         "_lock",
         "_retired",
         "address",
+        "allowance_us",
         "client_id",
         "executed_bytes",
         "fenced",
         "first_byte",
         "gate_is_loaded",
         "hang_up",
+        "keeper",
         "level",
         "marker",
         "not_after_us",
@@ -258,12 +272,16 @@ class Stream:
         self.gate_is_loaded = True
         self.first_byte = 0
         """What the server has received before the first byte that our transport counts."""
+        self.allowance_us = 0
+        """How much later than its sending any write on it may be executed, at the level of the gate."""
         self.not_after_us = 0
         """The latest time, of the server's clock, that any write on it was given."""
         self.fenced = False
         self.executed_bytes: int | None = None
         self.hang_up: Callable[[], object] | None = None
         """Closes our end, where that has to wait for the fence: what the server knows of a connection goes with it."""
+        self.keeper: Callable[[], bool] | None = None
+        """Whether whoever lost the connection still sees to it; None before it was lost."""
         self.open_tickets: list[Ticket] = []
         """Writes that lost their answer; as many as were in flight when the connection ended."""
         self._clock_us = 0
@@ -284,7 +302,23 @@ class Stream:
             "address": self.address,
             "level": int(self.level),
             "not_after_us": self.not_after_us,
+            "allowance_us": self.allowance_us,
         }
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> Stream:
+        """The connection that `record()` described. Raises KeyError, TypeError or ValueError for what is none."""
+        stream = cls(
+            str(record["run_id"]), int(record["client_id"]), str(record["address"]), Level(int(record["level"]))
+        )
+        stream.not_after_us = int(record["not_after_us"])
+        stream.allowance_us = int(record["allowance_us"])
+        return stream
+
+    def has_been_left(self, here: Stream) -> None:
+        """Its process is dead, and may have written until just now; `here` knows the server's clock."""
+        if self.level is Level.GATE:
+            self.not_after_us = max(self.not_after_us, here._clock_us + self.allowance_us)
 
     # --- writes ---------------------------------------------------------------------------------------------------
 
@@ -309,23 +343,31 @@ class Stream:
 
     def _marked(self) -> tuple[list[bytes], int, Ticket, bytes]:
         """What goes before a marked write, how many replies that gets, the write's ticket, and the command that marks it."""
+        prefix = self.fresh_marker()
+        marker = self.marker
+        assert marker is not None
+        bit = marker.used
+        marker.used += 1
+        marker.outstanding += 1
+        return prefix, len(prefix), Ticket(self, marker, bit), pack_command((b"SETBIT", marker.key, bit, 1))
+
+    def fresh_marker(self) -> list[bytes]:
+        """The commands that have to go before the next marked write: where its marker has no room for it, a new one is made."""
         marker = self.marker
         prefix: list[bytes] = []
-        assert marker is not None
+        if marker is None or self.level not in (Level.MARKER, Level.GATE):
+            return prefix
         aged = monotonic_ns() - marker.born_ns > self.ttl_s * 1e9 * MARKER_LIFE_SHARE
         if marker.used >= MARKER_BITS or aged:
             # Nobody will ask an old marker any more whose writes have all been answered.
-            done = [old.key for old in self._retired if not old.outstanding]
-            self._retired = [old for old in self._retired if old.outstanding]
+            done = [old.key for old in self._retired if not old.outstanding and not old.holds]
+            self._retired = [old for old in self._retired if old.outstanding or old.holds]
             if done:
                 prefix.append(pack_command((b"UNLINK", *done)))
             self._retired.append(marker)
             marker = self.marker = Marker.make(self.prefix)
             prefix.append(marker.creation(self.ttl_s))
-        bit = marker.used
-        marker.used += 1
-        marker.outstanding += 1
-        return prefix, len(prefix), Ticket(self, marker, bit), pack_command((b"SETBIT", marker.key, bit, 1))
+        return prefix
 
     def _gated(self, packed: bytes, ticket: Ticket, timeout_s: float | None) -> bytes:
         assert ticket.marker is not None
@@ -356,9 +398,15 @@ class Stream:
         """A marker that takes no more writes, and is deleted once everything is resolved."""
         self._retired.append(marker)
 
-    def markers(self) -> list[bytes]:
-        """The keys that may be deleted once everything is resolved."""
-        return [marker.key for marker in (*self._retired, self.marker) if marker is not None]
+    def markers(self, litter: deque[bytes]) -> list[bytes]:
+        """The keys that may be deleted now that everything is resolved; those that are held go to `litter` later."""
+        keys = []
+        for marker in (*self._retired, self.marker):
+            if marker is not None:
+                marker.litter = litter
+                if not marker.holds:
+                    keys.append(marker.key)
+        return keys
 
 
 def adopt(records: list[dict[str, Any]]) -> tuple[list[Stream], list[Ticket]]:
@@ -370,7 +418,7 @@ def adopt(records: list[dict[str, Any]]) -> tuple[list[Stream], list[Ticket]]:
         place = (str(record["run_id"]), int(record["client_id"]))
         stream = streams.get(place)
         if stream is None:
-            stream = streams[place] = Stream(*place, str(record["address"]), Level(record["level"]))
+            stream = streams[place] = Stream.of_record(record)
         stream.not_after_us = max(stream.not_after_us, int(record["not_after_us"]))
         name = record["marker"]
         marker = None

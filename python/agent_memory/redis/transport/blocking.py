@@ -713,6 +713,7 @@ class BlockingTransport:
                 channels = idle
             self._changed.notify_all()
         if self.once is not None:
+            self.once.left = in_use
             self.once.bid_farewell(idle)
         for channel in channels:
             channel.close()

@@ -1028,6 +1028,7 @@ class MultiplexedTransport:
         if self.once is not None:
             for stream in self.once.loose:
                 stream.end()
+            self.once.left = True
         self.current = self._suspect = None
 
 

@@ -222,12 +222,13 @@ impl Journal {
         self.shared.remove(ids)
     }
 
-    /// Asks to remember that these records, and no others, are being sent: found again, they are in doubt.
+    /// Asks to remember that these records, and no others, are being sent, and `how`: found again, they are in doubt, and
+    /// `how` comes with them.
     ///
     /// # Errors
     /// As of [`Journal::append`].
-    pub fn mark_sent(&self, ids: &[RecordId]) -> Result<u64, JournalError> {
-        self.shared.mark_sent(ids)
+    pub fn mark_sent(&self, ids: &[RecordId], how: &[u8]) -> Result<u64, JournalError> {
+        self.shared.mark_sent(ids, how)
     }
 
     /// Asks for a note to be kept beside the records; it replaces an older one of the same name.

@@ -27,8 +27,8 @@ impl RecordId {
 pub struct Recovered {
     /// By which it is replaced and removed.
     pub id: RecordId,
-    /// Was it marked as being sent?
-    pub sent: bool,
+    /// Was it marked as being sent? Then what was said of how.
+    pub sent: Option<Box<[u8]>>,
     /// What was appended.
     pub body: Box<[u8]>,
 }

@@ -5,6 +5,7 @@
 //! can't find (a flipped bit in a body) the records' checksums find, and a page that can't be read costs the records on it.
 //! Either way the readable records are copied to a new file, and the old one is kept under the ending `.damaged`.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -16,8 +17,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use super::records::{Damage, Note, RecordId, Recovered, checksum, note_checksum};
 use super::{Fsync, JournalError};
 
-/// The note that numbers the records being sent.
-const SENT: &str = ".sent";
+/// The note that numbers the records being sent, behind what was said of how they are sent.
+const SENT: &str = ".sending";
 /// An empty segment with more pages than this gives them back.
 const KEPT_PAGES: i64 = 4_096;
 const SCHEMA: &str = "
@@ -30,7 +31,7 @@ const SCHEMA: &str = "
 pub(super) enum Change {
     Put(i64, Box<[u8]>),
     Remove(i64),
-    Sent(Vec<i64>),
+    Sent(Vec<i64>, Box<[u8]>),
     Note(String, Box<[u8]>),
 }
 
@@ -99,20 +100,15 @@ impl Segment {
             Fsync::Interval(_) => Some(File::open(log_path(&path))?),
             Fsync::Always | Fsync::Never => None,
         };
-        let sent: std::collections::HashSet<i64> = contents
-            .notes
-            .iter()
-            .filter(|(name, _)| name == SENT)
-            .flat_map(|(_, body)| body.chunks_exact(8))
-            .map(|row| i64::from_le_bytes(row.try_into().unwrap_or_default()))
-            .collect();
+        let announced = contents.notes.iter().find(|(name, _)| name == SENT);
+        let (sent, how) = announced.map_or_else(Default::default, |(_, body)| read_sent(body));
         let notes = contents.notes.into_iter().filter(|(name, _)| name != SENT);
         let notes = notes.map(|(name, body)| Note { segment: number, name, body }).collect();
         let next_row = contents.records.last().map_or(1, |(row, _)| row + 1);
         let records = contents.records.len() as u64;
         let recovered = contents.records.into_iter().map(|(row, body)| {
             let id = RecordId::new(number, row);
-            Recovered { id, sent: sent.contains(&row), body }
+            Recovered { id, sent: sent.contains(&row).then(|| how.clone()), body }
         });
         let recovered = recovered.collect();
         let segment = Self { connection, path, lock_path, lock, log, records, next_row };
@@ -175,8 +171,8 @@ impl Segment {
                         records += u64::from(!known);
                     }
                     Change::Remove(row) => records -= remove.execute([row])? as u64,
-                    Change::Sent(rows) => {
-                        let body: Vec<u8> = rows.iter().flat_map(|row| row.to_le_bytes()).collect();
+                    Change::Sent(rows, how) => {
+                        let body = write_sent(rows, how);
                         note.execute((SENT, note_checksum(SENT, &body), body))?;
                     }
                     Change::Note(name, body) => {
@@ -339,6 +335,22 @@ fn set_aside(path: &Path, contents: &Contents) -> Result<(), JournalError> {
         File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+/// The body of the note of what is being sent: the length of `how`, `how`, the rows.
+fn write_sent(rows: &[i64], how: &[u8]) -> Vec<u8> {
+    let mut body = (how.len() as u64).to_le_bytes().to_vec();
+    body.extend_from_slice(how);
+    body.extend(rows.iter().flat_map(|row| row.to_le_bytes()));
+    body
+}
+
+fn read_sent(body: &[u8]) -> (HashSet<i64>, Box<[u8]>) {
+    let number = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    let Some((length, rest)) = body.split_at_checked(8) else { return Default::default() };
+    let length = usize::try_from(number(length)).unwrap_or(usize::MAX);
+    let Some((how, rows)) = rest.split_at_checked(length) else { return Default::default() };
+    (rows.chunks_exact(8).map(number).collect(), how.into())
 }
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {

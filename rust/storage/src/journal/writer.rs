@@ -101,11 +101,11 @@ impl Shared {
         Ok(self.ask(&mut state, ids.iter().map(|id| (id.segment(), Change::Remove(id.row()))).collect()))
     }
 
-    pub(super) fn mark_sent(&self, ids: &[RecordId]) -> Result<u64, JournalError> {
-        let mut state = self.open_state(0)?;
+    pub(super) fn mark_sent(&self, ids: &[RecordId], how: &[u8]) -> Result<u64, JournalError> {
+        let mut state = self.open_state(how.len())?;
         let changes = (0..state.stats.segments).map(|segment| {
             let rows = ids.iter().filter(|id| id.segment() == segment).map(|id| id.row()).collect();
-            (segment, Change::Sent(rows))
+            (segment, Change::Sent(rows, how.into()))
         });
         let changes = changes.collect();
         Ok(self.ask(&mut state, changes))
@@ -145,8 +145,8 @@ impl Shared {
         state.next_ticket += 1;
         for (index, (segment, change)) in changes.into_iter().enumerate() {
             let bytes = match &change {
-                Change::Put(_, body) | Change::Note(_, body) => body.len(),
-                Change::Remove(_) | Change::Sent(_) => 0,
+                Change::Put(_, body) | Change::Note(_, body) | Change::Sent(_, body) => body.len(),
+                Change::Remove(_) => 0,
             };
             state.bytes += bytes;
             state.requests.push_back(Request { ticket, is_last: index == last, segment, change, bytes });
