@@ -65,9 +65,12 @@ def draw(path: Path, by_rows: dict, by_width: dict, by_threads: dict[int, float]
         for name in next(iter(series.values())):
             axis.plot(list(series), [point[name] for point in series.values()], marker="o", label=name)
         axis.set(xlabel=label, ylabel="ms", xscale="log", yscale="log")
-        axis.legend(fontsize=8)
+        axis.set_xticks(list(series), [f"{at:,}" for at in series], minor=False)
+        axis.set_xticks([], minor=True)
     axes[2].bar([str(count) for count in by_threads], list(by_threads.values()))
     axes[2].set(xlabel="threads (64 queries, 100,000 rows)", ylabel="ms")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     figure.suptitle(f"top 10, {cpu_name()}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
