@@ -75,7 +75,7 @@ def apply_operations(
     """Decides and writes, inside the caller's transaction."""
     plan = _prepare(connection, operations, now_us)
     decide = plan.decide
-    if isinstance(operations[0], Move):
+    if operations and isinstance(operations[0], Move):
         # Maintenance: whoever serves a caller goes first.
         results: list[WriteResult] = []
         for start in range(0, len(operations), _YIELDING_MOVES):
