@@ -65,7 +65,8 @@ class AsyncGroupCommit:
             self.pending += len(operations)
             self._waiting.append(call)
         async with self._turn:
-            if not call.is_done and call.run is None:
+            # Whose turn it is need not be whose call came first, and what fits into one transaction may end before his own.
+            while not call.is_done and call.run is None:
                 calls = self._take()
                 if ASYNC:
                     run = async_spawn(self._commit, calls, name="agent-memory-postgres-commit")

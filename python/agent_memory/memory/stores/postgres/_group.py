@@ -67,7 +67,8 @@ class GroupCommit:
             self.pending += len(operations)
             self._waiting.append(call)
         with self._turn:
-            if not call.is_done and call.run is None:
+            # Whose turn it is need not be whose call came first, and what fits into one transaction may end before his own.
+            while not call.is_done and call.run is None:
                 calls = self._take()
                 self._commit(calls)
             if ASYNC and call.run is not None:

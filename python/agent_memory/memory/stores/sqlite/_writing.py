@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -24,9 +25,12 @@ from agent_memory.memory.stores._rows import (
     copy_of_row,
     select_copies,
 )
-from agent_memory.memory.stores.operations import Operation, WriteResult
+from agent_memory.memory.stores.operations import Move, Operation, WriteResult
 
 __all__ = ["apply_operations", "load_agents", "load_dictionaries", "write_plan"]
+
+_YIELDING_MOVES: Final = 100
+"""After so many decisions about moves other threads may have the interpreter."""
 
 _CHUNKS: Final = (64, 8, 1)
 """Rows of one INSERT: three prepared statements a table serve any number."""
@@ -71,7 +75,14 @@ def apply_operations(
     """Decides and writes, inside the caller's transaction."""
     plan = _prepare(connection, operations, now_us)
     decide = plan.decide
-    results = [decide(operation) for operation in operations]
+    if operations and isinstance(operations[0], Move):
+        # Maintenance: whoever serves a caller goes first.
+        results: list[WriteResult] = []
+        for start in range(0, len(operations), _YIELDING_MOVES):
+            results += [decide(operation) for operation in operations[start : start + _YIELDING_MOVES]]
+            time.sleep(0)
+    else:
+        results = [decide(operation) for operation in operations]
     write_plan(connection, plan, compression)
     return results
 
