@@ -316,7 +316,7 @@ proptest! {
 
 #[test]
 fn a_number_that_is_announced_is_not_given_to_another_record() {
-    let directory = directory();
+    let directory = tempfile::tempdir().expect("a directory");
     {
         let journal = open(directory.path());
         let (first, _) = journal.append(b"first".as_slice().into()).expect("accepted");
