@@ -140,6 +140,12 @@ class SimulatedNetwork:
                     link.transport.die()
                 link.client_closed()
 
+    def end(self) -> None:
+        """The simulation is over: what is still open closes without a word."""
+        for link in self.links.values():
+            if link.transport is not None:
+                link.transport.die()
+
     def open_links(self) -> list[Link]:
         """Connections that the client believes in."""
         for number in [number for number, link in self.links.items() if not link.at_client and not link.at_server]:

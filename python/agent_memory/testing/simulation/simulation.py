@@ -81,5 +81,6 @@ class Simulation:
                 if left:
                     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         finally:
+            self.network.end()
             loop.close()
             random.setstate(state)
