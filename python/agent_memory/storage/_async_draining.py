@@ -423,12 +423,11 @@ class AsyncDrain:
         if before is not None and before is not ticket:
             before.let_go(self)
 
-    def end(self) -> None:
-        """The journal is given free: nothing is sent from here any more."""
+    def end(self, *, leaves: bool) -> None:
+        """The journal is given free: nothing is sent from here any more. What it `leaves` may ask by what was announced."""
         self.has_ended = True
-        ticket, self._announced = self._announced, None
-        if ticket is not None:
-            ticket.let_go(self)
+        if self._announced is not None and not leaves:
+            self._announced.let_go(self)
 
     async def _stop(self, owner: AsyncRecovery, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """A batch failed: keeps what has been answered, doubts what may have been executed."""

@@ -763,7 +763,7 @@ class AsyncRecovery:
         for entry in queue.entries():
             entry.payload.result._release()
         if self._drain is not None:
-            self._drain.end()
+            self._drain.end(leaves=len(queue) > 0)
         self._start_queue_afresh()
         await async_in_thread(journal.close)
         journal.close_tickets()

@@ -759,7 +759,7 @@ class Recovery:
         for entry in queue.entries():
             entry.payload.result._release()
         if self._drain is not None:
-            self._drain.end()
+            self._drain.end(leaves=len(queue) > 0)
         self._start_queue_afresh()
         in_thread(journal.close)
         journal.close_tickets()
