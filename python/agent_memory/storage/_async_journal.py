@@ -7,13 +7,13 @@ afterwards nothing here blocks the caller's thread for the disk.
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _core
+from agent_memory import _core, _wall
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
 from agent_memory.storage._async_writes import AsyncCommands, AsyncWrite, Shape
@@ -23,7 +23,11 @@ from agent_memory.storage._tickets import AsyncTickets
 if TYPE_CHECKING:
     from agent_memory.policy import RecoveryConfig
 
-__all__ = ["AsyncJournal", "Registered", "commands_of", "record_of"]
+__all__ = ["AsyncJournal", "Registered", "commands_of", "record_of", "segment_of"]
+
+_RECORD_BITS: Final = 64
+_SEGMENT_BITS: Final = 48
+_SERIALS: Final = itertools.count(1)
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
@@ -46,15 +50,27 @@ class Registered:
         self.loads = loads
 
 
+def _open(config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
+    """The engine, and what waits for its tickets; a simulated disk brings both."""
+    simulated = getattr(config.path, "open_journal", None)
+    if simulated is not None:
+        engine = simulated(identity, config.fsync, float(config.fsync_interval))
+        return engine, engine
+    assert config.path is not None
+    core = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
+    return core, AsyncTickets(core)
+
+
 class AsyncJournal:
-    """Records of queued writes, and waiting for them to be kept."""
+    """Records of queued writes, and waiting for them to be kept.
+
+    The number of a record says which open journal it is of: one that was given free meanwhile is a successor's, and what is
+    asked of its records here is passed over.
+    """
 
     def __init__(self, config: RecoveryConfig, identity: str) -> None:
-        assert config.path is not None
-        self._core = _core.Journal(
-            config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval)
-        )
-        self._tickets = AsyncTickets(self._core)
+        self._core, self._tickets = _open(config, identity)
+        self._serial = next(_SERIALS)
         self.notes: dict[tuple[int, str], bytes] = {
             (segment, name): body for segment, name, body in self._core.recovered_notes()
         }
@@ -69,7 +85,15 @@ class AsyncJournal:
         """Asks for a record to be written; its id and the ticket to wait for. Raises RecoveryJournalError."""
         if self._removing:
             self._let_go()
-        return self._core.append(body)
+        record, ticket = self._core.append(body)
+        return self._serial << _RECORD_BITS | record, ticket
+
+    def owns(self, record: int) -> bool:
+        """Whether a record is in this journal, and not in one that was given free."""
+        return record >> _RECORD_BITS == self._serial
+
+    def _own(self, records: Sequence[int]) -> list[int]:
+        return [record & ((1 << _RECORD_BITS) - 1) for record in records if self.owns(record)]
 
     async def settled(self, ticket: int) -> None:
         """Returns when what was asked for is kept; raises the RecoveryJournalError it failed with."""
@@ -77,22 +101,24 @@ class AsyncJournal:
 
     def replace(self, record: int, body: bytes) -> None:
         """Has a record replaced, before anything that is asked for later."""
-        self._quietly(self._core.replace, record, body)
+        for own in self._own([record]):
+            self._quietly(self._core.replace, own, body)
 
     async def replace_now(self, record: int, body: bytes) -> None:
         """Replaces a record; raises the RecoveryJournalError it failed with."""
-        await self._tickets.wait(self._core.replace(record, body))
+        for own in self._own([record]):
+            await self._tickets.wait(self._core.replace(own, body))
 
     def forget(self, records: Sequence[int]) -> None:
         """Has records removed, without waiting for it."""
-        if records:
-            self._quietly(self._core.remove, list(records))
+        if own := self._own(records):
+            self._quietly(self._core.remove, own)
 
     def forget_write(self, write: AsyncCommands | AsyncWrite) -> None:
         """Has the record of a write removed, without waiting for it; then its ticket is let go of."""
-        if write.record is None:
+        if write.record is None or not self.owns(write.record):
             return
-        asked = self._quietly(self._core.remove, [write.record])
+        asked = self._quietly(self._core.remove, self._own([write.record]))
         if isinstance(write, AsyncCommands) and write.ticket is not None and asked is not None:
             self._removing.append((asked, write))
 
@@ -107,9 +133,9 @@ class AsyncJournal:
 
     async def finish(self, records: Sequence[int]) -> None:
         """Removes records; returns when they will not come back."""
-        if records:
+        if own := self._own(records):
             try:
-                await self._tickets.wait(self._core.remove(list(records)))
+                await self._tickets.wait(self._core.remove(own))
             except RecoveryJournalError as error:
                 logger.error("a replayed write could not be removed from the journal: %s", error)
 
@@ -118,7 +144,7 @@ class AsyncJournal:
 
         Raises RecoveryJournalError if that can't be kept.
         """
-        await self._tickets.wait(self._core.mark_sent(list(records), doubt))
+        await self._tickets.wait(self._core.mark_sent(self._own(records), doubt))
 
     async def note(self, name: str, body: bytes) -> None:
         """Keeps a note beside the records."""
@@ -126,7 +152,8 @@ class AsyncJournal:
 
     def ask_note(self, name: str, body: bytes) -> int:
         """Asks for a note; the ticket to wait for. Raises RecoveryJournalError."""
-        return self._core.note(name, body)
+        ticket: int = self._core.note(name, body)
+        return ticket
 
     def _quietly(self, ask: Callable[..., int], *arguments: Any) -> int | None:
         try:
@@ -140,7 +167,8 @@ class AsyncJournal:
     def recovered(self) -> list[tuple[int, Record]]:
         """What was there when it was opened, oldest first."""
         found: list[tuple[int, Record]] = []
-        for record, sent, body in self._core.take_recovered():
+        for number, sent, body in self._core.take_recovered():
+            record = self._serial << _RECORD_BITS | number
             try:
                 entry = decode(body)
             except ValueError as error:
@@ -161,7 +189,8 @@ class AsyncJournal:
 
     def stats(self) -> dict[str, Any]:
         """The journal's figures."""
-        return self._core.stats()
+        figures: dict[str, Any] = self._core.stats()
+        return figures
 
     def close(self) -> None:
         """Writes what is asked for and gives the segments free. Blocks for the disk."""
@@ -175,6 +204,11 @@ class AsyncJournal:
     def abandon(self) -> None:
         """In a child of fork(): the parent's segments stay his."""
         self._core.abandon()
+
+
+def segment_of(record: int) -> int:
+    """The number of the segment that a record is in."""
+    return (record & ((1 << _RECORD_BITS) - 1)) >> _SEGMENT_BITS
 
 
 def record_of(
@@ -205,7 +239,7 @@ def record_of(
             write.agent_id.encode("utf-8", "surrogatepass"),
             data.encode() if isinstance(data, str) else bytes(data),
         )
-    now_ms = time.time_ns() // 1_000_000 if queued_ms is None else queued_ms
+    now_ms = _wall.now_ns() // 1_000_000 if queued_ms is None else queued_ms
     return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
 
 

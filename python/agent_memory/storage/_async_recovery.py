@@ -18,14 +18,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _at_fork
+from agent_memory import _at_fork, _wall
 from agent_memory._compat import (
     AsyncEvent,
     AsyncHome,
@@ -194,7 +193,7 @@ class AsyncRecovery:
         write.result.durable = True
         write.result._queue()
         reason = entry.reason
-        if not reason and time.time() - entry.queued_ms / 1000 >= self._settings.max_age:
+        if not reason and _wall.now_ns() / 1e9 - entry.queued_ms / 1000 >= self._settings.max_age:
             reason = "expired"
         with self._mutex:
             self._set_detour(True)
@@ -209,7 +208,7 @@ class AsyncRecovery:
         self._displace(write, displaced, entry.keys, entry.priority)
         if reason:
             (found,) = (found for found in queue.entries() if found.id == place)
-            self.bury(found, reason)
+            self.bury(found, reason, was_known=bool(entry.reason))
 
     def _displace(
         self, write: AsyncCommands | AsyncWrite, displaced: Any, keys: Sequence[bytes], priority: Priority
@@ -335,6 +334,8 @@ class AsyncRecovery:
     async def put_unknown(self, write: AsyncCommands, keys: Sequence[bytes], priority: Priority) -> None:
         """Commands of unknown outcome that nobody can resolve: they become a dead letter."""
         queue = self.queue
+        if self._has_left(write):
+            return
         if queue is None:
             write.result._settle(StoreStatus.FAILED)
             return
@@ -360,6 +361,8 @@ class AsyncRecovery:
         if self.queue is None:
             write.result._settle(StoreStatus.FAILED)
             return
+        if self._has_left(write):
+            return
         try:
             await self.keep(write, keys, priority, coalesce=coalesce)
         except RecoveryJournalError as error:
@@ -382,6 +385,8 @@ class AsyncRecovery:
         coalesce: bool,
     ) -> None:
         """Queues what has been kept, or is to be kept in memory only."""
+        if self._has_left(write):
+            return
         queue, result = self.queue, write.result
         assert queue is not None
         result.durable = write.record is not None
@@ -402,6 +407,16 @@ class AsyncRecovery:
         worker = self._worker
         if worker is None or worker.is_done() or len(queue) == 1 or not (self._paused or self._guard.state == "open"):
             self.start_working()  # else it sleeps until something changes, and one entry more changes nothing
+
+    def _has_left(self, write: AsyncCommands | AsyncWrite) -> bool:
+        """Whether the journal that has its record was given free meanwhile: then it is a successor's, and not queued here."""
+        record = write.record
+        if record is None or (self._journal is not None and self._journal.owns(record)):
+            return False
+        write.result.durable = True
+        write.result._queue()
+        write.result._release()
+        return True
 
     async def keep(
         self,
@@ -425,6 +440,8 @@ class AsyncRecovery:
             if registered is None:
                 self._tell_of_closures()
                 return
+        if ahead and self._has_left(write):
+            raise RedisUnavailableError("the client was closed", outcome=Outcome.NOT_SENT)
         self._open_journal()  # in a child of fork(), the first time
         journal = self._journal
         assert journal is not None
@@ -746,7 +763,7 @@ class AsyncRecovery:
         for entry in queue.entries():
             entry.payload.result._release()
         if self._drain is not None:
-            self._drain.end()
+            self._drain.end(leaves=len(queue) > 0)
         self._start_queue_afresh()
         await async_in_thread(journal.close)
         journal.close_tickets()
@@ -824,7 +841,7 @@ class AsyncRecovery:
         registered = self._registered.get(write.name) if isinstance(write, AsyncWrite) and write.name else None
         if isinstance(write, AsyncWrite) and registered is None:
             return
-        queued_ms = int(time.time() * 1000 - (0 if reason else entry.age_s * 1000))
+        queued_ms = int(_wall.now_ns() / 1e6 - (0 if reason else entry.age_s * 1000))
         body = record_of(
             write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, reason=reason, registered=registered
         )
@@ -835,7 +852,7 @@ class AsyncRecovery:
         journal = self._journal
         if write.record is None or journal is None:
             return
-        queued_ms = int(time.time() * 1000 - entry.age_s * 1000)
+        queued_ms = int(_wall.now_ns() / 1e6 - entry.age_s * 1000)
         body = record_of(write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, doubt=ticket.token)
         before, write.ticket = write.ticket, ticket
         ticket.hold(write)
@@ -843,8 +860,8 @@ class AsyncRecovery:
         if before is not None and before is not ticket:
             before.let_go(write)
 
-    def bury(self, entry: Any, reason: str) -> None:
-        """Gives an entry of the queue up: it becomes a dead letter."""
+    def bury(self, entry: Any, reason: str, *, was_known: bool = False) -> None:
+        """Gives an entry of the queue up: it becomes a dead letter. What a predecessor had given up is not told of again."""
         queue = self.queue
         assert queue is not None
         write = entry.payload
@@ -852,14 +869,17 @@ class AsyncRecovery:
             forgotten = queue.discard(entry.id, reason)
         except KeyError:
             return  # given up, or done with, meanwhile
-        self.given_up += 1
-        self.rewrite(write, entry, reason)
+        if not was_known:
+            self.given_up += 1
+            self.rewrite(write, entry, reason)
         if self._journal is not None:
             self._journal.forget([letter.record for letter in forgotten if letter.record is not None])
         if isinstance(write, AsyncCommands):
             write.let_go()
         write.result._settle(StoreStatus.FAILED)
-        logger.error("%s: gave up a queued %s write: %s", self._client_name, Priority(entry.priority).name, reason)
+        if not was_known:
+            name = Priority(entry.priority).name
+            logger.error("%s: gave up a queued %s write: %s", self._client_name, name, reason)
         self.note_progress(entry.keys)
 
 

@@ -43,6 +43,7 @@ from agent_memory.redis._guarded import GuardedCalls
 from agent_memory.redis.calls import call_back, callback_of, pack_command
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.outcomes import classify
+from agent_memory.storage._journal import segment_of
 from agent_memory.storage._records import words_of
 from agent_memory.storage._resolving import InDoubt, Verdict
 from agent_memory.storage._writes import Commands, Write, is_outage
@@ -422,15 +423,16 @@ class Drain:
         if before is not None and before is not ticket:
             before.let_go(self)
 
-    def end(self) -> None:
-        """The journal is given free: nothing is sent from here any more."""
+    def end(self, *, leaves: bool) -> None:
+        """The journal is given free: nothing is sent from here any more. What it `leaves` may ask by what was announced."""
         self.has_ended = True
-        ticket, self._announced = self._announced, None
-        if ticket is not None:
-            ticket.let_go(self)
+        if self._announced is not None and not leaves:
+            self._announced.let_go(self)
 
     def _stop(self, owner: Recovery, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """A batch failed: keeps what has been answered, doubts what may have been executed."""
+        if self.has_ended:
+            return None
         self._batch = 1
         replies: list[Any] = getattr(error, "replies", [])
         answered: list[RecoveryEntry] = []
@@ -498,6 +500,8 @@ class Drain:
         except Exception as error:
             logger.warning("what became of queued writes cannot be told now: %s", type(error).__name__)
             verdicts = [Verdict.LATER] * len(doubted)
+        if self.has_ended:
+            return []
         applied = []
         not_sent = set()
         for entry, verdict in zip(doubted, verdicts, strict=True):
@@ -524,6 +528,8 @@ class Drain:
 
     def _judge_all(self, owner: Recovery, entries: Sequence[RecoveryEntry], replies: Sequence[Any]) -> bool:
         """What the replies mean for each entry; returns whether the server is in trouble."""
+        if self.has_ended:
+            return False
         done: list[RecoveryEntry] = []
         trouble = again = False
         first = 0
@@ -564,7 +570,8 @@ class Drain:
         journal = owner.journal
         if journal is not None:
             journal.finish([entry.payload.record for entry in entries if entry.payload.record is not None])
-        owner.complete(entries)
+        if not self.has_ended:  # else they are a successor's, who finds out that they have been executed
+            owner.complete(entries)
 
     # --- the queue ----------------------------------------------------------------------------------------------------
 
@@ -597,7 +604,7 @@ class Drain:
 
 def _in_doubt(entry: RecoveryEntry) -> InDoubt:
     write = entry.payload
-    predecessor = write.record >> 48 if write.is_inherited and write.record is not None else None
+    predecessor = segment_of(write.record) if write.is_inherited and write.record is not None else None
     return InDoubt(
         write.packed,
         write.shape.is_transaction,

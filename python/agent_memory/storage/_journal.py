@@ -9,13 +9,13 @@ afterwards nothing here blocks the caller's thread for the disk.
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _core
+from agent_memory import _core, _wall
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
 from agent_memory.storage._records import Record, decode, encode, words_of
@@ -25,7 +25,11 @@ from agent_memory.storage._writes import Commands, Shape, Write
 if TYPE_CHECKING:
     from agent_memory.policy import RecoveryConfig
 
-__all__ = ["Journal", "Registered", "commands_of", "record_of"]
+__all__ = ["Journal", "Registered", "commands_of", "record_of", "segment_of"]
+
+_RECORD_BITS: Final = 64
+_SEGMENT_BITS: Final = 48
+_SERIALS: Final = itertools.count(1)
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
@@ -48,15 +52,27 @@ class Registered:
         self.loads = loads
 
 
+def _open(config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
+    """The engine, and what waits for its tickets; a simulated disk brings both."""
+    simulated = getattr(config.path, "open_journal", None)
+    if simulated is not None:
+        engine = simulated(identity, config.fsync, float(config.fsync_interval))
+        return engine, engine
+    assert config.path is not None
+    core = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
+    return core, Tickets(core)
+
+
 class Journal:
-    """Records of queued writes, and waiting for them to be kept."""
+    """Records of queued writes, and waiting for them to be kept.
+
+    The number of a record says which open journal it is of: one that was given free meanwhile is a successor's, and what is
+    asked of its records here is passed over.
+    """
 
     def __init__(self, config: RecoveryConfig, identity: str) -> None:
-        assert config.path is not None
-        self._core = _core.Journal(
-            config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval)
-        )
-        self._tickets = Tickets(self._core)
+        self._core, self._tickets = _open(config, identity)
+        self._serial = next(_SERIALS)
         self.notes: dict[tuple[int, str], bytes] = {
             (segment, name): body for segment, name, body in self._core.recovered_notes()
         }
@@ -71,7 +87,15 @@ class Journal:
         """Asks for a record to be written; its id and the ticket to wait for. Raises RecoveryJournalError."""
         if self._removing:
             self._let_go()
-        return self._core.append(body)
+        record, ticket = self._core.append(body)
+        return self._serial << _RECORD_BITS | record, ticket
+
+    def owns(self, record: int) -> bool:
+        """Whether a record is in this journal, and not in one that was given free."""
+        return record >> _RECORD_BITS == self._serial
+
+    def _own(self, records: Sequence[int]) -> list[int]:
+        return [record & ((1 << _RECORD_BITS) - 1) for record in records if self.owns(record)]
 
     def settled(self, ticket: int) -> None:
         """Returns when what was asked for is kept; raises the RecoveryJournalError it failed with."""
@@ -79,22 +103,24 @@ class Journal:
 
     def replace(self, record: int, body: bytes) -> None:
         """Has a record replaced, before anything that is asked for later."""
-        self._quietly(self._core.replace, record, body)
+        for own in self._own([record]):
+            self._quietly(self._core.replace, own, body)
 
     def replace_now(self, record: int, body: bytes) -> None:
         """Replaces a record; raises the RecoveryJournalError it failed with."""
-        self._tickets.wait(self._core.replace(record, body))
+        for own in self._own([record]):
+            self._tickets.wait(self._core.replace(own, body))
 
     def forget(self, records: Sequence[int]) -> None:
         """Has records removed, without waiting for it."""
-        if records:
-            self._quietly(self._core.remove, list(records))
+        if own := self._own(records):
+            self._quietly(self._core.remove, own)
 
     def forget_write(self, write: Commands | Write) -> None:
         """Has the record of a write removed, without waiting for it; then its ticket is let go of."""
-        if write.record is None:
+        if write.record is None or not self.owns(write.record):
             return
-        asked = self._quietly(self._core.remove, [write.record])
+        asked = self._quietly(self._core.remove, self._own([write.record]))
         if isinstance(write, Commands) and write.ticket is not None and asked is not None:
             self._removing.append((asked, write))
 
@@ -109,9 +135,9 @@ class Journal:
 
     def finish(self, records: Sequence[int]) -> None:
         """Removes records; returns when they will not come back."""
-        if records:
+        if own := self._own(records):
             try:
-                self._tickets.wait(self._core.remove(list(records)))
+                self._tickets.wait(self._core.remove(own))
             except RecoveryJournalError as error:
                 logger.error("a replayed write could not be removed from the journal: %s", error)
 
@@ -120,7 +146,7 @@ class Journal:
 
         Raises RecoveryJournalError if that can't be kept.
         """
-        self._tickets.wait(self._core.mark_sent(list(records), doubt))
+        self._tickets.wait(self._core.mark_sent(self._own(records), doubt))
 
     def note(self, name: str, body: bytes) -> None:
         """Keeps a note beside the records."""
@@ -128,7 +154,8 @@ class Journal:
 
     def ask_note(self, name: str, body: bytes) -> int:
         """Asks for a note; the ticket to wait for. Raises RecoveryJournalError."""
-        return self._core.note(name, body)
+        ticket: int = self._core.note(name, body)
+        return ticket
 
     def _quietly(self, ask: Callable[..., int], *arguments: Any) -> int | None:
         try:
@@ -142,7 +169,8 @@ class Journal:
     def recovered(self) -> list[tuple[int, Record]]:
         """What was there when it was opened, oldest first."""
         found: list[tuple[int, Record]] = []
-        for record, sent, body in self._core.take_recovered():
+        for number, sent, body in self._core.take_recovered():
+            record = self._serial << _RECORD_BITS | number
             try:
                 entry = decode(body)
             except ValueError as error:
@@ -163,7 +191,8 @@ class Journal:
 
     def stats(self) -> dict[str, Any]:
         """The journal's figures."""
-        return self._core.stats()
+        figures: dict[str, Any] = self._core.stats()
+        return figures
 
     def close(self) -> None:
         """Writes what is asked for and gives the segments free. Blocks for the disk."""
@@ -177,6 +206,11 @@ class Journal:
     def abandon(self) -> None:
         """In a child of fork(): the parent's segments stay his."""
         self._core.abandon()
+
+
+def segment_of(record: int) -> int:
+    """The number of the segment that a record is in."""
+    return (record & ((1 << _RECORD_BITS) - 1)) >> _SEGMENT_BITS
 
 
 def record_of(
@@ -207,7 +241,7 @@ def record_of(
             write.agent_id.encode("utf-8", "surrogatepass"),
             data.encode() if isinstance(data, str) else bytes(data),
         )
-    now_ms = time.time_ns() // 1_000_000 if queued_ms is None else queued_ms
+    now_ms = _wall.now_ns() // 1_000_000 if queued_ms is None else queued_ms
     return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
 
 

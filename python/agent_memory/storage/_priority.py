@@ -8,13 +8,13 @@ journal, coalesced, and sent with others in one piece. Rules are in docs/recover
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from redis.commands import CoreCommands, RedisModuleCommands
 
+from agent_memory import _wall
 from agent_memory._compat import settle, sleep
 from agent_memory.errors import Outcome, RecoveryJournalError
 from agent_memory.policy import Priority, exponential_backoff
@@ -134,7 +134,7 @@ class _Store:
         self._commands = commands
         self._is_pipeline = is_pipeline
         self._is_transaction = is_transaction
-        self._called_ms = time.time_ns() // 1_000_000
+        self._called_ms = _wall.now_ns() // 1_000_000
         self._keys = [key for args, _ in commands for key in keys_of(args)]
         self._write: Commands | None = None
 

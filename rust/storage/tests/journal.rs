@@ -313,3 +313,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_number_that_is_announced_is_not_given_to_another_record() {
+    let directory = tempfile::tempdir().expect("a directory");
+    {
+        let journal = open(directory.path());
+        let (first, _) = journal.append(b"first".as_slice().into()).expect("accepted");
+        let (second, _) = journal.append(b"second".as_slice().into()).expect("accepted");
+        journal.mark_sent(&[second], b"how").expect("accepted");
+        let ticket = journal.remove(&[second]).expect("accepted");
+        assert!(journal.wait(ticket, None));
+        assert_ne!(first, second);
+    }
+    {
+        let heir = open(directory.path());
+        assert_eq!(heir.take_recovered().len(), 1);
+        let (_, ticket) = heir.append(b"third".as_slice().into()).expect("accepted");
+        assert!(heir.wait(ticket, None));
+    }
+    let recovered = open(directory.path()).take_recovered();
+    assert_eq!(bodies(&recovered), [b"first".as_slice(), b"third"]);
+    assert!(recovered.iter().all(|record| record.sent.is_none()));
+}

@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -110,21 +111,23 @@ class Trouble:
 
 def write_until_killed(script, arguments, path, ahead, once, first, life_s):
     """Runs a writer for a while; returns the numbers it tried and those it was told to be stored or queued."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, json.dumps([arguments, str(path), ahead, once, first])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    head = b""
-    while b"have" not in head:  # however slow the machine is, something has been acknowledged
-        line = process.stdout.readline()
-        if not line:
-            raise AssertionError(process.communicate()[1].decode())
-        head += line
-    time.sleep(life_s)
-    process.send_signal(signal.SIGKILL)
-    lines = (head + process.stdout.read()).decode().split("\n")
-    process.communicate()
+    with tempfile.TemporaryFile() as errors:  # not a pipe, which somebody would have to empty
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, json.dumps([arguments, str(path), ahead, once, first])],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        head = b""
+        while b"have" not in head:  # however slow the machine is, something has been acknowledged
+            line = process.stdout.readline()
+            if not line:
+                errors.seek(0)
+                raise AssertionError(errors.read().decode())
+            head += line
+        time.sleep(life_s)
+        process.send_signal(signal.SIGKILL)
+        lines = (head + process.stdout.read()).decode().split("\n")
+        process.communicate()
     words = [line.split() for line in lines if line.count(" ") == 1 and line.split()[1].isdigit()]
     return [{int(number) for word, number in words if word == wanted} for wanted in ("try", "have")]
 

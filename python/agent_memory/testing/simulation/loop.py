@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, Final
 
+from agent_memory import _wall
 from agent_memory._core import set_virtual_time
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SimulatedLoop", "SimulationError"]
 
+WALL_OFFSET_S: Final = 1_700_000_000.0
 RESOLUTION_S: Final = 1e-9
 """Timers that are due within this of each other run together, as loops with a real clock do it."""
 
@@ -51,7 +54,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._now_ns = start_ns
         self._limit_ns = start_ns + round(limit_s * 1e9)
         self._clock_resolution = RESOLUTION_S
+        self.wall_offset_s = WALL_OFFSET_S
+        """What the clients' wall clock shows beyond the loop's time."""
         set_virtual_time(start_ns)
+        _wall.now_ns = lambda: self._now_ns + round(self.wall_offset_s * 1e9)
 
     def time(self) -> float:
         """The simulated time in seconds."""
@@ -77,10 +83,23 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: Any = None, port: Any = None, **options: Any
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         """Connect to the simulated server; raises ConnectionRefusedError as the network's faults say."""
-        del host, port, options
-        return await self._network.connect(protocol_factory)
+        del port, options
+        return await self._network.connect(protocol_factory, str(host))
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Call it at once: there are no threads here."""
+        del executor
+        future: asyncio.Future[Any] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def close(self) -> None:
         """Close the loop and let real time pass again."""
         super().close()
         set_virtual_time(None)
+        _wall.now_ns = time.time_ns

@@ -24,8 +24,10 @@ PIECE_S: Final = 1e-6
 class Link:
     """One connection, seen from the middle: bytes on their way up (to the server) and down."""
 
-    def __init__(self, network: SimulatedNetwork, number: int) -> None:
+    def __init__(self, network: SimulatedNetwork, number: int, host: str) -> None:
         self.network = network
+        self.host = host
+        """Under which name the client connected: whose process it is."""
         self.number = number
         self.transport: _Transport | None = None
         self.at_server = True
@@ -98,6 +100,8 @@ class SimulatedNetwork:
         self.silent = False
         self.latency_s = (0.0001, 0.002)
         """Least and greatest latency in seconds."""
+        self.dead: set[str] = set()
+        """Names under which processes connected that are dead: from there nothing is sent, and nobody connects."""
         self.links: collections.OrderedDict[int, Link] = collections.OrderedDict()
         self._dice = dice
         self._number = 0
@@ -108,14 +112,16 @@ class SimulatedNetwork:
         return self._dice.uniform(*self.latency_s)
 
     async def connect(
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol]
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str = ""
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         """A new connection; raises ConnectionRefusedError while refusing, or while the server is down."""
         await asyncio.sleep(self.delay_s())
+        if host in self.dead:
+            await self.loop.create_future()  # whoever asks is dead
         if self.refusing or not self.server.up:
             raise ConnectionRefusedError(111, "Connect call failed (simulated)")
         self._number += 1
-        link = Link(self, self._number)
+        link = Link(self, self._number, host)
         link.deaf = link.mute = self.silent
         self.links[link.number] = link
         self.server.accept(link)
@@ -124,6 +130,21 @@ class SimulatedNetwork:
         link.transport = transport
         protocol.connection_made(transport)
         return transport, protocol
+
+    def process_died(self, host: str) -> None:
+        """The kernel closes the connections of a dead process: what it had been handed still arrives, then the end."""
+        self.dead.add(host)
+        for link in self.links.values():
+            if link.host == host and link.at_client:
+                if link.transport is not None:
+                    link.transport.die()
+                link.client_closed()
+
+    def end(self) -> None:
+        """The simulation is over: what is still open closes without a word."""
+        for link in self.links.values():
+            if link.transport is not None:
+                link.transport.die()
 
     def open_links(self) -> list[Link]:
         """Connections that the client believes in."""
@@ -163,6 +184,10 @@ class _Transport(asyncio.Transport):
                 data = data[size:]
         else:
             self._protocol.data_received(data)
+
+    def die(self) -> None:
+        """Its process is dead: nobody is told anything."""
+        self._closing = True
 
     def lose(self, error: Exception | None) -> None:
         """The connection is gone."""

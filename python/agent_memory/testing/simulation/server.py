@@ -7,7 +7,6 @@ MULTI and EXEC. Known are the commands in `COMMANDS`; others are answered as an 
 from __future__ import annotations
 
 import collections
-import copy
 import itertools
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,7 +60,8 @@ class SimulatedServer:
     """One server; `data` is what it holds, by key: bytes, a list of bytes, or a dict of bytes.
 
     - `on_command(words)` is called for each command, `on_write(words)` for each write that has been executed.
-    - `forbidden` names commands that are answered NOPERM ("CLIENT KILL"), `honours_kill=False` makes CLIENT KILL a lie.
+    - `forbidden` names commands that are answered NOPERM ("CLIENT KILL"), `honours_kill=False` makes CLIENT KILL a lie,
+      `honours_setbit=False` SETBIT.
     - `product` ("valkey", "redis") decides whether CLIENT LIST counts bytes.
     """
 
@@ -72,6 +72,7 @@ class SimulatedServer:
         self.product = product
         self.forbidden: set[str] = set()
         self.honours_kill = True
+        self.honours_setbit = True
         self.on_command: Callable[[list[bytes]], object] | None = None
         self.on_write: Callable[[list[bytes]], object] | None = None
         self.wall_offset_s = 1_700_000_000.0
@@ -100,7 +101,7 @@ class SimulatedServer:
             end.link.end_at_client(ConnectionResetError(104, "Connection reset by peer (simulated)"))
         self._ends = {}
         if loses_tail:
-            self.data, self.expires_s = copy.deepcopy(self._snapshot)
+            self.data, self.expires_s = _copy(*self._snapshot)
         self._new_process()
         self.loop.call_later(down_s, self._come_back)
 
@@ -155,7 +156,7 @@ class SimulatedServer:
         reply = self._answer(end, words)
         if self._writes >= SNAPSHOT_EVERY:  # here, because a transaction is copied as a whole or not at all
             self._writes = 0
-            self._snapshot = copy.deepcopy((self.data, self.expires_s))
+            self._snapshot = _copy(self.data, self.expires_s)
         if self._ends.get(end.link.number) is end:
             end.link.send_down(_encode(reply, end.protocol))
         if end.commands:
@@ -270,7 +271,8 @@ class SimulatedServer:
         value.extend(bytes(max(0, bit // 8 + 1 - len(value))))
         mask = 0x80 >> (bit % 8)
         before = bool(value[bit // 8] & mask)
-        value[bit // 8] = value[bit // 8] | mask if words[2] == b"1" else value[bit // 8] & ~mask
+        if self.honours_setbit:
+            value[bit // 8] = value[bit // 8] | mask if words[2] == b"1" else value[bit // 8] & ~mask
         self.data[words[0]] = bytes(value)
         return int(before)
 
@@ -394,6 +396,11 @@ _WRITES: Final = frozenset(
     SET SETNX MSET DEL UNLINK FLUSHALL APPEND INCR INCRBY DECR DECRBY EXPIRE PEXPIRE PERSIST LPUSH RPUSH HSET HDEL SETBIT
     """.split()
 )
+
+
+def _copy(data: dict[bytes, Any], expires_s: dict[bytes, float]) -> tuple[dict[bytes, Any], dict[bytes, float]]:
+    """A copy as deep as commands reach: values are bytes, lists of them, or dicts of them."""
+    return {key: value if isinstance(value, bytes) else value.copy() for key, value in data.items()}, dict(expires_s)
 
 
 def _text(value: Any) -> bytes | None:

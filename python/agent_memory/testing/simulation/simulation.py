@@ -6,9 +6,11 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from agent_memory.testing.simulation.disk import SimulatedDisk
 from agent_memory.testing.simulation.faults import Faults
 from agent_memory.testing.simulation.loop import SimulatedLoop
 from agent_memory.testing.simulation.network import SimulatedNetwork
+from agent_memory.testing.simulation.process import SimulatedProcess
 from agent_memory.testing.simulation.server import SimulatedServer
 
 if TYPE_CHECKING:
@@ -40,12 +42,23 @@ class Simulation:
         """What the simulated world draws from; the simulated program draws from `random`."""
         self.server = SimulatedServer(self.dice, product=product)
         self.network = SimulatedNetwork(self.server, self.dice)
+        self.disk = SimulatedDisk(self.dice)
         self._limit_s = limit_s
+        self._processes = 0
 
     @property
     def connection_kwargs(self) -> dict[str, Any]:
         """What a client is made with to connect here."""
         return {"host": "simulated.invalid", "port": 6379}
+
+    def process(self) -> SimulatedProcess:
+        """A process whose clients can be killed, and leave a journal to the next."""
+        self._processes += 1
+        return SimulatedProcess(self._processes, self.network, self.disk)
+
+    def jump_wall_clock(self, seconds: float) -> None:
+        """The clients' wall clock jumps, forward or back; the server has one of its own (`server.wall_offset_s`)."""
+        self._loop.wall_offset_s += seconds
 
     def faults(self, kinds: Iterable[str] | None = None, *, mean_gap_s: float = 0.1) -> Faults:
         """Faults for `asyncio.create_task(faults.run())`, `mean_gap_s` seconds apart on average."""
@@ -56,7 +69,8 @@ class Simulation:
         state = random.getstate()
         random.seed(self.seed)
         loop = SimulatedLoop(self.network, start_ns=START_NS + self.seed % 1_000_003, limit_s=self._limit_s)
-        self.network.loop = self.server.loop = loop
+        self.network.loop = self.server.loop = self.disk.loop = loop
+        self._loop = loop
         try:
             try:
                 return loop.run_until_complete(program)
@@ -67,5 +81,6 @@ class Simulation:
                 if left:
                     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         finally:
+            self.network.end()
             loop.close()
             random.setstate(state)

@@ -104,7 +104,9 @@ impl Segment {
         let (sent, how) = announced.map_or_else(Default::default, |(_, body)| read_sent(body));
         let notes = contents.notes.into_iter().filter(|(name, _)| name != SENT);
         let notes = notes.map(|(name, body)| Note { segment: number, name, body }).collect();
-        let next_row = contents.records.last().map_or(1, |(row, _)| row + 1);
+        // A number that is still announced is not given to another record: it would be found in doubt for what it is not.
+        let used = contents.records.last().map(|(row, _)| *row).into_iter().chain(sent.iter().copied()).max();
+        let next_row = used.map_or(1, |row| row + 1);
         let records = contents.records.len() as u64;
         let recovered = contents.records.into_iter().map(|(row, body)| {
             let id = RecordId::new(number, row);

@@ -1,0 +1,63 @@
+"""A simulated process: clients that can be killed together with all that they have in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agent_memory.testing.simulation.disk import SimulatedDisk, SimulatedPath
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from agent_memory.testing.simulation.network import SimulatedNetwork
+
+__all__ = ["SimulatedProcess"]
+
+T = TypeVar("T")
+
+
+class SimulatedProcess:
+    """
+    What is made with its `connection_kwargs` and its `path` belongs to it, and ends when it is killed.
+
+    From then on nothing that its code still does reaches network or disk, and its connections tell it nothing; what it had
+    handed to the network arrives. Tasks begun by `run` are cancelled.
+    """
+
+    def __init__(self, number: int, network: SimulatedNetwork, disk: SimulatedDisk) -> None:
+        self.host = f"process{number}.simulated.invalid"
+        """The name under which it connects, by which the network knows whose a connection is."""
+        self.alive = True
+        self.journals: list[Any] = []
+        self.path = SimulatedPath(disk, self)
+        """The directory of its journal, for `RecoveryConfig(path=…)`; processes with clients of one name share it."""
+        self._network = network
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    @property
+    def connection_kwargs(self) -> dict[str, Any]:
+        """What a client of this process is made with to connect."""
+        return {"host": self.host, "port": 6379}
+
+    def run(self, program: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin something in this process."""
+        task = asyncio.get_running_loop().create_task(program)
+        self._tasks.append(task)
+        return task
+
+    def stop(self) -> None:
+        """Cancel what `run` began; what is left belongs to whoever closes its clients."""
+        for task in self._tasks:
+            task.cancel()
+
+    def kill(self, *, power: bool = False) -> None:
+        """It is dead at once, as by SIGKILL; with `power` the machine goes out, and what was not synced is lost."""
+        if not self.alive:
+            return
+        self.alive = False
+        for journal in self.journals:
+            journal.die(power=power)
+        self._network.process_died(self.host)
+        for task in self._tasks:
+            task.cancel()
