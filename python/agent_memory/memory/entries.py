@@ -350,7 +350,12 @@ def checksum_at(copy: Copy, version: int, created_us: int) -> int:
         copy.content_kind,
         created_us,
     )
-    return crc32(copy.content, crc32(copy.vector, crc32(_texts_of(copy), crc32(head, copy.writer & 0xFFFF_FFFF))))
+    return crc32(copy.content, crc32(copy.vector, crc32(_texts_of(copy), crc32(head, _folded(copy.writer)))))
+
+
+def _folded(writer: int) -> int:
+    """32 bits of 63, in which a change of any one byte shows."""
+    return (writer ^ writer >> 32) & 0xFFFF_FFFF
 
 
 def _texts_of(copy: Copy) -> bytes:

@@ -176,3 +176,10 @@ def test_ids_sort_by_time_and_know_their_version():
     for twin in (pickle.loads(pickle.dumps(made)), copying.deepcopy(made)):
         assert (twin, twin.version, twin.durability) == ("abc", 7, "redis")
     assert json.dumps(made) == '"abc"'
+
+
+def test_every_byte_of_the_writer_counts():
+    written = entries.make_copy("a", "x", memory_id="m", timestamp=0.0, created_us=0, writer=1, version=1)
+    for bit in range(0, 63, 8):
+        with pytest.raises(CorruptMemoryError):
+            entries.verify(written._replace(writer=written.writer ^ (1 << bit)), "the test")
