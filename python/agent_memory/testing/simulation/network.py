@@ -66,7 +66,7 @@ class Link:
 
     def hold_up(self, seconds: float) -> None:
         """What the client writes, and has on its way behind what is scheduled, arrives this much later."""
-        self._last_up_s = self.network.loop.time() + seconds
+        self._last_up_s = max(self._last_up_s, self.network.loop.time() + seconds)
 
     def end_at_client(self, error: Exception | None) -> None:
         """The client hears that the connection is gone; `error` None for an orderly end."""
