@@ -78,7 +78,7 @@ class Plan:
         """The number of words up to which it travels with all others all the same."""
         if once is not None and self.route is Route.SHARED:
             beyond = resolved_beyond(name, self.category)
-            if once.level is Level.GATE and self.category is CommandCategory.ABSOLUTE_WRITE:
+            if once.level in (None, Level.GATE) and self.category is CommandCategory.ABSOLUTE_WRITE:
                 beyond = 0
             if beyond is not None:
                 self.route, self.plain = Route.ONCE, beyond
