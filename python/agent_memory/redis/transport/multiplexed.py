@@ -148,7 +148,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self.protocol = int(connection.protocol)
         self._feed: Callable[..., None] = reader.feed
         self._gets: Callable[..., Any] = reader.gets
-        self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
+        # A view: asyncio's TLS reads record by record into slices of it, and a slice of a bytearray would be a copy.
+        self._buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self._slots: collections.deque[asyncio.Future[Any] | _Window | OnceSlot] = collections.deque()
         self._outgoing: list[bytes] = []
         # One mark per flush: (absolute number of its last slot + 1, when, offset of its first byte in our stream, and what
@@ -293,7 +294,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
 
     # --- the loop's side ------------------------------------------------------------------------------------------
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio asks where to read to."""
         return self._buffer
 
