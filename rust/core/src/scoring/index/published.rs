@@ -9,7 +9,8 @@
 //! 3. and puts the new value into the place they have left, so that nothing keeps the old one.
 //!
 //! It may have to wait for a reader that is late in leaving a place. A reader that comes late to a place finds it locked,
-//! looks at the number again, and goes where the writer is not.
+//! looks at the number again, and goes where the writer is not. One that has got in looks at the number once more: after a
+//! long way there it may hold what is about to be published, and its next look would find what came before that.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
@@ -26,11 +27,19 @@ impl<T> Published<T> {
     /// The value that was published last.
     pub(crate) fn current(&self) -> Arc<T> {
         loop {
-            match self.places[self.current.load(Ordering::Acquire)].try_read() {
-                Ok(value) => return Arc::clone(&value),
-                Err(TryLockError::Poisoned(value)) => return Arc::clone(&value.into_inner()),
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            let place = self.current.load(Ordering::Acquire);
+            let value = match self.places[place].try_read() {
+                Ok(value) => Some(value),
+                Err(TryLockError::Poisoned(value)) => Some(value.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            // The writer cannot change a place that is being read, so what is current here is current as long as it is held.
+            if let Some(value) = value
+                && self.current.load(Ordering::Acquire) == place
+            {
+                return Arc::clone(&value);
             }
+            std::hint::spin_loop();
         }
     }
 
