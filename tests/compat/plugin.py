@@ -15,6 +15,7 @@ import collections
 import functools
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ import pytest
 import redis
 import redis.asyncio
 
+PROBE_ENDS_S = 2.0
+"""How long the end of a probe under way is waited for."""
+
 outcomes: dict[str, str] = {}
 carried: collections.Counter[str] = collections.Counter()
+probers: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The background probes that clients of a test have begun."""
 
 
 def _count(owner: type, method: str) -> None:
@@ -41,6 +47,7 @@ def _count(owner: type, method: str) -> None:
 def _take_the_place_of_redis_py() -> None:
     import agent_memory.redis
     import agent_memory.redis.asyncio
+    from agent_memory.redis._probe import Prober
     from agent_memory.redis.transport.blocking import BlockingTransport
     from agent_memory.redis.transport.multiplexed import MultiplexedConnection
 
@@ -48,6 +55,13 @@ def _take_the_place_of_redis_py() -> None:
         _count(BlockingTransport, method)
     for method in ("send", "send_window"):
         _count(MultiplexedConnection, method)
+    begin = Prober._start
+
+    def noted(prober: Prober) -> None:
+        probers.add(prober)
+        begin(prober)
+
+    Prober._start = noted  # type: ignore[method-assign]
     redis.Redis = redis.client.Redis = agent_memory.redis.Redis  # type: ignore[misc]
     redis.asyncio.Redis = redis.asyncio.client.Redis = agent_memory.redis.asyncio.Redis  # type: ignore[misc]
 
@@ -56,6 +70,15 @@ if os.environ["COMPAT_CLIENT"] == "ours":
     _take_the_place_of_redis_py()
 if os.environ.get("COMPAT_POOLED") == "1":
     redis.Redis.client = lambda self: self  # type: ignore[method-assign]
+
+
+def pytest_runtest_teardown() -> None:
+    """The client of a test that is over, held by its traceback, looks for its server no more.
+
+    Some tests count the errors that any connection of the process meets, and its probe's would be among them.
+    """
+    while probers:
+        probers.pop().stop(PROBE_ENDS_S)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
