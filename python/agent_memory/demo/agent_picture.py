@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from itertools import zip_longest
 from typing import Final
-from xml.sax.saxutils import escape
 
 from agent_memory.demo.agent import AgentResult, AgentSample
 from agent_memory.demo.comparison import percentile
@@ -13,12 +12,15 @@ from agent_memory.demo.drawing import (
     Linear,
     Logarithmic,
     element,
+    heading,
     line,
+    picture,
     polyline_path,
     rectangle,
     round_ticks,
     step_path,
     text,
+    time_axis,
 )
 from agent_memory.demo.wording import format_duration_us
 
@@ -65,26 +67,12 @@ def draw_agent(result: AgentResult) -> str:
         *_draw_redis(result, across),
         *_draw_stores(result, across),
         *_draw_questions(result, across),
-        *_draw_time_axis(result, across),
+        *time_axis(result.duration_s, across, _LEFT, _RIGHT, _BOTTOM),
         *_draw_columns(result, across),
     ]
-    return element(
-        "svg",
-        "\n".join(content),
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}",
-        role="img",
-        aria_label="Where the agent's memories live, and what is stored and asked, over time",
-        class_="agent",
+    return picture(
+        content, _WIDTH, _HEIGHT, "Where the agent's memories live, and what is stored and asked, over time", "agent"
     )
-
-
-def _heading(y: float, words: str, legend: list[tuple[str, str, str]]) -> str:
-    spans = [element("tspan", escape(words), class_="panel-name")]
-    for glyph, class_, meaning in legend:
-        spans.append(element("tspan", glyph, class_=f"key {class_}", dx=16.0))
-        spans.append(element("tspan", escape(meaning), class_="legend", dx=5.0))
-    return element("text", "".join(spans), x=_LEFT, y=y, class_="heading")
 
 
 def _draw_outages(result: AgentResult, across: Linear) -> list[str]:
@@ -110,7 +98,9 @@ def _draw_grid(ticks: list[float], up: Linear) -> list[str]:
 
 
 def _draw_homes(result: AgentResult, across: Linear) -> list[str]:
-    drawn = [_heading(_HOMES_Y - 10, "Memories, by where they live", [(_BOX, key, words) for _, key, words in _BANDS])]
+    drawn = [
+        heading(_LEFT, _HOMES_Y - 10, "Memories, by where they live", [(_BOX, key, words) for _, key, words in _BANDS])
+    ]
     samples = result.samples
     totals = [sum(_count(sample, name) for name, _, _ in _BANDS) for sample in samples]
     ticks = round_ticks(max(totals, default=1), 5)
@@ -134,7 +124,9 @@ def _count(sample: AgentSample, name: str) -> int:
 
 
 def _draw_redis(result: AgentResult, across: Linear) -> list[str]:
-    drawn = [_heading(_REDIS_Y - 10, "Copies in Redis, of all tiers", [("━", "copies", "as its sets count them")])]
+    drawn = [
+        heading(_LEFT, _REDIS_Y - 10, "Copies in Redis, of all tiers", [("━", "copies", "as its sets count them")])
+    ]
     known = [sample.in_redis for sample in result.samples if sample.in_redis is not None]
     ticks = round_ticks(max(known, default=1), 3)
     up = Linear(0.0, ticks[-1], _REDIS_Y + _REDIS_HEIGHT, _REDIS_Y)
@@ -153,7 +145,7 @@ def _draw_redis(result: AgentResult, across: Linear) -> list[str]:
 
 def _draw_stores(result: AgentResult, across: Linear) -> list[str]:
     legend = [(_BOX, "sql", "committed by SQL"), (_BOX, "dirty", "accepted by Redis")]
-    drawn = [_heading(_STORES_Y - 10, "New memories per second, by what was promised", legend)]
+    drawn = [heading(_LEFT, _STORES_Y - 10, "New memories per second, by what was promised", legend)]
     width_s = max(result.duration_s, 1e-9) / _SLICES
     slices: list[Counter[str]] = [Counter() for _ in range(_SLICES)]
     for at_s, level in result.stores:
@@ -177,7 +169,7 @@ def _draw_stores(result: AgentResult, across: Linear) -> list[str]:
 def _draw_questions(result: AgentResult, across: Linear) -> list[str]:
     legend = [(_DOT, tier.lower(), words) for tier, words in TIER_NAMES.items()]
     legend.append((_DOT, "failed", "no answer"))
-    drawn = [_heading(_ASKED_Y - 10, "Questions: how long the answer took, and where it came from", legend)]
+    drawn = [heading(_LEFT, _ASKED_Y - 10, "Questions: how long the answer took, and where it came from", legend)]
     up = Logarithmic(_LOWEST_US, _HIGHEST_US, _ASKED_Y + _ASKED_HEIGHT, _ASKED_Y)
     for decade in up.decades():
         words = f"{decade:.0f} µs" if decade < 1e3 else f"{decade / 1e3:,.0f} ms"
@@ -188,15 +180,6 @@ def _draw_questions(result: AgentResult, across: Linear) -> list[str]:
     for question in result.questions:
         class_ = f"answer {question.tier.lower() or 'failed'}"
         drawn.append(element("circle", cx=across(question.at_s), cy=up(question.latency_us), r=2.4, class_=class_))
-    return drawn
-
-
-def _draw_time_axis(result: AgentResult, across: Linear) -> list[str]:
-    drawn = [line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, "axis")]
-    for tick in round_ticks(result.duration_s, 9):
-        if tick <= result.duration_s:
-            x = across(tick)
-            drawn += [line(x, _BOTTOM, x, _BOTTOM + 5, "axis"), text(x, _BOTTOM + 19, f"{tick:g} s", "tick", "middle")]
     return drawn
 
 

@@ -11,13 +11,16 @@ __all__ = [
     "Linear",
     "Logarithmic",
     "element",
+    "heading",
     "line",
     "number",
+    "picture",
     "polyline_path",
     "rectangle",
     "round_ticks",
     "step_path",
     "text",
+    "time_axis",
 ]
 
 
@@ -119,3 +122,35 @@ def step_path(edges: Sequence[float], tops: Sequence[float], bottoms: Sequence[f
             f"{number(edges[index])} {number(bottoms[index])}",
         ]
     return "M" + "L".join([*upper, *lower]) + "Z"
+
+
+def picture(content: list[str], width: float, height: float, label: str, class_: str) -> str:
+    """A whole picture as an SVG element; its colours come from the page's classes."""
+    return element(
+        "svg",
+        "\n".join(content),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        role="img",
+        aria_label=label,
+        class_=class_,
+    )
+
+
+def heading(x: float, y: float, words: str, legend: list[tuple[str, str, str]]) -> str:
+    """A panel's title, and its legend: (glyph, class, meaning) each. One text, so that no font makes its parts overlap."""
+    spans = [element("tspan", escape(words), class_="panel-name")]
+    for glyph, class_, meaning in legend:
+        spans.append(element("tspan", glyph, class_=f"key {class_}", dx=16.0))
+        spans.append(element("tspan", escape(meaning), class_="legend", dx=5.0))
+    return element("text", "".join(spans), x=x, y=y, class_="heading")
+
+
+def time_axis(duration_s: float, across: Linear, left: float, right: float, y: float) -> list[str]:
+    """An axis from `left` to `right` at the height `y`, with ticks in seconds up to `duration_s`."""
+    drawn = [line(left, y, right, y, "axis")]
+    for tick in round_ticks(duration_s, 9):
+        if tick <= duration_s:
+            x = across(tick)
+            drawn += [line(x, y, x, y + 5, "axis"), text(x, y + 19, f"{tick:g} s", "tick", "middle")]
+    return drawn

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from typing import Final
-from xml.sax.saxutils import escape
 
 from agent_memory.demo.drawing import (
     Linear,
     Logarithmic,
     element,
+    heading,
     line,
+    picture,
     polyline_path,
     rectangle,
     round_ticks,
     step_path,
     text,
+    time_axis,
 )
 from agent_memory.demo.figures import OUTAGE_ENDS, Bin, Group, RunFigures
 from agent_memory.demo.settings import PHASE_TITLES
@@ -65,18 +67,10 @@ def draw_timeline(figures: RunFigures, clients: list[str]) -> str:
         *_draw_latencies(figures, clients, across),
         *_draw_rates(figures, across),
         *_draw_queues(figures, clients, across),
-        *_draw_time_axis(figures, across),
+        *time_axis(figures.duration_s, across, _LEFT, _RIGHT, _BOTTOM),
         *_draw_columns(figures, clients, across),
     ]
-    return element(
-        "svg",
-        "\n".join(content),
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}",
-        role="img",
-        aria_label="Circuit, latency, throughput and queue over time",
-        class_="timeline",
-    )
+    return picture(content, _WIDTH, _HEIGHT, "Circuit, latency, throughput and queue over time", "timeline")
 
 
 def _draw_phases(figures: RunFigures, across: Linear) -> list[str]:
@@ -105,18 +99,9 @@ def _draw_marks(figures: RunFigures, across: Linear) -> list[str]:
     return drawn
 
 
-def _heading(y: float, words: str, legend: list[tuple[str, str, str]]) -> str:
-    """A panel's title, and its legend: (glyph, class, meaning) each. One text, so that no font makes its parts overlap."""
-    spans = [element("tspan", escape(words), class_="panel-name")]
-    for glyph, class_, meaning in legend:
-        spans.append(element("tspan", glyph, class_=f"key {class_}", dx=16.0))
-        spans.append(element("tspan", escape(meaning), class_="legend", dx=5.0))
-    return element("text", "".join(spans), x=_LEFT, y=y, class_="heading")
-
-
 def _draw_circuits(figures: RunFigures, clients: list[str], across: Linear) -> list[str]:
     legend = [(_BOX, f"state-{state}", state.replace("_", "-")) for state in ("closed", "open", "half_open")]
-    drawn = [_heading(_CIRCUIT_Y - 10, "Circuit", legend)]
+    drawn = [heading(_LEFT, _CIRCUIT_Y - 10, "Circuit", legend)]
     for row, client in enumerate(clients):
         y = _CIRCUIT_Y + row * (_ROW_HEIGHT + _ROW_GAP)
         drawn.append(text(_LEFT - 8, y + 13, client, "tick", "end"))
@@ -131,7 +116,7 @@ def _draw_circuits(figures: RunFigures, clients: list[str], across: Linear) -> l
 
 def _draw_latencies(figures: RunFigures, clients: list[str], across: Linear) -> list[str]:
     legend = [(_STROKES[kind], client, f"{client} {kind}") for client in clients for kind in ("p50", "p99")]
-    drawn = [_heading(_LATENCY_Y - 10, "Latency of commands, however they end", legend)]
+    drawn = [heading(_LEFT, _LATENCY_Y - 10, "Latency of commands, however they end", legend)]
     up = Logarithmic(_LOWEST_US, _HIGHEST_US, _LATENCY_Y + _LATENCY_HEIGHT, _LATENCY_Y)
     for decade in up.decades():
         drawn += [
@@ -203,7 +188,7 @@ def _edges(bins: list[Bin], across: Linear) -> list[float]:
 
 def _draw_rates(figures: RunFigures, across: Linear) -> list[str]:
     legend = [(_BOX, _GROUP_CLASSES[group], group) for group in Group.ALL]
-    drawn = [_heading(_RATE_Y - 10, "Operations per second, by their end", legend)]
+    drawn = [heading(_LEFT, _RATE_Y - 10, "Operations per second, by their end", legend)]
     bins = [one for one in figures.bins if one.end_s > one.start_s]
     rates = [{group: one.counts[group] / (one.end_s - one.start_s) for group in Group.ALL} for one in bins]
     ticks = round_ticks(max((sum(rate.values()) for rate in rates), default=1.0), 4)
@@ -221,7 +206,7 @@ def _draw_rates(figures: RunFigures, across: Linear) -> list[str]:
 
 def _draw_queues(figures: RunFigures, clients: list[str], across: Linear) -> list[str]:
     legend = [(_BOX, client, client) for client in clients]
-    drawn = [_heading(_QUEUE_Y - 10, "Writes in the recovery queue", legend)]
+    drawn = [heading(_LEFT, _QUEUE_Y - 10, "Writes in the recovery queue", legend)]
     bins = [one for one in figures.bins if one.end_s > one.start_s]
     ticks = round_ticks(max(figures.longest_queue, 4), 3)
     up = Linear(0.0, ticks[-1], _QUEUE_Y + _QUEUE_HEIGHT, _QUEUE_Y)
@@ -233,15 +218,6 @@ def _draw_queues(figures: RunFigures, clients: list[str], across: Linear) -> lis
         path = step_path(edges, [up(value) for value in above], [up(value) for value in below])
         drawn.append(element("path", d=path, class_=f"area {client}"))
         below = above
-    return drawn
-
-
-def _draw_time_axis(figures: RunFigures, across: Linear) -> list[str]:
-    drawn = [line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, "axis")]
-    for tick in round_ticks(figures.duration_s, 9):
-        if tick <= figures.duration_s:
-            x = across(tick)
-            drawn += [line(x, _BOTTOM, x, _BOTTOM + 5, "axis"), text(x, _BOTTOM + 19, f"{tick:g} s", "tick", "middle")]
     return drawn
 
 

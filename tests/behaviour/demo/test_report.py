@@ -125,7 +125,9 @@ def test_a_run_in_which_nothing_came_back_can_be_shown():
     recorder.queues.clear()
     figures = digest(recorder, {})
     result = DemoResult(DemoSettings(), "Valkey 9.1", [], figures, WitnessResult(), Verdict())
-    ElementTree.fromstring(render_report(result))
+    page = ElementTree.fromstring(render_report(result))
+    (script,) = page.iter("script")
+    assert json.loads(script.text) == json.loads(json.dumps(data_of(result)))
 
 
 def test_percentiles_are_values_that_occurred():
