@@ -1,7 +1,11 @@
-"""Calls of many that become one: whoever comes while a call of the same key is under way travels with the next.
+"""Calls of many that become one, without a timer and without a delay.
 
-No timer and no delay: a call that comes alone goes at once. The two classes are alike and written by hand, because tasks
-and threads wait differently.
+- `AsyncBatcher`, `Batcher`: whoever comes while a call of the same key is under way travels with the next; one that comes
+  alone goes at once.
+- `AsyncTurns`, `Turns`: the calls that tasks make in one turn of their event loop travel together, however many are under way;
+  a thread's calls are its own.
+
+The classes of a pair are alike and written by hand, because tasks and threads wait differently.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
-__all__ = ["MAX_WAITING", "AsyncBatcher", "Batcher"]
+__all__ = ["MAX_WAITING", "AsyncBatcher", "AsyncTurns", "Batcher", "Turns"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -143,3 +147,65 @@ class Batcher(Generic[T, R]):
             seat.ready.release()
         if successor is not None:
             successor.ready.release()
+
+
+class AsyncTurns(Generic[T, R]):
+    """`await call(item)` gives the item's result of `function(items)`, called with what came in one turn of the event loop.
+
+    A result that is an exception is raised to its caller; what `function` raises is raised to all. A caller that is cancelled
+    leaves; what it asked for is done all the same.
+    """
+
+    def __init__(self, function: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]]) -> None:
+        self._function = function
+        self._waiting: dict[asyncio.AbstractEventLoop, _Waiting[T, R]] = {}
+        self._runners: set[asyncio.Task[None]] = set()
+
+    async def call(self, item: T) -> R:
+        """The result of `item`; raises BufferError where MAX_WAITING items came in this turn."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        waiting = self._waiting.get(loop)
+        if waiting is None:
+            self._waiting[loop] = [(item, future)]
+            runner = loop.create_task(self._run(loop))
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
+        elif len(waiting) < MAX_WAITING:
+            waiting.append((item, future))
+        else:
+            raise BufferError(f"items of one turn must be at most {MAX_WAITING}, got one more")
+        return await future
+
+    async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch = self._waiting.pop(loop)
+        results: Sequence[R | Exception]
+        try:
+            results = await self._function([item for item, _ in batch])
+        except Exception as error:
+            results = [error] * len(batch)
+        except BaseException:
+            for _, future in batch:
+                future.cancel()
+            raise
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+class Turns(Generic[T, R]):
+    """`call(item)` gives the item's result of `function([item])`, or raises it where it is an exception."""
+
+    def __init__(self, function: Callable[[Sequence[T]], Sequence[R | Exception]]) -> None:
+        self._function = function
+
+    def call(self, item: T) -> R:
+        """The result of `item`."""
+        (result,) = self._function([item])
+        if isinstance(result, Exception):
+            raise result
+        return result

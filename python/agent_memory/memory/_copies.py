@@ -21,6 +21,7 @@ Rules
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -35,11 +36,11 @@ from agent_memory._compat import (
     Task,
     spawn,
 )
-from agent_memory.memory._batching import Batcher
+from agent_memory.memory._batching import Batcher, Turns
 from agent_memory.memory._memory_journal import MemoryJournal
 from agent_memory.memory._presence import Presence, Written
 from agent_memory.memory._redis_tier import RedisTier, bucket_of
-from agent_memory.memory.entries import Copy, Durability, Tier, checksum_of, new_writer, tombstone_of
+from agent_memory.memory.entries import Copy, Durability, Tier, checksum_at, new_writer, tombstone_of
 from agent_memory.memory.errors import DurabilityError, MemoryStoreUnavailableError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import next_version
@@ -48,6 +49,8 @@ from agent_memory.memory.stores.operations import Delete, Put, WriteResult, Writ
 from agent_memory.memory.stores.protocol import MemoryStore
 
 __all__ = ["Copies", "DataLoader"]
+
+logger = logging.getLogger(__name__)
 
 MAX_BEHIND: Final = 10_000
 """The most clean copies that wait to be put into Redis; beyond it the oldest are dropped: they will be cache misses."""
@@ -200,6 +203,7 @@ class Copies:
         self._behind_task: Task[None] | None = None
         self._behind_runs = False
         self._dirty_batches: Batcher[tuple[Copy, int | None], str] = Batcher(self._put_dirty, 250)
+        self._sql_turns: Turns[tuple[Put, str | None], WriteResult] = Turns(self._write_together)
         self._dirty_bytes: dict[int, int] = {}
         self.dirty_agents: dict[str, None] = {}
         self.evicts_dirty: str | None = None
@@ -284,9 +288,13 @@ class Copies:
 
     def put_behind(self, copies: Sequence[Copy], epoch: str | None) -> None:
         """Puts clean copies soon; drops them where Redis is away."""
-        if epoch is None or not copies or self.tier is None or self.redis.is_away():
+        if epoch is not None:
+            self._put_all_behind([(copy, epoch) for copy in copies])
+
+    def _put_all_behind(self, copies: Sequence[tuple[Copy, str]]) -> None:
+        if not copies or self.tier is None or self.redis.is_away():
             return
-        self._behind.extend((copy, epoch) for copy in copies)
+        self._behind.extend(copies)
         with self._behind_mutex:
             if not self._behind_runs or self._behind_task is None or self._behind_task.is_done():
                 self._behind_runs = True
@@ -366,7 +374,7 @@ class Copies:
         assert journal is not None
         copy = put.copy
         version = next_version(known_version, time.time_ns() // 1_000)
-        copy = _versioned(copy, copy.id, version, self._writer | 2, copy.created_us or version, 0)
+        copy = _versioned(copy, version, self._writer | 2)
         journal.keep(copy)
         self.loader.forget_absent(copy.id)
         existed = put.if_version is not None or known_version > 0
@@ -382,35 +390,55 @@ class Copies:
 
     def _put_in_sql(self, put: Put) -> Written:
         agent_id = put.copy.agent_id
-        epoch = self.epoch_for(agent_id)
-        (result,) = self.ask_sql(self.store.write, [put])
-        copy = self._committed(put.copy, result)
-        if copy is None:
-            return Written(result, "sql", None)
-        self.loader.forget_absent(copy.id)
-        if not result.existed:
-            self.put_behind([copy], epoch)
-        elif epoch is not None:
+        epoch = None if self.tier is None else self.tier.known_epoch(agent_id)
+        if epoch is None:
+            epoch = self.epoch_for(agent_id)
+        result = self._sql_turns.call((put, epoch))
+        copy = result.copy
+        if copy is not None and result.existed and epoch is not None:
             self.put_clean([copy], epoch)
         return Written(result, "sql", copy)
 
-    @staticmethod
-    def _committed(copy: Copy, result: WriteResult) -> Copy | None:
-        """The copy as SQL holds it now."""
-        if result.status is not WriteStatus.APPLIED:
-            return None
-        return _versioned(copy, result.id, result.version, copy.writer, result.created_us, result.seq, result.checksum)
+    def _write_together(self, items: Sequence[tuple[Put, str | None]]) -> Sequence[WriteResult | Exception]:
+        """Writes what the threads of one turn have asked for; new memories are put into Redis behind their backs."""
+        puts = [put for put, _ in items]
+        results: Sequence[WriteResult | Exception]
+        try:
+            results = self.ask_sql(self.store.write, puts)
+        except MemoryStoreUnavailableError:
+            raise
+        except Exception as error:
+            if len(puts) == 1:
+                raise
+            logger.debug("%d writes are tried one by one, because of %s", len(puts), type(error).__name__)
+            results = [self._write_alone(put) for put in puts]
+        created: list[tuple[Copy, str]] = []
+        forget_absent = self.loader.forget_absent
+        for (_, epoch), result in zip(items, results, strict=True):
+            if isinstance(result, Exception) or result.copy is None:
+                continue
+            forget_absent(result.id)
+            if epoch is not None and not result.existed:
+                created.append((result.copy, epoch))
+        self._put_all_behind(created)
+        return results
+
+    def _write_alone(self, put: Put) -> WriteResult | Exception:
+        try:
+            results: list[WriteResult] = self.ask_sql(self.store.write, [put])
+        except Exception as error:
+            return error
+        return results[0]
 
     def put_many(self, puts: Sequence[Put]) -> list[Written]:
         """Stores copies in SQL, in one call of the store."""
         epochs = {agent_id: self.epoch_for(agent_id) for agent_id in {put.copy.agent_id for put in puts}}
         results = self.ask_sql(self.store.write, puts)
         written = []
-        for put, result in zip(puts, results, strict=True):
-            copy = self._committed(put.copy, result)
-            written.append(Written(result, "sql", copy))
-            if copy is not None:
-                self.loader.forget_absent(copy.id)
+        for result in results:
+            written.append(Written(result, "sql", result.copy))
+            if result.copy is not None:
+                self.loader.forget_absent(result.copy.id)
         by_agent: dict[str, dict[str, Copy]] = {}
         for one in written:
             if one.copy is not None:
@@ -432,7 +460,7 @@ class Copies:
         copy = put.copy
         clock_us = tier.now_us()
         version = next_version(known_version, clock_us)
-        copy = _versioned(copy, copy.id, version, self._writer | 1, copy.created_us or version, 0)
+        copy = _versioned(copy, version, self._writer | 1)
         base = put.if_version if put.if_version is not None else (known_version or None)
         letter = self._dirty_batches.call(copy.agent_id, (copy, base))
         status = _DIRTY_STATUS[letter]
@@ -609,20 +637,15 @@ class Copies:
                 task.join()
 
 
-def _versioned(
-    copy: Copy, memory_id: str, version: int, writer: int, created_us: int, seq: int, checksum: int = 0
-) -> Copy:
-    """The copy with what the store that accepted it has given it. By position: `_replace` twice takes three times as long.
-
-    `checksum`: 0 where the store does not tell it.
-    """
-    words = list(copy)
-    words[0], words[2], words[3], words[6], words[24] = memory_id, version, writer, created_us, seq
-    words[21] = checksum or checksum_of(Copy._make(words))
-    return Copy._make(words)
+def _versioned(copy: Copy, version: int, writer: int) -> Copy:
+    """The copy as a store without a change feed accepts it. By position: `_replace` takes several times as long."""
+    created_us = copy.created_us or version
+    words = (*copy[:2], version, writer, copy.deleted, copy.tier, created_us, *copy[7:24], 0, copy.generation)
+    checksum = checksum_at(Copy._make(words), version, created_us)
+    return Copy._make((*words[:21], checksum, *words[22:]))
 
 
-assert [Copy._fields[at] for at in (0, 2, 3, 6, 21, 24)] == ["id", "version", "writer", "created_us", "checksum", "seq"]
+assert [Copy._fields[at] for at in (2, 3, 6, 21, 24)] == ["version", "writer", "created_us", "checksum", "seq"]
 
 
 _DIRTY_STATUS: Final = {

@@ -17,15 +17,14 @@ import json
 import math
 import os
 import secrets
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
-from zlib import crc32
 
 import numpy as np
 
+from agent_memory import _core
 from agent_memory.memory.rules import MAX_VERSION, Stamp
 
 if TYPE_CHECKING:
@@ -72,10 +71,6 @@ MAX_METADATA_CHARACTERS: Final = 1024 * 1024
 MAX_DIMENSIONS: Final = 65_536
 MAX_TAGS: Final = 1_000
 """The most tags of one memory."""
-
-_HEAD: Final = struct.Struct("<qdddqBQ")
-_NO_STEP: Final = -(2**63)
-_NAN: Final = math.nan
 
 
 class Tier(enum.IntEnum):
@@ -319,7 +314,6 @@ def make_copy(
     )
     copy = Copy._make(words)
     if version == 0:
-        _texts_of(copy)  # text which has no encoding is refused before anything is written
         return copy
     return Copy._make((*words[:_CHECKSUM], checksum_of(copy), *words[_CHECKSUM + 1 :]))
 
@@ -341,42 +335,7 @@ def checksum_of(copy: Copy) -> int:
 
 def checksum_at(copy: Copy, version: int, created_us: int) -> int:
     """What the checksum of a living copy is once it has this version and time of creation."""
-    head = _HEAD.pack(
-        version,
-        copy.timestamp,
-        copy.importance,
-        _NAN if copy.expires_at is None else copy.expires_at,
-        _NO_STEP if copy.step is None else copy.step,
-        copy.content_kind,
-        created_us,
-    )
-    return crc32(copy.content, crc32(copy.vector, crc32(_texts_of(copy), crc32(head, _folded(copy.writer)))))
-
-
-def _folded(writer: int) -> int:
-    """32 bits of 63, in which a change of any one byte shows."""
-    return (writer ^ writer >> 32) & 0xFFFF_FFFF
-
-
-def _texts_of(copy: Copy) -> bytes:
-    try:
-        # No text can hold a NUL: `_name` refuses it and JSON escapes it.
-        return "\0".join(
-            (
-                copy.id,
-                copy.agent_id,
-                copy.memory_type,
-                copy.namespace,
-                copy.user_id,
-                copy.session_id,
-                copy.key,
-                copy.idempotency_key,
-                copy.tags,
-                copy.metadata,
-            )
-        ).encode()
-    except UnicodeEncodeError:
-        raise ValueError("text must have a UTF-8 encoding, got one with a lone surrogate") from None
+    return _core.copy_checksum(copy, version, created_us)
 
 
 _CHECKSUM: Final = Copy._fields.index("checksum")
@@ -469,6 +428,11 @@ def _name(parameter: str, value: object) -> str:
         raise TypeError(f"{parameter} must be a str, got {type(value).__name__}")
     if not value or len(value) > MAX_NAME_LENGTH or "\0" in value:
         raise ValueError(f"{parameter} must have 1..{MAX_NAME_LENGTH} characters and no NUL, got {value[:40]!r}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{parameter} must have a UTF-8 encoding, got a lone surrogate in it") from None
     return value
 
 
@@ -520,12 +484,11 @@ def _encode_tags(tags: Iterable[str]) -> str:
 
 
 def _encode_vector(embedding: ArrayLike) -> bytes:
-    vector = np.ascontiguousarray(embedding, dtype="<f4")
-    if vector.ndim != 1 or not 1 <= vector.size <= MAX_DIMENSIONS:
-        raise ValueError(f"embedding must have shape (1..{MAX_DIMENSIONS},), got {vector.shape}")
-    # One pass: a sum of squares is finite where all elements are, unless it overflows; only then look closer. `dot` takes a
-    # fraction of what `@` takes.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if not math.isfinite(float(np.dot(vector, vector))) and not np.isfinite(vector).all():
-            raise ValueError("embedding must be finite, got nan or infinity")
-    return vector.tobytes()
+    encoded = _core.encode_vector(embedding, MAX_DIMENSIONS)
+    if encoded is None:  # not the array that is asked for, but perhaps what can be made one
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
+            vector = np.ascontiguousarray(embedding, dtype="<f4")
+        encoded = _core.encode_vector(vector, MAX_DIMENSIONS)
+        if encoded is None:
+            raise ValueError(f"embedding must have shape (1..{MAX_DIMENSIONS},), got {vector.shape}")
+    return encoded

@@ -3,10 +3,11 @@
 
 use std::ffi::c_void;
 
+use numpy::{PyArray1, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyBytes, PyTuple, PyType};
 
 /// The processor's time-stamp counter.
 #[cfg(target_arch = "x86_64")]
@@ -39,4 +40,20 @@ pub(crate) fn duplicate_fd(fd: i32) -> std::io::Result<std::os::fd::OwnedFd> {
     }
     // SAFETY: the borrow ends in this line, and a number that is not an open descriptor is an error of the system call.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
+/// A copy of the bytes of a contiguous array, little endian.
+pub(crate) fn bytes_of_floats<'py>(array: &Bound<'py, PyArray1<f32>>) -> PyResult<Bound<'py, PyBytes>> {
+    assert!(array.is_c_contiguous(), "the caller has looked");
+    let len = array.len() * size_of::<f32>();
+    PyBytes::new_with(array.py(), len, |buffer| {
+        // SAFETY: the array is contiguous and has as many bytes as the buffer, which is new and so apart from it; nobody frees
+        // or resizes it while it is referenced here. Who writes into it from another thread gets a copy with some of
+        // that; no reference to its elements is made.
+        unsafe { std::ptr::copy_nonoverlapping(array.data().cast::<u8>(), buffer.as_mut_ptr(), len) };
+        if cfg!(target_endian = "big") {
+            buffer.as_chunks_mut::<4>().0.iter_mut().for_each(|element| element.reverse());
+        }
+        Ok(())
+    })
 }

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod config;
 pub mod fence;
 pub mod guard;
+pub mod memory_copy;
 pub mod metrics;
 pub mod random;
 pub mod recovery;

@@ -2,7 +2,10 @@
 
 import copy as copying
 import json
+import math
 import pickle
+import struct
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -66,6 +69,33 @@ def test_values_survive_the_codec_and_come_back_as_they_were_given(content, agen
         np.testing.assert_array_equal(entry.embedding, np.asarray(options["embedding"], dtype=np.float32))
 
 
+@given(content=TEXT | st.binary(max_size=60), agent_id=NAMES, options=OPTIONS)
+def test_the_bytes_are_those_of_databases_that_exist(content, agent_id, options):
+    copy = entries.make_copy(agent_id, content, **options)
+    expires = math.nan if copy.expires_at is None else copy.expires_at
+    texts = [copy.memory_type, copy.namespace, copy.user_id, copy.session_id, copy.key, copy.idempotency_key]
+    texts += [copy.tags, copy.metadata]
+    head = struct.pack(
+        "<qdddqBQ",
+        *(copy.version, copy.timestamp, copy.importance, expires),
+        *(-(2**63) if copy.step is None else copy.step, copy.content_kind, copy.created_us),
+    )
+    checksum = crc32(head, (copy.writer ^ copy.writer >> 32) & 0xFFFF_FFFF)
+    for part in ("\0".join([copy.id, copy.agent_id, *texts]).encode(), copy.vector, copy.content):
+        checksum = crc32(part, checksum)
+    assert copy.checksum == checksum
+
+    joined = "\0".join(texts).encode()
+    numbers = struct.pack(
+        "<IIQQdddqBBBxIII",
+        *(checksum, copy.generation, copy.seq, copy.created_us, copy.timestamp, copy.importance, expires),
+        *(copy.step or 0, copy.content_kind, copy.step is not None, bool(copy.content_hash)),
+        *(len(copy.vector), len(joined), len(copy.content)),
+    )
+    prefix = f"1c{'sil'[copy.tier]}0{copy.version:016d}{copy.writer:016x}{'f' * 40}".encode()
+    assert codec.encode_copy(copy, "f" * 40) == prefix + numbers + copy.vector + joined + copy.content
+
+
 @given(options=OPTIONS, data=st.data())
 def test_a_changed_byte_is_noticed_unless_scripts_may_change_it(options, data):
     copy = entries.make_copy("agent", "what was said", **options)
@@ -126,7 +156,7 @@ def make(**changes):
         ({"content": {1, 2}}, "content must be JSON"),
         ({"content": [float("nan")]}, "content must be JSON"),
         ({"content": "\ud800"}, "content must have a UTF-8 encoding"),
-        ({"user_id": "\ud800"}, "text must have a UTF-8 encoding"),
+        ({"user_id": "\ud800"}, "user_id must have a UTF-8 encoding"),
         ({"metadata": {"a": object()}}, "metadata must be JSON"),
     ],
 )

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from agent_memory.memory.entries import Copy, checksum_at, checksum_of, tombstone_of
+from agent_memory.memory.entries import Copy, checksum_at, tombstone_of
 from agent_memory.memory.rules import MAX_VERSION, Stamp, beats, next_version
 from agent_memory.memory.stores.operations import (
     AgentState,
@@ -228,27 +228,20 @@ class Plan:
 
     def _apply(self, agent: Agent, copy: Copy, held: Held | None, fence: int) -> WriteResult:
         seq = self._advance(agent)
-        version = copy.version
-        told_checksum = 0
+        if held is not None and held.idempotency_key != copy.idempotency_key:
+            copy = copy._replace(idempotency_key=held.idempotency_key, checksum=0)
+        version, created_us, checksum = copy.version, copy.created_us, copy.checksum
         if version == 0:
             version = next_version(max(agent.last_version, fence), self._now_us)
             if version > MAX_VERSION:
                 raise OverflowError("no version is left below 2^52")
-            created_us = held.created_us if held is not None else copy.created_us or version
-            is_changed = held is not None and held.idempotency_key != copy.idempotency_key
-            if held is not None and is_changed:
-                copy = copy._replace(idempotency_key=held.idempotency_key)
+            created_us = held.created_us if held is not None else created_us or version
+        if copy.version == 0 or checksum == 0:
             checksum = checksum_at(copy, version, created_us)
-            told_checksum = 0 if is_changed else checksum
-            # By position, which is several times faster than by name: this is done once for every memory stored.
-            head = (copy.id, copy.agent_id, version, copy.writer, 0, copy.tier, created_us)
-            tail = (checksum, copy.content_hash, copy.vector, seq, agent.generation)
-            copy = Copy._make((*head, *copy[_TIMESTAMP:_CHECKSUM], *tail))
-        else:
-            copy = copy._replace(seq=seq, generation=agent.generation)
-            if held is not None and held.idempotency_key != copy.idempotency_key:
-                copy = copy._replace(idempotency_key=held.idempotency_key)
-                copy = copy._replace(checksum=checksum_of(copy))
+        # By position, which is several times faster than by name: this is done once for every memory stored.
+        head = (copy.id, agent.name, version, copy.writer, 0, copy.tier, created_us)
+        tail = (checksum, copy.content_hash, copy.vector, seq, agent.generation)
+        copy = Copy._make((*head, *copy[_TIMESTAMP:_CHECKSUM], *tail))
         agent.last_version = max(agent.last_version, version)
         agent.counts[copy.tier] += 1
         if held is None:
@@ -256,7 +249,7 @@ class Plan:
         else:
             agent.counts[held.tier] -= 1
             self._set(ChangeKind.REPLACE, copy, held)
-        return WriteResult(WriteStatus.APPLIED, copy.id, version, seq, held is not None, copy.created_us, told_checksum)
+        return WriteResult(WriteStatus.APPLIED, copy.id, version, seq, held is not None, created_us, copy)
 
     def _existing(self, copy: Copy) -> Held | None:
         """The memory that stands for this one, which is not there under its own id."""

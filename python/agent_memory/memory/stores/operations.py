@@ -115,8 +115,8 @@ class WriteResult(NamedTuple):
     """Whether a copy, not a tombstone, was held before."""
     created_us: int = 0
     """Of a put that was applied: when the memory was first stored."""
-    checksum: int = 0
-    """Of a put that was applied as it was given, but for version and times; 0: it has to be computed."""
+    copy: Copy | None = None
+    """Of a put that was applied: the copy as it is held now."""
 
 
 class Cursor(NamedTuple):

@@ -44,7 +44,7 @@ async def test_a_memory_comes_back_as_it_was_stored(async_store, clock):
     )
     result = await one(async_store, Put(given))
     found = await held(async_store, "m")
-    assert result == (APPLIED, "m", clock.now_us, 1, False, clock.now_us, found.checksum)
+    assert result == (APPLIED, "m", clock.now_us, 1, False, clock.now_us, found)
     assert found == given._replace(
         version=clock.now_us, created_us=clock.now_us, checksum=found.checksum, seq=1, generation=1
     )

@@ -46,7 +46,7 @@ def test_a_memory_comes_back_as_it_was_stored(store, clock):
     )
     result = one(store, Put(given))
     found = held(store, "m")
-    assert result == (APPLIED, "m", clock.now_us, 1, False, clock.now_us, found.checksum)
+    assert result == (APPLIED, "m", clock.now_us, 1, False, clock.now_us, found)
     assert found == given._replace(
         version=clock.now_us, created_us=clock.now_us, checksum=found.checksum, seq=1, generation=1
     )

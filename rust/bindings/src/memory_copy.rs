@@ -1,0 +1,195 @@
+//! Copies of memories as bytes. A copy is Python's `Copy`, a named tuple whose places stand here once more.
+
+use agent_memory_core::memory_copy::{
+    self, Copy, NoCopyError, NoValueError, Numbers, Prefix, Read, State, VALUE_TEXTS,
+};
+use numpy::{PyArray1, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString, PyTuple};
+
+use crate::raw;
+
+const ID: usize = 0;
+const AGENT_ID: usize = 1;
+const VERSION: usize = 2;
+const WRITER: usize = 3;
+const DELETED: usize = 4;
+const TIER: usize = 5;
+const CREATED_US: usize = 6;
+const TIMESTAMP: usize = 7;
+const STEP: usize = 8;
+const IMPORTANCE: usize = 9;
+/// Type, namespace, user, session, key, idempotency key.
+const FIRST_TEXTS: [usize; 6] = [10, 11, 12, 13, 14, 15];
+const EXPIRES_AT: usize = 16;
+/// Tags, metadata.
+const LAST_TEXTS: [usize; 2] = [17, 18];
+const CONTENT_KIND: usize = 19;
+const CONTENT: usize = 20;
+const CHECKSUM: usize = 21;
+const CONTENT_HASH: usize = 22;
+const VECTOR: usize = 23;
+const SEQ: usize = 24;
+const GENERATION: usize = 25;
+const WIDTH: usize = 26;
+
+/// The words of one copy, by their places.
+struct Words<'a, 'py>(&'a Bound<'py, PyTuple>);
+
+impl<'a, 'py> Words<'a, 'py> {
+    fn new(copy: &'a Bound<'py, PyTuple>) -> PyResult<Self> {
+        if copy.len() != WIDTH {
+            return Err(PyTypeError::new_err(format!("copy must be a Copy, got a tuple of {}", copy.len())));
+        }
+        Ok(Self(copy))
+    }
+
+    fn number<T: for<'b> FromPyObject<'b, 'py, Error = PyErr>>(&self, at: usize) -> PyResult<T> {
+        self.0.get_borrowed_item(at)?.extract()
+    }
+
+    fn text(&self, at: usize) -> PyResult<&'a str> {
+        <&'a str>::extract(self.0.get_borrowed_item(at)?)
+    }
+
+    fn bytes(&self, at: usize) -> PyResult<&'a [u8]> {
+        Ok(<&'a [u8]>::extract(self.0.get_borrowed_item(at)?)?)
+    }
+
+    fn numbers(&self) -> PyResult<Numbers> {
+        Ok(Numbers {
+            version: self.number(VERSION)?,
+            writer: self.number(WRITER)?,
+            tier: self.number(TIER)?,
+            created_us: self.number(CREATED_US)?,
+            timestamp: self.number(TIMESTAMP)?,
+            step: self.number(STEP)?,
+            importance: self.number(IMPORTANCE)?,
+            expires_at: self.number(EXPIRES_AT)?,
+            content_kind: self.number(CONTENT_KIND)?,
+            checksum: self.number(CHECKSUM)?,
+            has_hash: !self.bytes(CONTENT_HASH)?.is_empty(),
+            seq: self.number(SEQ)?,
+            generation: self.number(GENERATION)?,
+        })
+    }
+
+    fn copy(&self) -> PyResult<Copy<'a>> {
+        let mut texts = [""; VALUE_TEXTS];
+        for (text, at) in texts.iter_mut().zip(FIRST_TEXTS.into_iter().chain(LAST_TEXTS)) {
+            *text = self.text(at)?;
+        }
+        Ok(Copy {
+            numbers: self.numbers()?,
+            id: self.text(ID)?,
+            agent_id: self.text(AGENT_ID)?,
+            texts,
+            vector: self.bytes(VECTOR)?,
+            content: self.bytes(CONTENT)?,
+        })
+    }
+}
+
+/// The checksum of a living copy once it has this version and time of creation.
+#[pyfunction]
+#[pyo3(signature = (copy, version, created_us, /))]
+pub(crate) fn copy_checksum(copy: &Bound<'_, PyTuple>, version: u64, created_us: u64) -> PyResult<u32> {
+    Ok(Words::new(copy)?.copy()?.checksum_at(version, created_us))
+}
+
+/// The value of a copy's key in Redis.
+#[pyfunction]
+#[pyo3(signature = (copy, epoch, is_dirty, /))]
+pub(crate) fn encode_copy<'py>(
+    copy: &Bound<'py, PyTuple>,
+    epoch: &str,
+    is_dirty: bool,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let py = copy.py();
+    let words = Words::new(copy)?;
+    let refused = |NoValueError| {
+        let (found, len) = (words.number::<u64>(VERSION), epoch.len());
+        let version = found.map_or_else(|_| "?".to_owned(), |version| version.to_string());
+        PyValueError::new_err(format!(
+            "epoch must have {} characters, tier be 0..2 and version below 10**16, got {len} characters, version {version}",
+            memory_copy::EPOCH_LEN
+        ))
+    };
+    if words.number::<u8>(DELETED)? != 0 {
+        let value = memory_copy::tombstone_value(&words.numbers()?, epoch).map_err(refused)?;
+        return Ok(PyBytes::new(py, &value));
+    }
+    let copy = words.copy()?;
+    let state = if is_dirty { State::Dirty } else { State::Clean };
+    PyBytes::new_with(py, copy.value_len(), |buffer| copy.write_value(state, epoch, buffer).map_err(refused))
+}
+
+/// What a prefix says, for Python: state, tier, version, writer, epoch.
+fn prefix_words<'py>(py: Python<'py>, prefix: &Prefix<'_>) -> PyResult<Bound<'py, PyTuple>> {
+    let state = char::from(prefix.state.letter());
+    (state, prefix.tier, prefix.version, prefix.writer, prefix.epoch).into_pyobject(py)
+}
+
+fn no_copy(_: NoCopyError) -> PyErr {
+    PyValueError::new_err("value must be that of a memory's key in Redis, got something else or a damaged one")
+}
+
+/// (state, tier, version, writer, epoch) of a value.
+#[pyfunction]
+#[pyo3(signature = (value, /))]
+pub(crate) fn read_copy_prefix<'py>(value: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyTuple>> {
+    let prefix = memory_copy::read_prefix(value.as_bytes()).map_err(no_copy)?;
+    prefix_words(value.py(), &prefix)
+}
+
+/// The words of the copy in a value, without its content hash; whether it has one; and what its prefix says.
+#[pyfunction]
+#[pyo3(signature = (value, memory_id, agent_id, /))]
+pub(crate) fn decode_copy<'py>(
+    value: &Bound<'py, PyBytes>,
+    memory_id: &Bound<'py, PyString>,
+    agent_id: &Bound<'py, PyString>,
+) -> PyResult<(Bound<'py, PyTuple>, bool, Bound<'py, PyTuple>)> {
+    let py = value.py();
+    let (prefix, read) =
+        memory_copy::read_value(value.as_bytes(), memory_id.to_str()?, agent_id.to_str()?).map_err(no_copy)?;
+    let (numbers, texts, vector, content) = match read {
+        Read::Tombstone(numbers) => (numbers, [""; VALUE_TEXTS], &[][..], &[][..]),
+        Read::Living(copy) => (copy.numbers, copy.texts, copy.vector, copy.content),
+    };
+    let [memory_type, namespace, user, session, key, idempotency_key, tags, metadata] = texts;
+    let no_hash = PyBytes::new(py, b"");
+    let parts = [
+        (memory_id, agent_id, numbers.version, numbers.writer).into_pyobject(py)?,
+        (u8::from(prefix.state == State::Tombstone), numbers.tier, numbers.created_us).into_pyobject(py)?,
+        (numbers.timestamp, numbers.step, numbers.importance).into_pyobject(py)?,
+        (memory_type, namespace, user, session, key, idempotency_key).into_pyobject(py)?,
+        (numbers.expires_at, tags, metadata).into_pyobject(py)?,
+        (numbers.content_kind, PyBytes::new(py, content), numbers.checksum, no_hash).into_pyobject(py)?,
+        (PyBytes::new(py, vector), numbers.seq, numbers.generation).into_pyobject(py)?,
+    ];
+    let words: Vec<_> = parts.iter().flat_map(|part| part.iter_borrowed()).collect();
+    Ok((PyTuple::new(py, words)?, numbers.has_hash, prefix_words(py, &prefix)?))
+}
+
+/// The bytes of a vector (float32, little endian) that is a contiguous numpy array of float32 with one dimension and
+/// 1 to `max_dimensions` elements; None for anything else. Raises `ValueError` unless all elements are finite.
+///
+/// The interpreter is kept: to get it back from a busy thread would take longer than the call.
+#[pyfunction]
+#[pyo3(signature = (vector, max_dimensions, /))]
+pub(crate) fn encode_vector<'py>(
+    vector: &Bound<'py, PyAny>,
+    max_dimensions: usize,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let Ok(array) = vector.cast::<PyArray1<f32>>() else { return Ok(None) };
+    if !array.is_c_contiguous() || !(1..=max_dimensions).contains(&array.len()) {
+        return Ok(None);
+    }
+    let bytes = raw::bytes_of_floats(array)?;
+    if !memory_copy::is_finite_vector(bytes.as_bytes()) {
+        return Err(PyValueError::new_err("embedding must be finite, got nan or infinity"));
+    }
+    Ok(Some(bytes))
+}
