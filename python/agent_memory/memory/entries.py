@@ -40,7 +40,7 @@ __all__ = [
     "MemoryEntry",
     "MemoryId",
     "Tier",
-    "checksum_at",
+    "accepted",
     "checksum_of",
     "content_of",
     "decode_namespace",
@@ -330,12 +330,12 @@ def checksum_of(copy: Copy) -> int:
 
     A tombstone has checksum 0. The writer counts as well: two versions may differ in nothing else.
     """
-    return 0 if copy.deleted else checksum_at(copy, copy.version, copy.created_us)
+    return 0 if copy.deleted else _core.copy_checksum(copy)
 
 
-def checksum_at(copy: Copy, version: int, created_us: int) -> int:
-    """What the checksum of a living copy is once it has this version and time of creation."""
-    return _core.copy_checksum(copy, version, created_us)
+def accepted(copy: Copy, version: int, writer: int, created_us: int, seq: int, generation: int) -> Copy:
+    """A living copy with what the store that accepts it gives it, and the checksum that belongs to that."""
+    return Copy._make(_core.accept_copy(copy, version, writer, created_us, seq, generation))
 
 
 _CHECKSUM: Final = Copy._fields.index("checksum")

@@ -28,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(clock::set_virtual_time, module)?)?;
     module.add_function(wrap_pyfunction!(backoff::exponential_backoff, module)?)?;
     module.add_function(wrap_pyfunction!(packing::pack_command, module)?)?;
+    module.add_function(wrap_pyfunction!(memory_copy::accept_copy, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::copy_checksum, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::encode_copy, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::decode_copy, module)?)?;

@@ -91,11 +91,36 @@ impl<'a, 'py> Words<'a, 'py> {
     }
 }
 
-/// The checksum of a living copy once it has this version and time of creation.
+/// The checksum that a living copy should have.
 #[pyfunction]
-#[pyo3(signature = (copy, version, created_us, /))]
-pub(crate) fn copy_checksum(copy: &Bound<'_, PyTuple>, version: u64, created_us: u64) -> PyResult<u32> {
-    Ok(Words::new(copy)?.copy()?.checksum_at(version, created_us))
+#[pyo3(signature = (copy, /))]
+pub(crate) fn copy_checksum(copy: &Bound<'_, PyTuple>) -> PyResult<u32> {
+    Ok(Words::new(copy)?.copy()?.checksum())
+}
+
+/// The words of a living copy with what the store that accepts it gives it, and the checksum that belongs to that.
+#[pyfunction]
+#[pyo3(signature = (copy, version, writer, created_us, seq, generation, /))]
+pub(crate) fn accept_copy<'py>(
+    copy: &Bound<'py, PyTuple>,
+    version: u64,
+    writer: u64,
+    created_us: u64,
+    seq: u64,
+    generation: u32,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let py = copy.py();
+    let mut living = Words::new(copy)?.copy()?;
+    living.numbers = Numbers { version, writer, created_us, ..living.numbers };
+    let mut words: Vec<Bound<'py, PyAny>> = copy.iter_borrowed().map(|word| word.to_owned()).collect();
+    words[VERSION] = version.into_pyobject(py)?.into_any();
+    words[WRITER] = writer.into_pyobject(py)?.into_any();
+    words[DELETED] = 0_u8.into_pyobject(py)?.into_any();
+    words[CREATED_US] = created_us.into_pyobject(py)?.into_any();
+    words[CHECKSUM] = living.checksum().into_pyobject(py)?.into_any();
+    words[SEQ] = seq.into_pyobject(py)?.into_any();
+    words[GENERATION] = generation.into_pyobject(py)?.into_any();
+    PyTuple::new(py, words)
 }
 
 /// The value of a copy's key in Redis.

@@ -122,20 +122,20 @@ pub struct NoCopyError;
 pub struct NoValueError;
 
 impl Copy<'_> {
-    /// CRC-32 over everything that belongs to a version of a memory, if it had this version and time of creation: the writer's
-    /// two halves as the start, then head, texts, vector and content.
+    /// CRC-32 over everything that belongs to this version of the memory: the writer's two halves as the start, then head,
+    /// texts, vector and content.
     #[must_use]
-    pub fn checksum_at(&self, version: u64, created_us: u64) -> u32 {
+    pub fn checksum(&self) -> u32 {
         let numbers = &self.numbers;
         let texts_len = self.texts.iter().map(|text| text.len() + 1).sum::<usize>();
         let mut head = Vec::with_capacity(49 + self.id.len() + 1 + self.agent_id.len() + texts_len);
-        head.extend_from_slice(&version.to_le_bytes());
+        head.extend_from_slice(&numbers.version.to_le_bytes());
         head.extend_from_slice(&numbers.timestamp.to_le_bytes());
         head.extend_from_slice(&numbers.importance.to_le_bytes());
         head.extend_from_slice(&numbers.expires_at.unwrap_or(f64::NAN).to_le_bytes());
         head.extend_from_slice(&numbers.step.unwrap_or(NO_STEP).to_le_bytes());
         head.push(numbers.content_kind);
-        head.extend_from_slice(&created_us.to_le_bytes());
+        head.extend_from_slice(&numbers.created_us.to_le_bytes());
         head.extend_from_slice(self.id.as_bytes());
         for text in [self.agent_id].iter().chain(&self.texts) {
             head.push(0);
@@ -146,12 +146,6 @@ impl Copy<'_> {
         hasher.update(self.vector);
         hasher.update(self.content);
         hasher.finalize()
-    }
-
-    /// The checksum that the copy should have.
-    #[must_use]
-    pub fn checksum(&self) -> u32 {
-        self.checksum_at(self.numbers.version, self.numbers.created_us)
     }
 
     /// How many bytes the copy's value takes.

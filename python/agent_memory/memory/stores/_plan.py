@@ -1,8 +1,8 @@
 """The decision of a write, pure: no SQL, no clock of its own, no chance.
 
 An engine begins a transaction, locks the rows of the agents concerned, reads what is `Wanted`, lets the plan decide the
-operations one after the other, and then writes what `Plan.changes` and `Plan.agents` hold, once per row however often it
-was written. Nothing is left to constraints; they only catch mistakes.
+operations one after the other, and then writes what `Plan.changes`, `Plan.labels` and `Plan.agents` hold, once per row
+however often it was written. Nothing is left to constraints; they only catch mistakes.
 
 Order of the questions a put is asked
 1. Is it of a time before its agent or user was erased?                      ERASED
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from agent_memory.memory.entries import Copy, checksum_at, tombstone_of
+from agent_memory.memory.entries import Copy, accepted, tombstone_of
 from agent_memory.memory.rules import MAX_VERSION, Stamp, beats, next_version
 from agent_memory.memory.stores.operations import (
     AgentState,
@@ -33,9 +33,8 @@ from agent_memory.memory.stores.operations import (
     WriteStatus,
 )
 
-_TIMESTAMP: Final = Copy._fields.index("timestamp")
-_NO_PAYLOAD: Final = Copy("", "")[Copy._fields.index("created_us") : Copy._fields.index("seq")]
-_CHECKSUM: Final = Copy._fields.index("checksum")
+# Looking a member of an enum up takes longer than a call.
+_APPLIED: Final = WriteStatus.APPLIED
 
 __all__ = ["Agent", "Change", "ChangeKind", "Held", "Plan", "Wanted"]
 
@@ -72,7 +71,7 @@ class Agent:
 
 
 class Held(NamedTuple):
-    """What the plan must know of a row that is there."""
+    """What the plan must know of a row that is there; to move it, what has no default."""
 
     row: int
     id: str
@@ -82,13 +81,13 @@ class Held(NamedTuple):
     deleted: int
     tier: int
     seq: int
-    created_us: int
-    namespace: str
-    user_id: str
-    key: str
-    idempotency_key: str
-    content_hash: bytes
-    tags: str
+    created_us: int = 0
+    namespace: str = ""
+    user_id: str = ""
+    key: str = ""
+    idempotency_key: str = ""
+    content_hash: bytes = b""
+    tags: str = ""
 
 
 class ChangeKind(enum.Enum):
@@ -99,12 +98,16 @@ class ChangeKind(enum.Enum):
     """All columns; the row number and the access statistics stay."""
     BURY = 3
     """It becomes a tombstone: its payload goes."""
-    LABEL = 4
-    """Tier and seq alone."""
+
+
+_INSERT: Final = ChangeKind.INSERT
 
 
 class Change(NamedTuple):
-    """The last state of one row in this transaction. `held` is the row as it was before it, None of an insert."""
+    """The last state of one row in this transaction. `held` is the row as it was before it, None of an insert.
+
+    Tier and seq of `held` may be those of a move before.
+    """
 
     kind: ChangeKind
     copy: Copy
@@ -156,7 +159,7 @@ class Plan:
     (only of rows that are not erased, and those rows must be in `held`), and `user_fences`, before it calls `decide`.
     """
 
-    __slots__ = ("_now_us", "agents", "changes", "hashes", "held", "idempotency_keys", "keys", "user_fences")
+    __slots__ = ("_now_us", "agents", "changes", "hashes", "held", "idempotency_keys", "keys", "labels", "user_fences")
 
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us
@@ -167,6 +170,8 @@ class Plan:
         self.hashes: dict[tuple[str, bytes], str] = {}
         self.user_fences: dict[str, int] = {}
         self.changes: dict[str, Change] = {}
+        self.labels: dict[str, Held] = {}
+        """Rows of which tier and seq alone change, as they are after it."""
 
     def decide(self, operation: Operation) -> WriteResult:
         """What becomes of one operation; the rows it changes are in `changes`."""
@@ -228,28 +233,29 @@ class Plan:
 
     def _apply(self, agent: Agent, copy: Copy, held: Held | None, fence: int) -> WriteResult:
         seq = self._advance(agent)
-        if held is not None and held.idempotency_key != copy.idempotency_key:
-            copy = copy._replace(idempotency_key=held.idempotency_key, checksum=0)
-        version, created_us, checksum = copy.version, copy.created_us, copy.checksum
+        version, created_us = copy.version, copy.created_us
+        takes_key = held is not None and held.idempotency_key != copy.idempotency_key
+        if held is not None and takes_key:
+            copy = copy._replace(idempotency_key=held.idempotency_key)
         if version == 0:
-            version = next_version(max(agent.last_version, fence), self._now_us)
+            last_version = agent.last_version
+            version = next_version(last_version if last_version > fence else fence, self._now_us)
             if version > MAX_VERSION:
                 raise OverflowError("no version is left below 2^52")
             created_us = held.created_us if held is not None else created_us or version
-        if copy.version == 0 or checksum == 0:
-            checksum = checksum_at(copy, version, created_us)
-        # By position, which is several times faster than by name: this is done once for every memory stored.
-        head = (copy.id, agent.name, version, copy.writer, 0, copy.tier, created_us)
-        tail = (checksum, copy.content_hash, copy.vector, seq, agent.generation)
-        copy = Copy._make((*head, *copy[_TIMESTAMP:_CHECKSUM], *tail))
-        agent.last_version = max(agent.last_version, version)
+        if copy.version == 0 or takes_key:
+            copy = accepted(copy, version, copy.writer, created_us, seq, agent.generation)
+        else:
+            copy = copy._replace(seq=seq, generation=agent.generation)
+        if version > agent.last_version:
+            agent.last_version = version
         agent.counts[copy.tier] += 1
         if held is None:
-            self._set(ChangeKind.INSERT, copy, None)
+            self._set(_INSERT, copy, None)
         else:
             agent.counts[held.tier] -= 1
             self._set(ChangeKind.REPLACE, copy, held)
-        return WriteResult(WriteStatus.APPLIED, copy.id, version, seq, held is not None, created_us, copy)
+        return WriteResult(_APPLIED, copy.id, version, seq, held is not None, created_us, copy)
 
     def _existing(self, copy: Copy) -> Held | None:
         """The memory that stands for this one, which is not there under its own id."""
@@ -275,7 +281,7 @@ class Plan:
         seq = self._advance(agent)
         tombstone = tombstone_of(copy.id, agent.name, copy.version, copy.writer, seq=seq, generation=agent.generation)
         agent.last_version = max(agent.last_version, copy.version)
-        self._set(ChangeKind.INSERT, tombstone, None)
+        self._set(_INSERT, tombstone, None)
         return WriteResult(WriteStatus.DELETED, copy.id, copy.version, seq)
 
     # --- deletes and moves -------------------------------------------------------------------------------------------------
@@ -294,8 +300,8 @@ class Plan:
             tombstone = tombstone_of(
                 delete.id, agent.name, version, delete.writer, seq=seq, generation=agent.generation
             )
-            self._set(ChangeKind.INSERT, tombstone, None)
-            return WriteResult(WriteStatus.APPLIED, delete.id, version, seq)
+            self._set(_INSERT, tombstone, None)
+            return WriteResult(_APPLIED, delete.id, version, seq)
         if held.agent_id != delete.agent_id:
             return WriteResult(WriteStatus.FOREIGN, delete.id)
         alive = not held.deleted and held.seq > agent.erased_seq
@@ -305,7 +311,7 @@ class Plan:
             return WriteResult(WriteStatus.STALE, held.id, held.version)
         version = delete.version or next_version(agent.last_version, self._now_us)
         seq = self._bury(agent, held, version, delete.writer)
-        return WriteResult(WriteStatus.APPLIED, held.id, version, seq, alive)
+        return WriteResult(_APPLIED, held.id, version, seq, alive)
 
     def _bury(self, agent: Agent, held: Held, version: int, writer: int) -> int:
         seq = self._advance(agent)
@@ -326,37 +332,32 @@ class Plan:
         if held.version != move.version:
             return WriteResult(WriteStatus.STALE, held.id, held.version, existed=True)
         if held.tier == move.tier:
-            return WriteResult(WriteStatus.APPLIED, held.id, held.version, 0, True)
+            return WriteResult(_APPLIED, held.id, held.version, 0, True)
         seq = self._advance(agent)
         agent.counts[held.tier] -= 1
         agent.counts[move.tier] += 1
         before = self.changes.get(held.id)
         if before is None:
             # By position: maintenance does this for thousands.
-            number = int(move.tier)
-            label = Copy._make((*held[1:5], 0, number, *_NO_PAYLOAD, seq, 0))
-            held = Held._make((*held[:6], number, seq, *held[8:]))
-            self.changes[held.id] = Change(ChangeKind.LABEL, label, held)
-            self.held[held.id] = held
+            labelled = Held._make((*held[:6], int(move.tier), seq, *held[8:]))
+            self.held[held.id] = self.labels[held.id] = labelled
         else:
-            moved = before.copy._replace(tier=int(move.tier), seq=seq)
-            self.changes[held.id] = before._replace(copy=moved)
-            if before.kind is ChangeKind.LABEL:
-                self.held[held.id] = held._replace(tier=int(move.tier), seq=seq)
-        return WriteResult(WriteStatus.APPLIED, held.id, held.version, seq, True)
+            self.changes[held.id] = before._replace(copy=before.copy._replace(tier=int(move.tier), seq=seq))
+        return WriteResult(_APPLIED, held.id, held.version, seq, True)
 
     # --- what the transaction knows --------------------------------------------------------------------------------------
 
     def _advance(self, agent: Agent) -> int:
-        agent.seq += 1
         agent.changed = True
-        agent.touched_us = max(agent.touched_us, self._now_us)
+        if agent.touched_us < self._now_us:
+            agent.touched_us = self._now_us
+        agent.seq += 1
         return agent.seq
 
     def _held(self, memory_id: str) -> Held | None:
         """The row as this transaction has left it so far."""
         change = self.changes.get(memory_id)
-        if change is None or change.kind is ChangeKind.LABEL:
+        if change is None:
             return self.held.get(memory_id)
         copy, before = change.copy, change.held
         return Held(
@@ -387,6 +388,8 @@ class Plan:
 
     def _set(self, kind: ChangeKind, copy: Copy, held: Held | None) -> None:
         """Notes the row's new state over what this transaction has noted of it before, and what later operations see."""
+        if self.labels:
+            self.labels.pop(copy.id, None)
         before = self.changes.get(copy.id)
         if before is None and held is None and not (copy.key or copy.idempotency_key or copy.content_hash):
             self.changes[copy.id] = Change(kind, copy, None)
@@ -394,8 +397,8 @@ class Plan:
         original = held
         if before is not None:
             original = before.held
-            if before.kind is ChangeKind.INSERT:
-                kind = ChangeKind.INSERT
+            if before.kind is _INSERT:
+                kind = _INSERT
         if held is not None and held.key and (copy.deleted or (held.key, held.namespace) != (copy.key, copy.namespace)):
             self.keys.pop((copy.agent_id, held.namespace, held.key), None)
         if held is not None and held.content_hash and held.content_hash != copy.content_hash:

@@ -14,6 +14,7 @@ __all__ = [
     "AGENT_COLUMNS",
     "HELD_COLUMNS",
     "MEMORY_COLUMNS",
+    "MOVED_COLUMNS",
     "NOT_ERASED",
     "agent_of_row",
     "copy_of_row",
@@ -27,9 +28,11 @@ MEMORY_COLUMNS: Final = (
 )
 """Of the table `memories`, in the order in which rows are inserted."""
 
+MOVED_COLUMNS: Final = "m.row_id, m.id, a.agent_id, m.version, m.writer, m.deleted, m.tier, m.seq"
+"""What a move has to know: the first fields of `Held`."""
+
 HELD_COLUMNS: Final = (
-    "m.row_id, m.id, a.agent_id, m.version, m.writer, m.deleted, m.tier, m.seq, m.created_us, m.namespace, m.user_id,"
-    " m.key, m.idempotency_key, m.content_hash, m.tags"
+    f"{MOVED_COLUMNS}, m.created_us, m.namespace, m.user_id, m.key, m.idempotency_key, m.content_hash, m.tags"
 )
 """In the order of `Held`."""
 

@@ -143,7 +143,7 @@ async def async_write_plan(connection: AsyncSession, plan: Plan, compression: Co
         await _insert(cursor, inserted, row_ids, plan.agents, compression)
         await _replace(cursor, lists[ChangeKind.REPLACE], plan.agents, compression)
         await _bury(cursor, lists[ChangeKind.BURY], plan.agents)
-        await _label(connection, cursor, lists[ChangeKind.LABEL], compression)
+        await _label(connection, cursor, list(plan.labels.values()), compression)
 
 
 async def _next_rows(connection: AsyncSession, count: int) -> list[int]:
@@ -222,10 +222,10 @@ async def _bury(cursor: Any, changes: list[Change], agents: dict[str, Agent]) ->
     await _many(cursor, "DELETE FROM accesses WHERE row_id = %s", numbers)
 
 
-async def _label(connection: AsyncSession, cursor: Any, changes: list[Change], compression: Compression) -> None:
-    labels = [(c.copy.tier, c.copy.seq, _row_before(c).row, c.copy.version) for c in changes]
-    await _many(cursor, "UPDATE memories SET tier = %s, seq = %s WHERE row_id = %s AND version = %s", labels)
-    rows = [_row_before(change).row for change in changes if change.copy.tier == Tier.LTM]
+async def _label(connection: AsyncSession, cursor: Any, labels: list[Held], compression: Compression) -> None:
+    values = [(held.tier, held.seq, held.row, held.version) for held in labels]
+    await _many(cursor, "UPDATE memories SET tier = %s, seq = %s WHERE row_id = %s AND version = %s", values)
+    rows = [held.row for held in labels if held.tier == Tier.LTM]
     if not rows:
         return
     contents: list[tuple[Any, ...]] = []

@@ -143,7 +143,7 @@ def write_plan(connection: Session, plan: Plan, compression: Compression) -> Non
         _insert(cursor, inserted, row_ids, plan.agents, compression)
         _replace(cursor, lists[ChangeKind.REPLACE], plan.agents, compression)
         _bury(cursor, lists[ChangeKind.BURY], plan.agents)
-        _label(connection, cursor, lists[ChangeKind.LABEL], compression)
+        _label(connection, cursor, list(plan.labels.values()), compression)
 
 
 def _next_rows(connection: Session, count: int) -> list[int]:
@@ -222,10 +222,10 @@ def _bury(cursor: Any, changes: list[Change], agents: dict[str, Agent]) -> None:
     _many(cursor, "DELETE FROM accesses WHERE row_id = %s", numbers)
 
 
-def _label(connection: Session, cursor: Any, changes: list[Change], compression: Compression) -> None:
-    labels = [(c.copy.tier, c.copy.seq, _row_before(c).row, c.copy.version) for c in changes]
-    _many(cursor, "UPDATE memories SET tier = %s, seq = %s WHERE row_id = %s AND version = %s", labels)
-    rows = [_row_before(change).row for change in changes if change.copy.tier == Tier.LTM]
+def _label(connection: Session, cursor: Any, labels: list[Held], compression: Compression) -> None:
+    values = [(held.tier, held.seq, held.row, held.version) for held in labels]
+    _many(cursor, "UPDATE memories SET tier = %s, seq = %s WHERE row_id = %s AND version = %s", values)
+    rows = [held.row for held in labels if held.tier == Tier.LTM]
     if not rows:
         return
     contents: list[tuple[Any, ...]] = []

@@ -10,7 +10,8 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from functools import lru_cache
+from itertools import chain, count
 from typing import Any, Final
 
 from agent_memory.memory.entries import Copy, Tier
@@ -21,6 +22,7 @@ from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
     HELD_COLUMNS,
     MEMORY_COLUMNS,
+    MOVED_COLUMNS,
     agent_of_row,
     copy_of_row,
     select_copies,
@@ -32,11 +34,15 @@ __all__ = ["apply_operations", "load_agents", "load_dictionaries", "write_plan"]
 _YIELDING_MOVES: Final = 100
 """After so many decisions about moves other threads may have the interpreter."""
 
-_CHUNKS: Final = (64, 8, 1)
-"""Rows of one INSERT: three prepared statements a table serve any number."""
+_CHUNKS: Final = (128, 32, 8, 1)
+"""Rows of one INSERT."""
+
+_STATEMENTS: Final = 64
+"""The most texts of such statements that are kept; sqlite3 itself keeps the last 128 prepared."""
 
 _FROM: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
 _HELD_BY_ID: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE m.id IN (SELECT value FROM json_each(?))"
+_MOVED_BY_ID: Final = f"SELECT {MOVED_COLUMNS} {_FROM} WHERE m.id IN (SELECT value FROM json_each(?))"
 _HELD_BY_KEY: Final = (
     f"SELECT {HELD_COLUMNS} {_FROM} WHERE a.agent_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> ''"
     " AND m.deleted = 0 AND m.seq > a.erased_seq"
@@ -66,6 +72,12 @@ _BURY: Final = (
     " metadata = '', content_kind = 0, content = x'', dictionary = -1, checksum = 0, content_hash = x'', seq = ?"
     " WHERE row_id = ? AND version = ?"
 )
+_LABEL: Final = (
+    "UPDATE memories SET tier = ?2, seq = moved.seq FROM ("
+    "SELECT json_extract(value, '$[0]') AS row_id, json_extract(value, '$[1]') AS seq,"
+    " json_extract(value, '$[2]') AS version FROM json_each(?1)) moved"
+    " WHERE memories.row_id = moved.row_id AND memories.version = moved.version"
+)
 _AGENT_VALUES: Final = [name.strip() for name in AGENT_COLUMNS.split(",")][1:]
 
 
@@ -73,10 +85,11 @@ def apply_operations(
     connection: sqlite3.Connection, operations: Sequence[Operation], compression: Compression, now_us: int
 ) -> list[WriteResult]:
     """Decides and writes, inside the caller's transaction."""
-    plan = _prepare(connection, operations, now_us)
+    is_maintenance = all(operation.__class__ is Move for operation in operations)
+    plan = _prepare(connection, operations, now_us, _MOVED_BY_ID if is_maintenance else _HELD_BY_ID)
     decide = plan.decide
-    if operations and isinstance(operations[0], Move):
-        # Maintenance: whoever serves a caller goes first.
+    if is_maintenance:
+        # Whoever serves a caller goes first.
         results: list[WriteResult] = []
         for start in range(0, len(operations), _YIELDING_MOVES):
             results += [decide(operation) for operation in operations[start : start + _YIELDING_MOVES]]
@@ -87,14 +100,14 @@ def apply_operations(
     return results
 
 
-def _prepare(connection: sqlite3.Connection, operations: Sequence[Operation], now_us: int) -> Plan:
+def _prepare(connection: sqlite3.Connection, operations: Sequence[Operation], now_us: int, by_id: str) -> Plan:
     wanted = Wanted.of(operations)
     plan = Plan(now_us)
     plan.agents = load_agents(connection, wanted.agents)
     held = plan.held
     execute = connection.execute
-    for row in execute(_HELD_BY_ID, (json.dumps(wanted.ids),)):
-        held[row[1]] = Held._make(row)
+    for row in execute(by_id, (json.dumps(wanted.ids),)):
+        held[row[1]] = Held(*row)
     for key in wanted.keys:
         for row in execute(_HELD_BY_KEY, key):
             held[row[1]] = Held._make(row)
@@ -141,8 +154,8 @@ def write_plan(connection: sqlite3.Connection, plan: Plan, compression: Compress
         _replace(connection, replaced, plan.agents, compression)
     if buried := lists[ChangeKind.BURY]:
         _bury(connection, buried, plan.agents)
-    if labelled := lists[ChangeKind.LABEL]:
-        _label(connection, labelled, compression)
+    if plan.labels:
+        _label(connection, list(plan.labels.values()), compression)
 
 
 def _write_agent(connection: sqlite3.Connection, agent: Agent) -> None:
@@ -179,22 +192,42 @@ def _insert(
             vectors.append((row_id, element, vector))
         if copy.tags:
             tags.extend((number, tag, row_id) for tag in json.loads(copy.tags))
-    _insert_rows(connection, "memories", len(MEMORY_COLUMNS), rows)
-    _insert_rows(connection, "vectors", 3, vectors)
-    _insert_rows(connection, "memory_tags", 3, tags)
+    _insert_rows(connection, "memories", rows)
+    _insert_rows(connection, "vectors", vectors)
+    _insert_rows(connection, "memory_tags", tags)
 
 
-def _insert_rows(connection: sqlite3.Connection, table: str, width: int, rows: list[tuple[Any, ...]]) -> None:
+def _insert_rows(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
     start = 0
     for chunk in _CHUNKS:
-        statement = ""
         while len(rows) - start >= chunk:
-            if not statement:
-                marks = ", ".join([f"({', '.join('?' * width)})"] * chunk)
-                statement = f"INSERT INTO {table} VALUES {marks}"
-            part = rows[start : start + chunk]
-            connection.execute(statement, list(chain.from_iterable(part)))
+            connection.execute(*_insertion(table, rows[start : start + chunk]))
             start += chunk
+
+
+def _insertion(table: str, rows: list[tuple[Any, ...]]) -> tuple[str, list[Any]]:
+    """One INSERT and its parameters. Binding them is most of the work: what a column has in all rows is bound once."""
+    shared: list[int] = []
+    parameters: list[Any] = []
+    varying = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        first = column[0]
+        # Floats are left alone, because 0.0 and -0.0 are equal.
+        if first.__class__ is not float and column.count(first) == len(rows):
+            shared.append(number)
+            parameters.append(first)
+        else:
+            varying.append(column)
+    parameters.extend(chain.from_iterable(zip(*varying, strict=True)))
+    return _insert_statement(table, len(rows[0]), tuple(shared), len(rows)), parameters
+
+
+@lru_cache(maxsize=_STATEMENTS)
+def _insert_statement(table: str, width: int, shared: tuple[int, ...], rows: int) -> str:
+    own = count(len(shared) + 1)
+    marks = {number: f"?{place}" for place, number in enumerate(shared, 1)}
+    values = (", ".join(marks.get(number) or f"?{next(own)}" for number in range(width)) for _ in range(rows))
+    return f"INSERT INTO {table} VALUES {', '.join(f'({row})' for row in values)}"
 
 
 def _replace(
@@ -234,13 +267,13 @@ def _bury(connection: sqlite3.Connection, changes: list[Change], agents: dict[st
     connection.executemany("DELETE FROM accesses WHERE row_id = ?", numbers)
 
 
-def _label(connection: sqlite3.Connection, changes: list[Change], compression: Compression) -> None:
-    plain = [(c.copy.tier, c.copy.seq, _row_before(c).row, c.copy.version) for c in changes]
-    _expect(
-        connection.executemany("UPDATE memories SET tier = ?, seq = ? WHERE row_id = ? AND version = ?", plain),
-        len(plain),
-    )
-    rows = [_row_before(change).row for change in changes if change.copy.tier == Tier.LTM]
+def _label(connection: sqlite3.Connection, labels: list[Held], compression: Compression) -> None:
+    by_tier: dict[int, list[tuple[int, int, int]]] = {}
+    for held in labels:
+        by_tier.setdefault(held.tier, []).append((held.row, held.seq, held.version))
+    for tier, moved in by_tier.items():
+        _expect(connection.execute(_LABEL, (json.dumps(moved), tier)), len(moved))
+    rows = [row for row, _, _ in by_tier.get(Tier.LTM, ())]
     if rows and compression.keeps_vectors:
         _compress_contents(connection, rows, compression)
     elif rows:
