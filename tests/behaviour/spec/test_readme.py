@@ -12,14 +12,20 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 EXPECTED = [
     ["Agent Smith", "[1, True]", "stored"],
     ["100 Agent Smith"],
+    ["The user lives in Lisbon."],
     ["next attempt in"],
 ]
 
 
 @pytest.mark.parametrize(("code", "expected"), list(zip(BLOCKS, EXPECTED, strict=True)))
-def test_block(code, expected):
+def test_block(code, expected, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for text in expected:
