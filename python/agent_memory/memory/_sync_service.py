@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -36,8 +35,11 @@ SWEEP_INTERVAL_S: Final = 30.0
 MAX_CANDIDATES: Final = 10_000
 """Memories that are looked up at a time to be moved in batches: finding those of one agent sorts all of its tier."""
 
-Moved = dict[tuple[str, Tier], list[str]]
-"""Ids by agent and new tier."""
+TURN_ENTRIES: Final = 100
+"""Memories that a background pass handles without letting callers in between."""
+
+Moved = dict[Tier, dict[str, list[str]]]
+"""Ids by new tier and agent."""
 
 
 class SyncService:
@@ -305,7 +307,7 @@ class SyncService:
     def _move_aged(self, tier: Tier, before_us: int, report: MaintenanceReport) -> None:
         ask, store = self._copies.ask_sql, self._copies.store
         while candidates := ask(store.aged, tier, before_us, limit=MAX_CANDIDATES):
-            if not self._move_all(candidates, report):
+            if not self._move_all(tier, candidates, report):
                 return
 
     def _move_crowded(self, tier: Tier, limit: int, report: MaintenanceReport) -> None:
@@ -316,7 +318,8 @@ class SyncService:
                 excess = state.counts[tier] - limit
                 while excess > 0:
                     count = min(excess, MAX_CANDIDATES)
-                    done = self._move_all(ask(store.oldest, state.agent_id, tier, limit=count), report)
+                    oldest = ask(store.oldest, state.agent_id, tier, limit=count)
+                    done = self._move_all(tier, oldest, report)
                     moved += done
                     excess -= count
                     if not done:
@@ -324,61 +327,64 @@ class SyncService:
             if not moved:
                 return
 
-    def _move_all(self, candidates: Sequence[Candidate], report: MaintenanceReport) -> int:
+    def _move_all(self, tier: Tier, candidates: Sequence[Candidate], report: MaintenanceReport) -> int:
         """Moves them in batches, with a pause after each; Redis is told of one batch while SQL has the next one."""
         settings = self._settings.maintenance
         done = 0
         telling: Task[None] | None = None
         for start in range(0, len(candidates), settings.batch_entries):
-            moved = self._move_in_sql(candidates[start : start + settings.batch_entries], report)
+            moved = self._move_in_sql(tier, candidates[start : start + settings.batch_entries])
             if telling is not None:
                 telling.join()
             telling = spawn(self._tell_redis, moved, name="agent-memory-relabel")
-            done += sum(map(len, moved.values()))
+            for target, by_agent in moved.items():
+                count = sum(map(len, by_agent.values()))
+                report.moved[f"{tier.name} to {target.name}"] += count
+                done += count
             sleep(settings.pause_s)
         if telling is not None:
             telling.join()
         return done
 
-    def _target(self, candidate: Candidate) -> Tier:
-        if candidate.tier == Tier.STM and candidate.importance >= self._settings.intermediate.min_importance:
+    def _target(self, tier: Tier, candidate: Candidate) -> Tier:
+        if tier is Tier.STM and candidate.importance >= self._settings.intermediate.min_importance:
             return Tier.IM
         return Tier.LTM
 
-    def move(self, candidates: Sequence[Candidate], report: MaintenanceReport) -> int:
-        """Puts the label of the next tier on memories that have not changed; returns on how many."""
-        moved = self._move_in_sql(candidates, report)
-        self._tell_redis(moved)
-        return sum(map(len, moved.values()))
-
-    def _move_in_sql(self, candidates: Sequence[Candidate], report: MaintenanceReport) -> Moved:
-        targets = [self._target(one) for one in candidates]
-        moves = [
-            Move(one.id, one.agent_id, one.version, target) for one, target in zip(candidates, targets, strict=True)
-        ]
+    def _move_in_sql(self, tier: Tier, candidates: Sequence[Candidate]) -> Moved:
+        """Puts the label of the next tier on memories of one tier that have not changed."""
+        moves: list[Move] = []
+        for start in range(0, len(candidates), TURN_ENTRIES):
+            turn = candidates[start : start + TURN_ENTRIES]
+            moves += [Move(one.id, one.agent_id, one.version, self._target(tier, one)) for one in turn]
+            sleep(0)
         results = self._copies.ask_sql(self._copies.store.write, moves)
-        moved: Moved = {}
-        counts: Counter[tuple[Tier, Tier]] = Counter()
-        for candidate, target, result in zip(candidates, targets, results, strict=True):
-            if result.status is WriteStatus.APPLIED:
-                counts[candidate.tier, target] += 1
-                moved.setdefault((candidate.agent_id, target), []).append(candidate.id)
-        for (origin, target), count in counts.items():
-            report.moved[f"{origin.name} to {target.name}"] += count
-        return moved
+        to_intermediate: dict[str, list[str]] = {}
+        to_long_term: dict[str, list[str]] = {}
+        applied = WriteStatus.APPLIED
+        for start in range(0, len(moves), TURN_ENTRIES):
+            stop = start + TURN_ENTRIES
+            for move, result in zip(moves[start:stop], results[start:stop], strict=True):
+                if result.status is applied:
+                    by_agent = to_intermediate if move.tier is Tier.IM else to_long_term
+                    by_agent.setdefault(move.agent_id, []).append(move.id)
+            sleep(0)
+        moved = {Tier.IM: to_intermediate, Tier.LTM: to_long_term}
+        return {target: by_agent for target, by_agent in moved.items() if by_agent}
 
     def _tell_redis(self, moved: Moved) -> None:
         """The labels in Redis, which are advice, and the end of residency of what is in long-term memory now."""
         copies = self._copies
         if copies.tier is None:
             return
-        for (agent_id, tier), ids in moved.items():
-            for start in range(0, len(ids), MAX_ENTRIES):
-                part = ids[start : start + MAX_ENTRIES]
-                if tier is Tier.LTM:
-                    copies.ask_redis(copies.tier.evict, agent_id, part)
-                else:
-                    copies.ask_redis(copies.tier.relabel, agent_id, part, tier, copies.residency_s(tier))
+        for tier, by_agent in moved.items():
+            for agent_id, ids in by_agent.items():
+                for start in range(0, len(ids), TURN_ENTRIES):
+                    part = ids[start : start + TURN_ENTRIES]
+                    if tier is Tier.LTM:
+                        copies.ask_redis(copies.tier.evict, agent_id, part)
+                    else:
+                        copies.ask_redis(copies.tier.relabel, agent_id, part, tier, copies.residency_s(tier))
 
     def finish_erasure(self, kind: Any, name: str) -> int:
         """Erases what is left of an agent or user from SQL; returns how many memories."""
