@@ -605,6 +605,26 @@ async def test_memories_move_from_tier_to_tier_and_stay_what_they_are(open_memor
     assert {entry.tier async for entry in memory.long_term.query(AGENT)} == {Tier.LTM}
 
 
+async def test_batches_of_a_thousand_are_synchronised_and_moved_though_no_script_takes_so_many(open_memory):
+    settings = MemorySettings(
+        short_term=ShortTermSettings(max_entries=1),
+        sync=SyncSettings(batch_entries=1_000),
+        maintenance=MaintenanceSettings(batch_entries=1_000, pause_s=0),
+    )
+    memory = await open_memory(config=settings)
+    for n in range(1_100):
+        await memory.store(AGENT, f"memory {n}", durability="redis")
+
+    report = await memory.maintain()
+
+    assert (report.sync.synced, report.sync.remaining) == (1_100, False)
+    assert report.moved == {"STM to IM": 1_099, "STM to LTM": 0, "IM to LTM": 0}
+    assert [await tier.count(AGENT) for tier in (memory.short_term, memory.intermediate)] == [1, 1_099]
+    assert (await memory.stats())["redis"]["dirty_entries"] == 1_100  # as the round found them
+    assert (await memory.sync()).synced == 0
+    assert (await memory.stats())["redis"]["dirty_entries"] == 0
+
+
 async def test_the_sync_service_works_in_the_background_and_stops(open_memory):
     settings = MemorySettings(sync=SyncSettings(interval_s=0.02), maintenance=MaintenanceSettings(interval_s=0.02))
     memory = await open_memory(config=settings)

@@ -159,3 +159,14 @@ async def test_a_changed_byte_of_a_row_is_noticed(async_make, statement):
         statement(f"UPDATE {SCHEMA}.memories SET content = 'frist'")
         with pytest.raises(CorruptMemoryError):
             await store.get(["a"])
+
+
+async def test_a_transaction_takes_no_more_writes_than_it_may(async_make, statement):
+    async with async_make(max_transaction_writes=10) as store:
+        results = await store.write([put(f"content {n}", memory_id=f"m{n:02}") for n in range(35)])
+        stats = await store.stats()
+
+    assert [result.status for result in results] == [WriteStatus.APPLIED] * 35
+    assert (stats.transactions, stats.writes) == (4, 35)
+    sizes = statement(f"SELECT count(*) FROM {SCHEMA}.memories GROUP BY xmin ORDER BY 1")
+    assert sizes == [(5,), (10,), (10,), (10,)]

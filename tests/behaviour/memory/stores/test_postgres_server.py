@@ -161,3 +161,14 @@ def test_a_changed_byte_of_a_row_is_noticed(make, statement):
         statement(f"UPDATE {SCHEMA}.memories SET content = 'frist'")
         with pytest.raises(CorruptMemoryError):
             store.get(["a"])
+
+
+def test_a_transaction_takes_no_more_writes_than_it_may(make, statement):
+    with make(max_transaction_writes=10) as store:
+        results = store.write([put(f"content {n}", memory_id=f"m{n:02}") for n in range(35)])
+        stats = store.stats()
+
+    assert [result.status for result in results] == [WriteStatus.APPLIED] * 35
+    assert (stats.transactions, stats.writes) == (4, 35)
+    sizes = statement(f"SELECT count(*) FROM {SCHEMA}.memories GROUP BY xmin ORDER BY 1")
+    assert sizes == [(5,), (10,), (10,), (10,)]
