@@ -38,6 +38,22 @@ Semaphore = threading.Semaphore
 async_sleep = asyncio.sleep
 sleep = time.sleep
 
+_GIVE_WAY_S: Final = 1e-5
+
+
+async def async_give_way() -> None:
+    """Lets other tasks go first: for background work that takes long."""
+    await asyncio.sleep(0)
+
+
+def give_way() -> None:
+    """Lets other threads go first: for background work that takes long.
+
+    A sleep of zero would have the interpreter back before a thread that waits for it has woken up.
+    """
+    time.sleep(_GIVE_WAY_S)
+
+
 # The event loop keeps weak references to its tasks only: without this set a background task may vanish while it waits.
 _background_tasks: set[asyncio.Task[Any]] = set()
 

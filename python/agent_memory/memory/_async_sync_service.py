@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agent_memory._compat import AsyncEvent, AsyncTask, async_sleep, async_spawn
+from agent_memory._compat import AsyncEvent, AsyncTask, async_give_way, async_sleep, async_spawn
 from agent_memory.memory._async_copies import REDIS_ERRORS, AsyncCopies
 from agent_memory.memory._async_indexes import AsyncIndexes
 from agent_memory.memory._async_redis_tier import BUCKETS
@@ -355,7 +355,7 @@ class AsyncSyncService:
         for start in range(0, len(candidates), TURN_ENTRIES):
             turn = candidates[start : start + TURN_ENTRIES]
             moves += [Move(one.id, one.agent_id, one.version, self._target(tier, one)) for one in turn]
-            await async_sleep(0)
+            await async_give_way()
         results = await self._copies.ask_sql(self._copies.store.write, moves)
         to_intermediate: dict[str, list[str]] = {}
         to_long_term: dict[str, list[str]] = {}
@@ -366,7 +366,7 @@ class AsyncSyncService:
                 if result.status is applied:
                     by_agent = to_intermediate if move.tier is Tier.IM else to_long_term
                     by_agent.setdefault(move.agent_id, []).append(move.id)
-            await async_sleep(0)
+            await async_give_way()
         moved = {Tier.IM: to_intermediate, Tier.LTM: to_long_term}
         return {target: by_agent for target, by_agent in moved.items() if by_agent}
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agent_memory._compat import Event, Task, sleep, spawn
+from agent_memory._compat import Event, Task, give_way, sleep, spawn
 from agent_memory.memory._copies import REDIS_ERRORS, Copies
 from agent_memory.memory._indexes import Indexes
 from agent_memory.memory._redis_tier import BUCKETS
@@ -357,7 +357,7 @@ class SyncService:
         for start in range(0, len(candidates), TURN_ENTRIES):
             turn = candidates[start : start + TURN_ENTRIES]
             moves += [Move(one.id, one.agent_id, one.version, self._target(tier, one)) for one in turn]
-            sleep(0)
+            give_way()
         results = self._copies.ask_sql(self._copies.store.write, moves)
         to_intermediate: dict[str, list[str]] = {}
         to_long_term: dict[str, list[str]] = {}
@@ -368,7 +368,7 @@ class SyncService:
                 if result.status is applied:
                     by_agent = to_intermediate if move.tier is Tier.IM else to_long_term
                     by_agent.setdefault(move.agent_id, []).append(move.id)
-            sleep(0)
+            give_way()
         moved = {Tier.IM: to_intermediate, Tier.LTM: to_long_term}
         return {target: by_agent for target, by_agent in moved.items() if by_agent}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from agent_memory._compat import give_way
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
@@ -34,7 +34,7 @@ _FROM: Final = f"FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE 
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
 
 _YIELDING_ROWS: Final = 250
-"""After so many rows a background read lets other threads have the interpreter."""
+"""After so many rows a background read gives way."""
 
 
 class Reader:
@@ -148,13 +148,12 @@ class Reader:
         return self._candidates(sql, (int(tier), agent_id, limit))
 
     def _candidates(self, sql: str, parameters: tuple[Any, ...]) -> list[Candidate]:
-        rows = self.connection.execute(sql, parameters).fetchall()
         tiers = tuple(Tier)
         found: list[Candidate] = []
-        for start in range(0, len(rows), _YIELDING_ROWS):
-            part = rows[start : start + _YIELDING_ROWS]
-            found += [Candidate(row[0], row[1], row[2], tiers[row[3]], row[4], row[5]) for row in part]
-            time.sleep(0)  # thousands at a time, in the background: whoever serves a caller goes first
+        cursor = self.connection.execute(sql, parameters)
+        while rows := cursor.fetchmany(_YIELDING_ROWS):
+            found += [Candidate(row[0], row[1], row[2], tiers[row[3]], row[4], row[5]) for row in rows]
+            give_way()
         return found
 
     def accesses(self, ids: Sequence[str]) -> list[Access]:

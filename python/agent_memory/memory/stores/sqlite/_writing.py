@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain, count
 from typing import Any, Final
 
+from agent_memory._compat import give_way
 from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
@@ -32,7 +32,7 @@ from agent_memory.memory.stores.operations import Move, Operation, WriteResult
 __all__ = ["apply_operations", "load_agents", "load_dictionaries", "write_plan"]
 
 _YIELDING_MOVES: Final = 100
-"""After so many decisions about moves other threads may have the interpreter."""
+"""After so many decisions about moves the writer gives way."""
 
 _CHUNKS: Final = (128, 32, 8, 1)
 """Rows of one INSERT."""
@@ -93,7 +93,7 @@ def apply_operations(
         results: list[WriteResult] = []
         for start in range(0, len(operations), _YIELDING_MOVES):
             results += [decide(operation) for operation in operations[start : start + _YIELDING_MOVES]]
-            time.sleep(0)
+            give_way()
     else:
         results = [decide(operation) for operation in operations]
     write_plan(connection, plan, compression)
