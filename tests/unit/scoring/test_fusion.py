@@ -149,7 +149,7 @@ def test_the_context_field_is_the_sum_of_what_neighbours_lend(seed, deletions):
             if is_lent:
                 tf = borrowed(name, lambda one, term=term: memories[one][0].count(term))
             length = borrowed(name, lambda one: len(memories[one][0])) if has_context else len(memories[name][0])
-            expected[name] += idf * tf * 2.2 / (tf + 1.2 * (0.7 + 0.3 * length / mean)) if tf else 0.0
+            expected[name] += idf * tf * 1.9 / (tf + 0.9 * (0.85 + 0.15 * length / mean)) if tf else 0.0
     check(index.search(text=" ".join(terms), k=15), {n: s for n, s in expected.items() if s > 0}, 15)
 
 
