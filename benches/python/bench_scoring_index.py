@@ -132,7 +132,7 @@ def bench_text(n: int = 100_000) -> None:
         words = {word for word in texts[rng.integers(n)].split() if int(word[1:-1]) >= 100}
         if len(words) >= 3:
             queries.append(" ".join(sorted(words)[:6]))
-    peer = bm25s.BM25(k1=1.2, b=0.3, method="lucene")
+    peer = bm25s.BM25(k1=0.9, b=0.15, method="lucene")
     peer.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
 
     def peer_all() -> None:

@@ -81,7 +81,8 @@ class MemoryIndex:
     - `language`: whose Snowball stemmer is used: `"english"` (with a long stop list), another of the stemmer's
       languages, or `"none"` for words as they are.
     - `k1` >= 0 and `b` in 0..1 are BM25's constants; the defaults suit short texts.
-    - `context`: whether memories with a `sequence` lend their words to their neighbours.
+    - `context`: whether memories with a `sequence` lend their words to their neighbours. Words that stand in more than a
+      fifth of the texts are not lent.
     - `model`: the name of the embedding model; a loaded snapshot of another model is refused.
     - `embedder`: called with a list of texts, returns an array of shape (len(texts), dimensions). With it, texts that
       come without vectors are embedded. Nothing is ever downloaded by this class.
@@ -99,8 +100,8 @@ class MemoryIndex:
         *,
         similarity: Literal["cosine", "inner_product", "euclidean"] = "cosine",
         language: str = "english",
-        k1: float = 1.2,
-        b: float = 0.3,
+        k1: float = 0.9,
+        b: float = 0.15,
         context: bool = True,
         model: str = "",
         embedder: Embedder | None = None,

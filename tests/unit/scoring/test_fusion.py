@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agent_memory.scoring import Diversity, MemoryIndex, ScoreWeights
 
 WORDS = ["apple", "pear", "river", "cloud", "harbour"]
-FORWARD, BACKWARD = [0.7, 0.42, 0.25], [0.5, 0.3, 0.18]
+RARE_WORDS = [f"rare{number}" for number in range(20)]
+FORWARD, BACKWARD, MOST_LENT = [0.7, 0.42, 0.25], [0.5, 0.3, 0.18], 0.2
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -104,6 +105,8 @@ def test_diversity_is_greedy_marginal_relevance(seed, k, pool, share):
 @given(seed=seeds, deletions=st.booleans())
 def test_the_context_field_is_the_sum_of_what_neighbours_lend(seed, deletions):
     ids, _, words, rng = random_memories(seed)
+    # Common words are not lent, rare ones are.
+    words = [[*one, *rng.choice(RARE_WORDS, rng.integers(3))] for one in words]
     index = MemoryIndex(1, language="none")
     # Distinct steps with gaps, in no order, in up to four sequences; some memories are in none.
     steps = rng.permutation(3 * len(ids))[: len(ids)]
@@ -133,7 +136,7 @@ def test_the_context_field_is_the_sum_of_what_neighbours_lend(seed, deletions):
                 total += BACKWARD[distance - 1] * of(chain[at + distance])
         return total
 
-    terms = list(rng.choice(WORDS, 2, replace=False))
+    terms = [*rng.choice(WORDS, 2, replace=False), *rng.choice(RARE_WORDS, 2, replace=False)]
     has_context = any(place is not None for _, place in memories.values())
     mean = sum(len(one) for one, _ in memories.values()) / max(1, len(memories))
     expected = dict.fromkeys(memories, 0.0)
@@ -141,9 +144,12 @@ def test_the_context_field_is_the_sum_of_what_neighbours_lend(seed, deletions):
         df = sum(term in one for one, _ in memories.values())
         idf = math.log(1 + (len(memories) - df + 0.5) / (df + 0.5))
         for name in memories:
-            tf = borrowed(name, lambda one, term=term: memories[one][0].count(term))
+            is_lent = df <= MOST_LENT * len(memories)
+            tf = memories[name][0].count(term)
+            if is_lent:
+                tf = borrowed(name, lambda one, term=term: memories[one][0].count(term))
             length = borrowed(name, lambda one: len(memories[one][0])) if has_context else len(memories[name][0])
-            expected[name] += idf * tf * 2.2 / (tf + 1.2 * (0.7 + 0.3 * length / mean)) if tf else 0.0
+            expected[name] += idf * tf * 1.9 / (tf + 0.9 * (0.85 + 0.15 * length / mean)) if tf else 0.0
     check(index.search(text=" ".join(terms), k=15), {n: s for n, s in expected.items() if s > 0}, 15)
 
 

@@ -112,7 +112,7 @@ class Model:
             idf = math.log(1 + (len(documents) - df + 0.5) / (df + 0.5))
             for name, words in documents.items():
                 tf = words.count(term)
-                scores[name] += idf * tf * 2.2 / (tf + 1.2 * (0.7 + 0.3 * len(words) / mean)) if tf else 0
+                scores[name] += idf * tf * 1.9 / (tf + 0.9 * (0.85 + 0.15 * len(words) / mean)) if tf else 0
         return scores
 
 

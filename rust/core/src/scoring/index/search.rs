@@ -23,6 +23,9 @@ const PREFETCHED_ROWS: usize = 6;
 const LENT_FORWARD: [f64; 3] = [0.7, 0.42, 0.25];
 /// What it lends to the memories before it.
 const LENT_BACKWARD: [f64; 3] = [0.5, 0.3, 0.18];
+/// Words that stand in more than this share of the texts are not lent. Those are the names of who speaks and the topic of
+/// the whole; lent, they say of every memory what they say of all, and hide the rare words that tell memories apart.
+const MOST_LENT: f64 = 0.2;
 
 /// The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009).
 const RRF_CONSTANT: f64 = 60.0;
@@ -721,7 +724,8 @@ impl Searcher<'_> {
             let with_term: usize = state.slots.iter().zip(&lists).map(|(slot, list)| live(slot, list)).sum();
             let idf = Bm25::inverse_document_frequency(state.texts as f64, with_term as f64);
             if has_context {
-                lent.each(self, &lists, |slot, local, frequency, length| {
+                let is_lent = with_term as f64 <= MOST_LENT * state.texts as f64;
+                lent.each(self, &lists, is_lent, |slot, local, frequency, length| {
                     each(slot, local, bm25.share(idf, frequency, length, mean_length));
                 });
                 continue;
@@ -832,8 +836,14 @@ impl Lent {
         Self { rows: slots.iter().map(|slot| vec![(0.0, 0.0); slot.data.rows]).collect(), touched: Vec::new() }
     }
 
-    /// Calls `each(slot, row, frequency, length)` for the rows that have the term of `lists` or are lent it.
-    fn each(&mut self, searcher: &Searcher<'_>, lists: &[&[(u16, u16)]], mut each: impl FnMut(usize, usize, f64, f64)) {
+    /// Calls `each(slot, row, frequency, length)` for the rows that have the term of `lists` or, if it is lent, are lent it.
+    fn each(
+        &mut self,
+        searcher: &Searcher<'_>,
+        lists: &[&[(u16, u16)]],
+        is_lent: bool,
+        mut each: impl FnMut(usize, usize, f64, f64),
+    ) {
         let (rows, touched) = (&mut self.rows, &mut self.touched);
         let mut add = |slot: usize, local: usize, share: f64| {
             let frequency = &mut rows[slot][local].0;
@@ -847,8 +857,10 @@ impl Lent {
                 let (row, count) = (row as usize, f64::from(count));
                 if searcher.state.slots[slot].live.has(row) {
                     add(slot, row, count);
-                    let lend = |s, r, share: f64| add(s, r, share * count);
-                    searcher.each_neighbour(slot, row, [&LENT_FORWARD, &LENT_BACKWARD], lend);
+                    if is_lent {
+                        let lend = |s, r, share: f64| add(s, r, share * count);
+                        searcher.each_neighbour(slot, row, [&LENT_FORWARD, &LENT_BACKWARD], lend);
+                    }
                 }
             }
         }

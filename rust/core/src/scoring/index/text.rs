@@ -129,7 +129,7 @@ pub struct Bm25 {
 
 impl Default for Bm25 {
     fn default() -> Self {
-        Self { k1: 1.2, b: 0.3 }
+        Self { k1: 0.9, b: 0.15 }
     }
 }
 
