@@ -90,6 +90,17 @@ async def test_a_lost_reply_and_a_torn_request(server, proxy, async_connect, lev
     assert (figures["applied"], figures["not_applied"], figures["unresolvable"]) == (3, 3, 0)
 
 
+async def test_a_new_connection_ends_nobody_elses(server, proxy, async_connect):
+    between = proxy(server)
+    with observe(server) as bystander, bystander.client() as pinned:
+        number = pinned.client_id()
+        client = async_connect(between, exactly_once=True, resilience=PATIENT)
+        for _ in range(3):
+            await client.incr("counter")
+            between.reset()
+        assert pinned.client_id() == number
+
+
 @pytest.mark.parametrize("level", LEVELS)
 async def test_replies_look_as_always(server, async_connect, level):
     client = async_connect(server, exactly_once=ExactlyOnce(level), decode_responses=True)

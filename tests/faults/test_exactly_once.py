@@ -92,6 +92,17 @@ def test_a_lost_reply_and_a_torn_request(server, proxy, connect, level):
     assert (figures["applied"], figures["not_applied"], figures["unresolvable"]) == (3, 3, 0)
 
 
+def test_a_new_connection_ends_nobody_elses(server, proxy, connect):
+    between = proxy(server)
+    with observe(server) as bystander, bystander.client() as pinned:
+        number = pinned.client_id()
+        client = connect(between, exactly_once=True, resilience=PATIENT)
+        for _ in range(3):
+            client.incr("counter")
+            between.reset()
+        assert pinned.client_id() == number
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_replies_look_as_always(server, connect, level):
     client = connect(server, exactly_once=ExactlyOnce(level), decode_responses=True)

@@ -17,8 +17,9 @@ pub(crate) fn choose_level(asked: Option<i64>, kill: bool, marker: bool, offset:
 
 /// How to fence an old connection: "away", "kill", `"wait_for_clock"` or "impossible".
 #[pyfunction]
-pub(crate) fn fence_step(same_process: bool, old_level: i64, level: i64) -> PyResult<&'static str> {
-    Ok(match core::fence_step(same_process, numbered("old_level", old_level)?, numbered("level", level)?) {
+pub(crate) fn fence_step(same_process: bool, old_level: i64, level: i64, old_id: u64) -> PyResult<&'static str> {
+    let (old_level, level) = (numbered("old_level", old_level)?, numbered("level", level)?);
+    Ok(match core::fence_step(same_process, old_level, level, old_id) {
         FenceStep::Away => "away",
         FenceStep::Kill => "kill",
         FenceStep::WaitForClock => "wait_for_clock",

@@ -112,7 +112,7 @@ pub(crate) fn accept_copy<'py>(
     let py = copy.py();
     let mut living = Words::new(copy)?.copy()?;
     living.numbers = Numbers { version, writer, created_us, ..living.numbers };
-    let mut words: Vec<Bound<'py, PyAny>> = copy.iter_borrowed().map(|word| word.to_owned()).collect();
+    let mut words: Vec<Bound<'py, PyAny>> = copy.iter().collect();
     words[VERSION] = version.into_pyobject(py)?.into_any();
     words[WRITER] = writer.into_pyobject(py)?.into_any();
     words[DELETED] = 0_u8.into_pyobject(py)?.into_any();

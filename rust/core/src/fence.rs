@@ -84,11 +84,14 @@ pub enum FenceStep {
 }
 
 /// How to fence an old connection, whose writes were made for `old_level`, from a new one at `level`.
+///
+/// `old_id` is the server's number of the old connection, 0 where it was not told. It must never be killed by that number:
+/// Redis 6.2 takes it for "any", and ends the connections of everybody.
 #[must_use]
-pub fn fence_step(same_process: bool, old_level: Level, level: Level) -> FenceStep {
+pub fn fence_step(same_process: bool, old_level: Level, level: Level, old_id: u64) -> FenceStep {
     match (same_process, old_level, level) {
         (false, ..) => FenceStep::Away,
-        (true, _, Level::Fence | Level::Offset | Level::Marker) => FenceStep::Kill,
+        (true, _, Level::Fence | Level::Offset | Level::Marker) if old_id > 0 => FenceStep::Kill,
         (true, Level::Gate, Level::Gate) => FenceStep::WaitForClock,
         (true, ..) => FenceStep::Impossible,
     }

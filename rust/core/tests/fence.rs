@@ -76,7 +76,7 @@ proptest! {
             server.marker_lost = lost;
             // The zombie works on until the fence, which a new connection puts up.
             server.run(number, late);
-            prop_assert_eq!(fence_step(true, Level::Marker, Level::Marker), FenceStep::Kill);
+            prop_assert_eq!(fence_step(true, Level::Marker, Level::Marker, 7), FenceStep::Kill);
             let executed = server.line(number, torn).executed_bytes();
             server.streams[number].killed = true;
             server.run(number, usize::from(u8::MAX));
@@ -120,14 +120,16 @@ fn the_level_is_the_one_asked_for_where_it_is_offered_else_the_best() {
 #[test]
 fn an_old_connection_is_fenced_as_the_level_says() {
     for level in [Level::Nothing, Level::Fence, Level::Offset, Level::Gate, Level::Marker] {
-        assert_eq!(fence_step(false, level, level), FenceStep::Away);
+        assert_eq!(fence_step(false, level, level, 7), FenceStep::Away);
     }
-    assert_eq!(fence_step(true, Level::Marker, Level::Fence), FenceStep::Kill);
-    assert_eq!(fence_step(true, Level::Marker, Level::Offset), FenceStep::Kill);
-    assert_eq!(fence_step(true, Level::Gate, Level::Gate), FenceStep::WaitForClock);
+    assert_eq!(fence_step(true, Level::Marker, Level::Fence, 7), FenceStep::Kill);
+    assert_eq!(fence_step(true, Level::Marker, Level::Offset, 7), FenceStep::Kill);
+    assert_eq!(fence_step(true, Level::Gate, Level::Gate, 7), FenceStep::WaitForClock);
     // What was written without a latest time may run at any time.
-    assert_eq!(fence_step(true, Level::Marker, Level::Gate), FenceStep::Impossible);
-    assert_eq!(fence_step(true, Level::Marker, Level::Nothing), FenceStep::Impossible);
+    assert_eq!(fence_step(true, Level::Marker, Level::Gate, 7), FenceStep::Impossible);
+    assert_eq!(fence_step(true, Level::Marker, Level::Nothing, 7), FenceStep::Impossible);
+    // Its number was not told, and 0 is everybody's.
+    assert_eq!(fence_step(true, Level::Nothing, Level::Marker, 0), FenceStep::Impossible);
 }
 
 #[test]

@@ -28,7 +28,9 @@ MAX_QUESTIONS: Final = 1_000
 
 _INFO_SERVER: Final = pack_command(("INFO", "server"))
 _INFO_MEMORY: Final = pack_command(("INFO", "memory"))
-_KILL_NOBODY: Final = pack_command(("CLIENT", "KILL", "ID", "0"))
+# The number of no connection, to learn whether CLIENT KILL is permitted. Never 0: Redis 6.2 takes it for "any" and ends the
+# connections of everybody but ours.
+_KILL_NOBODY: Final = pack_command(("CLIENT", "KILL", "ID", 2**63 - 1))
 _TIME: Final = pack_command(("TIME",))
 _CLIENT_INFO: Final = pack_command(("CLIENT", "INFO"))
 _MULTI: Final = pack_command(("MULTI",))
@@ -68,7 +70,7 @@ async def _greet(mode: Mode, ask: AsyncAsk, protocol: int, marker: Marker | None
     level = Level(
         choose_level(
             settings.asked,
-            kill=known and not _is_forbidden(kill),
+            kill=known and not isinstance(kill, Exception),
             marker=made,
             # Elsewhere nobody has tried how exact the count is.
             offset=line is not None and line[2] is not None and _field(server, "valkey_version") is not None,
@@ -95,7 +97,7 @@ async def async_fence(mode: Mode, ask: AsyncAsk, here: Stream, old: Stream, time
     """
     deadline_ns = monotonic_ns() + int((5.0 if timeout_s is None else timeout_s) * 1e9)
     same = old.run_id == here.run_id
-    step = fence_step(same, old.level, here.level)
+    step = fence_step(same, old.level, here.level, old.client_id)
     if not old.fenced:
         if step == "kill":
             await _kill(ask, old, deadline_ns)
@@ -201,11 +203,6 @@ async def _ask_markers(ask: AsyncAsk, tickets: list[Ticket], deadline_ns: int) -
 
 def _is_busy(error: Exception) -> bool:
     return isinstance(error, ResponseError) and str(error).startswith("BUSY")
-
-
-def _is_forbidden(reply: Any) -> bool:
-    # "client-id should be greater than 0" is what newer servers say of the question, older ones answer 0.
-    return isinstance(reply, Exception) and "client-id" not in str(reply)
 
 
 def _could_not(error: Exception) -> Exception:

@@ -289,7 +289,7 @@ class MultiplexedOnce:
         if current is None or current.closed or current.stream is None:
             return
         here = current.stream
-        if fence_step(stream.run_id == here.run_id, stream.level, here.level) == "kill":
+        if fence_step(stream.run_id == here.run_id, stream.level, here.level, stream.client_id) == "kill":
             # Ahead of everything that will be sent on it; what is to be learnt is asked for in peace.
             kill = current.send(pack_command(("CLIENT", "KILL", "ID", stream.client_id)))
             kill.add_done_callback(_see)

@@ -313,19 +313,16 @@ class SimulatedServer:
             wanted = int(words[2]) if len(words) > 2 else None
             return b"".join(self._describe(one) for one in self._ends.values() if wanted in (None, one.number))
         if what == b"KILL":
-            return self._kill(int(words[2]))
+            return self._kill(end, int(words[2]))
         return _OK
 
-    def _kill(self, number: int) -> int:
-        if number < 1:
-            raise _Error("ERR client-id should be greater than 0")
-        for end in list(self._ends.values()):
-            if end.number == number:
-                if self.honours_kill:
-                    end.link.end_at_server()
-                    end.link.end_at_client(None)
-                return 1
-        return 0
+    def _kill(self, asker: _End, number: int) -> int:
+        # As Redis 6.2 does: 0 is everybody but who asks.
+        struck = [end for end in self._ends.values() if end.number == number or (not number and end is not asker)]
+        for end in struck if self.honours_kill else ():
+            end.link.end_at_server()
+            end.link.end_at_client(None)
+        return len(struck)
 
     def _describe(self, end: _End, *, current: bool = False) -> bytes:
         unparsed = 0 if current else end.queued_bytes + len(end.buffer)
