@@ -92,6 +92,19 @@ def test_a_lost_reply_and_a_torn_request(server, proxy, connect, level):
     assert (figures["applied"], figures["not_applied"], figures["unresolvable"]) == (3, 3, 0)
 
 
+@pytest.mark.parametrize(("level", "outcome"), [("marker", Outcome.APPLIED), ("gate", Outcome.REJECTED)])
+def test_what_is_refused_while_the_reply_is_lost(server, proxy, connect, level, outcome):
+    """A transaction goes on behind a command that is refused, so its marker is set; a script ends there."""
+    between = proxy(server)
+    client = connect(between, exactly_once=ExactlyOnce(level), resilience=PATIENT)
+    client.set("text", "x")
+    between.drop_replies(1, command=marked("INCRBY", level), then="reset")
+    with pytest.raises(redis.RedisError) as failed:
+        client.incr("text")
+    assert failed.value.outcome is outcome
+    assert client.get("text") == b"x"
+
+
 def test_a_new_connection_ends_nobody_elses(server, proxy, connect):
     between = proxy(server)
     with observe(server) as bystander, bystander.client() as pinned:

@@ -73,7 +73,6 @@ async def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
             results.append(await high.incrby(f"counter:{number % 12}", 1))
             if number % 10 == 0:
                 results.append(await high.set(f"text:{number}", number))
-        text = await client.with_priority(Priority.HIGH).lpush("text:0", "poison")
         client.guard.reset()
         client.recovery.resume()
         for _ in range(12):
@@ -84,7 +83,20 @@ async def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
         for result in results:
             assert await result.wait(WAIT_S), f"seed {seed}"
         assert [int(await observer.get(f"counter:{number}")) for number in range(12)] == [10] * 12, f"seed {seed}"
-        assert not await text.wait(WAIT_S)
+        assert client.recovery.dead_letters() == []
+
+
+async def test_what_the_server_refuses_becomes_a_dead_letter_and_keeps_nothing_back(server):
+    async with client_of(server) as client:
+        await client.set("text", "x")
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        poison, behind = await high.lpush("text", "poison"), await high.incr("counter")
+        client.guard.reset()
+        client.recovery.resume()
+        assert await behind.wait(WAIT_S)
+        assert not await poison.wait(WAIT_S)
         assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
 
 

@@ -75,7 +75,6 @@ def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
             results.append(high.incrby(f"counter:{number % 12}", 1))
             if number % 10 == 0:
                 results.append(high.set(f"text:{number}", number))
-        text = client.with_priority(Priority.HIGH).lpush("text:0", "poison")
         client.guard.reset()
         client.recovery.resume()
         for _ in range(12):
@@ -86,7 +85,20 @@ def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
         for result in results:
             assert result.wait(WAIT_S), f"seed {seed}"
         assert [int(observer.get(f"counter:{number}")) for number in range(12)] == [10] * 12, f"seed {seed}"
-        assert not text.wait(WAIT_S)
+        assert client.recovery.dead_letters() == []
+
+
+def test_what_the_server_refuses_becomes_a_dead_letter_and_keeps_nothing_back(server):
+    with client_of(server) as client:
+        client.set("text", "x")
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        poison, behind = high.lpush("text", "poison"), high.incr("counter")
+        client.guard.reset()
+        client.recovery.resume()
+        assert behind.wait(WAIT_S)
+        assert not poison.wait(WAIT_S)
         assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
 
 
