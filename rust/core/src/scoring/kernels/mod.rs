@@ -444,16 +444,15 @@ impl Kernels {
             return;
         }
         let place = |index: usize| rows.row(listed[index.min(listed.len() - 1)] as usize).cast::<f32>();
-        let ahead = rows_ahead(query.len());
         let work = |dots, squares| std::iter::zip(dots, squares).enumerate().map(|(index, out)| (place(index), out));
         match self.0 {
             Tier::Scalar => scalar::dot_squares(query, work(dots, squares)),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `self` proves AVX2 and FMA; each place is a row of `query.len()` readable elements.
-            Tier::Avx2 => unsafe { avx2::dot_squares(query, place, ahead, dots, squares) },
+            Tier::Avx2 => unsafe { avx2::dot_squares(query, place, rows_ahead(query.len()), dots, squares) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `self` proves AVX-512 F; the places are as above.
-            Tier::Avx512 => unsafe { avx512::dot_squares(query, place, ahead, dots, squares) },
+            Tier::Avx512 => unsafe { avx512::dot_squares(query, place, rows_ahead(query.len()), dots, squares) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `self` proves NEON; the places are as above.
             Tier::Neon => unsafe { neon::dot_squares(query, work(dots, squares)) },

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 fn tiers() -> Vec<Kernels> {
     let found: Vec<_> = Tier::ALL.into_iter().filter_map(Kernels::forced).collect();
     assert!(found.iter().any(|kernels| kernels.tier() == Tier::Scalar));
+    // Every 64-bit Arm processor that the standard library is built for has NEON: there it must not be passed over.
+    assert!(!cfg!(target_arch = "aarch64") || found.iter().any(|kernels| kernels.tier() == Tier::Neon));
     found
 }
 
