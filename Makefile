@@ -155,9 +155,10 @@ memcheck-scoring: | check-rust
 	PROPTEST_CASES=20 valgrind -q --error-exitcode=9 \
 		$$(ls -t target/debug/deps/agent_memory_core-* | grep -v '\.d$$' | head -1) scoring::kernels scoring::index::codes
 
-# The same under AddressSanitizer, which knows AVX-512 where valgrind stops at AVX2 (needs a nightly toolchain).
+# The same under AddressSanitizer, which knows AVX-512 where valgrind stops at AVX2. Its run-time library comes with every
+# toolchain; RUSTC_BOOTSTRAP lets a stable compiler take the flag that asks for it.
 sanitize-scoring: | check-rust
-	RUSTFLAGS="-Zsanitizer=address" PROPTEST_CASES=$${PROPTEST_CASES:-200} cargo +nightly test --quiet \
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" PROPTEST_CASES=$${PROPTEST_CASES:-200} cargo test --quiet \
 		--package agent-memory-core --lib --target $$(rustc -vV | sed -n 's/^host: //p') --target-dir target/asan scoring
 
 # The NEON kernels, and what of the core scores with them: compiled for aarch64 and run under an emulator. Compiler,
