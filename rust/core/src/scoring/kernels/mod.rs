@@ -74,8 +74,8 @@ impl Line {
     /// Whether a row is below the line. Sums that say nothing ([`F32_SAFE_SQUARES`]) are not below.
     #[inline]
     #[must_use]
+    #[allow(clippy::needless_bitwise_bool, clippy::manual_range_contains)] // without branches many rows go at once
     pub fn is_above(self, dot: f32, square: f32) -> bool {
-        // Without branches, so that many rows are looked at at once.
         let is_safe = (square >= F32_SAFE_SQUARES.start) & (square < F32_SAFE_SQUARES.end);
         !(is_safe & (dot + self.slope * square.sqrt() - self.rise < 0.0))
     }
