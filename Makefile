@@ -4,6 +4,7 @@
 #   make demo     a real server, traffic, an outage, the recovery; writes demo-report.html
 #   make test     the Rust tests, then the Python tests against the built wheel
 #   make compat   redis-py's own tests, with our classes in the place of its own
+#   make test-neon  the scoring kernels of 64-bit Arm under an emulator, on x86-64 with Debian's packages
 #   make fuzz     libFuzzer on the bytes of snapshots and on texts, FUZZ_S seconds each (60)
 #   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
@@ -154,10 +155,28 @@ memcheck-scoring: | check-rust
 	PROPTEST_CASES=20 valgrind -q --error-exitcode=9 \
 		$$(ls -t target/debug/deps/agent_memory_core-* | grep -v '\.d$$' | head -1) scoring::kernels scoring::index::codes
 
-# The same under AddressSanitizer, which knows AVX-512 where valgrind stops at AVX2 (needs a nightly toolchain).
+# The same under AddressSanitizer, which knows AVX-512 where valgrind stops at AVX2. Its run-time library comes with every
+# toolchain; RUSTC_BOOTSTRAP lets a stable compiler take the flag that asks for it.
 sanitize-scoring: | check-rust
-	RUSTFLAGS="-Zsanitizer=address" PROPTEST_CASES=$${PROPTEST_CASES:-200} cargo +nightly test --quiet \
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" PROPTEST_CASES=$${PROPTEST_CASES:-200} cargo test --quiet \
 		--package agent-memory-core --lib --target $$(rustc -vV | sed -n 's/^host: //p') --target-dir target/asan scoring
+
+# The NEON kernels, and what of the core scores with them: compiled for aarch64 and run under an emulator. Compiler,
+# C library and emulator are unpacked from Debian packages into target/, nothing is installed.
+NEON_ROOT := $(abspath target/neon/toolchain/root)
+NEON_LIBRARIES := $(NEON_ROOT)/usr/lib/x86_64-linux-gnu:$(NEON_ROOT)/lib/x86_64-linux-gnu
+
+.PHONY: test-neon
+target/neon/toolchain.stamp: tools/aarch64_toolchain.sh
+	tools/aarch64_toolchain.sh target/neon/toolchain
+	@touch $@
+
+test-neon: target/neon/toolchain.stamp | check-rust
+	RUSTC=$(NEON_ROOT)/usr/bin/rustc LD_LIBRARY_PATH=$(NEON_LIBRARIES) PROPTEST_CASES=$${PROPTEST_CASES:-200} \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$(NEON_ROOT)/usr/bin/aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-Dwarnings -Clink-arg=--sysroot=$(NEON_ROOT)" \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$(NEON_ROOT)/usr/bin/qemu-aarch64-static -L $(NEON_ROOT)" \
+		cargo test --package agent-memory-core --lib --target aarch64-unknown-linux-gnu --target-dir target/neon scoring
 
 # Coverage-guided, on stable Rust: the coverage pass is asked for by name, and the crate compiles libFuzzer (needs a C++
 # compiler). A panic, a failed assertion, an overflow or more than 2 GB stops it and leaves the input beside it.

@@ -324,7 +324,7 @@ def score_rows(
     threads: int,
     components: bool,
     kernel: str | None,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], list[NDArray[np.float64]], int]: ...
+) -> tuple[NDArray[np.int64], NDArray[np.float64], list[NDArray[np.float64]] | None]: ...
 
 @final
 class IndexCore:

@@ -375,6 +375,7 @@ class MemoryIndex:
         With `vectors="mapped"` the float32 elements (1,536 bytes a memory at 384 dimensions) stay in the file, which is
         mapped and can be shared by processes; only candidates are read from it. What is written after loading is in
         memory. The file must not be truncated or written in place while it is mapped (`save` never does).
+        All of the file is read and its checksums compared, by as many threads as there are processors, 4 at most.
 
         Raises `OSError` if the file cannot be read, and `ValueError` if it is foreign, damaged or of another version,
         or if `model` is given and the snapshot's is another.

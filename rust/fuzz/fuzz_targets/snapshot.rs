@@ -78,7 +78,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = mend(&mut bytes);
     for is_mapped in [false, true] {
         let shared: SharedBytes = Arc::new(bytes.clone());
-        let Ok(index) = read_snapshot(&shared, is_mapped) else { continue };
+        let Ok(index) = read_snapshot(&shared, is_mapped, 2) else { continue };
         let settings = index.settings();
         let vector = vec![1.0; settings.dimensions];
         let terms = ["river".to_owned(), "stone".to_owned()];

@@ -83,7 +83,14 @@ fn write_aside(index: &Index, aside: &PathBuf) -> io::Result<(Written, File)> {
     Ok((written, file))
 }
 
-/// Loads a snapshot. With `mapped` the vectors' elements stay in the file, which stays mapped as long as the index lives.
+/// Most threads that read one snapshot; more would wait for memory.
+const MAX_LOAD_THREADS: usize = 4;
+
+fn load_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_LOAD_THREADS)
+}
+
+/// Loads a snapshot, by as many threads as there are processors, [`MAX_LOAD_THREADS`] at most. With `mapped` the vectors' elements stay in the file, which stays mapped as long as the index lives.
 ///
 /// # Errors
 ///
@@ -92,10 +99,10 @@ pub fn load(path: &Path, mapped: bool) -> Result<Index, LoadError> {
     let file = File::open(path).map_err(LoadError::Io)?;
     if file.metadata().map_err(LoadError::Io)?.len() == 0 {
         let empty: SharedBytes = Arc::new(Vec::new());
-        return read_snapshot(&empty, false).map_err(LoadError::Snapshot);
+        return read_snapshot(&empty, false, 1).map_err(LoadError::Snapshot);
     }
     let bytes = map(&file).map_err(LoadError::Io)?;
-    read_snapshot(&bytes, mapped).map_err(LoadError::Snapshot)
+    read_snapshot(&bytes, mapped, load_threads()).map_err(LoadError::Snapshot)
 }
 
 #[cfg(test)]

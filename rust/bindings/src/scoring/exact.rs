@@ -9,7 +9,8 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 type Floats<'py> = Bound<'py, PyArray1<f64>>;
-type Scored<'py> = (Bound<'py, PyArray1<i64>>, Floats<'py>, Floats<'py>, Vec<Floats<'py>>, usize);
+/// Rows, scores, and if they were asked for the similarities followed by the values of each part.
+type Scored<'py> = (Bound<'py, PyArray1<i64>>, Floats<'py>, Option<Vec<Floats<'py>>>);
 
 /// The names of the kernel tiers that this processor has, slowest first.
 #[pyfunction]
@@ -131,6 +132,6 @@ pub(crate) fn score_rows<'py>(
     let indices: Vec<i64> = answer.rows.into_iter().map(i64::from).collect();
     let indices = PyArray1::from_slice(py, &indices);
     let scores = floats(answer.ranked.iter().map(|ranked| ranked.value).collect());
-    let parts = answer.parts.into_iter().map(floats).collect();
-    Ok((indices, scores, floats(answer.similarity), parts, answer.candidates))
+    let parts = components.then(|| std::iter::once(answer.similarity).chain(answer.parts).map(floats).collect());
+    Ok((indices, scores, parts))
 }

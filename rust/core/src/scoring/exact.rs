@@ -2,7 +2,9 @@
 //! the rows that the bounds cannot decide.
 
 use super::index::segment::set_bits;
-use super::kernels::{Element, F32_SAFE_SQUARES, Kernels, MAX_ROWS_AHEAD, Rows, exact_square, f32_error_factor};
+use super::kernels::{
+    Chosen, Element, F32_SAFE_SQUARES, Kernels, Line, MAX_ROWS_AHEAD, Rows, exact_square, f32_error_factor, packed,
+};
 use super::parts::{Metric, Scale, closeness};
 use super::topk::{Interval, KthLargest, Ranked, best};
 use std::ops::Range;
@@ -68,6 +70,9 @@ pub struct Answer {
     pub candidates: usize,
 }
 
+/// A bit for each row of a block; those beyond the last row may be anything.
+type BlockBits = [u64; BLOCK_ROWS / 64];
+
 /// A query with its forms and norms.
 struct Query<'a> {
     wide: &'a [f64],
@@ -121,48 +126,40 @@ impl<'a> Query<'a> {
 }
 
 impl Query<'_> {
-    /// Sets the bits of the rows of a block whose score may reach `floor`, and clears the others: a quick look, of which
-    /// [`Self::interval`] is the careful one. A score reaches it where the similarity reaches `s = (floor - extra) / weight`;
+    /// The bits of the rows of a block whose score may reach `floor`: a quick look, of which [`Self::interval`] is the
+    /// careful one. A score reaches it where the similarity reaches `s = (floor - extra) / weight`;
     /// with `c` for the error of the `f32` pass per unit of `|x|`,
     ///
     /// - of the inner product that is where `q.x + c|x| - s >= 0`,
     /// - of the cosine where `q.x + (c - s|q|)|x| >= 0`.
     ///
     /// Both are `dot + slope * sqrt(square) - rise >= 0` in `f32`, with slope and rise leaning to the side of reaching.
-    fn reaching(&self, totals: &Totals<'_>, first: usize, floor: f64, sums: Sums<'_>, words: &mut [u64]) {
-        words.fill(u64::MAX);
+    fn reaching(&self, pass: &Pass<'_>, totals: &Totals<'_>, first: usize, floor: f64, sums: Sums<'_>) -> BlockBits {
+        let mut words = [u64::MAX; BLOCK_ROWS / 64];
         let norm = self.square.sqrt();
         let is_dot = self.metric != Metric::Euclidean;
         if floor == f64::NEG_INFINITY || !is_dot || totals.weight <= 0.0 {
-            return;
+            return words;
         }
         #[allow(clippy::cast_possible_truncation)] // the rounding is in the slack
         let line = |extra: f64| {
             let needed = (floor - extra - F64_SLACK * (floor.abs() + extra.abs())) / totals.weight;
             let (across, rise) = if self.metric == Metric::Cosine { (needed * norm, 0.0) } else { (0.0, needed) };
             let slope = self.error_per_norm - across + F32_SLACK * norm + (F32_SLACK + self.slack) * across.abs();
-            (slope as f32, (rise - F32_SLACK * rise.abs()) as f32)
+            Line { slope: slope as f32, rise: (rise - F32_SLACK * rise.abs()) as f32 }
         };
-        let rows = sums.dots.iter().zip(sums.squares).enumerate();
-        let mut is_above = [0_u8; BLOCK_ROWS];
         if totals.parts.is_empty() {
-            let line = line(0.0);
-            rows.for_each(|(offset, (&dot, &square))| is_above[offset] = u8::from(!is_below(line, dot, square)));
+            let words = &mut words[..sums.dots.len().div_ceil(64)];
+            pass.kernels.above(line(0.0), sums.dots, sums.squares, words);
         } else {
-            rows.for_each(|(offset, (&dot, &square))| {
-                is_above[offset] = u8::from(!is_below(line(totals.extra(first + offset)), dot, square));
-            });
+            let mut is_above = [0_u8; BLOCK_ROWS];
+            for (offset, (&dot, &square)) in sums.dots.iter().zip(sums.squares).enumerate() {
+                is_above[offset] = u8::from(line(totals.extra(first + offset)).is_above(dot, square));
+            }
+            words = std::array::from_fn(|word| packed(&is_above.as_chunks::<64>().0[word]));
         }
-        for (word, bits) in words.iter_mut().zip(is_above.as_chunks::<64>().0) {
-            *word =
-                if *bits == [0; 64] { 0 } else { bits.iter().rev().fold(0, |word, &bit| word << 1 | u64::from(bit)) };
-        }
+        words
     }
-}
-
-/// Whether a row is below the line. Sums that say nothing are not below.
-fn is_below((slope, rise): (f32, f32), dot: f32, square: f32) -> bool {
-    F32_SAFE_SQUARES.contains(&square) && dot + slope * square.sqrt() - rise < 0.0
 }
 
 /// The cosine from `f64` sums: 0 if either vector is zero, `NaN` if a sum is not finite.
@@ -316,13 +313,11 @@ impl Pass<'_> {
     fn sift(&self, piece: Range<usize>, totals: &Totals<'_>, k: usize, threshold: f64) -> Vec<Candidate> {
         let mut lowest = KthLargest::new(k);
         let mut found = Vec::new();
-        let mut doubtful = [0_u64; BLOCK_ROWS / 64];
         self.each_block(piece, |block, sums| {
             let floor = lowest.floor().max(threshold);
-            match sums {
-                Some(sums) => self.query.reaching(totals, block.start, floor, sums, &mut doubtful),
-                None => doubtful.fill(u64::MAX),
-            }
+            let doubtful = sums.map_or([u64::MAX; BLOCK_ROWS / 64], |sums| {
+                self.query.reaching(self, totals, block.start, floor, sums)
+            });
             for index in set_bits(&doubtful).map(|bit| block.start + bit).take_while(|&index| index < block.end) {
                 let similarity = self.interval(index, sums.map(|s| s.of(index - block.start)));
                 let score = totals.interval(similarity, index);
@@ -358,13 +353,11 @@ impl Pass<'_> {
                 each(block, None);
                 continue;
             }
-            let listed_end = piece.end.min(block.end + MAX_ROWS_AHEAD);
-            scratch.listed.clear();
-            match self.eligible {
-                Some(eligible) => scratch.listed.extend_from_slice(&eligible[start..listed_end]),
-                None => scratch.listed.extend((start..listed_end).filter_map(|row| u32::try_from(row).ok())),
-            }
-            each(block.clone(), Some(scratch.dot_squares(self.kernels, &self.query, self.rows, block.len())));
+            let chosen = match self.eligible {
+                Some(eligible) => Chosen::Listed(&eligible[start..piece.end.min(end + MAX_ROWS_AHEAD)]),
+                None => Chosen::From(start),
+            };
+            each(block.clone(), Some(scratch.dot_squares(self.kernels, &self.query, self.rows, chosen, block.len())));
         }
     }
 }
@@ -386,32 +379,39 @@ impl Sums<'_> {
 struct Scratch {
     dots: Vec<f32>,
     squares: Vec<f32>,
-    listed: Vec<u32>,
     widened: Vec<f32>,
-    all: Vec<u32>,
 }
 
 impl Scratch {
     fn new(rows: &Rows<'_>) -> Self {
         let halves = if rows.element() == Element::F16 { BLOCK_ROWS } else { 0 };
-        let all = (0..u32::try_from(halves).unwrap_or(0)).collect();
         let widened = vec![0.0; halves * rows.dimensions()];
-        let listed = Vec::with_capacity(BLOCK_ROWS + MAX_ROWS_AHEAD);
-        Self { dots: vec![0.0; BLOCK_ROWS], squares: vec![0.0; BLOCK_ROWS], listed, widened, all }
+        Self { dots: vec![0.0; BLOCK_ROWS], squares: vec![0.0; BLOCK_ROWS], widened }
     }
 
-    /// The sums of the first `count` rows that are listed.
-    fn dot_squares(&mut self, kernels: Kernels, query: &Query<'_>, rows: &Rows<'_>, count: usize) -> Sums<'_> {
+    /// The sums of `count` rows.
+    fn dot_squares(
+        &mut self,
+        kernels: Kernels,
+        query: &Query<'_>,
+        rows: &Rows<'_>,
+        chosen: Chosen<'_>,
+        count: usize,
+    ) -> Sums<'_> {
         let (dots, squares) = (&mut self.dots[..count], &mut self.squares[..count]);
         if rows.element() == Element::F16 {
             let widened = &mut self.widened[..count * rows.dimensions()];
-            for (&row, slots) in self.listed.iter().zip(widened.chunks_exact_mut(rows.dimensions())) {
-                rows.copy_f32(row as usize, slots);
+            for (offset, slots) in widened.chunks_exact_mut(rows.dimensions()).enumerate() {
+                let row = match chosen {
+                    Chosen::From(first) => first + offset,
+                    Chosen::Listed(listed) => listed[offset] as usize,
+                };
+                rows.copy_f32(row, slots);
             }
             let widened = Rows::from_slice(widened, rows.dimensions());
-            kernels.dot_squares(&query.narrow, &widened, &self.all[..count], dots, squares);
+            kernels.dot_squares(&query.narrow, &widened, Chosen::From(0), dots, squares);
         } else {
-            kernels.dot_squares(&query.narrow, rows, &self.listed, dots, squares);
+            kernels.dot_squares(&query.narrow, rows, chosen, dots, squares);
         }
         Sums { dots, squares }
     }

@@ -76,6 +76,29 @@ def test_a_place_that_cannot_be_opened_is_unavailable(tmp_path):
         SqliteStore(tmp_path / "missing" / "memories.db").open()
 
 
+def test_the_end_of_the_feed_is_found_however_much_there_is_before_it(path):
+    def steps_at_the_end(store):
+        """Instructions of SQLite's machine for the changes after the last one."""
+        last = store.changes("a").seq
+        steps = []
+
+        def counted(reader):
+            reader.connection.set_progress_handler(lambda: steps.append(1), 1)
+            try:
+                return reader.changes("a", last, 1_000, True)
+            finally:
+                reader.connection.set_progress_handler(None, 1)
+
+        assert store._engine.read(counted).copies == []
+        return len(steps)
+
+    with SqliteStore(path) as store:
+        store.write([put(agent_id="a") for _ in range(10)])
+        few = steps_at_the_end(store)
+        store.write([put(agent_id="a") for _ in range(900)])
+        assert steps_at_the_end(store) <= few
+
+
 def test_a_changed_byte_of_a_row_is_noticed(path):
     with SqliteStore(path) as store:
         store.write([put("first", memory_id="a", embedding=[1.0]), put("second", memory_id="b", tier=Tier.LTM)])

@@ -30,6 +30,9 @@ __all__ = ["Reader"]
 _SELECT: Final = {
     with_vectors: select_copies(vectors=with_vectors).format(empty="x''") for with_vectors in (True, False)
 }
+# Of two lower bounds of a feed's place SQLite searches its index by the first, which may be everything that the agent ever
+# wrote. The unary plus leaves it the reader's own.
+_CHANGES: Final = {vectors: sql.replace("m.seq > a.", "+m.seq > a.", 1) for vectors, sql in _SELECT.items()}
 _FROM: Final = f"FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE {NOT_ERASED} AND m.deleted = 0"
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
 
@@ -95,7 +98,7 @@ class Reader:
         self.connection.execute("BEGIN")
         try:
             agent = load_agents(self.connection, [agent_id])[agent_id]
-            sql = f"{_SELECT[vectors]} AND a.agent_id = ? AND m.seq > ? ORDER BY m.seq LIMIT ?"
+            sql = f"{_CHANGES[vectors]} AND a.agent_id = ? AND m.seq > ? ORDER BY m.seq LIMIT ?"
             rows = self.connection.execute(sql, (agent_id, after_seq, limit + 1)).fetchall()
         finally:
             self.connection.execute("COMMIT")

@@ -18,7 +18,7 @@ pub mod text;
 
 use super::parts::Metric;
 use codes::Rotation;
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table};
 use published::Published;
 use segment::{Bits, CHUNK_ROWS, NO_ROW, NewRow, Segment, Slot};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -383,15 +383,47 @@ impl Writer {
         edits.joined(before, after);
     }
 
-    fn append(&mut self, state: &mut State, segment: Segment, edits: &mut Edits) {
+    /// The hashes of a segment's ids.
+    fn hashes(&self, segment: &Segment) -> Vec<u64> {
+        (0..segment.rows).map(|row| self.hash(segment.id(row))).collect()
+    }
+
+    /// Makes room in the table for so many more ids.
+    fn reserve(&mut self, rows: usize) {
+        // Ids do not fall into the shards evenly; a shard that gets more of them than this grows.
+        let share = rows / SHARDS + rows / SHARDS / 8;
+        self.rows.iter_mut().for_each(|shard| shard.reserve(share, |&(hash, _)| hash));
+    }
+
+    /// Enters the ids of a segment that comes next, with their hashes; false if one of them is there already.
+    fn enter_new(&mut self, state: &State, segment: &Segment, hashes: &[u64]) -> bool {
         let base = self.next_row;
-        let mut has_sequence = false;
-        for local in 0..segment.rows {
-            let row = base + u32::try_from(local).expect("a segment has at most 8,192 rows");
+        for (row, (local, &hash)) in (base..).zip(hashes.iter().enumerate()) {
+            let shard = &mut self.rows[(hash >> 32) as usize % SHARDS];
+            let id = segment.id(local);
+            let of = |row: u32| if row < base { state.id(row) } else { segment.id((row - base) as usize) };
+            let entry = shard.entry(hash, |&(h, row)| h == hash && of(row) == id, |&(hash, _)| hash);
+            let hash_table::Entry::Vacant(vacant) = entry else { return false };
+            vacant.insert((hash, row));
+        }
+        true
+    }
+
+    fn append(&mut self, state: &mut State, segment: Segment, edits: &mut Edits) {
+        for (row, local) in (self.next_row..).zip(0..segment.rows) {
             let hash = self.hash(segment.id(local));
             let shard = &mut self.rows[(hash >> 32) as usize % SHARDS];
             shard.insert_unique(hash, (hash, row), |&(hash, _)| hash);
-            if let Some((number, step)) = segment.sequence[local] {
+        }
+        self.attach(state, segment, edits);
+    }
+
+    /// Appends a segment whose ids have been entered in the table.
+    fn attach(&mut self, state: &mut State, segment: Segment, edits: &mut Edits) {
+        let base = self.next_row;
+        let mut has_sequence = false;
+        for (row, sequence) in (base..).zip(&segment.sequence) {
+            if let &Some((number, step)) = sequence {
                 has_sequence = true;
                 let members = &mut self.sequences[number as usize];
                 let before = members.range(..(step, row)).next_back().map(|key| key.1);

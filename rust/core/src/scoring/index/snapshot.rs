@@ -18,6 +18,7 @@ use super::{Edits, Index, Settings, State};
 use crate::scoring::kernels::MAX_DIMENSIONS;
 use crate::scoring::parts::Metric;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 const MAGIC: &[u8; 8] = b"AGMEMIDX";
@@ -320,20 +321,22 @@ fn footer_of(bytes: &[u8]) -> Parsed<&[u8]> {
     block_of(bytes, block)
 }
 
-/// Makes an index from the bytes of a snapshot. With `mapped` the `f32` elements stay in the bytes, and everything else
-/// is copied; the bytes must then not change as long as the index lives, or rankings go wrong (memory safety does not
-/// depend on it).
+/// Makes an index from the bytes of a snapshot, its segments read by `threads` threads. With `mapped` the `f32` elements
+/// stay in the bytes, and everything else is copied; the bytes must then not change as long as the index lives, or
+/// rankings go wrong (memory safety does not depend on it).
 ///
 /// # Errors
 ///
 /// If the bytes are foreign, damaged, or of another version.
-pub fn read_snapshot(bytes: &SharedBytes, mapped: bool) -> Parsed<Index> {
+pub fn read_snapshot(bytes: &SharedBytes, mapped: bool, threads: usize) -> Parsed<Index> {
     let all: &[u8] = (**bytes).as_ref();
     let mut footer = Reader { rest: footer_of(all)? };
     let settings = read_settings(&mut footer)?;
     let sequences = footer.count()?;
     let names: Vec<String> = (0..sequences).map(|_| footer.text().map(str::to_owned)).collect::<Parsed<_>>()?;
     let segments = footer.count()?;
+    let mut block = || Ok(Block { at: footer.u64()?, len: footer.u64()?, crc: footer.u32()? });
+    let blocks: Vec<[Block; 2]> = (0..segments).map(|_| Ok([block()?, block()?])).collect::<Parsed<_>>()?;
     let index = Index::new(settings);
     {
         let mut writer = index.writer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -344,26 +347,65 @@ pub fn read_snapshot(bytes: &SharedBytes, mapped: bool) -> Parsed<Index> {
             return Err(damaged("two sequences have one name"));
         }
         let (mut state, mut edits) = (State::default(), Edits::default());
-        for _ in 0..segments {
-            let mut block = || Ok(Block { at: footer.u64()?, len: footer.u64()?, crc: footer.u32()? });
-            let (vectors, columns) = (block()?, block()?);
+        let read = |[vectors, columns]: [Block; 2]| {
             let segment = read_segment(&index.settings, bytes, mapped, vectors, columns, names.len())?;
+            let hashes = writer.hashes(&segment);
+            Ok((segment, hashes))
+        };
+        let segments = each_in_threads(&blocks, threads, &read)?;
+        writer.reserve(segments.iter().map(|(segment, _)| segment.rows).sum());
+        for (segment, hashes) in segments {
             let at = writer.next_row as usize % CHUNK_ROWS;
             if at + segment.rows > CHUNK_ROWS {
                 writer.next_row += u32::try_from(CHUNK_ROWS - at).unwrap_or(0);
             }
-            if (0..segment.rows).any(|row| writer.find(&state, segment.id(row)).is_some()) {
-                return Err(damaged("an id occurs twice"));
-            }
             if u32::try_from(writer.next_row as usize + 2 * CHUNK_ROWS).is_err() {
                 return Err(damaged("it has too many rows"));
             }
-            writer.append(&mut state, segment, &mut edits);
+            if !writer.enter_new(&state, &segment, &hashes) {
+                return Err(damaged("an id occurs twice"));
+            }
+            writer.attach(&mut state, segment, &mut edits);
         }
         edits.link(&mut state);
         index.state.publish(Arc::new(state));
     }
     Ok(index)
+}
+
+/// What `read` makes of every segment, in order; the first error in that order, if there is one.
+fn each_in_threads<T: Send>(
+    blocks: &[[Block; 2]],
+    threads: usize,
+    read: &(dyn Fn([Block; 2]) -> Parsed<T> + Sync),
+) -> Parsed<Vec<T>> {
+    let threads = threads.min(blocks.len());
+    if threads <= 1 {
+        return blocks.iter().map(|&block| read(block)).collect();
+    }
+    // Each thread takes the next segment, so that they go through the bytes side by side.
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let index = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(&block) = blocks.get(index)
+        {
+            let result = read(block);
+            if result.is_err() {
+                next.store(blocks.len(), Ordering::Relaxed);
+            }
+            done.push((index, result));
+        }
+        done
+    };
+    let mut all: Vec<(usize, Parsed<T>)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        all.extend(others.into_iter().flat_map(|other| other.join().expect("reading does not panic")));
+        all
+    });
+    all.sort_unstable_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, result)| result).collect()
 }
 
 fn read_settings(footer: &mut Reader<'_>) -> Parsed<Settings> {
@@ -456,11 +498,8 @@ fn check_ids(segment: &Segment) -> Parsed<()> {
         }
         start = end;
     }
-    let mut seen = std::collections::HashSet::new();
-    if start as usize != segment.id_bytes.len() || !(0..segment.rows).all(|row| seen.insert(segment.id(row))) {
-        return Err(damaged("ids are missing or occur twice"));
-    }
-    Ok(())
+    // Whether one occurs twice is found out where they are entered in the table.
+    if start as usize == segment.id_bytes.len() { Ok(()) } else { Err(damaged("ids are missing")) }
 }
 
 fn read_postings(segment: &mut Segment, reader: &mut Reader<'_>) -> Parsed<()> {
@@ -469,7 +508,10 @@ fn read_postings(segment: &mut Segment, reader: &mut Reader<'_>) -> Parsed<()> {
         let is_inside = rows.last().is_none_or(|&row| usize::from(row) < limit);
         if is_ascending && is_inside { Ok(()) } else { Err(damaged("a word is in an impossible row")) }
     };
-    for _ in 0..reader.count()? {
+    let terms = reader.count()?;
+    // A term takes at least 16 bytes: a count that is not true reserves no more than there are bytes.
+    segment.terms.reserve(terms.min(reader.rest.len() / 16));
+    for _ in 0..terms {
         let term = reader.text()?.into();
         let count = reader.count()?;
         let rows = reader.all(count, u16::from_le_bytes)?;
@@ -499,7 +541,7 @@ mod tests {
     fn snapshot() -> Vec<u8> {
         let analyzer = Analyzer::new("english").unwrap();
         let row = |n: u8| NewRow {
-            id: format!("m{n}"),
+            id: format!("m{n:02}"),
             text: n.is_multiple_of(2).then(|| analyzer.count("Rivers and stones")),
             timestamp_s: f64::NAN,
             attributes: vec!["kind".to_owned()],
@@ -520,7 +562,7 @@ mod tests {
         });
         index.upsert(bare, Vec::new(), &["s".to_owned()]).unwrap();
         index.upsert(rows, vectors, &["s".to_owned()]).unwrap();
-        index.delete(["m3", "m69"]);
+        index.delete(["m03", "m69"]);
         let mut bytes = Vec::new();
         write_snapshot(&index, &mut bytes).unwrap();
         bytes
@@ -530,7 +572,7 @@ mod tests {
     fn what_was_written_is_read_and_written_the_same() {
         let bytes = snapshot();
         for mapped in [false, true] {
-            let index = read_snapshot(&(Arc::new(bytes.clone()) as SharedBytes), mapped).unwrap();
+            let index = read_snapshot(&(Arc::new(bytes.clone()) as SharedBytes), mapped, 2).unwrap();
             assert_eq!(index.state().len(), 68);
             let mut again = Vec::new();
             write_snapshot(&index, &mut again).unwrap();
@@ -558,6 +600,20 @@ mod tests {
         bytes[end - 16..end - 12].copy_from_slice(&crc.to_le_bytes());
     }
 
+    #[test]
+    fn an_id_that_occurs_twice_is_found_in_its_segment_and_in_another() {
+        for twice in [*b"m12", *b"m00"] {
+            let mut bytes = snapshot();
+            let place = bytes.windows(3).position(|bytes| bytes == b"m11").unwrap();
+            bytes[place..place + 3].copy_from_slice(&twice);
+            mend(&mut bytes);
+            for threads in [1, 2, 9] {
+                let error = read_snapshot(&(Arc::new(bytes.clone()) as SharedBytes), true, threads).unwrap_err();
+                assert_eq!(error.to_string(), "the snapshot is damaged: an id occurs twice");
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { ProptestConfig::default().cases.max(2000) }))]
 
@@ -566,6 +622,7 @@ mod tests {
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
             cut in prop::option::of(any::<prop::sample::Index>()),
             is_mended in any::<bool>(),
+            threads in 1_usize..3,
         ) {
             let original = snapshot();
             let mut bytes = original.clone();
@@ -579,7 +636,7 @@ mod tests {
             if is_mended && bytes.len() > 64 {
                 mend(&mut bytes);
             }
-            let result = read_snapshot(&(Arc::new(bytes.clone()) as SharedBytes), true);
+            let result = read_snapshot(&(Arc::new(bytes.clone()) as SharedBytes), true, threads);
             if let Ok(index) = result {
                 // Only padding changed, or the mending hid the damage: then it must still be usable.
                 write_snapshot(&index, &mut Vec::new()).unwrap();

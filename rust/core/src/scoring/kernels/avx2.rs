@@ -3,7 +3,7 @@
 //! The 4-bit codes are at most 15 and the query at most 127 in size, so a pair of products is at most 3,810 and eight
 //! of them fit a signed 16-bit lane (30,480): sums are widened to 32 bits only every four blocks.
 
-use super::{AHEAD_BYTES, CoarseBound, TILE_QUERIES};
+use super::{AHEAD_BYTES, CoarseBound, Line, TILE_QUERIES};
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _CMP_NLT_UQ, _MM_HINT_T0, _mm_add_epi32, _mm_add_ps, _mm_add_ss, _mm_cvtsi128_si32,
     _mm_cvtss_f32, _mm_loadu_ps, _mm_movehdup_ps, _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128,
@@ -335,4 +335,10 @@ pub(super) unsafe fn reaching(bound: &CoarseBound, floor: f32, raw: &[i32], colu
     }
     let done = whole.len() * 64;
     super::reaching_by(bound, floor, &raw[done..], columns.map(|column| &column[done..]), rest);
+}
+
+/// The portable loop with wider registers.
+#[target_feature(enable = "avx2")]
+pub(super) fn above(line: Line, dots: &[f32], squares: &[f32], words: &mut [u64]) {
+    super::above_by(line, dots, squares, words);
 }

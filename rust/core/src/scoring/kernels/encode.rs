@@ -1,7 +1,9 @@
 //! Loops of the encoder. Each is one fixed sequence of `f32` operations, compiled for wider registers where they are
 //! there; none is fused, so codes do not depend on the processor.
 
-use super::{BLOCK_DIMENSIONS, Tier};
+use super::BLOCK_DIMENSIONS;
+#[cfg(target_arch = "x86_64")]
+use super::Tier;
 
 /// Flips signs, then transforms each stretch (powers of two, multiples of 8, that make up `values`) and scales it to
 /// keep lengths.

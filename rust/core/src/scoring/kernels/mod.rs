@@ -52,6 +52,35 @@ pub struct CoarseBound {
 /// far were as fast; without it a scan of memory took a quarter longer.
 const AHEAD_BYTES: usize = 12_288;
 
+/// The rows of a matrix that [`Kernels::dot_squares`] reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Chosen<'l> {
+    /// Rows side by side, from this one on.
+    From(usize),
+    /// The first of these; those behind them are asked for.
+    Listed(&'l [u32]),
+}
+
+/// Where a row of sums may still be among the best: not where `dot + slope * sqrt(square) - rise < 0`.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// See above.
+    pub slope: f32,
+    /// See above.
+    pub rise: f32,
+}
+
+impl Line {
+    /// Whether a row is below the line. Sums that say nothing ([`F32_SAFE_SQUARES`]) are not below.
+    #[inline]
+    #[must_use]
+    #[allow(clippy::needless_bitwise_bool, clippy::manual_range_contains)] // without branches many rows go at once
+    pub fn is_above(self, dot: f32, square: f32) -> bool {
+        let is_safe = (square >= F32_SAFE_SQUARES.start) & (square < F32_SAFE_SQUARES.end);
+        !(is_safe & (dot + self.slope * square.sqrt() - self.rise < 0.0))
+    }
+}
+
 /// The most rows that [`Kernels::dot_squares`] looks ahead.
 pub const MAX_ROWS_AHEAD: usize = 64;
 
@@ -403,7 +432,14 @@ fn exact_tail(query: &[f64], value: impl Fn(usize) -> f64, mut dots: [f64; 8], m
 /// The sum of the squares, in the order of [`Rows::exact_dot`].
 #[must_use]
 pub fn exact_square(values: &[f64]) -> f64 {
-    exact_sums(values, |index| values[index]).1
+    let mut squares = [0.0_f64; 8];
+    let (blocks, rest) = values.as_chunks::<8>();
+    for block in blocks {
+        for lane in 0..8 {
+            squares[lane] += block[lane] * block[lane];
+        }
+    }
+    exact_tail(rest, |index| rest[index], [0.0; 8], squares).1
 }
 
 /// The kernels of one tier. Holding one proves that the processor has the tier.
@@ -430,30 +466,66 @@ impl Kernels {
         self.0
     }
 
-    /// For the first `dots.len()` of the listed rows of an `f32` matrix: `q.x` into `dots` and `x.x` into `squares`, in
-    /// `f32`. Memory is asked for some rows ahead, so the list should go on with the rows that come next.
+    /// For `dots.len()` rows of an `f32` matrix: `q.x` into `dots` and `x.x` into `squares`, in `f32`. Memory is asked for
+    /// some rows ahead, so a list of rows should go on with those that come next.
     ///
     /// # Panics
     ///
     /// If the rows are not `f32`, a row is out of range, or lengths disagree.
-    pub fn dot_squares(self, query: &[f32], rows: &Rows<'_>, listed: &[u32], dots: &mut [f32], squares: &mut [f32]) {
+    pub fn dot_squares(
+        self,
+        query: &[f32],
+        rows: &Rows<'_>,
+        chosen: Chosen<'_>,
+        dots: &mut [f32],
+        squares: &mut [f32],
+    ) {
         assert_eq!(rows.element, Element::F32, "the fast kernel reads f32");
         assert_eq!(query.len(), rows.dimensions, "query and rows have the same dimensions");
-        assert!(dots.len() <= listed.len() && squares.len() == dots.len(), "one result per row");
+        assert_eq!(squares.len(), dots.len(), "one result per row");
         if dots.is_empty() {
             return;
         }
-        let place = |index: usize| rows.row(listed[index.min(listed.len() - 1)] as usize).cast::<f32>();
-        let ahead = rows_ahead(query.len());
+        match chosen {
+            Chosen::From(first) => {
+                assert!(first.checked_add(dots.len()).is_some_and(|end| end <= rows.rows), "rows from {first} on");
+                let place = |index: usize| {
+                    // Rows beyond the last are asked for and never read, so the address may be any.
+                    let row = first.wrapping_add(index).cast_signed();
+                    rows.start.wrapping_offset(row.wrapping_mul(rows.stride_bytes)).cast::<f32>()
+                };
+                // SAFETY: the rows of every index below `dots.len()` are in range.
+                unsafe { self.dot_squares_at(query, place, dots, squares) };
+            }
+            Chosen::Listed(listed) => {
+                assert!(dots.len() <= listed.len(), "one row per result");
+                let place = |index: usize| rows.row(listed[index.min(listed.len() - 1)] as usize).cast::<f32>();
+                // SAFETY: `Rows::row` checks every row.
+                unsafe { self.dot_squares_at(query, place, dots, squares) };
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// For every index below `dots.len()`, `place` must return a row of `query.len()` readable `f32`, and `squares` must
+    /// be as long as `dots`.
+    unsafe fn dot_squares_at(
+        self,
+        query: &[f32],
+        place: impl Fn(usize) -> *const f32,
+        dots: &mut [f32],
+        squares: &mut [f32],
+    ) {
         let work = |dots, squares| std::iter::zip(dots, squares).enumerate().map(|(index, out)| (place(index), out));
         match self.0 {
             Tier::Scalar => scalar::dot_squares(query, work(dots, squares)),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `self` proves AVX2 and FMA; each place is a row of `query.len()` readable elements.
-            Tier::Avx2 => unsafe { avx2::dot_squares(query, place, ahead, dots, squares) },
+            Tier::Avx2 => unsafe { avx2::dot_squares(query, place, rows_ahead(query.len()), dots, squares) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `self` proves AVX-512 F; the places are as above.
-            Tier::Avx512 => unsafe { avx512::dot_squares(query, place, ahead, dots, squares) },
+            Tier::Avx512 => unsafe { avx512::dot_squares(query, place, rows_ahead(query.len()), dots, squares) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `self` proves NEON; the places are as above.
             Tier::Neon => unsafe { neon::dot_squares(query, work(dots, squares)) },
@@ -536,6 +608,25 @@ impl Kernels {
             _ => reaching_by(bound, floor, raw, columns, words),
         }
     }
+
+    /// Sets bit `row` of `words` for every row that is [above](Line::is_above) the line, and clears the others.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one square per dot product, or `words` has not one bit a row.
+    pub fn above(self, line: Line, dots: &[f32], squares: &[f32], words: &mut [u64]) {
+        assert_eq!(dots.len(), squares.len(), "one square per row");
+        assert_eq!(words.len(), dots.len().div_ceil(64), "one bit per row");
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX2.
+            Tier::Avx2 => unsafe { avx2::above(line, dots, squares, words) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `self` proves AVX-512 F; lengths were checked.
+            Tier::Avx512 => unsafe { avx512::above(line, dots, squares, words) },
+            _ => above_by(line, dots, squares, words),
+        }
+    }
 }
 
 /// Asks for bytes that will be read soon; without such an instruction it does nothing.
@@ -565,8 +656,30 @@ fn reaching_by(bound: &CoarseBound, floor: f32, raw: &[i32], columns: [&[f32]; 3
         for (bit, row) in bits.iter_mut().zip(rows) {
             *bit = u8::from(!is_below(row));
         }
-        *word = if bits == [0; 64] { 0 } else { bits.iter().rev().fold(0, |word, &bit| word << 1 | u64::from(bit)) };
+        *word = packed(&bits);
     }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)] // compiled anew inside a function with wider registers
+fn above_by(line: Line, dots: &[f32], squares: &[f32], words: &mut [u64]) {
+    for (word, (dots, squares)) in words.iter_mut().zip(dots.chunks(64).zip(squares.chunks(64))) {
+        let mut bits = [0_u8; 64];
+        for (bit, (&dot, &square)) in bits.iter_mut().zip(dots.iter().zip(squares)) {
+            *bit = u8::from(line.is_above(dot, square));
+        }
+        *word = packed(&bits);
+    }
+}
+
+/// The bits of 64 bytes that are 0 or 1, the first one lowest.
+#[inline]
+#[must_use]
+pub fn packed(bits: &[u8; 64]) -> u64 {
+    // The product moves byte `i` to bit `56 + i`; no two terms meet.
+    let eight = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    let (eights, _) = bits.as_chunks::<8>();
+    eights.iter().rev().fold(0, |word, bytes| word << 8 | eight(bytes))
 }
 
 fn check_codes(query: &[i8]) -> usize {

@@ -1,11 +1,16 @@
 #![allow(clippy::float_cmp)] // small integers: exact
 
-use super::{BLOCK_DIMENSIONS, CoarseBound, Element, Kernels, Rows, TILE_QUERIES, Tier, f32_error_factor};
+use super::{
+    BLOCK_DIMENSIONS, Chosen, CoarseBound, Element, F32_SAFE_SQUARES, Kernels, Line, Rows, TILE_QUERIES, Tier,
+    f32_error_factor, packed,
+};
 use proptest::prelude::*;
 
 fn tiers() -> Vec<Kernels> {
     let found: Vec<_> = Tier::ALL.into_iter().filter_map(Kernels::forced).collect();
     assert!(found.iter().any(|kernels| kernels.tier() == Tier::Scalar));
+    // Every 64-bit Arm processor that the standard library is built for has NEON: there it must not be passed over.
+    assert!(!cfg!(target_arch = "aarch64") || found.iter().any(|kernels| kernels.tier() == Tier::Neon));
     found
 }
 
@@ -51,9 +56,11 @@ fn rows_may_be_strided_reversed_and_unaligned() {
     let rows = unsafe { Rows::from_raw(bytes.as_ptr().add(1 + 7 * 32), 8, 3, -32, Element::F32) };
     for kernels in tiers() {
         let (mut dots, mut squares) = ([0.0; 2], [0.0; 2]);
-        kernels.dot_squares(&[1.0, 10.0, 100.0], &rows, &[0, 7], &mut dots, &mut squares);
+        kernels.dot_squares(&[1.0, 10.0, 100.0], &rows, Chosen::Listed(&[0, 7]), &mut dots, &mut squares);
         assert_eq!(dots.map(f64::from), [56.0 + 570.0 + 5800.0, 10.0 + 200.0]);
         assert_eq!(squares.map(f64::from), [56.0 * 56.0 + 57.0 * 57.0 + 58.0 * 58.0, 5.0]);
+        kernels.dot_squares(&[1.0, 10.0, 100.0], &rows, Chosen::From(6), &mut dots, &mut squares);
+        assert_eq!(dots.map(f64::from), [8.0 + 90.0 + 1000.0, 10.0 + 200.0]);
     }
 }
 
@@ -73,7 +80,7 @@ proptest! {
         let query_norm = wide.iter().map(|q| q * q).sum::<f64>().sqrt();
         for kernels in tiers() {
             let (mut dots, mut squares) = ([0.0; 3], [0.0; 3]);
-            kernels.dot_squares(&query, &matrix, &[0, 1, 2], &mut dots, &mut squares);
+            kernels.dot_squares(&query, &matrix, Chosen::From(0), &mut dots, &mut squares);
             for row in 0..3 {
                 let (dot, square) = matrix.exact_dot(&wide, row);
                 // The same as the portable loop to the last bit, whatever registers did it.
@@ -118,6 +125,36 @@ proptest! {
             kernels.nibble_dots(&reversed, &codes, &mut alone);
             prop_assert_eq!(tile[1], alone);
         }
+    }
+
+    #[test]
+    fn every_tier_sees_the_same_rows_above_a_line(
+        rows in prop::collection::vec(
+            (-3.0_f32..3.0, prop::sample::select(vec![0.0, 0.5, 1.0, 2.0, 1e-25, 1e31, f32::NAN, f32::INFINITY])), 0..300
+        ),
+        slope in -2.0_f32..2.0,
+        rise in prop::sample::select(vec![-1.0_f32, 0.0, 0.5, f32::INFINITY, f32::NAN]),
+    ) {
+        let (dots, squares): (Vec<f32>, Vec<f32>) = rows.iter().copied().unzip();
+        let is_above = |&(dot, square): &(f32, f32)| {
+            let is_below = dot + slope * square.sqrt() < rise; // false where either is not a number
+            !(F32_SAFE_SQUARES.contains(&square) && is_below)
+        };
+        let naive: Vec<bool> = rows.iter().map(is_above).collect();
+        for kernels in tiers() {
+            let mut words = vec![u64::MAX; rows.len().div_ceil(64)];
+            kernels.above(Line { slope, rise }, &dots, &squares, &mut words);
+            let found: Vec<bool> = (0..words.len() * 64).map(|row| words[row / 64] >> (row % 64) & 1 == 1).collect();
+            prop_assert_eq!(&found[..rows.len()], &naive[..], "{:?}", kernels.tier());
+            prop_assert!(!found[rows.len()..].contains(&true), "bits beyond the last row are clear");
+        }
+    }
+
+    #[test]
+    fn bytes_are_packed_in_their_order(bits in prop::collection::vec(0_u8..2, 64)) {
+        let bits: [u8; 64] = bits.try_into().unwrap();
+        let word = packed(&bits);
+        prop_assert!((0..64).all(|bit| word >> bit & 1 == u64::from(bits[bit])));
     }
 
     #[test]
