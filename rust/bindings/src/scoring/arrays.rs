@@ -70,7 +70,10 @@ pub(crate) fn vector(array: &Bound<'_, PyAny>, name: &str, dimensions: Option<us
         let got = values.len();
         return Err(PyValueError::new_err(format!("{name} must have {expected} elements, got {got}")));
     }
-    if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+    // Counting goes through several at once, looking for the first one does not.
+    if values.iter().filter(|v| !v.is_finite()).count() > 0
+        && let Some(index) = values.iter().position(|v| !v.is_finite())
+    {
         return Err(PyValueError::new_err(format!("{name} must be finite, got {} at {index}", values[index])));
     }
     Ok(values)

@@ -297,15 +297,31 @@ impl<'a> Rows<'a> {
     /// The first element of every row as `f64`: what a column of numbers is made of.
     #[must_use]
     pub fn column(&self) -> Vec<f64> {
+        if usize::try_from(self.stride_bytes) == Ok(self.element.size()) {
+            // A distance that the compiler knows lets it convert several at once.
+            let at = |row: usize, size: usize| self.start.wrapping_add(row * size);
+            return self.column_from(|row| at(row, 2), |row| at(row, 4), |row| at(row, 8));
+        }
+        let at = |row: usize| self.row(row);
+        self.column_from(at, at, at)
+    }
+
+    /// [`Self::column`] with the places of rows of halves, singles and doubles.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // the places must be known inside the loops
+    fn column_from(
+        &self,
+        half: impl Fn(usize) -> *const u8,
+        single: impl Fn(usize) -> *const u8,
+        double: impl Fn(usize) -> *const u8,
+    ) -> Vec<f64> {
         let rows = 0..self.rows;
         // SAFETY (all three): a row has at least one element, by the promise made to `from_raw`.
         match self.element {
-            Element::F32 => {
-                rows.map(|row| f64::from(unsafe { self.row(row).cast::<f32>().read_unaligned() })).collect()
-            }
-            Element::F64 => rows.map(|row| unsafe { self.row(row).cast::<f64>().read_unaligned() }).collect(),
+            Element::F32 => rows.map(|row| f64::from(unsafe { single(row).cast::<f32>().read_unaligned() })).collect(),
+            Element::F64 => rows.map(|row| unsafe { double(row).cast::<f64>().read_unaligned() }).collect(),
             Element::F16 => {
-                let bits = |row| unsafe { self.row(row).cast::<u16>().read_unaligned() };
+                let bits = |row| unsafe { half(row).cast::<u16>().read_unaligned() };
                 rows.map(|row| half::f16::from_bits(bits(row)).to_f64()).collect()
             }
         }
