@@ -3,8 +3,8 @@
     python benches/python/bench_memory.py [--memories 10000] [--growth 1000,10000,100000] [--plot memory.png]
 
 The peer of `store` is what the first public implementation of the specification does: eight commands a memory, one after
-the other, by redis.asyncio, 200 tasks at once, on the same server. On a busy machine compare the processor times, in which the
-threads of this process are counted, but not the server.
+the other, by redis.asyncio, 200 tasks at once, on the same server; peer and store take turns in rounds. On a busy machine
+compare the processor times, in which the threads of this process are counted, but not the server.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from agent_memory.memory import AsyncMemorySystem, MaintenanceSettings, MemorySe
 DIMENSIONS = 384
 TASKS = 200
 AGENT = "bench"
+STORES = {AGENT: "sql", "bench-redis": "redis"}
+ROUNDS = 10
 
 
 def contents(count):
@@ -63,30 +65,45 @@ def report(name, value, unit, note=""):
 
 
 async def bench_store(folder, texts, vectors):
-    count = len(texts)
+    count = len(texts) // ROUNDS
     async with AsyncMemorySystem(folder) as memory:
         connection = memory._directory.server.connection_kwargs
-        async with redis.asyncio.Redis(**connection, max_connections=TASKS) as client:
-            peer_count = min(count, 4_000)
-            peer, peer_cpu = await spread(peer_count, lambda n: eight_commands(client, n, texts[n], vectors[n]))
-        report("redis.asyncio, eight commands a memory, 200 tasks", peer, "/s", f"{peer_cpu:.0f} us of processor each")
-        for durability, agent_id in (("sql", AGENT), ("redis", "bench-redis")):
+        for agent_id, durability in STORES.items():
             await memory.store(agent_id, "warm", embedding=vectors[0], durability=durability)
+        rounds = []
+        async with redis.asyncio.Redis(**connection, max_connections=TASKS) as client:
+            for first in range(0, ROUNDS * count, count):
+                results = [await spread(count // 3, lambda n: eight_commands(client, n, texts[n], vectors[n]))]
+                for agent_id, durability in STORES.items():
 
-            async def store(n, agent_id=agent_id, durability=durability):
-                await memory.store(agent_id, texts[n], embedding=vectors[n], durability=durability)
+                    async def store(n, first=first, agent_id=agent_id, durability=durability):
+                        at = first + n
+                        await memory.store(agent_id, texts[at], embedding=vectors[at], durability=durability)
 
-            rate, cpu = await spread(count, store)
-            ratio = f"{rate / peer:.1f} x the peer; {cpu:.0f} us, {peer_cpu / cpu:.1f} x less"
-            report(f'store, durability "{durability}", 200 tasks', rate, "/s", ratio)
+                    results.append(await spread(count, store))
+                rounds.append(results)
+        report_store(rounds)
         began = time.perf_counter()
         entries = [{"content": text} for text in texts]
         await memory.store_many("bench-many", entries, embeddings=vectors)
-        rate = count / (time.perf_counter() - began)
-        report("store_many", rate, "/s", f"{rate / peer:.1f} x the peer")
+        report("store_many", len(texts) / (time.perf_counter() - began), "/s")
         began = time.perf_counter()
         synced = (await memory.sync()).synced
         report("sync of dirty copies", synced / (time.perf_counter() - began), "/s", f"{synced} copies")
+
+
+def report_store(rounds):
+    """Medians over the rounds; a ratio is taken within its round."""
+    names = ["redis.asyncio, eight commands a memory", *(f'store, durability "{one}"' for one in STORES.values())]
+    for at, name in enumerate(names):
+        rates, cpus = zip(*(results[at] for results in rounds), strict=True)
+        ratios = [results[at][0] / results[0][0] for results in rounds]
+        cheaper = statistics.median(results[0][1] / results[at][1] for results in rounds)
+        note = f"{min(rates):,.0f} to {max(rates):,.0f}; {statistics.median(cpus):.0f} us of processor"
+        if at:
+            ratio = f"{statistics.median(ratios):.1f} x the peer ({min(ratios):.1f} to {max(ratios):.1f})"
+            note += f"; {ratio}, {cheaper:.1f} x less"
+        report(f"{name}, {TASKS} tasks", statistics.median(rates), "/s", note)
 
 
 async def bench_retrieve(folder, vectors):
