@@ -6,6 +6,7 @@
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make test-neon  the scoring kernels of 64-bit Arm under an emulator, on x86-64 with Debian's packages
 #   make fuzz     libFuzzer on the bytes of snapshots and on texts, FUZZ_S seconds each (60)
+#   make mutants  faults put into the core's decisions one by one, each of which a test has to find (MUTATED="retry budget" for some)
 #   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
 #   make bench    the benches, peers side by side
@@ -124,6 +125,35 @@ generate: $(STAMPS)/extra-lint $(STAMPS)/installed
 sim: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python tests/sim/memory_simulation.py --seeds $(SEEDS)
 	$(BIN)/python tests/sim/client_simulation.py --seeds $(CLIENT_SEEDS)
+
+# Every mutant of a file of the core is built and held against the tests named after it. A seed of its own, so that what one
+# run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not
+# what these files are held against. What survives stands in target/mutants/.
+CARGO_MUTANTS_VERSION := 27.1.0
+MUTATED ?= backoff breaker budget fence guard recovery retry window
+MUTANTS_TESTS_backoff := --test=backoff
+MUTANTS_TESTS_breaker := --test=breaker
+MUTANTS_TESTS_budget := --test=budget
+MUTANTS_TESTS_fence := --test=fence
+MUTANTS_TESTS_guard := --test=guard
+MUTANTS_TESTS_recovery := --test=recovery --lib
+MUTANTS_TESTS_retry := --test=guard
+MUTANTS_TESTS_window := --test=windows
+MUTANTS_ENVIRONMENT := PROPTEST_CASES=300 PROPTEST_RNG_SEED=1 PROPTEST_MAX_SHRINK_ITERS=0 \
+	PROPTEST_DISABLE_FAILURE_PERSISTENCE=1
+
+target/tools/mutants-$(CARGO_MUTANTS_VERSION): | check-rust
+	cargo install --quiet --locked --root target/tools --version $(CARGO_MUTANTS_VERSION) cargo-mutants
+	@touch $@
+
+.PHONY: mutants $(addprefix mutants-,$(MUTATED))
+mutants: $(addprefix mutants-,$(MUTATED))
+
+$(addprefix mutants-,$(MUTATED)): mutants-%: target/tools/mutants-$(CARGO_MUTANTS_VERSION)
+	@mkdir -p target/mutants/$*
+	$(MUTANTS_ENVIRONMENT) CARGO_TARGET_DIR=$(abspath target/mutants/$*/build) target/tools/bin/cargo-mutants mutants \
+		--package agent-memory-core --file rust/core/src/$*.rs $(addprefix --cargo-arg=,$(MUTANTS_TESTS_$*)) \
+		--cargo-test-arg=-- --cargo-test-arg=--skip=scoring --output target/mutants/$*
 
 .PHONY: kills
 kills: $(STAMPS)/extra-test $(STAMPS)/installed

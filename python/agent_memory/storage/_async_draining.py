@@ -96,7 +96,7 @@ class AsyncSender:
         await announcer.together(writes, None)
         if transport is None:
             return await self._send_singly(writes)
-        window = b"".join(b"".join(_packed(write)) for write in writes)
+        window = b"".join(map(_joined, writes))
         count = sum(write.count for write in writes)
 
         async def attempt(permit: int, timeout_s: float | None) -> Any:
@@ -213,14 +213,18 @@ def _as_sent(writes: Sequence[AsyncCommands], executed: Sequence[Any]) -> list[A
     replies: list[Any] = []
     first = 0
     for write in writes:
-        own = list(executed[first : first + len(write.packed)])
-        first += len(write.packed)
+        own = list(executed[first : first + len(write.shape.names)])
+        first += len(write.shape.names)
         replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.shape.is_transaction else own
     return replies
 
 
 def _packed(write: AsyncCommands) -> Sequence[bytes]:
     return (_MULTI, *write.packed, _EXEC) if write.shape.is_transaction else write.packed
+
+
+def _joined(write: AsyncCommands) -> bytes:
+    return b"".join((_MULTI, write.joined, _EXEC)) if write.shape.is_transaction else write.joined
 
 
 def _failed(reply: Any) -> bool:
@@ -412,8 +416,10 @@ class AsyncDrain:
     async def announce(self, owner: AsyncRecovery, writes: Sequence[AsyncCommands], ticket: Ticket | None) -> None:
         """Has the journal say that these writes, and no others, are being sent, and what resolves them."""
         journal = owner.journal
+        if journal is None:
+            return
         records = [write.record for write in writes if write.record is not None]
-        if journal is None or not (records or self._is_announced):
+        if not (records or self._is_announced):
             return
         before, self._announced = self._announced, ticket
         self._is_announced = bool(records)
@@ -535,11 +541,12 @@ class AsyncDrain:
         first = 0
         for entry in entries:
             write = entry.payload
-            mine = replies[first : first + write.count]
-            first += write.count
+            count = write.count
+            mine = replies[first : first + count]
+            first += count
             if write.shape.is_transaction:
                 outcome = mine[-1]
-                mine = [outcome] * len(write.packed) if _failed(outcome) or outcome is None else outcome
+                mine = [outcome] * len(write.shape.names) if _failed(outcome) or outcome is None else outcome
             failed = [place for place, reply in enumerate(mine) if _failed(reply) and _is_failure(reply)]
             if not failed:
                 values = owner.sender.shaped(write, mine)

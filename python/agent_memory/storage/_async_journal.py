@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent_memory import _core, _wall
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
-from agent_memory.storage._async_writes import AsyncCommands, AsyncWrite, Shape
+from agent_memory.storage._async_writes import AsyncCommands, AsyncInheritedCommands, AsyncWrite, shape_of
 from agent_memory.storage._records import Record, decode, encode, words_of
 from agent_memory.storage._tickets import AsyncTickets
 
@@ -247,8 +247,8 @@ def commands_of(record: Record) -> AsyncCommands:
     """The commands that a record holds."""
     names = tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts)
     is_pipeline, is_transaction = len(record.parts) > 1, record.kind == "transaction"
-    commands = AsyncCommands(record.parts, Shape(names, "a" in record.flags, is_pipeline, is_transaction))
-    commands.is_inherited = True
+    packed = record.parts[0] if len(record.parts) == 1 else record.parts
+    commands = AsyncInheritedCommands(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
     if "d" in record.flags:
         commands.doubt = record.doubt
     return commands

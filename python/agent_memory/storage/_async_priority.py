@@ -28,7 +28,7 @@ from agent_memory.redis.keys import (
     with_absolute_expiry,
 )
 from agent_memory.redis.outcomes import classify
-from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, Shape, is_outage
+from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, Shape, is_outage, shape_of
 from agent_memory.storage.results import StoreStatus
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class _AsyncStore:
             write.result.error = result.error
             if result.error is not None and self._is_in_doubt(result):
                 write.doubt_by(result.error)
-            if write.doubt is not None and not write.shape.is_absolute and not recovery.resolves:
+            if not write.shape.is_absolute and write.doubt is not None and not recovery.resolves:
                 await recovery.put_unknown(write, self._keys, self._priority)
             else:
                 await recovery.put_commands(write, self._keys, self._priority, coalesce=self._coalesces())
@@ -258,12 +258,12 @@ class _AsyncStore:
                 # The common case, without the lists and the loops of the other.
                 ((args, options),) = self._commands
                 absolute = with_absolute_expiry(args, self._called_ms)
-                shape = _shape((name_of(args[0]),), is_absolute(absolute), self._is_pipeline, self._is_transaction)
-                self._write = AsyncCommands((_packed(absolute),), _with_options(shape, (options,)))
+                shape = shape_of((name_of(args[0]),), is_absolute(absolute), self._is_pipeline, self._is_transaction)
+                self._write = AsyncCommands(_packed(absolute), _with_options(shape, (options,)))
                 return self._write
             absolutes = [with_absolute_expiry(args, self._called_ms) for args, _ in self._commands]
             names = tuple(name_of(args[0]) for args, _ in self._commands)
-            shape = _shape(names, all(map(is_absolute, absolutes)), self._is_pipeline, self._is_transaction)
+            shape = shape_of(names, all(map(is_absolute, absolutes)), self._is_pipeline, self._is_transaction)
             several = tuple(options for _, options in self._commands)
             self._write = AsyncCommands(tuple(map(_packed, absolutes)), _with_options(shape, several))
         return self._write
@@ -278,10 +278,6 @@ class _AsyncStore:
         if write is not None and write.record is not None:
             write.doubt = b"" if write.ticket is None else write.ticket.token
             self._recovery.push(write, self._keys, self._priority, write.size_bytes, self._coalesces())
-
-
-_shape: Final = lru_cache(maxsize=KNOWN_NAMES)(Shape)
-"""One shape for all writes that are alike: there may be a million of them."""
 
 
 def _with_options(shape: Shape, options: tuple[dict[str, Any], ...]) -> Shape:

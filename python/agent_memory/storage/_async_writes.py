@@ -10,26 +10,39 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from redis.exceptions import AuthenticationError, AuthorizationError
 
 from agent_memory._compat import AsyncEvent, async_settle
 from agent_memory.policy import Priority
+from agent_memory.redis.keys import KNOWN_NAMES
 from agent_memory.redis.outcomes import classify
 from agent_memory.storage.results import DeadLetter, StoreStatus
 
 if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.tickets import Ticket
 
-__all__ = ["AsyncCommands", "AsyncStoreResult", "AsyncWrite", "Shape", "as_dead_letter", "is_outage", "shown_as"]
+__all__ = [
+    "AsyncCommands",
+    "AsyncInheritedCommands",
+    "AsyncStoreResult",
+    "AsyncWrite",
+    "Shape",
+    "as_dead_letter",
+    "is_outage",
+    "shape_of",
+    "shown_as",
+]
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
 _making_events: Final = threading.Lock()
 
-_ENTRY_BYTES: Final = 300
-"""What an entry takes beside its keys and its packed commands, in bytes; counted in `max_bytes`."""
+_ENTRY_BYTES: Final = 360
+"""What an entry takes beside its keys and its packed commands, in bytes, by `benches/python/bench_recovery.py`; counted in
+`max_bytes`."""
 
 
 class AsyncStoreResult:
@@ -165,23 +178,83 @@ class Shape(NamedTuple):
     """What redis-py's callbacks want to know; None where that is nothing."""
 
 
+shape_of: Final = lru_cache(maxsize=KNOWN_NAMES)(Shape)
+"""One shape for all writes that are alike: there may be a million of them."""
+
+
+class _Attempted:
+    """What is known of a write beside its record once an attempt at it was made: few of a million that wait have one."""
+
+    __slots__ = ("doubt", "record", "ticket")
+
+    def __init__(self, record: int | None) -> None:
+        self.record = record
+        self.doubt: bytes | None = None
+        self.ticket: Ticket | None = None
+
+
 class AsyncCommands:
     """One command, or the commands of a pipeline, as they are sent; and its result."""
 
-    __slots__ = ("doubt", "is_inherited", "packed", "record", "result", "shape", "ticket")
+    # A million of these may wait. So one command is kept without a tuple around it, and what nearly all of them have none of,
+    # `doubt` and `ticket`, shares a slot with `record`.
+    __slots__ = ("_known", "_packed", "result", "shape")
 
-    def __init__(self, packed: tuple[bytes, ...], shape: Shape) -> None:
-        self.packed = packed
+    is_inherited: ClassVar[bool] = False
+    """Whether a process that has died left it."""
+
+    def __init__(self, packed: bytes | tuple[bytes, ...], shape: Shape) -> None:
+        self._packed = packed
         self.shape = shape
-        self.is_inherited = False
-        """Whether a process that has died left it."""
-        self.doubt: bytes | None = None
-        """None unless its outcome is unknown; then what the error said for a resolver, b"" for nothing."""
-        self.record: int | None = None
-        """Its id in the journal."""
-        self.ticket: Ticket | None = None
-        """What its record names to be resolved by, which is held for it; None for nothing."""
+        self._known: _Attempted | int | None = None
         self.result = AsyncStoreResult()
+
+    @property
+    def packed(self) -> tuple[bytes, ...]:
+        """Its commands, each as it is sent."""
+        packed = self._packed
+        return (packed,) if isinstance(packed, bytes) else packed
+
+    @property
+    def record(self) -> int | None:
+        """Its id in the journal."""
+        known = self._known
+        return known.record if isinstance(known, _Attempted) else known
+
+    @record.setter
+    def record(self, record: int | None) -> None:
+        if isinstance(self._known, _Attempted):
+            self._known.record = record
+        else:
+            self._known = record
+
+    @property
+    def doubt(self) -> bytes | None:
+        """None unless its outcome is unknown; then what the error said for a resolver, b"" for nothing."""
+        known = self._known
+        return known.doubt if isinstance(known, _Attempted) else None
+
+    @doubt.setter
+    def doubt(self, doubt: bytes | None) -> None:
+        if doubt is not None or isinstance(self._known, _Attempted):
+            self._attempted().doubt = doubt
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """What its record names to be resolved by, which is held for it; None for nothing."""
+        known = self._known
+        return known.ticket if isinstance(known, _Attempted) else None
+
+    @ticket.setter
+    def ticket(self, ticket: Ticket | None) -> None:
+        if ticket is not None or isinstance(self._known, _Attempted):
+            self._attempted().ticket = ticket
+
+    def _attempted(self) -> _Attempted:
+        known = self._known
+        if not isinstance(known, _Attempted):
+            known = self._known = _Attempted(known)
+        return known
 
     def doubt_by(self, error: Exception) -> None:
         """An attempt at it ended with `error`, and may have been executed."""
@@ -195,26 +268,49 @@ class AsyncCommands:
 
     def let_go(self) -> None:
         """Its record is gone, or names nothing any more."""
-        ticket, self.ticket = self.ticket, None
-        if ticket is not None:
-            ticket.let_go(self)
+        known = self._known
+        if isinstance(known, _Attempted):
+            ticket, known.ticket = known.ticket, None
+            if ticket is not None:
+                ticket.let_go(self)
+
+    def leave_journal(self) -> None:
+        """It has been executed: its record is gone."""
+        if self._known is not None:
+            self.record = None
+            self.let_go()
 
     @property
     def size_bytes(self) -> int:
         """What it counts for in `max_bytes`, its keys apart."""
-        return _ENTRY_BYTES + sum(map(len, self.packed))
+        packed = self._packed
+        return _ENTRY_BYTES + (len(packed) if isinstance(packed, bytes) else sum(map(len, packed)))
+
+    @property
+    def joined(self) -> bytes:
+        """Its commands in one piece."""
+        packed = self._packed
+        return packed if isinstance(packed, bytes) else b"".join(packed)
 
     @property
     def count(self) -> int:
         """How many replies it gets."""
-        return len(self.packed) + 2 * self.shape.is_transaction
+        return len(self.shape.names) + 2 * self.shape.is_transaction
 
     def only(self, places: Sequence[int]) -> None:
         """Leaves only these of its commands: the others have been executed."""
-        self.packed = tuple(self.packed[place] for place in places)
-        shape = self.shape
+        packed, shape = self.packed, self.shape
+        self._packed = tuple(packed[place] for place in places)
         options = None if shape.options is None else tuple(shape.options[place] for place in places)
         self.shape = shape._replace(names=tuple(shape.names[place] for place in places), options=options)
+
+
+class AsyncInheritedCommands(AsyncCommands):
+    """Commands that a process that has died left in its journal."""
+
+    __slots__ = ()
+
+    is_inherited: ClassVar[bool] = True
 
 
 def as_dead_letter(write: Any, entry: Any) -> DeadLetter:

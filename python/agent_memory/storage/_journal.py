@@ -20,7 +20,7 @@ from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
 from agent_memory.storage._records import Record, decode, encode, words_of
 from agent_memory.storage._tickets import Tickets
-from agent_memory.storage._writes import Commands, Shape, Write
+from agent_memory.storage._writes import Commands, InheritedCommands, Write, shape_of
 
 if TYPE_CHECKING:
     from agent_memory.policy import RecoveryConfig
@@ -249,8 +249,8 @@ def commands_of(record: Record) -> Commands:
     """The commands that a record holds."""
     names = tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts)
     is_pipeline, is_transaction = len(record.parts) > 1, record.kind == "transaction"
-    commands = Commands(record.parts, Shape(names, "a" in record.flags, is_pipeline, is_transaction))
-    commands.is_inherited = True
+    packed = record.parts[0] if len(record.parts) == 1 else record.parts
+    commands = InheritedCommands(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
     if "d" in record.flags:
         commands.doubt = record.doubt
     return commands

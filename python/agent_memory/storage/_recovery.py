@@ -408,6 +408,8 @@ class Recovery:
 
     def _has_left(self, write: Commands | Write) -> bool:
         """Whether the journal that has its record was given free meanwhile: then it is a successor's, and not queued here."""
+        if self._settings is None or self._settings.path is None:
+            return False  # nothing has a record
         record = write.record
         if record is None or (self._journal is not None and self._journal.owns(record)):
             return False
@@ -823,9 +825,10 @@ class Recovery:
         for write in writes:
             if write is not None:  # else given up meanwhile, by closing
                 self.stored += 1
-                write.record = None
                 if isinstance(write, Commands):
-                    write.let_go()
+                    write.leave_journal()
+                else:
+                    write.record = None
                 write.result._settle(StoreStatus.STORED)
         self.note_progress([key for entry in entries for key in entry.keys])
 

@@ -39,7 +39,7 @@ pub const DEFAULT_FACTOR: f64 = 2.0;
 /// After this many steps the walk of decorrelated jitter has forgotten its start; more steps would only cost time.
 pub const MAX_WALK_STEPS: u64 = 64;
 
-/// From here on every Fibonacci number is beyond `f64`.
+/// From here on every Fibonacci number is beyond `f64`, and the sum of two of them is the same infinity.
 const FIBONACCI_LIMIT: u64 = 1_500;
 
 /// How the wait grows.
@@ -171,12 +171,11 @@ pub fn exponential_backoff(attempt: i64, base_delay_s: f64, max_delay_s: f64) ->
 /// `value · 2^exponent` without an overflow on the way, where the result itself fits.
 fn times_power_of_two(value: f64, exponent: i64) -> f64 {
     /// The largest power of two that a float holds exactly, and whose inverse it holds too.
-    const STEP: i64 = 1_022;
-    // Five steps take the smallest float beyond the largest and back; further ones would change nothing.
-    let mut left = exponent.clamp(-5 * STEP, 5 * STEP);
-    let mut result = value;
-    while left != 0 {
-        let step = left.clamp(-STEP, STEP);
+    const LARGEST: i64 = 1_022;
+    let (mut result, mut left) = (value, exponent);
+    // Three steps take the smallest float beyond the largest, and the largest below the smallest: a fourth would change nothing.
+    for _ in 0..3 {
+        let step = left.clamp(-LARGEST, LARGEST);
         result *= power_of_two(step);
         left -= step;
     }
@@ -189,11 +188,8 @@ fn power_of_two(exponent: i64) -> f64 {
 }
 
 fn fibonacci(index: u64) -> f64 {
-    if index >= FIBONACCI_LIMIT {
-        return f64::INFINITY;
-    }
     let (mut current, mut next) = (0.0, 1.0);
-    for _ in 0..index {
+    for _ in 0..index.min(FIBONACCI_LIMIT) {
         (current, next) = (next, current + next);
     }
     current

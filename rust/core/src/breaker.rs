@@ -494,7 +494,7 @@ impl Breaker {
     }
 }
 
-/// Is `part / whole` at least `limit`? Divided rather than multiplied, so that 3 of 30 reaches 0.1.
+/// Is `part / whole` at least `limit`, which is above zero? Divided rather than multiplied, so that 3 of 30 reaches 0.1.
 fn reaches(part: u64, whole: u64, limit: Option<f64>) -> bool {
-    part > 0 && limit.is_some_and(|limit| part as f64 / whole as f64 >= limit)
+    limit.is_some_and(|limit| part as f64 / whole as f64 >= limit)
 }

@@ -726,7 +726,7 @@ impl<T> RecoveryQueue<T> {
             coalesce: new.coalesce,
         });
         // A place is used again, but with another sequence: an id that was completed stays unknown.
-        let id = u64::from(sequence as u32) << 32 | u64::from(place);
+        let id = (u64::from(sequence as u32) << 32) + u64::from(place);
         self.stats.entries += 1;
         self.stats.size_bytes += new.size_bytes;
         let links = match new.keys {
@@ -967,4 +967,79 @@ fn entry_priority<T>(entries: &Places<Entry<T>>, place: u32) -> usize {
 /// Is this the latest schedule of an entry that waits for its turn?
 fn is_valid<T>(entries: &Places<Entry<T>>, schedule: &Schedule) -> bool {
     entries.get(schedule.entry).is_some_and(|entry| entry.stamp == schedule.stamp && !entry.leased)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> RecoveryQueue<u64> {
+        RecoveryQueue::new(RecoveryConfig::new(1_000_000, 1, None, 0).expect("valid"))
+    }
+
+    /// An absolute write of a key of its own, which supersedes the one before and can do so with an earlier due time only.
+    fn push(queue: &mut RecoveryQueue<u64>, key: u64, due_ns: u64) {
+        let name = key.to_be_bytes();
+        let new = NewEntry {
+            keys: &[&name],
+            payload: key,
+            priority: Priority::Normal,
+            due_ns,
+            size_bytes: 0,
+            coalesce: true,
+        };
+        queue.push(new, 0).expect("room");
+        queue.take_dropped().clear();
+    }
+
+    #[test]
+    fn stale_schedules_are_swept_out_when_they_outnumber_the_entries_by_more_than_the_bound() {
+        const ENTRIES: usize = 10;
+        let mut queue = queue();
+        let mut due_ns = 1_000_000;
+        (0..ENTRIES as u64).for_each(|key| push(&mut queue, key, due_ns));
+        for stale in 1..=ENTRIES + STALE_SCHEDULES {
+            due_ns -= 1;
+            push(&mut queue, 0, due_ns);
+            assert_eq!(queue.schedules[Priority::Normal as usize].len(), ENTRIES + stale);
+        }
+        push(&mut queue, 0, due_ns - 1);
+        assert_eq!(queue.schedules[Priority::Normal as usize].len(), ENTRIES);
+        assert_eq!(
+            queue.pop_due(due_ns - 1).map(|lease| *lease.payload),
+            Some(0),
+            "the schedule that is valid was kept"
+        );
+        assert!(queue.pop_due(due_ns).is_none());
+    }
+
+    fn fill_and_empty(entries: usize) -> RecoveryQueue<u64> {
+        let mut queue = queue();
+        (0..entries as u64).for_each(|key| push(&mut queue, key, 0));
+        push(&mut queue, 0, 0);
+        while let Some(id) = queue.pop_due(0).map(|lease| lease.id) {
+            queue.complete(id).expect("leased");
+        }
+        queue
+    }
+
+    #[test]
+    fn an_empty_queue_gives_its_memory_back_if_it_had_grown_beyond_what_it_keeps() {
+        let kept = fill_and_empty(KEPT_CAPACITY);
+        assert_eq!(kept.entries.places.len(), KEPT_CAPACITY);
+        assert!(kept.keys_by_name.capacity() >= KEPT_CAPACITY);
+        let grown = fill_and_empty(KEPT_CAPACITY + 1);
+        assert_eq!((grown.entries.places.capacity(), grown.links.places.capacity()), (0, 0));
+        assert_eq!((grown.keys.places.capacity(), grown.keys_by_name.capacity()), (0, 0));
+        assert!(grown.schedules.iter().all(|heap| heap.capacity() == 0));
+    }
+
+    #[test]
+    fn an_empty_queue_keeps_no_schedules() {
+        let mut queue = queue();
+        push(&mut queue, 1, 9);
+        push(&mut queue, 1, 8);
+        queue.cancel_superseded(&1_u64.to_be_bytes());
+        assert!(queue.schedules.iter().all(BinaryHeap::is_empty));
+    }
 }

@@ -32,6 +32,9 @@ fn the_formula_of_exponential_backoff() {
         assert_eq!(exponential_backoff(attempt, 0.5, 30.0), delay_s);
     }
     assert_eq!(exponential_backoff(-1, 0.5, 30.0), 0.25);
+    // As Python's min: of two that are equal the first, which shows in the sign of a zero.
+    assert!(exponential_backoff(0, 0.0, -0.0).is_sign_positive());
+    assert!(exponential_backoff(0, -0.0, 0.0).is_sign_negative());
 }
 
 #[test]
@@ -41,8 +44,9 @@ fn no_attempt_overflows() {
         assert_eq!(exponential_backoff(attempt, 0.0, 30.0), 0.0);
     }
     assert_eq!(exponential_backoff(i64::MIN, 0.5, 30.0), 0.0);
-    // The power alone is beyond every float, the product is not.
-    assert_eq!(exponential_backoff(1_100, 2f64.powi(-1_070), f64::MAX), 2f64.powi(30));
+    // The power alone is beyond every float, the product is not. The base, 2^-1070, is written in bits, since `powi` takes the
+    // inverse of an infinite 2^1070 unless the compiler folds it.
+    assert_eq!(exponential_backoff(1_100, f64::from_bits(1 << 4), f64::MAX), 2f64.powi(30));
     for growth in [Growth::Exponential { factor: 1e300 }, Growth::Linear, Growth::Constant, Growth::Fibonacci] {
         for jitter in [Jitter::None, Jitter::Full, Jitter::Equal, Jitter::Decorrelated] {
             let backoff = Backoff::new(0.0, 30.0, growth, jitter).expect("valid");

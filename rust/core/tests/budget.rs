@@ -10,6 +10,7 @@ const SECOND: u64 = 1_000_000_000;
 #[test]
 fn the_default_allows_a_burst_of_35_and_one_retry_a_second_after_it() {
     let mut budget = Budget::new(BudgetConfig::default(), SECOND);
+    assert_eq!((budget.capacity(), budget.level(SECOND)), (500.0, 500.0));
     assert_eq!((0..1_000).filter(|_| budget.pay(SECOND)).count(), 35);
     // 10 tokens are left of the 500; a retry costs 14, and 14 come back each second.
     let paid = (1..=1_000).filter(|tenth| budget.pay(SECOND + tenth * SECOND / 10)).count();
@@ -20,7 +21,7 @@ fn the_default_allows_a_burst_of_35_and_one_retry_a_second_after_it() {
 fn successes_earn_one_retry_in_fourteen() {
     let config = BudgetConfig::new(500.0, 14.0, 1.0, 0.0).expect("valid");
     let mut budget = Budget::new(config, 0);
-    while budget.pay(0) {}
+    assert_eq!((0..1_000).filter(|_| budget.pay(0)).count(), 35);
     let mut paid = 0;
     for _ in 0..1_400 {
         budget.refund();

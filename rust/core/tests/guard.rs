@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agent_memory_core::backoff::{Backoff, Jitter, Strategy as Growth};
-use agent_memory_core::breaker::{BreakerConfig, BreakerOptions, State};
+use agent_memory_core::breaker::{BreakerConfig, BreakerOptions, Change, State};
 use agent_memory_core::budget::BudgetConfig;
 use agent_memory_core::guard::{FailedAttempt, Guard, MAX_OPERATIONS, Wait};
 use agent_memory_core::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
@@ -67,6 +67,8 @@ fn numbers_and_names_of_the_kinds_agree_with_their_order() {
         assert_eq!(FailureKind::try_from(number), Ok(kind));
         assert_eq!(kind as u8, number);
     }
+    let names = ["refused", "timeout", "reset", "unavailable_reply", "rejected_reply", "client", "other"];
+    assert_eq!(FailureKind::ALL.map(FailureKind::name), names);
     assert!(FailureKind::try_from(7).is_err() && Outcome::try_from(4).is_err() && Category::try_from(5).is_err());
 }
 
@@ -196,4 +198,90 @@ fn the_gate_opens_with_the_circuit() {
     guard.failure(operation, call(7).expect("closed by the reset"), FailureKind::Reset, 7);
     assert!(call(7).is_err());
     assert_eq!(guard.snapshot(7).times_opened, 3);
+}
+
+#[test]
+fn an_operation_knows_whether_its_policy_is_its_own() {
+    let guard = guard(3, None);
+    assert!(guard.has_override("get"));
+    assert!(!guard.has_override("set"));
+}
+
+#[test]
+fn another_attempt_is_considered_while_it_is_safe_and_attempts_are_left() {
+    let guard = guard(1_000, None);
+    let set = guard.operation("set");
+    let unsafe_to_repeat = FailedAttempt { outcome: Outcome::Unknown, ..failed(0) };
+    assert_eq!([0, 2, 3, 9].map(|attempt| guard.may_retry(set, &failed(attempt))), [true, true, false, false]);
+    assert!(!guard.may_retry(set, &unsafe_to_repeat));
+}
+
+#[test]
+fn retries_are_counted_and_paid_for_within_a_call_and_outside_of_one() {
+    let budget = BudgetConfig::new(42.0, 14.0, 0.0, 0.0).expect("valid");
+    let guard = guard(1_000, Some(budget));
+    let set = guard.operation("set");
+    assert_eq!(guard.retry_delay_s(set, &failed(0), Wait::ByPolicy, SECOND), Some(1.0));
+    assert_eq!(guard.retry_delay_s(set, &failed(1), Wait::ByPolicy, SECOND), Some(2.0));
+    assert!(guard.pay_retry(SECOND));
+    assert!(!guard.pay_retry(SECOND), "the budget is empty");
+    assert_eq!(guard.snapshot(SECOND).budget_level, Some(0.0));
+    for refused in 1..=2 {
+        assert_eq!(guard.retry_delay_s(set, &failed(0), Wait::ByPolicy, SECOND), None);
+        assert_eq!(guard.operation_metrics(set).1.retries_refused, refused);
+    }
+    assert_eq!(guard.operation_metrics(set).1.retries, 2);
+}
+
+#[test]
+fn without_a_budget_every_retry_is_paid_for() {
+    let guard = guard(1_000, None);
+    assert!((0..1_000).all(|_| guard.pay_retry(SECOND)));
+    assert_eq!(guard.snapshot(SECOND).budget_level, None);
+}
+
+#[test]
+fn an_error_that_says_nothing_of_the_server_is_counted_and_gives_its_probe_back() {
+    let guard = guard(1, None);
+    let get = guard.operation("get");
+    let permit = guard.admit(get, 1).0.expect("closed");
+    guard.failure(get, permit, FailureKind::Reset, 1);
+    guard.server_answered(2);
+    for errors in 1..=3 {
+        let probe = guard.admit(get, 3).0.expect("the one place is free");
+        assert!(guard.admit(get, 3).0.is_err());
+        guard.unrelated_error(get, probe);
+        assert_eq!(guard.operation_metrics(get).1.command_errors, errors);
+        assert_eq!(guard.snapshot(3).state, State::HalfOpen);
+    }
+}
+
+#[test]
+fn changes_of_state_are_told_and_counted_and_openings_apart() {
+    let guard = guard(1, None);
+    let get = guard.operation("get");
+    let change = |old, new| Some(Change { old, new });
+    let (closed, open, half_open) = (State::Closed, State::Open, State::HalfOpen);
+    assert_eq!(guard.force_open(1), change(closed, open));
+    assert_eq!(guard.force_open(1), None);
+    assert!(guard.admit(get, 1).0.is_err());
+    assert_eq!(guard.reset(2), change(open, closed));
+    let permit = guard.admit(get, 3).0.expect("closed");
+    assert_eq!(guard.failure(get, permit, FailureKind::Reset, 3), change(closed, open));
+    assert_eq!(guard.server_answered(4), change(open, half_open));
+    let probe = guard.admit(get, 5).0.expect("a probe");
+    assert_eq!(guard.success(get, probe, 5), change(half_open, closed));
+    let snapshot = guard.snapshot(5);
+    assert_eq!((snapshot.state, snapshot.state_changes, snapshot.times_opened), (closed, 5, 2));
+}
+
+#[test]
+fn an_announced_probe_is_what_callers_are_told_to_wait_for() {
+    let guard = guard(1, None);
+    let get = guard.operation("get");
+    let permit = guard.admit(get, 1).0.expect("closed");
+    guard.failure(get, permit, FailureKind::Reset, 1);
+    assert_eq!(guard.snapshot(1).retry_after_ns, Some(300 * SECOND));
+    guard.announce_probe(SECOND);
+    assert_eq!(guard.snapshot(1).retry_after_ns, Some(SECOND - 1));
 }

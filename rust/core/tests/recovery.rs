@@ -1,6 +1,9 @@
 //! The recovery queue against a model that keeps everything in one list and searches it.
 
-use agent_memory_core::recovery::{NewEntry, NotRevived, Priority, QueueFull, RecoveryConfig, RecoveryQueue, WrongId};
+use agent_memory_core::recovery::{
+    DEFAULT_MAX_BYTES, DEFAULT_MAX_DEAD_LETTERS, DEFAULT_MAX_ENTRIES, NewEntry, NotRevived, Priority, QueueFull,
+    RecoveryConfig, RecoveryQueue, RecoveryStats, WrongId,
+};
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -183,11 +186,58 @@ fn configurations_that_make_no_sense_are_refused_by_name() {
     assert_eq!(refused(1, 1, None, -1), "max_dead_letters must be >= 0, got -1");
 }
 
+#[test]
+fn the_default_bounds_are_those_of_the_documentation() {
+    assert_eq!((DEFAULT_MAX_ENTRIES, DEFAULT_MAX_DEAD_LETTERS), (100_000, 1_000));
+    assert_eq!(DEFAULT_MAX_BYTES, 268_435_456, "256 MiB");
+}
+
+#[test]
+fn ids_that_do_not_fit_are_named() {
+    assert_eq!(WrongId::Unknown(7).to_string(), "no entry 7 in the recovery queue");
+    assert_eq!(WrongId::NotLeased(7).to_string(), "entry 7 of the recovery queue is not leased");
+}
+
+#[test]
+fn what_takes_no_bytes_finds_room_in_a_queue_that_was_restored_beyond_its_bytes() {
+    let mut queue = RecoveryQueue::new(RecoveryConfig::new(10, 100, None, 10).expect("valid"));
+    let set = |payload, size_bytes| NewEntry { size_bytes, coalesce: true, ..entry(&[b"k"], payload) };
+    let id = queue.restore(set(1, 150), 0);
+    assert_eq!(queue.push(set(2, 150), 0), Ok(id));
+    assert_eq!(queue.push(set(3, 151), 0), Err(QueueFull::Bytes(100)));
+    assert!(queue.push(NewEntry { size_bytes: 0, ..entry(&[b"l"], 4) }, 0).is_ok());
+}
+
+#[test]
+fn every_payload_is_reachable_until_it_is_handed_back() {
+    let mut queue = RecoveryQueue::new(RecoveryConfig::new(10, 100, None, 1).expect("valid"));
+    assert!(queue.is_empty());
+    let set = |payload| NewEntry { coalesce: true, ..entry(&[b"k"], payload) };
+    let oldest = queue.push(set(1), 0).unwrap();
+    queue.push(set(2), 0).unwrap();
+    let given_up = queue.push(entry(&[b"l"], 3), 0).unwrap();
+    queue.discard(given_up, String::new(), 0).unwrap();
+    let newest = queue.push(entry(&[], 4), 0).unwrap();
+    assert!(!queue.is_empty());
+    let sorted = |payloads: Vec<u64>| {
+        let mut payloads = payloads;
+        payloads.sort_unstable();
+        payloads
+    };
+    assert_eq!(sorted(queue.payloads().copied().collect()), [1, 2, 3, 4]);
+    assert_eq!(sorted(queue.drain()), [1, 2, 3, 4]);
+    assert!(queue.is_empty() && queue.payloads().next().is_none() && queue.stats(0) == RecoveryStats::default());
+    let next = queue.push(entry(&[b"k"], 5), 0).unwrap();
+    assert!(![oldest, given_up, newest].contains(&next), "ids are not used again");
+    assert_eq!(pop(&mut queue, 0), Some((next, 5)));
+}
+
 /// One list, searched from the front.
 #[derive(Default)]
 struct Model {
     entries: Vec<ModelEntry>,
     dead: Vec<ModelEntry>,
+    counted: RecoveryStats,
     ages: u64,
     max_entries: usize,
     max_age_ns: u64,
@@ -216,6 +266,7 @@ impl Model {
         old.sort_by_key(|entry| entry.age);
         for entry in old {
             self.entries.retain(|kept| kept.id != entry.id);
+            self.counted.expired += 1;
             self.bury(entry);
         }
     }
@@ -224,6 +275,7 @@ impl Model {
         self.dead.push(entry);
         while self.dead.iter().map(|letter| letter.size_bytes).sum::<u64>() > MAX_BYTES {
             self.dead.remove(0);
+            self.counted.dead_letters_dropped += 1;
         }
     }
 
@@ -327,7 +379,12 @@ proptest! {
                         && (grows == 0 || bytes + grows <= MAX_BYTES);
                     let pushed = if restored { Ok(queue.restore(new, now_ns)) } else { queue.push(new, now_ns) };
                     prop_assert_eq!(pushed.is_ok(), room || restored);
-                    let Ok(id) = pushed else { continue };
+                    let Ok(id) = pushed else {
+                        model.counted.refused += 1;
+                        continue;
+                    };
+                    model.counted.pushed += 1;
+                    model.counted.superseded += u64::from(superseded.is_some());
                     let age = model.next_age();
                     if let Some(index) = superseded {
                         let entry = &mut model.entries[index];
@@ -384,6 +441,7 @@ proptest! {
                     }
                     let entry = model.entries.remove(*index.get(&leased));
                     prop_assert_eq!(queue.complete(entry.id), Ok(entry.payload));
+                    model.counted.completed += 1;
                 }
                 Step::Retry(index, delay) => {
                     let leased: Vec<usize> = (0..model.entries.len()).filter(|index| model.entries[*index].leased).collect();
@@ -393,6 +451,7 @@ proptest! {
                     let entry = &mut model.entries[*index.get(&leased)];
                     (entry.leased, entry.due_ns) = (false, now_ns + delay * SECOND);
                     prop_assert_eq!(queue.retry(entry.id, entry.due_ns), Ok(()));
+                    model.counted.retried += 1;
                 }
                 Step::Discard(index) => {
                     if model.entries.is_empty() {
@@ -400,6 +459,7 @@ proptest! {
                     }
                     let entry = model.entries.remove(index.index(model.entries.len()));
                     prop_assert_eq!(queue.discard(entry.id, "poison".to_owned(), now_ns), Ok(()));
+                    model.counted.discarded += 1;
                     model.bury(entry);
                 }
                 Step::Cancel(key) => {
@@ -407,6 +467,7 @@ proptest! {
                     model.entries.retain(|entry| !(entry.coalesce && !entry.leased && entry.keys == [key]));
                     let cancelled = queue.cancel_superseded(KEYS[key].as_bytes());
                     prop_assert_eq!(cancelled, before - model.entries.len());
+                    model.counted.superseded += cancelled as u64;
                 }
                 Step::RetryDead(index) => {
                     if model.dead.is_empty() {
@@ -425,6 +486,7 @@ proptest! {
                     let revived = queue.retry_dead(letter.id, now_ns);
                     prop_assert_eq!(revived.is_ok(), room);
                     if let Ok(id) = revived {
+                        model.counted.pushed += 1;
                         model.dead.remove(place);
                         let (age, leased) = (model.next_age(), false);
                         model.entries.push(ModelEntry { id, due_ns: now_ns, enqueued_ns: now_ns, age, leased, ..letter });
@@ -454,10 +516,17 @@ fn check(queue: &mut RecoveryQueue<u64>, model: &Model, now_ns: u64) -> Result<(
     by_age.sort_by_key(|entry| entry.age);
     let listed: Vec<(u64, u64)> = queue.entries(now_ns).map(|entry| (entry.id, *entry.payload)).collect();
     prop_assert_eq!(listed, by_age.iter().map(|entry| (entry.id, entry.payload)).collect::<Vec<_>>());
-    let stats = queue.stats(now_ns);
-    prop_assert_eq!(stats.leased, model.entries.iter().filter(|entry| entry.leased).count());
     let oldest_ns = model.entries.iter().map(|entry| entry.enqueued_ns).min();
-    prop_assert_eq!(stats.oldest_age_ns, oldest_ns.map_or(0, |enqueued_ns| now_ns - enqueued_ns));
+    let expected = RecoveryStats {
+        entries: model.entries.len(),
+        leased: model.entries.iter().filter(|entry| entry.leased).count(),
+        keys: (0..KEYS.len()).filter(|key| model.entries.iter().any(|entry| entry.keys.contains(key))).count(),
+        size_bytes: model.entries.iter().map(|entry| entry.size_bytes).sum(),
+        dead_letters: model.dead.len(),
+        oldest_age_ns: oldest_ns.map_or(0, |enqueued_ns| now_ns - enqueued_ns),
+        ..model.counted
+    };
+    prop_assert_eq!(queue.stats(now_ns), expected);
     let _ = queue.take_dropped();
     Ok(())
 }
