@@ -261,9 +261,11 @@ async def test_a_lost_answer(mortal_server):
             assert [letter.reason for letter in client.recovery.dead_letters()] == ["unknown"]
             proxy.heal()
             proxy.drop_replies(command="SET", then="reset")
+            client.recovery.pause()
             absolute = await client.with_priority(Priority.HIGH).set("key", "value")
             assert absolute.status == "queued"
             proxy.heal()
+            client.recovery.resume()
             assert await absolute.wait(WAIT_S)
             assert await client.mget("key", "number") == ["value", "1"]
 
