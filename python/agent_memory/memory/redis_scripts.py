@@ -84,11 +84,16 @@ local function floor_of(order, follows_clock)
   return 2 * version + deleted
 end
 
-local function raise_floor(id, order, follows_clock)
+local function raised_floor(held, order, follows_clock)
   local floor = floor_of(order, follows_clock)
-  local held = tonumber(redis.call('ZSCORE', floors, id) or 0)
   local highest = math.max(held, floor)
   if highest % 2 == 0 and (held % 2 == 1 or floor % 2 == 1) then highest = highest + 1 end
+  return highest
+end
+
+local function raise_floor(id, order, follows_clock)
+  local held = tonumber(redis.call('ZSCORE', floors, id) or 0)
+  local highest = raised_floor(held, order, follows_clock)
   if highest ~= held then redis.call('ZADD', floors, whole(highest), id) end
 end
 
@@ -137,7 +142,9 @@ PUT_CLEAN: Final = Script(
 if not epoch or epoch ~= given_epoch then return {string.rep('e', count), '0', '0'} end
 local residency = tonumber(ARGV[4])
 local backstop = whole(math.ceil(residency / 500) + 60000)
-local time_pairs, due_pairs = {}, {}
+-- Formatting a number and a call of the server cost about as much as all else that is done for a copy.
+local now, due_at = whole(clock), whole(clock + residency)
+local floor_pairs, time_pairs, due_pairs = {}, {}, {}
 for i = 1, count do
   local key, value = KEYS[first + i - 1], ARGV[4 + i]
   local id, order = id_of(key), order_of(value)
@@ -158,14 +165,19 @@ for i = 1, count do
   else
     if state == 'd' then drop(key, state) end
     redis.call('SET', key, value, 'PX', backstop)
-    raise_floor(id, order, state == 'd')
-    time_pairs[#time_pairs + 1] = whole(clock)
+    local highest = raised_floor(floor or 0, order, state == 'd')
+    if highest ~= floor then
+      floor_pairs[#floor_pairs + 1] = whole(highest)
+      floor_pairs[#floor_pairs + 1] = id
+    end
+    time_pairs[#time_pairs + 1] = now
     time_pairs[#time_pairs + 1] = id
-    due_pairs[#due_pairs + 1] = whole(clock + residency)
+    due_pairs[#due_pairs + 1] = due_at
     due_pairs[#due_pairs + 1] = member_of(key)
     answers[i] = 'o'
   end
 end
+if #floor_pairs > 0 then redis.call('ZADD', floors, unpack(floor_pairs)) end
 if #time_pairs > 0 then
   redis.call('ZADD', times, unpack(time_pairs))
   redis.call('ZADD', due, unpack(due_pairs))
