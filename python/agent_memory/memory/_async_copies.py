@@ -53,6 +53,9 @@ logger = logging.getLogger(__name__)
 MAX_BEHIND: Final = 10_000
 """The most clean copies that wait to be put into Redis; beyond it the oldest are dropped: they will be cache misses."""
 
+DIRTY_ENTRIES: Final = 100
+"""The most dirty copies of an agent that one call puts: few enough that callers make the next while the server is at it."""
+
 SAFE_EVICTION_POLICIES: Final = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
 """With any other the server may drop copies that nothing else holds."""
 
@@ -202,7 +205,7 @@ class AsyncCopies:
         self._behind_mutex = threading.Lock()
         self._behind_task: AsyncTask[None] | None = None
         self._behind_runs = False
-        self._dirty_batches: AsyncBatcher[tuple[Copy, int | None], str] = AsyncBatcher(self._put_dirty, 250)
+        self._dirty_batches: AsyncBatcher[tuple[Copy, int | None], str] = AsyncBatcher(self._put_dirty, DIRTY_ENTRIES)
         self._sql_turns: AsyncTurns[tuple[Put, str | None], WriteResult] = AsyncTurns(self._write_together)
         self._dirty_bytes: dict[int, int] = {}
         self.dirty_agents: dict[str, None] = {}

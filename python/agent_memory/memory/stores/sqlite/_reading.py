@@ -36,7 +36,7 @@ _CHANGES: Final = {vectors: sql.replace("m.seq > a.", "+m.seq > a.", 1) for vect
 _FROM: Final = f"FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE {NOT_ERASED} AND m.deleted = 0"
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
 
-_YIELDING_ROWS: Final = 250
+_YIELDING_ROWS: Final = 100
 """After so many rows a background read gives way."""
 
 

@@ -32,7 +32,7 @@ from agent_memory.memory.stores.operations import Move, Operation, WriteResult
 __all__ = ["apply_operations", "load_agents", "load_dictionaries", "write_plan"]
 
 _YIELDING_MOVES: Final = 100
-"""After so many decisions about moves the writer gives way."""
+"""After so many memories that are to be moved the writer gives way: its callers are in no hurry."""
 
 _CHUNKS: Final = (128, 32, 8, 1)
 """Rows of one INSERT."""
@@ -86,7 +86,7 @@ def apply_operations(
 ) -> list[WriteResult]:
     """Decides and writes, inside the caller's transaction."""
     is_maintenance = all(operation.__class__ is Move for operation in operations)
-    plan = _prepare(connection, operations, now_us, _MOVED_BY_ID if is_maintenance else _HELD_BY_ID)
+    plan = _prepare(connection, operations, now_us, is_maintenance=is_maintenance)
     decide = plan.decide
     if is_maintenance:
         # Whoever serves a caller goes first.
@@ -100,14 +100,20 @@ def apply_operations(
     return results
 
 
-def _prepare(connection: sqlite3.Connection, operations: Sequence[Operation], now_us: int, by_id: str) -> Plan:
+def _prepare(
+    connection: sqlite3.Connection, operations: Sequence[Operation], now_us: int, *, is_maintenance: bool
+) -> Plan:
     wanted = Wanted.of(operations)
     plan = Plan(now_us)
     plan.agents = load_agents(connection, wanted.agents)
     held = plan.held
     execute = connection.execute
-    for row in execute(by_id, (json.dumps(wanted.ids),)):
-        held[row[1]] = Held(*row)
+    found = execute(_MOVED_BY_ID if is_maintenance else _HELD_BY_ID, (json.dumps(wanted.ids),))
+    while rows := found.fetchmany(_YIELDING_MOVES):
+        for row in rows:
+            held[row[1]] = Held(*row)
+        if is_maintenance:
+            give_way()
     for key in wanted.keys:
         for row in execute(_HELD_BY_KEY, key):
             held[row[1]] = Held._make(row)
