@@ -26,7 +26,7 @@ DIMENSIONS = 384
 TASKS = 200
 AGENT = "bench"
 STORES = {AGENT: "sql", "bench-redis": "redis"}
-ROUNDS = 10
+ROUNDS = 5
 
 
 def contents(count):
