@@ -35,7 +35,6 @@ __all__ = [
     "next_step",
     "pack_command",
     "read_client_line",
-    "read_copy_prefix",
     "score_rows",
     "set_virtual_time",
     "verdict_of_marker",
@@ -69,7 +68,6 @@ def encode_copy(copy: tuple[Any, ...], epoch: str, is_dirty: bool, /) -> bytes: 
 def decode_copy(
     value: bytes, memory_id: str, agent_id: str, /
 ) -> tuple[tuple[Any, ...], bool, tuple[str, int, int, int, str]]: ...
-def read_copy_prefix(value: bytes, /) -> tuple[str, int, int, int, str]: ...
 def encode_vector(vector: object, max_dimensions: int, /) -> bytes | None: ...
 def exponential_backoff(attempt: int, base_delay: float = 0.5, max_delay: float = 30.0) -> float: ...
 

@@ -12,26 +12,19 @@ from agent_memory.memory.entries import Copy, hash_of
 from agent_memory.memory.errors import CorruptMemoryError
 
 __all__ = [
-    "CLEAN",
-    "DIRTY",
     "HEADER_LENGTH",
     "NO_RUN_ID",
-    "RUN_ID_LENGTH",
     "TOMBSTONE",
     "RedisHeader",
     "decode_copy",
     "encode_copy",
-    "read_header",
 ]
 
 HEADER_LENGTH: Final = 148
 """Bytes before the vector; a tombstone has no more."""
-RUN_ID_LENGTH: Final = 40
 
-CLEAN: Final = "c"
-DIRTY: Final = "d"
 TOMBSTONE: Final = "t"
-NO_RUN_ID: Final = "0" * RUN_ID_LENGTH
+NO_RUN_ID: Final = "0" * 40
 
 
 class RedisHeader(NamedTuple):
@@ -47,11 +40,6 @@ class RedisHeader(NamedTuple):
 def encode_copy(copy: Copy, run_id: str = NO_RUN_ID, *, dirty: bool = False) -> bytes:
     """The value of a copy. `run_id` has 40 characters. A tombstone stays one whether dirty or not."""
     return _core.encode_copy(copy, run_id, dirty)
-
-
-def read_header(value: bytes) -> RedisHeader:
-    """The prefix alone; raises ValueError for a value that is none of ours."""
-    return RedisHeader._make(_core.read_copy_prefix(value))
 
 
 def decode_copy(value: bytes, memory_id: str, agent_id: str) -> tuple[Copy, RedisHeader]:

@@ -32,7 +32,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(memory_copy::copy_checksum, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::encode_copy, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::decode_copy, module)?)?;
-    module.add_function(wrap_pyfunction!(memory_copy::read_copy_prefix, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::encode_vector, module)?)?;
     module.add_function(wrap_pyfunction!(fence::choose_level, module)?)?;
     module.add_function(wrap_pyfunction!(fence::fence_step, module)?)?;

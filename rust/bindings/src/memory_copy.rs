@@ -160,14 +160,6 @@ fn no_copy(_: NoCopyError) -> PyErr {
     PyValueError::new_err("value must be that of a memory's key in Redis, got something else or a damaged one")
 }
 
-/// (state, tier, version, writer, epoch) of a value.
-#[pyfunction]
-#[pyo3(signature = (value, /))]
-pub(crate) fn read_copy_prefix<'py>(value: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyTuple>> {
-    let prefix = memory_copy::read_prefix(value.as_bytes()).map_err(no_copy)?;
-    prefix_words(value.py(), &prefix)
-}
-
 /// The words of the copy in a value, without its content hash; whether it has one; and what its prefix says.
 #[pyfunction]
 #[pyo3(signature = (value, memory_id, agent_id, /))]

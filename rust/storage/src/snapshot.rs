@@ -90,7 +90,8 @@ fn load_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_LOAD_THREADS)
 }
 
-/// Loads a snapshot, by as many threads as there are processors, [`MAX_LOAD_THREADS`] at most. With `mapped` the vectors' elements stay in the file, which stays mapped as long as the index lives.
+/// Loads a snapshot, by as many threads as there are processors, [`MAX_LOAD_THREADS`] at most. With `mapped` the vectors'
+/// elements stay in the file, which stays mapped as long as the index lives.
 ///
 /// # Errors
 ///
