@@ -194,6 +194,30 @@ fn whoever_waits_is_woken_by_a_batch() {
 }
 
 #[test]
+fn a_stream_of_requests_is_written_while_the_writer_waits_for_company() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open_as(directory.path(), "client", Fsync::Always);
+    let mut last = 0;
+    for number in 0..2_000_u32 {
+        last = journal.append(number.to_le_bytes().as_slice().into()).expect("accepted").1;
+        journal.wake();
+        if number % 500 == 0 {
+            assert_eq!(finish(&journal, last), None, "a thread that is blocked ends the pause");
+        }
+    }
+    let limit = Instant::now() + Duration::from_secs(60);
+    while journal.done() < last {
+        assert!(Instant::now() < limit, "nobody comes any more, so the pause is over");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (_, ticket) = journal.append(b"the last".as_slice().into()).expect("accepted");
+    journal.wake();
+    journal.close();
+    assert!(journal.done() >= ticket, "what was asked for before the end is written");
+    assert_eq!(bodies(&open(directory.path()).take_recovered()).len(), 2_001);
+}
+
+#[test]
 fn a_file_that_is_no_segment_is_kept_aside() {
     let directory = tempfile::tempdir().expect("a directory");
     let journal = open(directory.path());

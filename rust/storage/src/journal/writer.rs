@@ -1,4 +1,10 @@
 //! The thread that writes, and what it shares with those who ask.
+//!
+//! One commit takes all that was asked for by then. The callers of a busy event loop come one after the other, so a writer
+//! that always went on at once would take a few of them with each commit, and each commit costs their loop a turn. Where
+//! a commit answered several and others have come meanwhile, it waits for as long as that commit took, `GATHER_MAX` at
+//! most, or until nobody comes any more. Callers who all wait for the same commit do not pay for this, nor does a thread
+//! that is blocked.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -16,6 +22,14 @@ use super::{Fsync, JournalError, JournalStats, MAX_PENDING_BYTES, MAX_PENDING_RE
 const MAX_BATCH: usize = 8_192;
 /// Failures that nobody has asked about are forgotten beyond this many.
 const MAX_KEPT_FAILURES: usize = 65_536;
+/// A commit that answered so many tickets, and found others waiting when it was done, is followed by a pause for more.
+const GATHER_LEAST: usize = 4;
+/// So many requests end the pause: a commit of them costs each next to nothing.
+const GATHER_ENOUGH: usize = 64;
+/// The longest such pause, however slow the disk.
+const GATHER_MAX: Duration = Duration::from_millis(1);
+/// The pause is over when nobody has come for so long.
+const GATHER_QUIET: Duration = Duration::from_micros(100);
 /// The pause between two attempts at removals that failed.
 const OWED_PAUSE: Duration = Duration::from_millis(500);
 
@@ -38,6 +52,8 @@ struct State {
     waiters: usize,
     /// The writer has been woken since it went to sleep.
     woken: bool,
+    /// The writer waits for more requests.
+    gathering: bool,
     failures: HashMap<u64, JournalError>,
     signals: Vec<(u64, File)>,
     next_signal: u64,
@@ -66,7 +82,8 @@ pub(super) fn start(opened: Opened, fsync: Fsync) -> Result<(Arc<Shared>, JoinHa
         ..State::default()
     };
     let shared = Arc::new(Shared { state: Mutex::new(state), asked: Condvar::new(), progress: Condvar::new() });
-    let writer = Writer { shared: Arc::clone(&shared), segments, fsync, owed: Vec::new(), unsynced_since: None };
+    let writer =
+        Writer { shared: Arc::clone(&shared), segments, fsync, owed: Vec::new(), unsynced_since: None, gather: None };
     let thread = thread::Builder::new().name("agent_memory journal".to_owned()).spawn(move || writer.run())?;
     Ok((shared, thread))
 }
@@ -178,6 +195,9 @@ impl Shared {
         let mut state = locked(&self.state);
         state.waiters += 1;
         self.wake_writer(&mut state);
+        if state.gathering {
+            self.asked.notify_one();
+        }
         while state.done < ticket {
             state = match deadline {
                 None => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -239,6 +259,12 @@ impl Shared {
     }
 }
 
+/// How long to wait for more requests after a commit that answered so many tickets, took so long and found so many requests
+/// when it was done.
+fn pause_for_company(answered: usize, waiting: usize, took: Duration) -> Option<Duration> {
+    (answered >= GATHER_LEAST && (1..GATHER_ENOUGH).contains(&waiting)).then(|| took.min(GATHER_MAX))
+}
+
 struct Writer {
     shared: Arc<Shared>,
     segments: Vec<Segment>,
@@ -246,6 +272,8 @@ struct Writer {
     /// Removals that failed, by segment and row.
     owed: Vec<(usize, i64)>,
     unsynced_since: Option<Instant>,
+    /// How long to wait for more requests before the next commit.
+    gather: Option<Duration>,
 }
 
 impl Writer {
@@ -262,7 +290,8 @@ impl Writer {
 
     /// What was asked for meanwhile; empty when only time has passed; None when the journal is closed.
     fn next_batch(&mut self) -> Option<Vec<Request>> {
-        let mut state = locked(&self.shared.state);
+        let pause = self.gather.take();
+        let mut state = self.gathered(locked(&self.shared.state), pause);
         loop {
             if !state.requests.is_empty() {
                 let count = state.requests.len().min(MAX_BATCH);
@@ -292,6 +321,24 @@ impl Writer {
         }
     }
 
+    /// Waits for what joins the requests that are there already.
+    fn gathered<'a>(&self, mut state: MutexGuard<'a, State>, pause: Option<Duration>) -> MutexGuard<'a, State> {
+        let Some(until) = pause.map(|pause| Instant::now() + pause) else { return state };
+        state.gathering = true;
+        let mut seen = 0;
+        while state.waiters == 0 && state.requests.len() < GATHER_ENOUGH && !state.closing {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.requests.len() == seen {
+                break;
+            }
+            seen = state.requests.len();
+            let slept = self.shared.asked.wait_timeout(state, left.min(GATHER_QUIET));
+            state = slept.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.gathering = false;
+        state
+    }
+
     /// How long the writer may sleep.
     fn pause(&self) -> Option<Duration> {
         let sync = match (self.fsync, self.unsynced_since) {
@@ -307,6 +354,7 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
+        let began = Instant::now();
         let mut failures = Vec::new();
         let mut commits = 0;
         for number in 0..self.segments.len() {
@@ -321,6 +369,7 @@ impl Writer {
         let appended = batch.iter().filter(kept).filter(|request| matches!(request.change, Change::Put(..))).count();
         let removed = batch.iter().filter(kept).filter(|request| matches!(request.change, Change::Remove(_))).count();
         let done = batch.iter().rev().find(|request| request.is_last).map_or(0, |request| request.ticket);
+        let answered = batch.iter().filter(|request| request.is_last).count();
         let disk_bytes = self.segments.iter().map(Segment::disk_bytes).sum();
         let mut state = locked(&self.shared.state);
         state.stats.appended += appended as u64;
@@ -329,6 +378,9 @@ impl Writer {
         state.stats.records = self.segments.iter().map(Segment::records).sum();
         state.stats.disk_bytes = disk_bytes;
         state.stats.owed_removals = self.owed.len();
+        if matches!(self.fsync, Fsync::Always) {
+            self.gather = pause_for_company(answered, state.requests.len(), began.elapsed());
+        }
         self.shared.tell(&mut state, done, failures);
     }
 
@@ -412,5 +464,22 @@ impl Writer {
 
     fn break_off(&self, error: &JournalError) {
         locked(&self.shared.state).stats.closed = Some(error.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{GATHER_ENOUGH, GATHER_LEAST, GATHER_MAX, pause_for_company};
+
+    #[test]
+    fn a_commit_waits_for_company_only_where_callers_keep_coming() {
+        let took = Duration::from_micros(300);
+        assert_eq!(pause_for_company(GATHER_LEAST, 1, took), Some(took));
+        assert_eq!(pause_for_company(GATHER_LEAST - 1, 1, took), None, "few callers");
+        assert_eq!(pause_for_company(256, 0, took), None, "all of them wait for the same commit");
+        assert_eq!(pause_for_company(256, GATHER_ENOUGH, took), None, "enough are there already");
+        assert_eq!(pause_for_company(GATHER_LEAST, 1, Duration::from_secs(2)), Some(GATHER_MAX), "a slow disk");
     }
 }
