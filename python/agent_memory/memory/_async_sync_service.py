@@ -33,7 +33,7 @@ SWEEP_INTERVAL_S: Final = 30.0
 MAX_CANDIDATES: Final = 10_000
 """Memories that are looked up at a time to be moved in batches: finding those of one agent sorts all of its tier."""
 
-TURN_ENTRIES: Final = 100
+TURN_ENTRIES: Final = 32
 """Memories that a background pass handles without letting callers in between."""
 
 Moved = dict[Tier, dict[str, list[str]]]
