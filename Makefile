@@ -130,12 +130,13 @@ sim: $(STAMPS)/extra-test $(STAMPS)/installed
 # run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not
 # what these files are held against. What survives stands in target/mutants/.
 CARGO_MUTANTS_VERSION := 27.1.0
-MUTATED ?= backoff breaker budget fence guard recovery retry window
+MUTATED ?= backoff breaker budget fence guard memory_plan recovery retry window
 MUTANTS_TESTS_backoff := --test=backoff
 MUTANTS_TESTS_breaker := --test=breaker
 MUTANTS_TESTS_budget := --test=budget
 MUTANTS_TESTS_fence := --test=fence
 MUTANTS_TESTS_guard := --test=guard
+MUTANTS_TESTS_memory_plan := --lib
 MUTANTS_TESTS_recovery := --test=recovery --lib
 MUTANTS_TESTS_retry := --test=guard
 MUTANTS_TESTS_window := --test=windows

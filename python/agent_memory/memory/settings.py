@@ -177,7 +177,7 @@ class MaintenanceSettings:
 
     interval_s: float = 60.0
     """Seconds between two passes. > 0."""
-    batch_entries: int = 500
+    batch_entries: int = 300
     """Memories in one transaction of a pass. 1..1,000."""
     pause_s: float = 0.002
     """Seconds between two batches, so that callers come between. >= 0."""
@@ -208,8 +208,8 @@ class SqliteSettings:
     """Seconds to wait for another process's transaction. > 0."""
     cache_bytes: int = 64 * 1024 * 1024
     """Page cache of the writer; each reader has an eighth of it. >= 1 MiB."""
-    wal_bytes: int = 64 * 1024 * 1024
-    """The size at which the write-ahead log is folded back into the database. >= 1 MiB."""
+    wal_bytes: int = 16 * 1024 * 1024
+    """The size at which the write-ahead log is folded back into the database, while writes wait. >= 1 MiB."""
 
     def __post_init__(self) -> None:
         _check.whole("max_pending_writes", self.max_pending_writes, 1)

@@ -1,4 +1,4 @@
-"""Waiting for the journal's writer: one eventfd per event loop, a condition for threads. Both worlds, by hand.
+"""Waiting for a writer of the core: one eventfd per event loop, a condition for threads. Both worlds, by hand.
 
 The writer commits a batch and then signals once. In an event loop the signal makes a descriptor readable, and all whose
 tickets are done by then go on; no thread of the loop ever waits for the disk.
@@ -14,52 +14,60 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_memory._core import Journal
 
-__all__ = ["AsyncTickets", "Tickets"]
+__all__ = ["AsyncProgress", "AsyncTickets", "Tickets"]
 
 GROUP: Final = 64
 """So many new waiters wake the writer before the turn of the loop is over."""
 
 
-class AsyncTickets:
-    """Waits for tickets of one journal, in any number of event loops."""
+class _Source(Protocol):
+    """A writer of the core that gives out tickets."""
 
-    __slots__ = ("_journal", "_last", "_lock", "_loops")
+    def wake(self) -> None: ...
+    def done(self) -> int: ...
+    def add_signal(self, fd: int) -> int: ...
+    def remove_signal(self, signal: int) -> None: ...
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+
+class AsyncProgress:
+    """Waits until tickets of one writer are done, in any number of event loops."""
+
+    __slots__ = ("_last", "_lock", "_loops", "_source")
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
         self._lock = threading.Lock()
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopTickets] = weakref.WeakKeyDictionary()
         # The loop that waited last and its tickets: nearly always there is one.
         self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], _LoopTickets] | None = None
 
     async def wait(self, ticket: int) -> None:
-        """Returns when a ticket is done; raises the RecoveryJournalError it failed with."""
+        """Returns when a ticket is done."""
+        if self._source.done() < ticket:
+            await self._here().add(ticket)
+
+    def _here(self) -> _LoopTickets:
         loop = asyncio.get_running_loop()
         last = self._last
-        here = last[1] if last is not None and last[0]() is loop else self._of(loop)
-        if self._journal.done() < ticket:
-            await here.add(ticket)
-        failure = self._journal.failure(ticket)
-        if failure is not None:
-            raise failure
+        return last[1] if last is not None and last[0]() is loop else self._of(loop)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _LoopTickets:
         with self._lock:
             here = self._loops.get(loop)
             if here is None:
-                here = self._loops[loop] = _LoopTickets(self._journal, loop)
+                here = self._loops[loop] = _LoopTickets(self._source, loop)
             self._last = (weakref.ref(loop), here)
             return here
 
     def close(self) -> None:
-        """Frees the descriptors; nobody waits any more, since the journal is closed."""
+        """Frees the descriptors; nobody waits any more, since the writer is closed."""
         with self._lock:
             for loop, here in list(self._loops.items()):
                 here.close(loop)
@@ -67,18 +75,36 @@ class AsyncTickets:
             self._last = None
 
 
+class AsyncTickets(AsyncProgress):
+    """Waits for tickets of one journal, in any number of event loops."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self._journal = journal
+
+    async def wait(self, ticket: int) -> None:
+        """Returns when a ticket is done; raises the RecoveryJournalError it failed with."""
+        if self._journal.done() < ticket:
+            await self._here().add(ticket)
+        failure = self._journal.failure(ticket)
+        if failure is not None:
+            raise failure
+
+
 class _LoopTickets:
     """Those of one event loop who wait, in the order of their tickets."""
 
-    def __init__(self, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
-        self._journal = journal
+    def __init__(self, source: _Source, loop: asyncio.AbstractEventLoop) -> None:
+        self._source = source
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._unannounced = 0  # those who wait, and for whom the writer has not been woken
         self._reading, self._writing = _make_signal()
-        self._signal = journal.add_signal(self._writing)
+        self._signal = source.add_signal(self._writing)
         loop.add_reader(self._reading, self._on_signal)
         # The descriptors of a loop that is dropped without a word are closed with it.
-        self._finalizer = weakref.finalize(self, _close_signal, journal, self._signal, self._reading, self._writing)
+        self._finalizer = weakref.finalize(self, _close_signal, source, self._signal, self._reading, self._writing)
 
     def add(self, ticket: int) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
@@ -89,14 +115,14 @@ class _LoopTickets:
             loop.call_soon(self._wake_writer)
         elif self._unannounced >= GROUP:
             self._wake_writer()
-        if self._journal.done() >= ticket:
+        if self._source.done() >= ticket:
             self._tell()  # it was done between two looks, and its signal may have been heard already
         return future
 
     def _wake_writer(self) -> None:
         if self._unannounced:
             self._unannounced = 0
-            self._journal.wake()
+            self._source.wake()
 
     def _on_signal(self) -> None:
         try:
@@ -106,7 +132,7 @@ class _LoopTickets:
         self._tell()
 
     def _tell(self) -> None:
-        done = self._journal.done()
+        done = self._source.done()
         waiting = self._waiting
         while waiting and waiting[0][0] <= done:
             future = waiting.popleft()[1]
@@ -139,8 +165,8 @@ def _make_signal() -> tuple[int, int]:
     return reading, writing
 
 
-def _close_signal(journal: Journal, signal: int, reading: int, writing: int) -> None:
-    journal.remove_signal(signal)
+def _close_signal(source: _Source, signal: int, reading: int, writing: int) -> None:
+    source.remove_signal(signal)
     for descriptor in {reading, writing}:
         os.close(descriptor)
 

@@ -12,6 +12,7 @@ mod fence;
 mod guard;
 mod journal;
 mod memory_copy;
+mod memory_writer;
 mod packing;
 mod raw;
 mod recovery;
@@ -44,6 +45,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<recovery::RecoveryQueue>()?;
     module.add_class::<recovery::RecoveryEntry>()?;
     module.add_class::<journal::Journal>()?;
+    module.add_class::<memory_writer::MemoryWriter>()?;
+    module.add_class::<memory_writer::PendingWrites>()?;
     module.add_class::<settings::BreakerRules>()?;
     module.add_class::<settings::RetryRules>()?;
     module.add_class::<settings::BudgetRules>()?;

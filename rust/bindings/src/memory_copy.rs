@@ -6,6 +6,7 @@ use agent_memory_core::memory_copy::{
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::raw;
@@ -20,11 +21,9 @@ const CREATED_US: usize = 6;
 const TIMESTAMP: usize = 7;
 const STEP: usize = 8;
 const IMPORTANCE: usize = 9;
-/// Type, namespace, user, session, key, idempotency key.
-const FIRST_TEXTS: [usize; 6] = [10, 11, 12, 13, 14, 15];
+/// Type, namespace, user, session, key, idempotency key, tags, metadata.
+const TEXTS: [usize; VALUE_TEXTS] = [10, 11, 12, 13, 14, 15, 17, 18];
 const EXPIRES_AT: usize = 16;
-/// Tags, metadata.
-const LAST_TEXTS: [usize; 2] = [17, 18];
 const CONTENT_KIND: usize = 19;
 const CONTENT: usize = 20;
 const CHECKSUM: usize = 21;
@@ -35,10 +34,10 @@ const GENERATION: usize = 25;
 const WIDTH: usize = 26;
 
 /// The words of one copy, by their places.
-struct Words<'a, 'py>(&'a Bound<'py, PyTuple>);
+pub(crate) struct Words<'a, 'py>(&'a Bound<'py, PyTuple>);
 
 impl<'a, 'py> Words<'a, 'py> {
-    fn new(copy: &'a Bound<'py, PyTuple>) -> PyResult<Self> {
+    pub(crate) fn new(copy: &'a Bound<'py, PyTuple>) -> PyResult<Self> {
         if copy.len() != WIDTH {
             return Err(PyTypeError::new_err(format!("copy must be a Copy, got a tuple of {}", copy.len())));
         }
@@ -75,9 +74,42 @@ impl<'a, 'py> Words<'a, 'py> {
         })
     }
 
+    pub(crate) fn is_deleted(&self) -> PyResult<bool> {
+        Ok(self.number::<u8>(DELETED)? != 0)
+    }
+
+    pub(crate) fn content(&self) -> PyResult<Bound<'py, PyAny>> {
+        self.0.get_item(CONTENT)
+    }
+
+    /// What another thread may read while this one does other things.
+    pub(crate) fn shared(&self) -> PyResult<SharedCopy> {
+        let text = |at: usize| self.0.get_borrowed_item(at)?.extract::<PyBackedStr>();
+        let bytes = |at: usize| -> PyResult<PyBackedBytes> { Ok(self.0.get_borrowed_item(at)?.extract()?) };
+        let [memory_type, namespace, user, session, key, idempotency_key, tags, metadata] = TEXTS;
+        Ok(SharedCopy {
+            numbers: self.numbers()?,
+            id: text(ID)?,
+            agent_id: text(AGENT_ID)?,
+            texts: [
+                text(memory_type)?,
+                text(namespace)?,
+                text(user)?,
+                text(session)?,
+                text(key)?,
+                text(idempotency_key)?,
+                text(tags)?,
+                text(metadata)?,
+            ],
+            vector: bytes(VECTOR)?,
+            content: bytes(CONTENT)?,
+            content_hash: bytes(CONTENT_HASH)?,
+        })
+    }
+
     fn copy(&self) -> PyResult<Copy<'a>> {
         let mut texts = [""; VALUE_TEXTS];
-        for (text, at) in texts.iter_mut().zip(FIRST_TEXTS.into_iter().chain(LAST_TEXTS)) {
+        for (text, at) in texts.iter_mut().zip(TEXTS) {
             *text = self.text(at)?;
         }
         Ok(Copy {
@@ -88,6 +120,30 @@ impl<'a, 'py> Words<'a, 'py> {
             vector: self.bytes(VECTOR)?,
             content: self.bytes(CONTENT)?,
         })
+    }
+}
+
+/// A living copy, held by references to Python's immutable texts and bytes.
+pub(crate) struct SharedCopy {
+    pub(crate) numbers: Numbers,
+    id: PyBackedStr,
+    agent_id: PyBackedStr,
+    texts: [PyBackedStr; VALUE_TEXTS],
+    vector: PyBackedBytes,
+    content: PyBackedBytes,
+    pub(crate) content_hash: PyBackedBytes,
+}
+
+impl SharedCopy {
+    pub(crate) fn copy(&self) -> Copy<'_> {
+        Copy {
+            numbers: self.numbers,
+            id: &self.id,
+            agent_id: &self.agent_id,
+            texts: self.texts.each_ref().map(|text| &**text),
+            vector: &self.vector,
+            content: &self.content,
+        }
     }
 }
 
@@ -109,17 +165,23 @@ pub(crate) fn accept_copy<'py>(
     seq: u64,
     generation: u32,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let py = copy.py();
     let mut living = Words::new(copy)?.copy()?;
     living.numbers = Numbers { version, writer, created_us, ..living.numbers };
+    living.numbers.checksum = living.checksum();
+    accepted_words(copy, &Numbers { seq, generation, ..living.numbers })
+}
+
+/// The words of a living copy with these numbers in the place of those that a store gives.
+pub(crate) fn accepted_words<'py>(copy: &Bound<'py, PyTuple>, given: &Numbers) -> PyResult<Bound<'py, PyTuple>> {
+    let py = copy.py();
     let mut words: Vec<Bound<'py, PyAny>> = copy.iter().collect();
-    words[VERSION] = version.into_pyobject(py)?.into_any();
-    words[WRITER] = writer.into_pyobject(py)?.into_any();
+    words[VERSION] = given.version.into_pyobject(py)?.into_any();
+    words[WRITER] = given.writer.into_pyobject(py)?.into_any();
     words[DELETED] = 0_u8.into_pyobject(py)?.into_any();
-    words[CREATED_US] = created_us.into_pyobject(py)?.into_any();
-    words[CHECKSUM] = living.checksum().into_pyobject(py)?.into_any();
-    words[SEQ] = seq.into_pyobject(py)?.into_any();
-    words[GENERATION] = generation.into_pyobject(py)?.into_any();
+    words[CREATED_US] = given.created_us.into_pyobject(py)?.into_any();
+    words[CHECKSUM] = given.checksum.into_pyobject(py)?.into_any();
+    words[SEQ] = given.seq.into_pyobject(py)?.into_any();
+    words[GENERATION] = given.generation.into_pyobject(py)?.into_any();
     PyTuple::new(py, words)
 }
 
@@ -141,7 +203,7 @@ pub(crate) fn encode_copy<'py>(
             memory_copy::EPOCH_LEN
         ))
     };
-    if words.number::<u8>(DELETED)? != 0 {
+    if words.is_deleted()? {
         let value = memory_copy::tombstone_value(&words.numbers()?, epoch).map_err(refused)?;
         return Ok(PyBytes::new(py, &value));
     }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod fence;
 pub mod guard;
 pub mod memory_copy;
+pub mod memory_plan;
 pub mod metrics;
 pub mod random;
 pub mod recovery;

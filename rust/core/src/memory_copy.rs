@@ -37,6 +37,7 @@ const EPOCH: Range<usize> = 36..PREFIX_LEN;
 const NO_STEP: i64 = i64::MIN;
 /// How many texts of a copy stand in its value: all but id and agent, which its key has.
 pub const VALUE_TEXTS: usize = 8;
+const TAGS: usize = 6;
 
 /// What a copy's key in Redis is for its readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +122,13 @@ pub struct NoCopyError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoValueError;
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    /// The tags: a JSON list of text, or nothing.
+    #[must_use]
+    pub fn tags(&self) -> &'a str {
+        self.texts[TAGS]
+    }
+
     /// CRC-32 over everything that belongs to this version of the memory: the writer's two halves as the start, then head,
     /// texts, vector and content.
     #[must_use]

@@ -8,7 +8,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,6 +15,8 @@ use std::time::{Duration, Instant};
 use super::directory::Opened;
 use super::records::{Damage, RecordId};
 use super::segment::{Change, Segment};
+use crate::signals::Signals;
+
 use super::{Fsync, JournalError, JournalStats, MAX_PENDING_BYTES, MAX_PENDING_REQUESTS, MAX_RECORD_BYTES};
 
 /// The most changes in one transaction, so that those who came first do not wait for ever.
@@ -55,8 +56,7 @@ struct State {
     /// The writer waits for more requests.
     gathering: bool,
     failures: HashMap<u64, JournalError>,
-    signals: Vec<(u64, File)>,
-    next_signal: u64,
+    signals: Signals,
     closing: bool,
     stats: JournalStats,
 }
@@ -215,15 +215,11 @@ impl Shared {
     }
 
     pub(super) fn add_signal(&self, file: File) -> u64 {
-        let mut state = locked(&self.state);
-        state.next_signal += 1;
-        let signal = state.next_signal;
-        state.signals.push((signal, file));
-        signal
+        locked(&self.state).signals.add(file)
     }
 
     pub(super) fn remove_signal(&self, signal: u64) {
-        locked(&self.state).signals.retain(|(number, _)| *number != signal);
+        locked(&self.state).signals.remove(signal);
     }
 
     pub(super) fn stats(&self) -> JournalStats {
@@ -252,10 +248,7 @@ impl Shared {
         if state.waiters > 0 {
             self.progress.notify_all();
         }
-        for (_, file) in &state.signals {
-            // A counter that is full, or a pipe, will wake its reader anyway.
-            let _ = (&*file).write(&1u64.to_ne_bytes());
-        }
+        state.signals.send();
     }
 }
 

@@ -10,9 +10,9 @@ import pytest_asyncio
 
 from agent_memory.memory import PostgresSettings
 from agent_memory.memory.stores.postgres import AsyncPostgresStore, PostgresStore
-from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore
+from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore, _engine
 
-SQLITE, POSTGRES = "sqlite", "postgres"
+SQLITE, PLANNED, POSTGRES = "sqlite", "sqlite by plan", "postgres"
 SCHEMA = "stores"
 
 
@@ -51,10 +51,12 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=[SQLITE, POSTGRES])
-def database(request, clock, tmp_path):
-    """An empty database of each kind in turn."""
-    if request.param == SQLITE:
+@pytest.fixture(params=[SQLITE, PLANNED, POSTGRES])
+def database(request, clock, tmp_path, monkeypatch):
+    """An empty database of each kind in turn; of SQLite once with the core writing what it can, once without."""
+    if request.param == PLANNED:
+        monkeypatch.setattr(_engine, "WRITES_DIRECTLY", False)
+    if request.param in (SQLITE, PLANNED):
         return Database(SQLITE, tmp_path / "memories.db", clock)
     url = request.getfixturevalue("postgres_url")
     empty(url)

@@ -150,7 +150,7 @@ def test_one_bad_write_does_not_fail_its_neighbours(path):
         ]
         for thread in threads:
             thread.start()
-        while store._engine._pending < 4:
+        while store._engine._writer.pending < 4:
             threading.Event().wait(0.001)
         holder.execute("ROLLBACK")
         holder.close()
@@ -170,7 +170,7 @@ def test_the_queue_has_a_bound(path):
         threads = [threading.Thread(target=store.write, args=([put()],)) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while store._engine._pending < 2:
+        while store._engine._writer.pending < 2:
             threading.Event().wait(0.001)
         with pytest.raises(MemoryStoreFullError, match="max_pending_writes"):
             store.write([put()])

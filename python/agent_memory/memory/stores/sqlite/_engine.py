@@ -4,10 +4,14 @@ States: new, open, closing, closed; `open()` again from closed. In a child of fo
 fork.
 
 Rules
-- Writes wait in one queue, in the order in which they came. The writer takes as many as are there, up to
-  `max_transaction_writes` operations (fewer where so many took longer than `max_transaction_s`), into one transaction, and
-  answers all of them once it is committed and synced: under load many callers share one sync. A longer list of operations
-  goes through several transactions.
+- Writes wait in one queue (`MemoryWriter` of the core), in the order in which they came. The writer takes as many as are
+  there, up to `max_transaction_writes` operations (fewer where so many took longer than `max_transaction_s`), into one
+  transaction, and answers all of them once it is committed and synced: under load many callers share one sync. A longer
+  list of operations goes through several transactions.
+- What puts nothing but new memories, or does nothing but move some, is written by the core, without the interpreter, so that
+  an event loop goes on meanwhile. Where one of them is not new after all, or has to be compressed, nothing of it is
+  written there, and it comes again as what the plan decides. So does everything where the core cannot get at the SQLite
+  library of `sqlite3`.
 - If a transaction fails, nothing of it is there. Where the database is not to blame, its jobs are tried again one by one,
   so that one bad write does not fail its neighbours.
 - Reads have a connection per thread. Tasks read in `reader_threads` threads.
@@ -16,18 +20,21 @@ Rules
 
 from __future__ import annotations
 
+import _sqlite3
 import asyncio
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 from agent_memory import _at_fork
-from agent_memory.memory.entries import new_writer
+from agent_memory._core import MemoryWriter, PendingWrites
+from agent_memory.memory.entries import Copy, new_writer
 from agent_memory.memory.errors import (
     MemoryStoreClosedError,
     MemoryStoreError,
@@ -36,22 +43,36 @@ from agent_memory.memory.errors import (
 )
 from agent_memory.memory.settings import LongTermSettings, SqliteSettings
 from agent_memory.memory.stores._compression import Compression
-from agent_memory.memory.stores.operations import Operation, StoreStats, WriteResult
+from agent_memory.memory.stores.operations import Move, Operation, Put, StoreStats, WriteResult, WriteStatus
 from agent_memory.memory.stores.sqlite import _schema
 from agent_memory.memory.stores.sqlite._reading import Reader
 from agent_memory.memory.stores.sqlite._waiters import AsyncWaiter, Waiter, deliver_all
 from agent_memory.memory.stores.sqlite._writing import apply_operations, load_dictionaries
+from agent_memory.storage._tickets import AsyncProgress
 
 __all__ = ["SqliteEngine"]
 
 T = TypeVar("T")
 
-WAL_LIMIT_FACTOR: Final = 4
+WAL_LIMIT_FACTOR: Final = 16
 """A log that has grown to this many times `wal_bytes`, because somebody kept reading, is folded back with waiting."""
 
 
-_LEAST_ROOM: Final = 16
-"""However slow the disk: so many writes share a sync, if they are there."""
+_ROW_BYTES: Final = 1_024
+"""What a change of a row adds to the log, roughly."""
+
+WRITES_DIRECTLY = True
+"""Whether the core may write by itself. For tests of the other way."""
+
+_CLASSES: Final = SimpleNamespace(
+    put=Put,
+    relabel=Move,
+    copy=Copy,
+    result=WriteResult,
+    applied=WriteStatus.APPLIED,
+    stale=WriteStatus.STALE,
+    absent=WriteStatus.ABSENT,
+)
 
 
 class _Job:
@@ -69,6 +90,11 @@ class _Job:
         self.operations = operations
         self.function = function
         self.results: list[WriteResult] = []
+
+    @property
+    def size(self) -> int:
+        """How many writes it counts as."""
+        return 1 if self.function is not None else len(self.operations)
 
 
 class SqliteEngine:
@@ -94,23 +120,26 @@ class SqliteEngine:
     def _forget(self) -> None:
         self._state = "new"
         self._opening = threading.Lock()
-        self._condition = threading.Condition(threading.Lock())
-        self._queue: deque[_Job] = deque()
-        self._pending = 0
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        self._writer: MemoryWriter | None = None
+        self._progress: AsyncProgress | None = None
         self._readers = threading.local()
         self._epoch = object()
         self._executor: ThreadPoolExecutor | None = None
         self._transactions = 0
         self._writes = 0
         self._longest_ns = 0
-        self._dirty_bytes = 0
-        self._room = self.settings.max_transaction_writes
+        self._fold_pages = self.settings.wal_bytes // _schema.PAGE_BYTES
+        self._folded_changes = 0
 
     def _after_fork(self) -> None:
-        # Closing the parent's connections here would let go of its locks: they are kept, unused, for as long as we live.
-        self._abandoned += [self._connection, self._readers, self._executor]
+        # The parent's connections are kept, unused and unclosed, for as long as we live: a thread of the parent's may have
+        # been inside of SQLite, with locks that nobody will let go of here.
+        held: list[object] = [self._connection, self._readers, self._executor]
+        self._abandoned += [self._writer, self._progress, *held]
+        if self._writer is not None:
+            self._writer.abandon(held)
         self._forget()
 
     # --- opening and closing -----------------------------------------------------------------------------------------
@@ -121,31 +150,52 @@ class SqliteEngine:
             if self._state == "open":
                 return
             try:
-                connection = _schema.connect(self.path, self.settings, writer=True)
+                connection, writer = self._connect()
                 try:
                     _schema.migrate(connection, self.path)
                     load_dictionaries(connection, self.compression)
                 except BaseException:
+                    writer.release()
                     connection.close()
                     raise
             except sqlite3.Error as error:
                 raise _translated(error) from error
-            self._connection = connection
+            self._connection, self._writer, self._progress = connection, writer, AsyncProgress(writer)
+            self._folded_changes = connection.total_changes
             self._epoch = object()
             self._state = "open"
-            self._thread = threading.Thread(target=self._work, name="agent-memory-sqlite-writer", daemon=True)
+            self._thread = threading.Thread(
+                target=self._work, args=(connection, writer), name="agent-memory-sqlite-writer", daemon=True
+            )
             self._thread.start()
+
+    def _connect(self) -> tuple[sqlite3.Connection, MemoryWriter]:
+        settings = self.settings
+
+        def connect() -> sqlite3.Connection:
+            return _schema.connect(self.path, settings, writer=True)
+
+        return MemoryWriter.open(
+            connect,
+            getattr(_sqlite3, "__file__", None),  # none where it is a part of the interpreter
+            _CLASSES,
+            (settings.max_pending_writes, settings.max_transaction_writes, settings.max_transaction_s),
+            WRITES_DIRECTLY,
+        )
 
     def close(self) -> None:
         """Writes what waits, then closes; does nothing unless open."""
         with self._opening:
-            with self._condition:
-                if self._state != "open":
-                    return
-                self._state = "closing"
-                self._condition.notify()
-            assert self._thread is not None
-            self._thread.join()
+            if self._state != "open":
+                return
+            self._state = "closing"
+            writer, thread, progress = self._writer, self._thread, self._progress
+            assert writer is not None
+            assert thread is not None
+            assert progress is not None
+            writer.close()
+            thread.join()
+            progress.close()
             executor, self._executor = self._executor, None
             if executor is not None:
                 executor.shutdown(wait=True)
@@ -154,101 +204,111 @@ class SqliteEngine:
 
     # --- writing --------------------------------------------------------------------------------------------------------
 
+    def submit_direct(self, operations: Sequence[Operation], start: int) -> PendingWrites | None:
+        """Hands the core as many as one transaction takes, from `start` on; None: the plan has to decide."""
+        writer = self._open_writer()
+        if not writer.is_direct:
+            return None
+        compression = self.compression
+        # To round its vector gives a memory another checksum: the plan's way knows how.
+        pack = compression.pack_content if compression.keeps_vectors else None
+        part = list(operations[start : start + writer.room])
+        with self._refusals():
+            return writer.submit_direct(part, self.clock_us(), pack, compression.least_bytes, compression.newest)
+
+    def results(self, pending: PendingWrites) -> list[WriteResult] | None:
+        """Waits until they are committed and synced; None: the plan has to decide after all."""
+        assert self._writer is not None
+        self._writer.wait(pending.ticket)
+        return self._landed(pending)
+
+    async def async_results(self, pending: PendingWrites) -> list[WriteResult] | None:
+        """As `results`, for tasks. Cancelled, it leaves; what it waited for is done all the same."""
+        assert self._progress is not None
+        await self._progress.wait(pending.ticket)
+        return self._landed(pending)
+
+    @staticmethod
+    def _landed(pending: PendingWrites) -> list[WriteResult] | None:
+        try:
+            return pending.results()
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+
     def submit(self, waiter: Waiter | AsyncWaiter, operations: Sequence[Operation]) -> None:
-        """Queues operations; `waiter` gets their results, or the error."""
-        self._enqueue(_Job(waiter, operations), len(operations))
+        """Queues operations that the plan decides; `waiter` gets their results, or the error."""
+        with self._refusals():
+            self._open_writer().submit(_Job(waiter, operations), len(operations), False)
 
     def submit_function(self, waiter: Waiter | AsyncWaiter, function: Callable[[sqlite3.Connection], Any]) -> None:
         """Queues a function to be run in a transaction; `waiter` gets what it returns."""
-        self._enqueue(_Job(waiter, (), function), 1)
+        with self._refusals():
+            self._open_writer().submit(_Job(waiter, (), function), 1, True)
 
-    def _enqueue(self, job: _Job, count: int) -> None:
-        with self._condition:
-            if self._state != "open":
-                raise MemoryStoreClosedError(f"the store is {self._state}: open() it first")
-            if self._pending >= self.settings.max_pending_writes:
-                raise MemoryStoreFullError(
-                    f"max_pending_writes ({self.settings.max_pending_writes}) writes wait already"
-                )
-            self._pending += count
-            self._queue.append(job)
-            if len(self._queue) == 1:
-                self._condition.notify()
+    def _open_writer(self) -> MemoryWriter:
+        writer = self._writer
+        if self._state != "open" or writer is None:
+            raise MemoryStoreClosedError(f"the store is {self._state}: open() it first")
+        return writer
 
-    def _work(self) -> None:
-        connection = self._connection
-        assert connection is not None
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """The errors of a queue that takes nothing more, as ours."""
         try:
-            while True:
-                with self._condition:
-                    while not self._queue and self._state == "open":
-                        self._condition.wait()
-                    if not self._queue:
-                        break
-                    jobs = self._take()
-                self._run(connection, jobs)
-                self._fold_log(connection)
+            yield
+        except BufferError:
+            most = self.settings.max_pending_writes
+            raise MemoryStoreFullError(f"max_pending_writes ({most}) writes wait already") from None
+        except RuntimeError:
+            self._open_writer()  # it was closed meanwhile
+            raise
+
+    def _work(self, connection: sqlite3.Connection, writer: MemoryWriter) -> None:
+        try:
+            while (jobs := writer.work(self._fold_pages)) is not None:
+                if jobs:
+                    self._run(connection, writer, jobs)
+                self._fold_log(connection, writer)
         finally:
             self._connection = None
+            writer.release()
             connection.close()
 
-    def _take(self) -> list[_Job]:
-        """The jobs of the next transaction; a long list of operations is taken alone, and goes back with what is left."""
-        room = self._room
-        jobs: list[_Job] = []
-        while self._queue and room > 0:
-            job = self._queue[0]
-            size = 1 if job.function is not None else len(job.operations) - len(job.results)
-            if jobs and (size > room or job.function is not None):
-                break
-            jobs.append(self._queue.popleft())
-            room -= size
-            if job.function is not None:
-                break
-        return jobs
-
-    def _run(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    def _run(self, connection: sqlite3.Connection, writer: MemoryWriter, jobs: list[_Job]) -> None:
         try:
-            answers = self._transact(connection, jobs)
+            answers = self._transact(connection, writer.room, jobs)
         except Exception as error:  # whatever it is, its callers must learn of it
             failure = _translated(error)
             if len(jobs) > 1 and not isinstance(failure, MemoryStoreUnavailableError):
                 for job in jobs:
-                    self._run(connection, [job])
+                    self._run(connection, writer, [job])
                 return
             answers = [(job, None, failure) for job in jobs]
-        finished = 0
-        with self._condition:
-            for job, _, failed in reversed(answers):
-                if failed is None and job.function is None and len(job.results) < len(job.operations):
-                    self._queue.appendleft(job)
-                else:
-                    finished += 1 if job.function is not None else len(job.operations)
-            self._pending -= finished
+        for job, _, failed in reversed(answers):
+            left = len(job.operations) - len(job.results)
+            if failed is None and left:
+                writer.give_back(job, left)
+            else:
+                writer.finish(job.size)
         deliver_all(
             (job.waiter, result, failed)
             for job, result, failed in answers
-            if failed is not None or job.function is not None or len(job.results) == len(job.operations)
+            if failed is not None or len(job.results) == len(job.operations)
         )
 
     def _transact(
-        self, connection: sqlite3.Connection, jobs: list[_Job]
+        self, connection: sqlite3.Connection, room: int, jobs: list[_Job]
     ) -> list[tuple[_Job, Any, BaseException | None]]:
         began_ns = time.perf_counter_ns()
-        operations: list[Operation] = []
-        room = self._room
-        parts = []
+        parts = [job.operations[len(job.results) : len(job.results) + room] for job in jobs]
+        operations = [operation for part in parts for operation in part]
+        function = jobs[0].function
         result: Any = None
-        for job in jobs:
-            part = job.operations[len(job.results) : len(job.results) + room] if job.function is None else ()
-            parts.append(part)
-            operations.extend(part)
-        changed = connection.total_changes
+        results: list[WriteResult] = []
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if jobs[0].function is not None:
-                result = jobs[0].function(connection)
-                results: list[WriteResult] = []
+            if function is not None:
+                result = function(connection)
             else:
                 results = apply_operations(connection, operations, self.compression, self.clock_us())
             connection.execute("COMMIT")
@@ -258,37 +318,40 @@ class SqliteEngine:
             raise
         self._transactions += 1
         self._writes += len(operations)
-        self._dirty_bytes += (connection.total_changes - changed) * 1_024
         took_ns = time.perf_counter_ns() - began_ns
         self._longest_ns = max(self._longest_ns, took_ns)
-        self._fit_room(took_ns / 1e9, len(operations))
+        assert self._writer is not None
+        self._writer.fit_room(took_ns / 1e9, len(operations))
         start = 0
         for job, part in zip(jobs, parts, strict=True):
             job.results += results[start : start + len(part)]
             start += len(part)
         return [(job, result if job.function is not None else job.results, None) for job in jobs]
 
-    def _fit_room(self, took_s: float, count: int) -> None:
-        """Fits how many writes the next transaction takes to what the last one took."""
-        limit_s = self.settings.max_transaction_s
-        if took_s > limit_s and count > _LEAST_ROOM:
-            # Most of it may have been one slow sync, so not all the way at once.
-            self._room = max(_LEAST_ROOM, int(count * max(0.5, limit_s / took_s)))
-        elif took_s < limit_s / 2:
-            self._room = min(self.settings.max_transaction_writes, self._room + self._room // 4 + 1)
-
-    def _fold_log(self, connection: sqlite3.Connection) -> None:
-        # Rows are a rough measure of the log's growth, and cost nothing; its real size is asked for when they say so.
-        if self._dirty_bytes < self.settings.wal_bytes // 8:
-            return
-        self._dirty_bytes = 0
+    def _fold_log(self, connection: sqlite3.Connection, writer: MemoryWriter) -> None:
+        limit = self.settings.wal_bytes // _schema.PAGE_BYTES
         try:
-            size = Path(f"{self.path}-wal").stat().st_size
-            if size >= self.settings.wal_bytes:
-                mode = "TRUNCATE" if size >= WAL_LIMIT_FACTOR * self.settings.wal_bytes else "PASSIVE"
-                connection.execute(f"PRAGMA wal_checkpoint({mode})")
+            size = self._log_bytes(connection, writer)
+            if size < self.settings.wal_bytes:
+                return
+            mode = "TRUNCATE" if size >= WAL_LIMIT_FACTOR * self.settings.wal_bytes else "PASSIVE"
+            _, pages, folded = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except (sqlite3.Error, OSError):
-            pass  # tried again after the next writes; whoever writes next learns of a disk that is full
+            pages, folded = writer.log_pages or 0, None  # whoever writes next learns of a disk that is full
+        # All of it: the log begins anew with the next write. Not all: somebody still reads what is left.
+        self._fold_pages = limit if folded == pages else pages + limit // 8
+
+    def _log_bytes(self, connection: sqlite3.Connection, writer: MemoryWriter) -> int:
+        """The size of the write-ahead log; 0 where it has grown too little since the last look."""
+        pages = writer.log_pages
+        if pages is not None:
+            return pages * _schema.PAGE_BYTES if pages >= self._fold_pages else 0
+        # Rows are a rough measure of the log's growth, and cost nothing; the file's size is asked for when they say so.
+        changes = connection.total_changes
+        if (changes - self._folded_changes) * _ROW_BYTES < self.settings.wal_bytes // 8:
+            return 0
+        self._folded_changes = changes
+        return Path(f"{self.path}-wal").stat().st_size
 
     # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -321,13 +384,15 @@ class SqliteEngine:
 
     def stats(self) -> StoreStats:
         """Counters since `open()`."""
+        writer = self._writer
+        transactions, writes, longest_ns = (0, 0, 0) if writer is None else writer.stats()
         return StoreStats(
             engine="sqlite",
             schema_version=_schema.SCHEMA_VERSION,
-            pending_writes=self._pending,
-            transactions=self._transactions,
-            writes=self._writes,
-            longest_transaction_ms=self._longest_ns / 1e6,
+            pending_writes=0 if writer is None else writer.pending,
+            transactions=self._transactions + transactions,
+            writes=self._writes + writes,
+            longest_transaction_ms=max(self._longest_ns, longest_ns) / 1e6,
             dictionaries=len(self.compression),
             details={"path": str(self.path)},
         )

@@ -48,7 +48,11 @@ def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqli
     try:
         connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
         connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA synchronous = FULL" if writer else "PRAGMA query_only = ON")
+        if writer:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        else:
+            connection.execute("PRAGMA query_only = ON")
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
@@ -63,7 +67,6 @@ def migrate(connection: sqlite3.Connection, path: str | Path) -> None:
     if _pragma(connection, "page_count") == 0:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
     for number, script in enumerate(migrations(), start=1):
         if _pragma(connection, "user_version") >= number:
             continue

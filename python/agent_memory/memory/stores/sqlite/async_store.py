@@ -75,12 +75,17 @@ class AsyncSqliteStore:
 
     async def write(self, operations: Sequence[Operation]) -> list[WriteResult]:
         """Applies operations in their order; returns when all are committed and synced."""
-        if not operations:
-            return []
-        waiter = AsyncWaiter()
-        self._engine.submit(waiter, operations)
-        results: list[WriteResult] = await waiter.wait()
-        return results
+        engine = self._engine
+        done: list[WriteResult] = []
+        while len(done) < len(operations):
+            pending = engine.submit_direct(operations, len(done))
+            part = None if pending is None else await engine.async_results(pending)
+            if part is None:
+                waiter = AsyncWaiter()
+                engine.submit(waiter, operations[len(done) :])
+                part = await waiter.wait()
+            done += part
+        return done
 
     async def record_accesses(self, accesses: Iterable[Access]) -> None:
         """Adds to the statistics of use."""

@@ -77,12 +77,17 @@ class SqliteStore:
 
     def write(self, operations: Sequence[Operation]) -> list[WriteResult]:
         """Applies operations in their order; returns when all are committed and synced."""
-        if not operations:
-            return []
-        waiter = Waiter()
-        self._engine.submit(waiter, operations)
-        results: list[WriteResult] = waiter.wait()
-        return results
+        engine = self._engine
+        done: list[WriteResult] = []
+        while len(done) < len(operations):
+            pending = engine.submit_direct(operations, len(done))
+            part = None if pending is None else engine.results(pending)
+            if part is None:
+                waiter = Waiter()
+                engine.submit(waiter, operations[len(done) :])
+                part = waiter.wait()
+            done += part
+        return done
 
     def record_accesses(self, accesses: Iterable[Access]) -> None:
         """Adds to the statistics of use."""
