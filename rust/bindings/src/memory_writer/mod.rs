@@ -22,6 +22,9 @@ pub(crate) use self::results::PendingWrites;
 use self::results::{Classes, Outcome};
 use crate::raw::duplicate_fd;
 
+/// So long at the most somebody who waits does not hear of a signal.
+const SIGNALS_INTERVAL: Duration = Duration::from_millis(100);
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -186,9 +189,12 @@ impl MemoryWriter {
         self.queue.done()
     }
 
-    /// Blocks until a ticket is done.
-    fn wait(&self, py: Python<'_>, ticket: u64) {
-        py.detach(|| self.queue.wait(ticket));
+    /// Blocks until a ticket is done. A signal, such as Ctrl-C, ends it with what its handler raises.
+    fn wait(&self, py: Python<'_>, ticket: u64) -> PyResult<()> {
+        while !py.detach(|| self.queue.wait(ticket, SIGNALS_INTERVAL)) {
+            py.check_signals()?;
+        }
+        Ok(())
     }
 
     /// Has eight bytes written to (a duplicate of) `fd` whenever tickets are done; returns by what to end that.

@@ -189,14 +189,14 @@ impl<D, O> WriteQueue<D, O> {
         self.state().done
     }
 
-    /// Returns when a ticket is done.
-    pub fn wait(&self, ticket: u64) {
+    /// Waits until a ticket is done, at most for so long; returns whether it is.
+    pub fn wait(&self, ticket: u64, timeout: Duration) -> bool {
         let mut state = self.state();
         state.waiters += 1;
-        while state.done < ticket {
-            state = self.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        let waited = self.progress.wait_timeout_while(state, timeout, |state| state.done < ticket);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.waiters -= 1;
+        state.done >= ticket
     }
 
     /// A file that is written to, eight bytes, when tickets are done; returns its number.
@@ -335,12 +335,13 @@ mod tests {
         let queue = queue();
         let ticket = queue.put_direct(1, 1).expect("room");
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| queue.wait(ticket));
+            let waiter = scope.spawn(|| queue.wait(ticket, Duration::from_secs(60)));
             assert_eq!(queue.next(), Next::Direct(vec![1]));
-            assert!(!waiter.is_finished());
+            assert!(!queue.wait(ticket, Duration::ZERO), "not yet");
             queue.finish_direct();
+            assert!(waiter.join().expect("no panic"));
         });
-        queue.wait(ticket);
+        assert!(queue.wait(ticket, Duration::ZERO));
     }
 
     #[test]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -369,6 +370,26 @@ def test_a_locked_database_is_unavailable_and_nothing_is_written(path):
         holder.close()
         assert store.count(MemoryQuery(agent_id="agent")) == 1
         assert store.write([put()])[0].status is APPLIED
+
+
+def test_whoever_waits_for_a_locked_database_can_be_interrupted(path):
+    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=60.0)) as store:
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+
+        def interrupt():
+            while not store._engine._writer.pending:
+                threading.Event().wait(0.001)
+            signal.raise_signal(signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            store.write([put(memory_id="m")])
+        thread.join()
+        holder.close()
+        store.write([put()])
+        assert store.get(["m"]) != [None], "what it waited for is done all the same"
 
 
 def test_what_waited_for_long_is_of_the_time_at_which_it_was_written(path):
