@@ -4,8 +4,8 @@
 
 The peer of `store` is what the first public implementation of the specification does: eight commands a memory, one after
 the other, by redis.asyncio, 200 tasks at once, on the same server; peer and store take turns in rounds of --memories
-stores, of which the peer makes a fifth. On a busy machine
-compare the processor times, in which the threads of this process are counted, but not the server.
+stores, of which the peer makes a fifth. On a busy machine compare the processor times, in which the threads of this process
+are counted, but not the server.
 """
 
 from __future__ import annotations

@@ -37,7 +37,26 @@ const EPOCH: Range<usize> = 36..PREFIX_LEN;
 const NO_STEP: i64 = i64::MIN;
 /// How many texts of a copy stand in its value: all but id and agent, which its key has.
 pub const VALUE_TEXTS: usize = 8;
-const TAGS: usize = 6;
+
+/// The places of a copy's texts.
+pub mod place {
+    /// What kind of memory it is.
+    pub const MEMORY_TYPE: usize = 0;
+    /// Labels, percent-encoded, each followed by "/".
+    pub const NAMESPACE: usize = 1;
+    /// The user it is about.
+    pub const USER: usize = 2;
+    /// The session it is from.
+    pub const SESSION: usize = 3;
+    /// The caller's name for it.
+    pub const KEY: usize = 4;
+    /// The caller's name for the call that made it.
+    pub const IDEMPOTENCY_KEY: usize = 5;
+    /// A JSON list, or empty.
+    pub const TAGS: usize = 6;
+    /// A JSON object, or empty.
+    pub const METADATA: usize = 7;
+}
 
 /// What a copy's key in Redis is for its readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +125,7 @@ pub struct Copy<'a> {
     pub id: &'a str,
     /// Name of its agent.
     pub agent_id: &'a str,
-    /// Type, namespace, user, session, key, idempotency key, tags, metadata.
+    /// See [`place`].
     pub texts: [&'a str; VALUE_TEXTS],
     /// float32, little endian.
     pub vector: &'a [u8],
@@ -126,7 +145,7 @@ impl<'a> Copy<'a> {
     /// The tags: a JSON list of text, or nothing.
     #[must_use]
     pub fn tags(&self) -> &'a str {
-        self.texts[TAGS]
+        self.texts[place::TAGS]
     }
 
     /// CRC-32 over everything that belongs to this version of the memory: the writer's two halves as the start, then head,

@@ -13,6 +13,8 @@ use crate::memory_copy::Numbers;
 pub const MAX_VERSION: u64 = (1 << 52) - 1;
 /// How many tiers there are.
 pub const TIERS: usize = 3;
+/// The tier in which contents are compressed.
+pub const LONG_TERM: u8 = 2;
 
 /// The row of an agent, as far as these writes read or change it.
 #[derive(Debug, Clone, PartialEq, Eq)]

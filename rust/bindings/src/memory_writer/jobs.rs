@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use agent_memory_core::memory_plan::LONG_TERM;
 use agent_memory_storage::memories::{Compressible, Move, NewMemory};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
@@ -15,7 +16,6 @@ use crate::memory_copy::{SharedCopy, Words};
 
 /// In the place of a dictionary's number: the content as it is.
 const UNCOMPRESSED: i64 = -1;
-const LONG_TERM: u8 = 2;
 /// A job that waited for longer is of the time at which it is written, not of that at which it was put in: readers of the
 /// agents' rows look back by a second.
 const LONG_WAIT: Duration = Duration::from_millis(100);

@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use agent_memory_core::memory_copy::place::{
+    IDEMPOTENCY_KEY, KEY, MEMORY_TYPE, METADATA, NAMESPACE, SESSION, TAGS, USER,
+};
 use agent_memory_core::memory_copy::{Copy, Numbers};
 
 use super::agents::{self, Agents};
@@ -22,14 +25,6 @@ pub struct NewMemory<'a> {
     /// The tags, one by one.
     pub tags: &'a [String],
 }
-
-/// Type, namespace, user, session, key, idempotency key, tags, metadata: the places of a copy's texts.
-const NAMESPACE: usize = 1;
-const USER: usize = 2;
-const KEY: usize = 4;
-const IDEMPOTENCY_KEY: usize = 5;
-const TAGS: usize = 6;
-const METADATA: usize = 7;
 
 const ELEMENT_F32: i64 = 0;
 
@@ -165,10 +160,10 @@ fn write_memory(
         Value::Real(timestamp),
         step.map_or(Value::Null, Value::Int),
         Value::Real(importance),
-        text(0),
+        text(MEMORY_TYPE),
         text(NAMESPACE),
         text(USER),
-        text(3),
+        text(SESSION),
         text(KEY),
         text(IDEMPOTENCY_KEY),
         expires_at.map_or(Value::Null, Value::Real),

@@ -3,13 +3,12 @@
 use std::thread;
 use std::time::Duration;
 
-use agent_memory_core::memory_plan::{Held, Relabelled};
+use agent_memory_core::memory_plan::{Held, LONG_TERM, Relabelled};
 
 use super::agents::{self, Agents};
 use super::raw::{Connection, SqliteError, Statement, Value};
 use super::writer::Stop;
 
-const LONG_TERM: u8 = 2;
 /// After so many moves the writer lets others have the processor: whoever serves a caller goes first.
 const YIELDING_MOVES: usize = 100;
 /// Long enough that whoever waits is woken up.

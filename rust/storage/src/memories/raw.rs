@@ -24,8 +24,8 @@ type Destructor = Option<unsafe extern "C" fn(*mut c_void)>;
 
 macro_rules! functions {
     ($($name:ident: fn($($argument:ty),*) -> $result:ty),* $(,)?) => {
-        #[derive(Clone, Copy)]
         /// The functions of one `SQLite` library, which stays loaded for as long as the process lives.
+        #[derive(Clone, Copy)]
         pub struct Library {
             $($name: unsafe extern "C" fn($($argument),*) -> $result,)*
         }
