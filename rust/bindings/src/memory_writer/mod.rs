@@ -3,7 +3,6 @@
 mod jobs;
 mod results;
 
-use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,8 +37,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[pyclass(frozen, module = "agent_memory._core", weakref)]
 pub(crate) struct MemoryWriter {
     queue: WriteQueue<Arc<DirectJob>, Py<PyAny>>,
-    /// Dropped by hand, since a child of `fork()` must not.
-    writer: ManuallyDrop<Mutex<Option<DirectWriter>>>,
+    writer: Mutex<Option<DirectWriter>>,
     is_direct: bool,
     is_abandoned: AtomicBool,
     classes: Arc<Classes>,
@@ -79,7 +77,7 @@ impl MemoryWriter {
             queue: WriteQueue::new(Limits { max_pending, max_transaction_writes, max_transaction }),
             is_direct: direct.is_some(),
             log_pages: direct.as_ref().map(DirectWriter::log_pages),
-            writer: ManuallyDrop::new(Mutex::new(direct)),
+            writer: Mutex::new(direct),
             is_abandoned: AtomicBool::new(false),
             classes: Arc::new(classes),
             transactions: AtomicU64::new(0),
@@ -220,8 +218,8 @@ impl MemoryWriter {
         drop(writer);
     }
 
-    /// In a child of `fork()`: never touches what is the parent's, whose threads may have held any lock. What is `held` is never
-    /// freed.
+    /// In a child of `fork()`: takes no lock any more, since the parent's threads may have held any. What is `held`, this
+    /// writer first of all, is never freed.
     fn abandon(&self, held: Vec<Py<PyAny>>) {
         self.is_abandoned.store(true, Ordering::Relaxed);
         held.into_iter().for_each(std::mem::forget);
@@ -232,14 +230,6 @@ impl MemoryWriter {
         let [transactions, writes, longest_ns] =
             [&self.transactions, &self.writes, &self.longest_ns].map(|counter| counter.load(Ordering::Relaxed));
         (transactions, writes, longest_ns)
-    }
-}
-
-impl Drop for MemoryWriter {
-    fn drop(&mut self) {
-        if !self.is_abandoned.load(Ordering::Relaxed) {
-            drop(locked(&self.writer).take());
-        }
     }
 }
 

@@ -189,6 +189,21 @@ def test_what_is_not_new_is_decided_by_the_plan(path):
         assert first.status is APPLIED
 
 
+def test_a_long_call_goes_through_several_transactions_and_keeps_its_order(path):
+    with SqliteStore(path, settings=SqliteSettings(max_transaction_writes=10)) as store:
+        store.write([put(memory_id="old")])
+        operations = [put() for _ in range(35)]
+        operations[25] = put(memory_id="old")
+        results = store.write(operations)
+        assert [one.id for one in results] == [one.copy.id for one in operations]
+        assert [one.seq for one in results] == list(range(2, 37))
+        assert [one.existed for one in results] == [number == 25 for number in range(35)]
+        assert written_directly(store) == 21, "the one before and two times ten; from the third ten on the plan"
+        store.close()
+        store.open()
+        assert (store.stats().transactions, store.stats().writes) == (0, 0)
+
+
 def test_one_job_that_is_not_new_leaves_its_neighbours_alone(path):
     with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=30.0)) as store:
         store.write([put(memory_id="old")])
@@ -483,3 +498,20 @@ def test_the_log_stays_small_and_grows_while_somebody_reads(path):
         write()
         assert store._engine._writer.log_pages * 16_384 < 3 * 1024 * 1024, "folded once nobody reads"
         assert store.count(MemoryQuery(agent_id="agent")) == 4_500
+
+
+def test_a_reader_who_stays_does_not_keep_writers_waiting_all_the_time(path, monkeypatch):
+    monkeypatch.setattr(_engine, "WAL_LIMIT_FACTOR", 2)
+    with SqliteStore(path, settings=SqliteSettings(wal_bytes=1024 * 1024, busy_timeout_s=0.01)) as store:
+        store.write([put()])
+        statements = []
+        store._engine._connection.set_trace_callback(statements.append)
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM memories").fetchone()
+        for _ in range(80):
+            store.write([put("x" * 2_000) for _ in range(50)])
+        megabytes = store._engine._writer.log_pages * 16_384 / 2**20
+        waited = sum("TRUNCATE" in statement for statement in statements)
+        assert 1 <= waited <= megabytes
+        reader.close()

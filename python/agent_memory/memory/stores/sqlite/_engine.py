@@ -114,7 +114,6 @@ class SqliteEngine:
         self.writer_number = new_writer()
         self.compression = Compression(long_term)
         self._forget()
-        self._abandoned: list[object] = []
         _at_fork.in_child(self._after_fork)
 
     def _forget(self) -> None:
@@ -134,12 +133,11 @@ class SqliteEngine:
         self._folded_changes = 0
 
     def _after_fork(self) -> None:
-        # The parent's connections are kept, unused and unclosed, for as long as we live: a thread of the parent's may have
-        # been inside of SQLite, with locks that nobody will let go of here.
-        held: list[object] = [self._connection, self._readers, self._executor]
-        self._abandoned += [self._writer, self._progress, *held]
-        if self._writer is not None:
-            self._writer.abandon(held)
+        # What is the parent's is neither used nor freed here: a thread of his may have been inside of SQLite or of the queue,
+        # with locks that nobody will let go of.
+        writer = self._writer
+        if writer is not None:
+            writer.abandon([writer, self._progress, self._connection, self._readers, self._executor])
         self._forget()
 
     # --- opening and closing -----------------------------------------------------------------------------------------
@@ -162,6 +160,7 @@ class SqliteEngine:
                 raise _translated(error) from error
             self._connection, self._writer, self._progress = connection, writer, AsyncProgress(writer)
             self._folded_changes = connection.total_changes
+            self._transactions = self._writes = self._longest_ns = 0
             self._epoch = object()
             self._state = "open"
             self._thread = threading.Thread(
@@ -338,8 +337,9 @@ class SqliteEngine:
             _, pages, folded = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except (sqlite3.Error, OSError):
             pages, folded = writer.log_pages or 0, None  # whoever writes next learns of a disk that is full
-        # All of it: the log begins anew with the next write. Not all: somebody still reads what is left.
-        self._fold_pages = limit if folded == pages else pages + limit // 8
+        # All of it: the log begins anew with the next write. Not all: somebody still reads what is left, and an attempt that
+        # waits for him keeps all writers waiting, so the next one has time.
+        self._fold_pages = limit if folded == pages else pages + limit
 
     def _log_bytes(self, connection: sqlite3.Connection, writer: MemoryWriter) -> int:
         """The size of the write-ahead log; 0 where it has grown too little since the last look."""
