@@ -116,14 +116,18 @@ calls = st.one_of(
 )
 
 
+def add_dictionary(store):
+    engine, waiter = store._engine, Waiter()
+    data = b"one twice long long long " * 20
+    engine.submit_function(
+        waiter, lambda connection: _maintaining.add_dictionary(connection, engine.compression, 1, data)
+    )
+    return waiter.wait()
+
+
 def perform(store, call):
     if call == "train":
-        engine, waiter = store._engine, Waiter()
-        data = b"one twice long long long " * 20
-        engine.submit_function(
-            waiter, lambda connection: _maintaining.add_dictionary(connection, engine.compression, 1, data)
-        )
-        return waiter.wait()
+        return add_dictionary(store)
     if isinstance(call, tuple):
         begun = store.begin_erasure(*call)
         return begun, store.erase(*call)
@@ -202,6 +206,44 @@ def test_a_long_call_goes_through_several_transactions_and_keeps_its_order(path)
         store.close()
         store.open()
         assert (store.stats().transactions, store.stats().writes) == (0, 0)
+
+
+def test_a_new_memory_of_an_erased_user_is_above_the_fence(path):
+    with SqliteStore(path, clock_us=Clock()) as store:  # a clock that stands still
+        store.write([put(user_id="u")])
+        store.begin_erasure("user", "u")
+        before = written_directly(store)
+        (result,) = store.write([put(memory_id="m", agent_id="another", user_id="u")])
+        assert result.status is APPLIED
+        assert store.get(["m"]) == [result.copy], "and so it is read"
+        assert written_directly(store) == before
+
+
+def test_a_move_that_has_to_compress_is_left_to_the_plan(path):
+    def dictionary():
+        connection = sqlite3.connect(path)
+        (number,) = connection.execute("SELECT dictionary FROM memories WHERE id = 'm'").fetchone()
+        connection.close()
+        return number
+
+    content = "one twice long long long " * 8
+    with SqliteStore(path, long_term=LongTermSettings(min_compressed_bytes=100)) as store:
+        (stored,) = store.write([put(content, memory_id="m")])
+
+        def move(tier):
+            assert store.write([Move("m", "agent", stored.version, tier)])[0].status is APPLIED
+            return written_directly(store)
+
+        assert move(Tier.LTM) == 2, "without a dictionary it is too short"
+        assert dictionary() == -1
+        assert move(Tier.IM) == 3
+        for number in (1, 2):
+            assert add_dictionary(store) == number
+            assert move(Tier.LTM) == 2 + number, "as it was, then of an older dictionary"
+            assert dictionary() == number
+            assert move(Tier.IM) == 3 + number
+        assert move(Tier.LTM) == 6, "of the newest one"
+        assert store.get(["m"])[0].content == content.encode()
 
 
 def test_one_job_that_is_not_new_leaves_its_neighbours_alone(path):
