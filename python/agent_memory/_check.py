@@ -33,5 +33,11 @@ def text(parameter: str, value: str) -> None:
         raise ValueError(f"{parameter} must be a non-empty str, got {value!r}")
 
 
+def function(parameter: str, value: object) -> None:
+    """Raises ValueError unless `value` can be called."""
+    if not callable(value):
+        raise ValueError(f"{parameter} must be a function, got {value!r}")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _at_fork, _wall
+from agent_memory import _at_fork, _check, _wall
 from agent_memory._compat import (
     AsyncEvent,
     AsyncHome,
@@ -48,7 +48,7 @@ from agent_memory.storage._data import copy_of, estimate_bytes
 from agent_memory.storage.results import DeadLetter, PendingWrite, StoreStatus
 
 if TYPE_CHECKING:
-    from agent_memory._core import Guard
+    from agent_memory._core import Guard, RecoveryEntry
     from agent_memory.policy import RecoveryConfig
     from agent_memory.redis.exactly_once.tickets import Ticket
     from agent_memory.storage._records import Record
@@ -125,6 +125,8 @@ class AsyncRecovery:
         self._worker: AsyncTask[None] | None = None
         self._mutex = threading.Lock()
         self._key_events: dict[bytes, AsyncEvent] = {}
+        self._replacing = 0  # plain writes under way that take the place of queued ones
+        self._replaced = AsyncEvent()
         settings = self._settings
         self.queue: RecoveryQueue | None = None
         self._drain: AsyncDrain | None = None
@@ -180,7 +182,17 @@ class AsyncRecovery:
                 self._unregistered.setdefault(entry.parts[0].decode(), []).append((record, entry))
                 return
             agent_id = entry.parts[1].decode("utf-8", "surrogatepass")
-            state = registered.loads(entry.parts[2])
+            try:
+                state = registered.loads(entry.parts[2])
+            except Exception as error:
+                logger.error(
+                    "%s: a record of %r cannot be read by its loads (%s): it stays in the journal",
+                    self._client_name,
+                    registered.name,
+                    type(error).__name__,
+                )
+                self._unregistered.setdefault(registered.name, []).append((record, entry))
+                return
             write = AsyncWrite(self._client_name, agent_id, state, registered.function, entry.priority)
             write.name = registered.name
             size_bytes = estimate_bytes(state)
@@ -241,11 +253,14 @@ class AsyncRecovery:
         """Gives a `store_func` a name, so that writes by it can be kept in the journal and repeated by another process.
 
         Pass the function itself, or its name, to `store_with_retry`. `dumps` and `loads` make bytes of the data and back
-        (default: JSON). What a predecessor left for this name is queued now. Registering a name again replaces its function.
-        Raises ValueError for an empty name.
+        (default: JSON). Data that `dumps` cannot encode is queued in memory only (`StoreResult.durable` is False). What a
+        predecessor left for this name is queued now; what `loads` cannot read stays in the journal, counted in
+        `stats()["unregistered"]`. Registering a name again replaces its function.
+        Raises ValueError for an empty name and for what cannot be called.
         """
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"name must be a non-empty str, got {name!r}")
+        _check.text("name", name)
+        for parameter, value in (("function", function), ("dumps", dumps), ("loads", loads)):
+            _check.function(parameter, value)
         self._registered[name] = Registered(name, function, dumps, loads)
         waiting = self._unregistered.pop(name, [])
         for record, entry in waiting:
@@ -254,12 +269,16 @@ class AsyncRecovery:
             self.start_working()
 
     def registered(self, store: Callable[[str, Any], Any] | str) -> tuple[str | None, Callable[[str, Any], Any]]:
-        """The name (None if there is none) and the function of a `store_func`. Raises ValueError for an unknown name."""
+        """The name (None if there is none) and the function of a `store_func`.
+
+        Raises ValueError for an unknown name and for what cannot be called.
+        """
         if isinstance(store, str):
             known = self._registered.get(store)
             if known is None:
                 raise ValueError(f"store_func must be a function or a registered name, got {store!r}")
             return store, known.function
+        _check.function("store_func", store)
         for name, known in list(self._registered.items()):
             if known.function == store:
                 return name, store
@@ -371,8 +390,9 @@ class AsyncRecovery:
             write.result._settle(StoreStatus.FAILED)
             return
         except BaseException:
-            # Whoever waited is gone, the record is not.
-            self.push(write, keys, priority, size_bytes, coalesce)
+            if write.record is not None:
+                # The caller is gone (cancelled, interrupted), the record is not.
+                self.push(write, keys, priority, size_bytes, coalesce)
             raise
         self.push(write, keys, priority, size_bytes, coalesce)
 
@@ -447,7 +467,13 @@ class AsyncRecovery:
         self._open_journal()  # in a child of fork(), the first time
         journal = self._journal
         assert journal is not None
-        body = record_of(write, keys, priority, coalesce=coalesce, ahead=ahead, registered=registered, doubt=doubt)
+        try:
+            body = record_of(write, keys, priority, coalesce=coalesce, ahead=ahead, registered=registered, doubt=doubt)
+        except Exception as error:
+            if registered is None:
+                raise
+            self._tell_of_unencodable(registered, error)
+            return
         if write.record is not None:
             if ahead:
                 await journal.replace_now(write.record, body)
@@ -513,6 +539,14 @@ class AsyncRecovery:
                 self._client_name,
             )
 
+    def _tell_of_unencodable(self, registered: Registered, error: Exception) -> None:
+        logger.error(
+            "%s: data for %r cannot be encoded by its dumps (%s): the write is kept in memory only",
+            self._client_name,
+            registered.name,
+            type(error).__name__,
+        )
+
     def forget(self, write: AsyncCommands | AsyncWrite) -> None:
         """A write that was written ahead is done with."""
         if write.record is not None and self._journal is not None:
@@ -557,33 +591,60 @@ class AsyncRecovery:
         if queue is None or not self.are_queued(keys) or self._guard.state == "open":
             yield  # while the circuit is open, it will be rejected
             return
-        place: int | None = None
+        leased: RecoveryEntry | None = None
         if len(commands) == 1 and overwrites(commands[0]):
-            place = self._lease_superseded(queue, keys[0])
-        if place is None:
+            leased = self._lease_superseded(queue, keys[0])
+        if leased is None:
             await self._wait_for_keys(keys, deadline_s)
             yield
             return
+        with self._mutex:
+            self._replacing += 1
         try:
-            yield
-        except BaseException:
-            _quietly(queue.release, place)
-            self._wake.set()
-            raise
-        (write,) = queue.complete_many([place])
-        if write is not None:
-            if write.record is not None and self._journal is not None:
-                await self._journal.finish([write.record])
-                write.let_go()
-            write.result._settle(StoreStatus.STORED)
-            self.note_progress(keys)
+            try:
+                yield
+            except BaseException:
+                _quietly(queue.release, leased.id, lease=leased.lease)
+                self._wake.set()
+                raise
+            await self._leave_replaced(queue, leased)
+        finally:
+            with self._mutex:
+                self._replacing -= 1
+            self._replaced.set()
 
-    def _lease_superseded(self, queue: RecoveryQueue, key: bytes) -> int | None:
+    def _lease_superseded(self, queue: RecoveryQueue, key: bytes) -> RecoveryEntry | None:
         entry = queue.lease_superseded(key)
         if entry is not None and entry.payload.doubt is not None:
-            queue.release(entry.id)  # its first attempt may still be executed: the worker sees to that
+            # Its first attempt may still be executed: the worker sees to that.
+            queue.release(entry.id, lease=entry.lease)
             return None
-        return None if entry is None else entry.id
+        return entry
+
+    async def _leave_replaced(self, queue: RecoveryQueue, leased: RecoveryEntry) -> None:
+        """A plain write has taken the place of a queued one: that leaves the journal, and the queue."""
+        (write,) = queue.complete_many([(leased.id, leased.lease)])
+        if write is None:
+            return
+        if self._has_left(write):
+            raise RedisUnavailableError(
+                "the client was closed meanwhile, and an older queued write of the key is left to a successor",
+                outcome=Outcome.UNKNOWN,
+            )
+        if write.record is not None and self._journal is not None:
+            await self._journal.finish([write.record])
+            write.let_go()
+        write.result._settle(StoreStatus.STORED)
+        self.note_progress(leased.keys)
+
+    async def _wait_for_replacing(self) -> None:
+        """Waits for plain writes that are about to take the place of queued ones: else those would be left to a successor."""
+        ends_ns = monotonic_ns() + int(STOP_TIMEOUT_S * 1e9)
+        while self._replacing:
+            self._replaced.clear()
+            left_s = (ends_ns - monotonic_ns()) / 1e9
+            if self._replacing and (left_s <= 0 or not await self._replaced.wait(left_s)):
+                return
 
     async def _wait_for_keys(self, keys: Sequence[bytes], deadline_s: float) -> None:
         ends_ns = monotonic_ns() + int(deadline_s * 1e9)
@@ -742,6 +803,7 @@ class AsyncRecovery:
         worker = self._worker
         if worker is not None:
             await worker.join(STOP_TIMEOUT_S)
+        await self._wait_for_replacing()
         left = queue.entries()
         kept = [entry for entry in left if entry.payload.record is not None]
         for entry in left:
@@ -790,8 +852,8 @@ class AsyncRecovery:
     def _ensure_worker(self) -> None:
         with self._mutex:
             if self._worker is None or self._worker.is_done():
-                if self.queue is not None:
-                    self.queue.release_leases()  # of a worker whose event loop was closed under it
+                if self._drain is not None:
+                    self._drain.take_over()
                 name = f"agent_memory recovery of {self._client_name}"
                 self._worker = async_spawn(async_work, weakref.ref(self), self._wake, self._stopped, name=name)
 
@@ -825,7 +887,7 @@ class AsyncRecovery:
         """These leases have been executed, and are gone from the journal."""
         queue = self.queue
         assert queue is not None
-        writes = queue.complete_many([entry.id for entry in entries])
+        writes = queue.complete_many([(entry.id, entry.lease) for entry in entries])
         for write in writes:
             if write is not None:  # else given up meanwhile, by closing
                 self.stored += 1
@@ -845,9 +907,15 @@ class AsyncRecovery:
         if isinstance(write, AsyncWrite) and registered is None:
             return
         queued_ms = int(_wall.now_ns() / 1e6 - (0 if reason else entry.age_s * 1000))
-        body = record_of(
-            write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, reason=reason, registered=registered
-        )
+        try:
+            body = record_of(
+                write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, reason=reason, registered=registered
+            )
+        except Exception as error:
+            if registered is None:
+                raise
+            self._tell_of_unencodable(registered, error)  # the record stays as it is
+            return
         journal.replace(write.record, body)
 
     async def rewrite_attempt(self, write: AsyncCommands, entry: Any, ticket: Ticket) -> None:
@@ -907,9 +975,9 @@ def _connection_keeper_of(recovery: weakref.ref[AsyncRecovery]) -> Callable[[Str
     return keep
 
 
-def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
+def _quietly(function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
     try:
-        function(*arguments)
+        function(*arguments, **named)
     except KeyError:
         pass  # given up meanwhile
 

@@ -68,6 +68,9 @@ LONG_BATCH_S: Final = 0.02
 LATER_PAUSE_S: Final = 0.5
 """How long an entry waits whose outcome can't be told now."""
 
+_WORKERS: Final = 1 << 16
+"""Workers are numbered below this, one after the other."""
+
 in_drain: ContextVar[bool] = ContextVar("agent_memory_in_drain", default=False)
 """Whether the running code is the worker's: its own plain writes must not wait for what it would have to drain."""
 
@@ -293,12 +296,25 @@ class Drain:
         self._failed_before = False
         self._announced: Ticket | None = None
         self._is_announced = False
+        self._worker = 0
+        self._sending: Announcer | None = None
         self.has_ended = False
         """Whether the journal has been given free: a successor may be sending what this worker still holds."""
 
+    def take_over(self) -> None:
+        """A worker starts: what its predecessor held is released. The leases of plain writes are not touched.
+
+        A predecessor whose thread was closed under it may have sent what it held.
+        """
+        if self._sending is not None:
+            self._sending.interrupted()
+            self._sending = None
+        before, self._worker = self._worker, (self._worker + 1) % _WORKERS
+        self._queue.release_leases(before)
+
     def run(self, owner: Recovery) -> float | None:
         """Sends what is due, as long as the circuit lets it; returns the seconds until there is more to do, or None."""
-        queue = self._queue
+        queue, worker = self._queue, self._worker
         token = in_drain.set(True)
         try:
             while not owner.is_stopped:
@@ -310,7 +326,7 @@ class Drain:
                 if self._guard.state == "open":
                     self._batch = 1
                     return min(expires_in_s, max(self._guard.retry_after_s, SHORTEST_WAIT_S))
-                entries = queue.pop_due_many(self._batch)
+                entries = queue.pop_due_many(self._batch, worker)
                 if not entries:
                     due_in_s = queue.next_due_in_s()
                     return expires_in_s if due_in_s is None else min(expires_in_s, max(due_in_s, SHORTEST_WAIT_S / 10))
@@ -330,6 +346,8 @@ class Drain:
             left_s = self._settings.max_age - oldest.age_s
             if left_s > 0:
                 return left_s
+            if oldest.lease is not None:
+                return HALF_OPEN_WAIT_S  # a plain write is about to make it needless
             owner.bury(oldest, "expired")
 
     def _work_off(self, owner: Recovery, entries: list[RecoveryEntry]) -> float | None:
@@ -354,8 +372,7 @@ class Drain:
                         return pause_s
         finally:
             # What was not come to, or was under way when this thread ended, waits as before.
-            for place in left:
-                self._release(place)
+            self._release_all(list(left.values()))
         return None
 
     # --- functions ----------------------------------------------------------------------------------------------------
@@ -377,7 +394,7 @@ class Drain:
             self._finish(owner, [entry])
             return None
         if self._guard.state != "closed":
-            self._release(entry.id)
+            self._release(entry)
             # Somebody else's call may be the probe. Its end changes the state, which wakes the worker; should it be
             # cancelled, nothing would.
             return HALF_OPEN_WAIT_S if self._guard.state == "half_open" else SHORTEST_WAIT_S
@@ -398,8 +415,11 @@ class Drain:
         writes = [entry.payload for entry in entries]
         announcer = Announcer(self, owner, entries)
         try:
+            self._sending = announcer
             replies = owner.sender.send(writes, announcer)
+            self._sending = None
         except Exception as error:
+            self._sending = None
             return self._stop(owner, entries, error)
         except BaseException:
             announcer.interrupted()
@@ -484,7 +504,7 @@ class Drain:
             if closed:
                 self._count(owner, entry)
             else:
-                self._release(entry.id)
+                self._release(entry)
         if outcome is not Outcome.UNKNOWN and owner.journal is not None:
             self._announce_none(owner)
         return self._settings.base_delay if closed else SHORTEST_WAIT_S
@@ -522,7 +542,7 @@ class Drain:
             elif verdict is Verdict.UNKNOWN:
                 owner.bury(entry, "unknown")
             else:
-                self._retry(entry.id, LATER_PAUSE_S)
+                self._retry(entry, LATER_PAUSE_S)
         if applied:
             self._finish(owner, applied)
         return [entry for entry in entries if entry.id not in not_sent]
@@ -590,23 +610,23 @@ class Drain:
             return
         pause_s = exponential_backoff(entry.attempts, settings.base_delay, settings.max_delay)
         # Retries share the budget of the client's own: without it they wait their longest.
-        self._retry(entry.id, pause_s if self._guard.pay_retry() else settings.max_delay)
+        self._retry(entry, pause_s if self._guard.pay_retry() else settings.max_delay)
 
-    def _retry(self, place: int, delay_s: float) -> None:
+    def _retry(self, entry: RecoveryEntry, delay_s: float) -> None:
         try:
-            self._queue.retry(place, delay_s)
+            self._queue.retry(entry.id, delay_s, lease=entry.lease)
         except KeyError:
             pass  # given up meanwhile
 
-    def _release(self, place: int) -> None:
+    def _release(self, entry: RecoveryEntry) -> None:
         try:
-            self._queue.release(place)
+            self._queue.release(entry.id, lease=entry.lease)
         except KeyError:
-            pass  # done with, or given up meanwhile
+            pass  # done with, given up, or taken over by another worker meanwhile
 
     def _release_all(self, entries: Sequence[RecoveryEntry]) -> None:
         for entry in entries:
-            self._release(entry.id)
+            self._release(entry)
 
 
 def _in_doubt(entry: RecoveryEntry) -> InDoubt:

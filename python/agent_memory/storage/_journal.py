@@ -51,6 +51,15 @@ class Registered:
         self.dumps = dumps
         self.loads = loads
 
+    def encoded(self, state: Any) -> bytes:
+        """Data as bytes. Raises whatever `dumps` raises, TypeError where it gives neither str nor bytes."""
+        data = self.dumps(state)
+        if isinstance(data, str):
+            return data.encode()
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"dumps must return str or bytes, got {type(data).__name__}")
+        return bytes(data)
+
 
 def _open(config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
     """The engine, and what waits for its tickets; a simulated disk brings both."""
@@ -235,11 +244,10 @@ def record_of(
     else:
         assert registered is not None
         kind = "function"
-        data = registered.dumps(write.state)
         parts = (
             registered.name.encode(),
             write.agent_id.encode("utf-8", "surrogatepass"),
-            data.encode() if isinstance(data, str) else bytes(data),
+            registered.encoded(write.state),
         )
     now_ms = _wall.now_ns() // 1_000_000 if queued_ms is None else queued_ms
     return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))

@@ -230,6 +230,7 @@ class _Store:
         """What becomes of a write that could not be stored now."""
         client, recovery = self._client, self._recovery
         if self._priority is Priority.LOW:
+            self._prepared()  # what cannot be packed is refused, whether the server is up or away
             self._forget()
             result._settle(StoreStatus.DROPPED)
         else:

@@ -449,7 +449,7 @@ class ResilientRedisClient(ListedCommands):
 
     def store_with_retry(
         self,
-        agent_id: str,
+        agent_id: str | int,
         state_data: Any,
         store_func: Callable[[str, Any], Any] | str,
         priority: Priority = Priority.NORMAL,
@@ -470,7 +470,8 @@ class ResilientRedisClient(ListedCommands):
         a function that is registered (`recovery.register`; pass it or its name) outlives this process.
 
         Writes of one `agent_id` never overtake each other: calls take turns, and while earlier writes wait in the queue a
-        new one joins them (a LOW one is dropped).
+        new one joins them (a LOW one is dropped). An `agent_id` that is a whole number is taken as text, here and by
+        `store_func`.
 
         Returns a result that is true only when stored; see `.status`, and `.wait()` for a queued one. Raises ValueError
         for a parameter outside its rule.
@@ -481,6 +482,9 @@ class ResilientRedisClient(ListedCommands):
         _check.whole("retry_attempts", attempts, 0)
         _check.at_least("base_delay", base_delay, 0)
         _check.at_least("max_delay", max_delay, 0)
+        if isinstance(agent_id, bool) or not isinstance(agent_id, str | int):
+            raise ValueError(f"agent_id must be str or int, got {agent_id!r}")
+        agent_id = agent_id if isinstance(agent_id, str) else str(int(agent_id))
         name, function = self.recovery.registered(store_func)
         write = Write(self.client_name, agent_id, state_data, function, Priority(priority))
         write.name = name

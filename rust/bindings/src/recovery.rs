@@ -111,11 +111,14 @@ impl RecoveryQueue {
         pushed.map(|id| (id, displaced)).map_err(|full| queue_full(py, &full))
     }
 
-    /// Leases up to `count` entries that are due, in the order they are to be tried.
-    fn pop_due_many(&self, py: Python<'_>, count: usize) -> PyResult<Vec<RecoveryEntry>> {
+    /// Leases up to `count` entries that are due to a worker, in the order they are to be tried.
+    #[pyo3(signature = (count, worker=0))]
+    fn pop_due_many(&self, py: Python<'_>, count: usize, worker: u16) -> PyResult<Vec<RecoveryEntry>> {
         let now_ns = self.clock.now_ns(py)?;
         let leases: Vec<_> = self.with_queue(|queue| {
-            std::iter::from_fn(|| queue.pop_due(now_ns).map(|lease| Facts::of_lease(py, &lease))).take(count).collect()
+            std::iter::from_fn(|| queue.pop_due(worker, now_ns).map(|lease| Facts::of_lease(py, &lease)))
+                .take(count)
+                .collect()
         });
         leases.into_iter().map(|facts| facts.into_entry(py)).collect()
     }
@@ -132,14 +135,16 @@ impl RecoveryQueue {
     }
 
     /// Gives a lease back as it was. Raises `KeyError` when there is no such lease.
-    fn release(&self, id: u64) -> PyResult<()> {
-        self.with_queue(|queue| queue.release(id)).map_err(|wrong| wrong_id(&wrong))
+    #[pyo3(signature = (id, *, lease=None))]
+    fn release(&self, id: u64, lease: Option<u64>) -> PyResult<()> {
+        self.with_queue(|queue| queue.release(id, lease)).map_err(|wrong| wrong_id(&wrong))
     }
 
-    /// `complete` for many; returns their payloads in the same order, None for what is not leased (any more).
+    /// `complete` for many leases, each an (id, lease); returns their payloads in the same order, None for a lease that has
+    /// ended.
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
-    fn complete_many(&self, ids: Vec<u64>) -> Vec<Option<Py<PyAny>>> {
-        self.with_queue(|queue| ids.iter().map(|id| queue.complete(*id).ok()).collect())
+    fn complete_many(&self, leases: Vec<(u64, Option<u64>)>) -> Vec<Option<Py<PyAny>>> {
+        self.with_queue(|queue| leases.iter().map(|(id, lease)| queue.complete(*id, *lease).ok()).collect())
     }
 
     /// The oldest entry, leased or not; None if there is none.
@@ -157,25 +162,29 @@ impl RecoveryQueue {
         entries.into_iter().map(|facts| facts.into_entry(py)).collect()
     }
 
-    /// Leases the next entry that is due; None when there is none.
-    fn pop_due(&self, py: Python<'_>) -> PyResult<Option<RecoveryEntry>> {
+    /// Leases the next entry that is due to a worker; None when there is none.
+    #[pyo3(signature = (worker=0))]
+    fn pop_due(&self, py: Python<'_>, worker: u16) -> PyResult<Option<RecoveryEntry>> {
         let now_ns = self.clock.now_ns(py)?;
-        let lease = self.with_queue(|queue| queue.pop_due(now_ns).map(|lease| Facts::of_lease(py, &lease)));
+        let lease = self.with_queue(|queue| queue.pop_due(worker, now_ns).map(|lease| Facts::of_lease(py, &lease)));
         lease.map(|facts| facts.into_entry(py)).transpose()
     }
 
     /// The write of a leased entry succeeded: it leaves the queue. Raises `KeyError` when there is no such lease.
-    fn complete(&self, id: u64) -> PyResult<()> {
-        let payload = self.with_queue(|queue| queue.complete(id)).map_err(|wrong| wrong_id(&wrong))?;
+    ///
+    /// `lease` is the number of the lease, as its entry says; None stands for whichever lease the entry has.
+    #[pyo3(signature = (id, *, lease=None))]
+    fn complete(&self, id: u64, lease: Option<u64>) -> PyResult<()> {
+        let payload = self.with_queue(|queue| queue.complete(id, lease)).map_err(|wrong| wrong_id(&wrong))?;
         drop(payload);
         Ok(())
     }
 
     /// The write of a leased entry failed: it is due again in `delay_s` seconds, before the later entries of its keys.
-    #[pyo3(signature = (id, delay_s=0.0))]
-    fn retry(&self, py: Python<'_>, id: u64, delay_s: f64) -> PyResult<()> {
+    #[pyo3(signature = (id, delay_s=0.0, *, lease=None))]
+    fn retry(&self, py: Python<'_>, id: u64, delay_s: f64, lease: Option<u64>) -> PyResult<()> {
         let due_ns = self.clock.now_ns(py)?.saturating_add(delay_ns("delay_s", delay_s)?);
-        self.with_queue(|queue| queue.retry(id, due_ns)).map_err(|wrong| wrong_id(&wrong))
+        self.with_queue(|queue| queue.retry(id, lease, due_ns)).map_err(|wrong| wrong_id(&wrong))
     }
 
     /// Gives an entry up, leased or not: it becomes a dead letter with this reason. Returns the payloads of the dead
@@ -195,9 +204,10 @@ impl RecoveryQueue {
         Ok(self.with_queue(|queue| queue.cancel_superseded(key.as_bytes())))
     }
 
-    /// Gives all leases back as they were, for a worker that takes over from one that died. Returns how many.
-    fn release_leases(&self) -> usize {
-        self.with_queue(Queue::release_leases)
+    /// Gives the leases of a worker back as they were, for another that takes over from it. Returns how many.
+    #[pyo3(signature = (worker=0))]
+    fn release_leases(&self, worker: u16) -> usize {
+        self.with_queue(|queue| queue.release_leases(worker))
     }
 
     /// Seconds until an entry is due, 0.0 when one is; None when there is nothing to wait for: no entry, or all of
@@ -304,6 +314,8 @@ impl RecoveryQueue {
 pub(crate) struct RecoveryEntry {
     /// By which it is completed, retried, discarded, or brought back from the dead letters.
     id: u64,
+    /// The number of its lease, which no other lease has; None while it is not leased.
+    lease: Option<u64>,
     /// The keys it writes, as bytes.
     keys: Py<PyTuple>,
     /// What was pushed.
@@ -341,6 +353,7 @@ impl RecoveryEntry {
 /// free, since any allocation of theirs may start the garbage collector, and with it finalizers that use this queue.
 struct Facts {
     id: u64,
+    lease: Option<u64>,
     keys: Vec<Box<[u8]>>,
     payload: Py<PyAny>,
     priority: u8,
@@ -354,6 +367,7 @@ impl Facts {
     fn of_lease(py: Python<'_>, lease: &Lease<'_, Py<PyAny>>) -> Self {
         Self {
             id: lease.id,
+            lease: lease.lease,
             keys: lease.keys.iter().map(|key| Box::from(*key)).collect(),
             payload: lease.payload.clone_ref(py),
             priority: lease.priority as u8,
@@ -367,6 +381,7 @@ impl Facts {
     fn of_dead(py: Python<'_>, letter: &DeadLetter<Py<PyAny>>, now_ns: u64) -> Self {
         Self {
             id: letter.id,
+            lease: None,
             keys: letter.keys.clone(),
             payload: letter.payload.clone_ref(py),
             priority: letter.priority as u8,
@@ -381,6 +396,7 @@ impl Facts {
         let keys: Vec<_> = self.keys.iter().map(|key| PyBytes::new(py, key)).collect();
         Ok(RecoveryEntry {
             id: self.id,
+            lease: self.lease,
             keys: PyTuple::new(py, keys)?.unbind(),
             payload: self.payload,
             priority: self.priority,

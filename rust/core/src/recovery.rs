@@ -16,9 +16,13 @@
 //! are blocked until it is completed, retried or discarded. Among the eligible entries that are due, the most urgent
 //! priority comes first, then the earliest due time, then the oldest.
 //!
+//! **Leases.** A lease has a number of its own and an owner: a worker, by its number, or a call that is about to make the
+//! entry needless. Releasing a worker's leases leaves those of calls and of other workers alone. A lease that was released
+//! and taken again is another lease, so what its former holder does by the old number is refused.
+//!
 //! **Superseding.** An absolute write of one key (`coalesce`) that comes when the last entry of its key is one too,
 //! and not leased, takes its place: same id, same turn, the more urgent of the two priorities, the earlier of the two
-//! due times, the new payload. The older write would have been overwritten anyway. Relative writes never supersede
+//! due times, the new payload, no attempts. The older write would have been overwritten anyway. Relative writes never supersede
 //! nor are superseded.
 //!
 //! **Bounds.** Entries, bytes (as the callers state them) and age are bounded. A full queue refuses new entries; an
@@ -54,6 +58,9 @@ const STALE_SCHEDULES: usize = 1_024;
 /// An empty queue gives its memory back if it had grown beyond this many entries.
 const KEPT_CAPACITY: usize = 4_096;
 const NOBODY: u32 = u32::MAX;
+const NOT_LEASED: u64 = 0;
+/// The owner of a lease that a call holds.
+const CALL: u32 = u32::MAX;
 const PRIORITIES: usize = 4;
 
 /// How urgent an entry is.
@@ -157,7 +164,7 @@ impl std::error::Error for QueueFull {}
 pub enum WrongId {
     /// There is no such entry (any more).
     Unknown(u64),
-    /// The entry is there, but not leased.
+    /// The entry is there, but not leased, or by another lease than the one named.
     NotLeased(u64),
 }
 
@@ -186,6 +193,8 @@ pub enum NotRevived {
 pub struct Lease<'a, T> {
     /// By which it is completed, retried or discarded.
     pub id: u64,
+    /// The number of its lease, which no other lease has; `None` while it is queued.
+    pub lease: Option<u64>,
     /// The keys it writes.
     pub keys: Vec<&'a [u8]>,
     /// What is needed to repeat the write.
@@ -271,8 +280,17 @@ struct Entry<T> {
     older: u32,
     newer: u32,
     priority: Priority,
-    leased: bool,
+    /// The number of its lease; `NOT_LEASED` while it is queued.
+    lease: u64,
+    /// The worker that holds the lease, or `CALL`.
+    owner: u32,
     coalesce: bool,
+}
+
+impl<T> Entry<T> {
+    const fn is_leased(&self) -> bool {
+        self.lease != NOT_LEASED
+    }
 }
 
 /// The places of an entry in the queues of its keys.
@@ -385,6 +403,7 @@ pub struct RecoveryQueue<T> {
     newest: u32,
     next_sequence: u64,
     next_stamp: u32,
+    last_lease: u64,
     dead_letters: VecDeque<DeadLetter<T>>,
     dead_bytes: u64,
     dropped: Vec<T>,
@@ -407,6 +426,7 @@ impl<T> RecoveryQueue<T> {
             newest: NOBODY,
             next_sequence: 0,
             next_stamp: 0,
+            last_lease: NOT_LEASED,
             dead_letters: VecDeque::new(),
             dead_bytes: 0,
             dropped: Vec::new(),
@@ -444,25 +464,25 @@ impl<T> RecoveryQueue<T> {
         }
     }
 
-    /// Leases the next entry that is due, if there is one.
-    pub fn pop_due(&mut self, now_ns: u64) -> Option<Lease<'_, T>> {
+    /// Leases the next entry that is due to a worker, if there is one.
+    pub fn pop_due(&mut self, worker: u16, now_ns: u64) -> Option<Lease<'_, T>> {
         self.expire(now_ns);
         for priority in 0..PRIORITIES {
             self.forget_stale(priority);
             if self.schedules[priority].peek().is_some_and(|schedule| schedule.due_ns <= now_ns) {
                 let place = self.schedules[priority].pop()?.entry;
-                return Some(self.lease(place, now_ns));
+                return Some(self.lease(place, u32::from(worker), now_ns));
             }
         }
         None
     }
 
-    /// The write of a leased entry succeeded.
+    /// The write of a leased entry succeeded. `lease` is the number of the lease; `None` stands for whichever it is.
     ///
     /// # Errors
     /// When there is no such lease.
-    pub fn complete(&mut self, id: u64) -> Result<T, WrongId> {
-        let place = self.leased_place(id)?;
+    pub fn complete(&mut self, id: u64, lease: Option<u64>) -> Result<T, WrongId> {
+        let place = self.leased_place(id, lease)?;
         self.stats.completed += 1;
         Ok(self.remove(place).0)
     }
@@ -471,10 +491,10 @@ impl<T> RecoveryQueue<T> {
     ///
     /// # Errors
     /// When there is no such lease.
-    pub fn retry(&mut self, id: u64, due_ns: u64) -> Result<(), WrongId> {
-        let place = self.leased_place(id)?;
+    pub fn retry(&mut self, id: u64, lease: Option<u64>, due_ns: u64) -> Result<(), WrongId> {
+        let place = self.leased_place(id, lease)?;
         let entry = &mut self.entries[place];
-        entry.leased = false;
+        entry.lease = NOT_LEASED;
         entry.attempts = entry.attempts.saturating_add(1);
         entry.due_ns = due_ns;
         self.stats.leased -= 1;
@@ -503,7 +523,7 @@ impl<T> RecoveryQueue<T> {
             let place = self.links[link].entry;
             link = self.links[link].next;
             let entry = &self.entries[place];
-            if entry.coalesce && !entry.leased && entry.links.as_slice().len() == 1 {
+            if entry.coalesce && !entry.is_leased() && entry.links.as_slice().len() == 1 {
                 let (payload, ..) = self.remove(place);
                 self.dropped.push(payload);
                 cancelled += 1;
@@ -522,38 +542,40 @@ impl<T> RecoveryQueue<T> {
         }
         let place = self.links[key.first].entry;
         let entry = &self.entries[place];
-        if !entry.coalesce || entry.leased || entry.links.as_slice().len() != 1 {
+        if !entry.coalesce || entry.is_leased() || entry.links.as_slice().len() != 1 {
             return None;
         }
-        Some(self.lease(place, now_ns))
+        Some(self.lease(place, CALL, now_ns))
     }
 
     /// Gives one lease back as it was.
     ///
     /// # Errors
     /// When there is no such lease.
-    pub fn release(&mut self, id: u64) -> Result<(), WrongId> {
-        let place = self.leased_place(id)?;
-        self.entries[place].leased = false;
-        self.stats.leased -= 1;
-        self.schedule(place);
+    pub fn release(&mut self, id: u64, lease: Option<u64>) -> Result<(), WrongId> {
+        let place = self.leased_place(id, lease)?;
+        self.end_lease(place);
         Ok(())
     }
 
-    /// Gives all leases back as they were, for a worker that takes over from one that died. Returns how many there
-    /// were.
-    pub fn release_leases(&mut self) -> usize {
+    /// Gives the leases of a worker back as they were, for another that takes over from it. Returns how many there were.
+    pub fn release_leases(&mut self, worker: u16) -> usize {
+        let owner = u32::from(worker);
         let leased: Vec<u32> = (0u32..)
             .zip(&self.entries.places)
-            .filter(|(_, entry)| entry.as_ref().is_some_and(|entry| entry.leased))
+            .filter(|(_, entry)| entry.as_ref().is_some_and(|entry| entry.is_leased() && entry.owner == owner))
             .map(|(place, _)| place)
             .collect();
         for place in &leased {
-            self.entries[*place].leased = false;
-            self.stats.leased -= 1;
-            self.schedule(*place);
+            self.end_lease(*place);
         }
         leased.len()
+    }
+
+    fn end_lease(&mut self, place: u32) {
+        self.entries[place].lease = NOT_LEASED;
+        self.stats.leased -= 1;
+        self.schedule(place);
     }
 
     /// When the next entry is due that could be leased; `None` when all are leased or blocked by leases, or there are
@@ -655,7 +677,11 @@ impl<T> RecoveryQueue<T> {
 
     /// Empties queue and dead letters and returns the payloads.
     pub fn drain(&mut self) -> Vec<T> {
-        let fresh = RecoveryQueue { next_sequence: self.next_sequence, ..RecoveryQueue::new(self.config) };
+        let fresh = RecoveryQueue {
+            next_sequence: self.next_sequence,
+            last_lease: self.last_lease,
+            ..RecoveryQueue::new(self.config)
+        };
         let old = std::mem::replace(self, fresh);
         let queued = old.entries.places.into_iter().flatten().map(|entry| entry.payload);
         queued.chain(old.dead_letters.into_iter().map(|letter| letter.payload)).chain(old.dropped).collect()
@@ -682,7 +708,7 @@ impl<T> RecoveryQueue<T> {
         let last = self.keys[self.find_key(key)?].last;
         let place = self.links[last].entry;
         let entry = &self.entries[place];
-        (entry.coalesce && !entry.leased && entry.links.as_slice().len() == 1).then_some(place)
+        (entry.coalesce && !entry.is_leased() && entry.links.as_slice().len() == 1).then_some(place)
     }
 
     fn supersede(&mut self, place: u32, new: NewEntry<'_, T>, now_ns: u64) -> u64 {
@@ -690,6 +716,7 @@ impl<T> RecoveryQueue<T> {
         self.dropped.push(std::mem::replace(&mut entry.payload, new.payload));
         self.stats.size_bytes = self.stats.size_bytes - entry.size_bytes + new.size_bytes;
         entry.size_bytes = new.size_bytes;
+        entry.attempts = 0;
         let urgency = (entry.priority.min(new.priority), entry.due_ns.min(new.due_ns));
         let rescheduled = urgency != (entry.priority, entry.due_ns);
         (entry.priority, entry.due_ns) = urgency;
@@ -722,7 +749,8 @@ impl<T> RecoveryQueue<T> {
             older: NOBODY,
             newer: NOBODY,
             priority: new.priority,
-            leased: false,
+            lease: NOT_LEASED,
+            owner: CALL,
             coalesce: new.coalesce,
         });
         // A place is used again, but with another sequence: an id that was completed stays unknown.
@@ -826,15 +854,18 @@ impl<T> RecoveryQueue<T> {
         }
     }
 
-    fn lease(&mut self, place: u32, now_ns: u64) -> Lease<'_, T> {
+    fn lease(&mut self, place: u32, owner: u32, now_ns: u64) -> Lease<'_, T> {
         self.stats.leased += 1;
-        self.entries[place].leased = true;
+        self.last_lease += 1;
+        let entry = &mut self.entries[place];
+        (entry.lease, entry.owner) = (self.last_lease, owner);
         self.describe(&self.entries[place], now_ns)
     }
 
     fn describe<'a>(&'a self, entry: &'a Entry<T>, now_ns: u64) -> Lease<'a, T> {
         Lease {
             id: entry.id,
+            lease: entry.is_leased().then_some(entry.lease),
             keys: self.key_names(entry).collect(),
             payload: &entry.payload,
             priority: entry.priority,
@@ -855,9 +886,11 @@ impl<T> RecoveryQueue<T> {
         if known { Ok(place) } else { Err(WrongId::Unknown(id)) }
     }
 
-    fn leased_place(&self, id: u64) -> Result<u32, WrongId> {
+    fn leased_place(&self, id: u64, lease: Option<u64>) -> Result<u32, WrongId> {
         let place = self.place_of(id)?;
-        if self.entries[place].leased { Ok(place) } else { Err(WrongId::NotLeased(id)) }
+        let entry = &self.entries[place];
+        let fits = entry.is_leased() && lease.is_none_or(|lease| lease == entry.lease);
+        if fits { Ok(place) } else { Err(WrongId::NotLeased(id)) }
     }
 
     /// Takes an entry out of the queue; returns its payload and what a dead letter needs beside it.
@@ -872,7 +905,7 @@ impl<T> RecoveryQueue<T> {
             coalesce: entry.coalesce,
         };
         self.stats.entries -= 1;
-        self.stats.leased -= usize::from(entry.leased);
+        self.stats.leased -= usize::from(entry.is_leased());
         self.stats.size_bytes -= entry.size_bytes;
         for link in entry.links.as_slice() {
             self.leave_key(*link);
@@ -908,7 +941,7 @@ impl<T> RecoveryQueue<T> {
                 return;
             }
             let newer = entry.newer;
-            if !entry.leased {
+            if !entry.is_leased() {
                 self.stats.expired += 1;
                 self.bury(place, "expired".to_owned(), now_ns);
             }
@@ -966,7 +999,7 @@ fn entry_priority<T>(entries: &Places<Entry<T>>, place: u32) -> usize {
 
 /// Is this the latest schedule of an entry that waits for its turn?
 fn is_valid<T>(entries: &Places<Entry<T>>, schedule: &Schedule) -> bool {
-    entries.get(schedule.entry).is_some_and(|entry| entry.stamp == schedule.stamp && !entry.leased)
+    entries.get(schedule.entry).is_some_and(|entry| entry.stamp == schedule.stamp && !entry.is_leased())
 }
 
 #[cfg(test)]
@@ -1006,19 +1039,19 @@ mod tests {
         push(&mut queue, 0, due_ns - 1);
         assert_eq!(queue.schedules[Priority::Normal as usize].len(), ENTRIES);
         assert_eq!(
-            queue.pop_due(due_ns - 1).map(|lease| *lease.payload),
+            queue.pop_due(0, due_ns - 1).map(|lease| *lease.payload),
             Some(0),
             "the schedule that is valid was kept"
         );
-        assert!(queue.pop_due(due_ns).is_none());
+        assert!(queue.pop_due(0, due_ns).is_none());
     }
 
     fn fill_and_empty(entries: usize) -> RecoveryQueue<u64> {
         let mut queue = queue();
         (0..entries as u64).for_each(|key| push(&mut queue, key, 0));
         push(&mut queue, 0, 0);
-        while let Some(id) = queue.pop_due(0).map(|lease| lease.id) {
-            queue.complete(id).expect("leased");
+        while let Some(id) = queue.pop_due(0, 0).map(|lease| lease.id) {
+            queue.complete(id, None).expect("leased");
         }
         queue
     }

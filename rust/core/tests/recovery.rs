@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
 const MAX_BYTES: u64 = 300;
+const WORKERS: u16 = 3;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const PRIORITIES: [Priority; 4] = [Priority::Critical, Priority::High, Priority::Normal, Priority::Low];
 
@@ -20,7 +21,7 @@ fn entry<'a>(keys: &'a [&'a [u8]], payload: u64) -> NewEntry<'a, u64> {
 }
 
 fn pop(queue: &mut RecoveryQueue<u64>, now_ns: u64) -> Option<(u64, u64)> {
-    queue.pop_due(now_ns).map(|lease| (lease.id, *lease.payload))
+    queue.pop_due(0, now_ns).map(|lease| (lease.id, *lease.payload))
 }
 
 #[test]
@@ -34,11 +35,11 @@ fn a_key_is_served_in_order_whatever_the_priorities() {
     assert_eq!(payload, 1);
     assert_eq!(pop(&mut queue, 0), None, "a lease blocks its key");
     assert_eq!(queue.next_due_ns(), None);
-    queue.retry(first, 5).unwrap();
+    queue.retry(first, None, 5).unwrap();
     assert_eq!((pop(&mut queue, 4), queue.next_due_ns()), (None, Some(5)));
     let (first, payload) = pop(&mut queue, 5).unwrap();
     assert_eq!(payload, 1, "a retried entry keeps its place");
-    queue.complete(first).unwrap();
+    queue.complete(first, None).unwrap();
     assert_eq!(pop(&mut queue, 5).unwrap().1, 2);
 }
 
@@ -51,13 +52,13 @@ fn an_entry_of_several_keys_waits_for_all_of_them_and_holds_all_of_them() {
         .map(|(keys, payload)| queue.push(entry(keys, payload), 0).unwrap())
         .collect();
     assert_eq!((pop(&mut queue, 0).unwrap().1, pop(&mut queue, 0).unwrap().1), (1, 2));
-    queue.complete(ids[0]).unwrap();
+    queue.complete(ids[0], None).unwrap();
     assert_eq!(pop(&mut queue, 0), None, "b is still leased");
-    queue.complete(ids[1]).unwrap();
-    let lease = queue.pop_due(0).unwrap();
+    queue.complete(ids[1], None).unwrap();
+    let lease = queue.pop_due(0, 0).unwrap();
     assert_eq!((lease.keys.clone(), *lease.payload), (vec![b"a" as &[u8], b"b"], 3));
     assert_eq!(pop(&mut queue, 0), None);
-    queue.complete(ids[2]).unwrap();
+    queue.complete(ids[2], None).unwrap();
     assert_eq!(pop(&mut queue, 0).unwrap().1, 4);
 }
 
@@ -68,7 +69,7 @@ fn an_absolute_write_takes_the_place_of_an_older_one() {
     let first = queue.push(set(1, Priority::Low, 9), 0).unwrap();
     assert_eq!(queue.push(set(2, Priority::High, 20), 1), Ok(first), "it needs no room of its own");
     assert_eq!(queue.take_dropped(), [1]);
-    let lease = queue.pop_due(9).unwrap();
+    let lease = queue.pop_due(0, 9).unwrap();
     assert_eq!((lease.id, *lease.payload, lease.priority, lease.age_ns), (first, 2, Priority::High, 8));
     assert_eq!(
         queue.push(set(3, Priority::Low, 0), 9),
@@ -88,7 +89,7 @@ fn relative_writes_never_coalesce_and_stand_in_the_way() {
     let mut served = Vec::new();
     while let Some((id, payload)) = pop(&mut queue, 0) {
         served.push(payload);
-        queue.complete(id).unwrap();
+        queue.complete(id, None).unwrap();
     }
     assert_eq!(served, [1, 2, 4]);
 }
@@ -98,13 +99,13 @@ fn a_newer_successful_write_cancels_the_queued_absolute_ones() {
     let mut queue = queue(10);
     let set = |payload| NewEntry { coalesce: true, ..entry(&[b"k"], payload) };
     queue.push(set(1), 0).unwrap();
-    let leased = queue.pop_due(0).unwrap().id;
+    let leased = queue.pop_due(0, 0).unwrap().id;
     queue.push(entry(&[b"k"], 2), 0).unwrap();
     queue.push(set(3), 0).unwrap();
     queue.push(NewEntry { coalesce: true, ..entry(&[b"k", b"l"], 4) }, 0).unwrap();
     assert_eq!(queue.cancel_superseded(b"k"), 1);
     assert_eq!(queue.take_dropped(), [3]);
-    queue.complete(leased).unwrap();
+    queue.complete(leased, None).unwrap();
     assert_eq!(queue.len(), 2);
     assert_eq!(queue.cancel_superseded(b"unknown"), 0);
 }
@@ -134,7 +135,7 @@ fn what_is_too_old_becomes_a_dead_letter_unless_it_is_leased() {
     assert_eq!(pop(&mut queue, 11 * SECOND).unwrap().1, 3);
     let dead: Vec<(u64, &str)> = queue.dead_letters().map(|letter| (letter.payload, letter.reason.as_str())).collect();
     assert_eq!(dead, [(2, "expired")]);
-    queue.retry(leased, 0).unwrap();
+    queue.retry(leased, None, 0).unwrap();
     assert_eq!(pop(&mut queue, 11 * SECOND), None);
     assert_eq!((queue.dead_letters().count(), queue.stats(0).expired), (2, 2));
 }
@@ -166,14 +167,43 @@ fn dead_letters_are_bounded_in_number_and_bytes_and_can_be_retried() {
 fn ids_that_do_not_fit_are_refused() {
     let mut queue = queue(10);
     let id = queue.push(entry(&[b"k"], 1), 0).unwrap();
-    assert_eq!(queue.complete(id), Err(WrongId::NotLeased(id)));
-    assert_eq!(queue.retry(id, 0), Err(WrongId::NotLeased(id)));
+    assert_eq!(queue.complete(id, None), Err(WrongId::NotLeased(id)));
+    assert_eq!(queue.retry(id, None, 0), Err(WrongId::NotLeased(id)));
     pop(&mut queue, 0).unwrap();
-    assert_eq!(queue.complete(id), Ok(1));
+    assert_eq!(queue.complete(id, None), Ok(1));
     let reused = queue.push(entry(&[b"k"], 2), 0).unwrap();
     assert_ne!(reused, id, "the place is used again, the id is not");
-    assert_eq!(queue.complete(id), Err(WrongId::Unknown(id)));
+    assert_eq!(queue.complete(id, None), Err(WrongId::Unknown(id)));
     assert_eq!(queue.discard(id, String::new(), 0), Err(WrongId::Unknown(id)));
+}
+
+#[test]
+fn a_worker_that_starts_leaves_the_lease_of_a_plain_write_and_of_another_worker_alone() {
+    let mut queue = queue(10);
+    let set = |payload| NewEntry { coalesce: true, ..entry(&[b"k"], payload) };
+    let superseded = queue.push(set(1), 0).unwrap();
+    let call = queue.lease_superseded(b"k", 0).and_then(|lease| lease.lease);
+    queue.push(entry(&[b"l"], 2), 0).unwrap();
+    queue.push(entry(&[b"m"], 3), 0).unwrap();
+    let first = queue.pop_due(1, 0).map(|lease| (lease.id, lease.lease)).unwrap();
+    let second = queue.pop_due(2, 0).map(|lease| (lease.id, lease.lease)).unwrap();
+    assert_eq!(queue.release_leases(1), 1);
+    assert_eq!(pop(&mut queue, 0), Some((first.0, 2)), "the old value of k is not sent behind the newer one");
+    assert_eq!(queue.complete(first.0, first.1), Err(WrongId::NotLeased(first.0)), "that lease has ended");
+    assert_eq!(queue.complete(superseded, call), Ok(1));
+    assert_eq!(queue.complete(second.0, second.1), Ok(3));
+}
+
+#[test]
+fn a_superseding_write_starts_with_its_own_attempts() {
+    let mut queue = queue(10);
+    let set = |payload| NewEntry { coalesce: true, ..entry(&[b"k"], payload) };
+    let id = queue.push(set(1), 0).unwrap();
+    queue.pop_due(0, 0).unwrap();
+    queue.retry(id, None, 9).unwrap();
+    assert_eq!(queue.entries(0).next().map(|entry| entry.attempts), Some(1));
+    assert_eq!(queue.push(set(2), 0), Ok(id));
+    assert_eq!(queue.pop_due(0, 0).map(|lease| lease.attempts), Some(0));
 }
 
 #[test]
@@ -254,15 +284,24 @@ struct ModelEntry {
     age: u64,
     size_bytes: u64,
     coalesce: bool,
-    leased: bool,
+    /// The number of its lease and who has it: a worker, or a call (`None`).
+    lease: Option<(u64, Option<u16>)>,
+    attempts: u32,
     id: u64,
 }
 
 impl Model {
+    /// What the holder of a lease finds: the entry, or why there is no such lease.
+    fn leased(&self, (id, lease): (u64, u64)) -> Result<usize, WrongId> {
+        let index = self.entries.iter().position(|entry| entry.id == id).ok_or(WrongId::Unknown(id))?;
+        let fits = self.entries[index].lease.is_some_and(|(number, _)| number == lease);
+        if fits { Ok(index) } else { Err(WrongId::NotLeased(id)) }
+    }
+
     fn expire(&mut self, now_ns: u64) {
         // Oldest first, which after superseding is not the order of the list.
         let mut old: Vec<ModelEntry> = self.entries.clone();
-        old.retain(|entry| !entry.leased && now_ns.saturating_sub(entry.enqueued_ns) >= self.max_age_ns);
+        old.retain(|entry| entry.lease.is_none() && now_ns.saturating_sub(entry.enqueued_ns) >= self.max_age_ns);
         old.sort_by_key(|entry| entry.age);
         for entry in old {
             self.entries.retain(|kept| kept.id != entry.id);
@@ -288,7 +327,7 @@ impl Model {
         self.entries.iter().enumerate().filter_map(|(index, entry)| {
             let overtakes =
                 self.entries[..index].iter().any(|before| before.keys.iter().any(|key| entry.keys.contains(key)));
-            (!entry.leased && !overtakes).then_some(index)
+            (entry.lease.is_none() && !overtakes).then_some(index)
         })
     }
 
@@ -301,7 +340,7 @@ impl Model {
     fn superseded_by(&self, keys: &[usize], coalesce: bool) -> Option<usize> {
         let last = self.entries.iter().rposition(|entry| keys.len() == 1 && entry.keys.contains(&keys[0]))?;
         let entry = &self.entries[last];
-        (coalesce && entry.coalesce && entry.keys.len() == 1 && !entry.leased).then_some(last)
+        (coalesce && entry.coalesce && entry.keys.len() == 1 && entry.lease.is_none()).then_some(last)
     }
 }
 
@@ -309,7 +348,7 @@ impl Model {
 enum Step {
     Advance(u64),
     Push { keys: Vec<usize>, priority: usize, due_in: u64, size_bytes: u64, coalesce: bool, restored: bool },
-    Pop,
+    Pop(u16),
     LeaseSuperseded(usize),
     ReleaseOne(prop::sample::Index),
     Complete(prop::sample::Index),
@@ -317,7 +356,7 @@ enum Step {
     Discard(prop::sample::Index),
     Cancel(usize),
     RetryDead(prop::sample::Index),
-    Release,
+    Release(u16),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -338,7 +377,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (0u64..12).prop_map(Step::Advance),
         10 => push,
-        8 => Just(Step::Pop),
+        8 => (0..WORKERS).prop_map(Step::Pop),
         3 => (0..KEYS.len()).prop_map(Step::LeaseSuperseded),
         2 => index().prop_map(Step::ReleaseOne),
         5 => index().prop_map(Step::Complete),
@@ -346,7 +385,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => index().prop_map(Step::Discard),
         1 => (0..KEYS.len()).prop_map(Step::Cancel),
         1 => index().prop_map(Step::RetryDead),
-        1 => Just(Step::Release),
+        2 => (0..WORKERS).prop_map(Step::Release),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -360,6 +399,8 @@ proptest! {
         let mut queue = RecoveryQueue::new(config.expect("valid"));
         let mut model = Model { max_entries, max_age_ns: max_age_s * SECOND, ..Model::default() };
         let (mut now_ns, mut payload) = (0, 0);
+        // Every lease that was ever taken, also those that have ended: their holders do not know.
+        let mut held: Vec<(u64, u64)> = Vec::new();
         for step in steps {
             match step {
                 Step::Advance(seconds) => now_ns += seconds * SECOND,
@@ -390,68 +431,79 @@ proptest! {
                         let entry = &mut model.entries[index];
                         prop_assert_eq!(id, entry.id);
                         (entry.payload, entry.size_bytes) = (payload, size_bytes);
-                        (entry.enqueued_ns, entry.age) = (now_ns, age);
+                        (entry.enqueued_ns, entry.age, entry.attempts) = (now_ns, age, 0);
                         (entry.priority, entry.due_ns) = (entry.priority.min(priority), entry.due_ns.min(due_ns));
                     } else {
                         keys.dedup();
                         keys.sort_unstable();
                         keys.dedup();
                         let enqueued_ns = now_ns;
-                        let leased = false;
+                        let (lease, attempts) = (None, 0);
                         model.entries.push(ModelEntry {
-                            payload, keys, priority, due_ns, enqueued_ns, age, size_bytes, coalesce, leased, id,
+                            payload, keys, priority, due_ns, enqueued_ns, age, size_bytes, coalesce, lease, attempts, id,
                         });
                     }
                 }
-                Step::Pop => {
+                Step::Pop(worker) => {
                     model.expire(now_ns);
                     let expected = model.next(now_ns);
-                    let popped = pop(&mut queue, now_ns);
-                    prop_assert_eq!(popped, expected.map(|index| (model.entries[index].id, model.entries[index].payload)));
+                    let popped = queue.pop_due(worker, now_ns);
+                    let seen = popped.as_ref().map(|lease| (lease.id, *lease.payload, lease.attempts));
+                    let number = popped.and_then(|lease| lease.lease);
+                    let wanted = expected.map(|index| &model.entries[index]);
+                    prop_assert_eq!(seen, wanted.map(|entry| (entry.id, entry.payload, entry.attempts)));
                     if let Some(index) = expected {
-                        model.entries[index].leased = true;
+                        take(&mut model.entries[index], number, Some(worker), &mut held)?;
                     }
                 }
                 Step::LeaseSuperseded(key) => {
                     let mine = || model.entries.iter().enumerate().filter(|(_, entry)| entry.keys.contains(&key));
                     let alone = mine().next().filter(|(_, entry)| {
-                        mine().count() == 1 && entry.keys.len() == 1 && entry.coalesce && !entry.leased
+                        mine().count() == 1 && entry.keys.len() == 1 && entry.coalesce && entry.lease.is_none()
                     });
                     let expected = alone.map(|(index, entry)| (index, entry.id));
-                    let leased = queue.lease_superseded(KEYS[key].as_bytes(), now_ns).map(|lease| lease.id);
-                    prop_assert_eq!(leased, expected.map(|(_, id)| id));
+                    let leased = queue.lease_superseded(KEYS[key].as_bytes(), now_ns).map(|lease| (lease.id, lease.lease));
+                    prop_assert_eq!(leased.map(|(id, _)| id), expected.map(|(_, id)| id));
                     if let Some((index, _)) = expected {
-                        model.entries[index].leased = true;
+                        take(&mut model.entries[index], leased.and_then(|(_, number)| number), None, &mut held)?;
                     }
                 }
                 Step::ReleaseOne(index) => {
-                    let leased: Vec<usize> = (0..model.entries.len()).filter(|index| model.entries[*index].leased).collect();
-                    if leased.is_empty() {
+                    if held.is_empty() {
                         continue;
                     }
-                    let entry = &mut model.entries[*index.get(&leased)];
-                    entry.leased = false;
-                    prop_assert_eq!(queue.release(entry.id), Ok(()));
-                    prop_assert_eq!(queue.release(entry.id), Err(WrongId::NotLeased(entry.id)));
+                    let (id, lease) = *index.get(&held);
+                    let expected = model.leased((id, lease));
+                    prop_assert_eq!(queue.release(id, Some(lease)), expected.map(|_| ()));
+                    if let Ok(index) = expected {
+                        model.entries[index].lease = None;
+                        prop_assert_eq!(queue.release(id, None), Err(WrongId::NotLeased(id)));
+                    }
                 }
                 Step::Complete(index) => {
-                    let leased: Vec<usize> = (0..model.entries.len()).filter(|index| model.entries[*index].leased).collect();
-                    if leased.is_empty() {
+                    if held.is_empty() {
                         continue;
                     }
-                    let entry = model.entries.remove(*index.get(&leased));
-                    prop_assert_eq!(queue.complete(entry.id), Ok(entry.payload));
-                    model.counted.completed += 1;
+                    let (id, lease) = *index.get(&held);
+                    let expected = model.leased((id, lease));
+                    prop_assert_eq!(queue.complete(id, Some(lease)), expected.map(|index| model.entries[index].payload));
+                    if let Ok(index) = expected {
+                        model.entries.remove(index);
+                        model.counted.completed += 1;
+                    }
                 }
                 Step::Retry(index, delay) => {
-                    let leased: Vec<usize> = (0..model.entries.len()).filter(|index| model.entries[*index].leased).collect();
-                    if leased.is_empty() {
+                    if held.is_empty() {
                         continue;
                     }
-                    let entry = &mut model.entries[*index.get(&leased)];
-                    (entry.leased, entry.due_ns) = (false, now_ns + delay * SECOND);
-                    prop_assert_eq!(queue.retry(entry.id, entry.due_ns), Ok(()));
-                    model.counted.retried += 1;
+                    let (id, lease) = *index.get(&held);
+                    let (expected, due_ns) = (model.leased((id, lease)), now_ns + delay * SECOND);
+                    prop_assert_eq!(queue.retry(id, Some(lease), due_ns), expected.map(|_| ()));
+                    if let Ok(index) = expected {
+                        let entry = &mut model.entries[index];
+                        (entry.lease, entry.due_ns, entry.attempts) = (None, due_ns, entry.attempts + 1);
+                        model.counted.retried += 1;
+                    }
                 }
                 Step::Discard(index) => {
                     if model.entries.is_empty() {
@@ -464,7 +516,7 @@ proptest! {
                 }
                 Step::Cancel(key) => {
                     let before = model.entries.len();
-                    model.entries.retain(|entry| !(entry.coalesce && !entry.leased && entry.keys == [key]));
+                    model.entries.retain(|entry| !(entry.coalesce && entry.lease.is_none() && entry.keys == [key]));
                     let cancelled = queue.cancel_superseded(KEYS[key].as_bytes());
                     prop_assert_eq!(cancelled, before - model.entries.len());
                     model.counted.superseded += cancelled as u64;
@@ -488,18 +540,33 @@ proptest! {
                     if let Ok(id) = revived {
                         model.counted.pushed += 1;
                         model.dead.remove(place);
-                        let (age, leased) = (model.next_age(), false);
-                        model.entries.push(ModelEntry { id, due_ns: now_ns, enqueued_ns: now_ns, age, leased, ..letter });
+                        let (age, lease, attempts) = (model.next_age(), None, 0);
+                        let revived = ModelEntry { id, due_ns: now_ns, enqueued_ns: now_ns, age, lease, attempts, ..letter };
+                        model.entries.push(revived);
                     }
                 }
-                Step::Release => {
-                    model.entries.iter_mut().for_each(|entry| entry.leased = false);
-                    queue.release_leases();
+                Step::Release(worker) => {
+                    let mine = |entry: &&mut ModelEntry| entry.lease.is_some_and(|(_, owner)| owner == Some(worker));
+                    let released = model.entries.iter_mut().filter(mine).map(|entry| entry.lease = None).count();
+                    prop_assert_eq!(queue.release_leases(worker), released);
                 }
             }
             check(&mut queue, &model, now_ns)?;
         }
     }
+}
+
+/// The queue has leased an entry: by a number that was never given before.
+fn take(
+    entry: &mut ModelEntry,
+    number: Option<u64>,
+    owner: Option<u16>,
+    held: &mut Vec<(u64, u64)>,
+) -> Result<(), TestCaseError> {
+    prop_assert!(number.is_some_and(|number| held.iter().all(|(_, known)| *known < number)));
+    entry.lease = number.map(|number| (number, owner));
+    held.extend(number.map(|number| (entry.id, number)));
+    Ok(())
 }
 
 fn check(queue: &mut RecoveryQueue<u64>, model: &Model, now_ns: u64) -> Result<(), TestCaseError> {
@@ -514,12 +581,14 @@ fn check(queue: &mut RecoveryQueue<u64>, model: &Model, now_ns: u64) -> Result<(
     prop_assert_eq!(dead, model.dead.iter().map(|entry| entry.payload).collect::<Vec<_>>());
     let mut by_age: Vec<&ModelEntry> = model.entries.iter().collect();
     by_age.sort_by_key(|entry| entry.age);
-    let listed: Vec<(u64, u64)> = queue.entries(now_ns).map(|entry| (entry.id, *entry.payload)).collect();
-    prop_assert_eq!(listed, by_age.iter().map(|entry| (entry.id, entry.payload)).collect::<Vec<_>>());
+    let listed: Vec<_> = queue.entries(now_ns).map(|entry| (entry.id, *entry.payload, entry.lease)).collect();
+    let lease_of = |entry: &ModelEntry| entry.lease.map(|(number, _)| number);
+    let expected: Vec<_> = by_age.iter().map(|entry| (entry.id, entry.payload, lease_of(entry))).collect();
+    prop_assert_eq!(listed, expected);
     let oldest_ns = model.entries.iter().map(|entry| entry.enqueued_ns).min();
     let expected = RecoveryStats {
         entries: model.entries.len(),
-        leased: model.entries.iter().filter(|entry| entry.leased).count(),
+        leased: model.entries.iter().filter(|entry| entry.lease.is_some()).count(),
         keys: (0..KEYS.len()).filter(|key| model.entries.iter().any(|entry| entry.keys.contains(key))).count(),
         size_bytes: model.entries.iter().map(|entry| entry.size_bytes).sum(),
         dead_letters: model.dead.len(),

@@ -51,9 +51,9 @@ fn a_million_entries_with_keys_of_their_own_take_less_than_300_mb_and_give_it_ba
     let peak = PEAK.load(Ordering::Relaxed) - before;
     assert!(peak < 2 * ENTRIES * MAX_BYTES_AN_ENTRY, "{peak} bytes at the peak");
     let mut served = 0;
-    while let Some(lease) = queue.pop_due(u64::MAX) {
+    while let Some(lease) = queue.pop_due(0, u64::MAX) {
         let id = lease.id;
-        queue.complete(id).expect("leased");
+        queue.complete(id, None).expect("leased");
         served += 1;
     }
     assert_eq!(served, ENTRIES);

@@ -97,6 +97,66 @@ async def test_functions_registered_by_name(mortal_server, journal, caplog):
         assert await client.lrange("log:kept", 0, -1) == ["False", "True"]
 
 
+async def test_data_that_cannot_be_encoded_waits_in_memory(mortal_server, journal, caplog):
+    """The same call is accepted while the server is up and while it is away: a queued write never comes with an error."""
+    ran = []
+
+    async def store(agent_id, state):
+        await client.set(f"agent:{agent_id}", str(sorted(state["when"])))
+        ran.append(agent_id)
+        return True
+
+    def broken(state):
+        raise RuntimeError("dumps itself is broken")
+
+    async with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store)
+        assert (await client.store_with_retry("up", {"when": {1, 2}}, store)).status == "stored"
+        await async_in_thread(mortal_server.kill)
+        for agent_id, dumps in (("set", None), ("broken", broken), ("number", lambda state: 5)):
+            if dumps is not None:
+                client.recovery.register("store", store, dumps=dumps)
+            result = await client.store_with_retry(agent_id, {"when": {1, 2}}, "store", Priority.HIGH)
+            assert (result.status, result.durable) == ("queued", False)
+        assert "data for 'store' cannot be encoded by its dumps (TypeError)" in caplog.text
+        assert "(RuntimeError)" in caplog.text
+        assert [write.durable for write in client.recovery.pending()] == [False] * 3
+        await async_in_thread(mortal_server.restart)
+        assert await client.recovery.flush(WAIT_S)
+        assert sorted(ran) == ["broken", "number", "set", "up"]
+        for wrong in ({"function": None}, {"dumps": 1}, {"loads": "json"}):
+            with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a function, got"):
+                client.recovery.register("wrong", **{"function": store} | wrong)
+
+
+async def test_data_that_cannot_be_read_stays_in_the_journal(mortal_server, journal, caplog):
+    async def fails(agent_id, state):
+        return False
+
+    async def store(agent_id, state):
+        return await client.rpush("log", agent_id, state)
+
+    def odd(body):
+        if b"odd" in body:
+            raise RuntimeError("not mine")
+        return body.decode()
+
+    async with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.recovery.register("store", fails, dumps=str)
+        for state in ("odd", "even"):
+            assert (await client.store_with_retry(state, state, "store")).durable
+    async with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store, loads=odd)
+        assert await client.recovery.flush(WAIT_S)
+        assert client.recovery.stats()["unregistered"] == 1
+        assert "a record of 'store' cannot be read by its loads (RuntimeError): it stays in the journal" in caplog.text
+    async with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store, loads=bytes.decode)
+        assert await client.recovery.flush(WAIT_S)
+        assert await client.lrange("log", 0, -1) == ["even", "even", "odd", "odd"]
+
+
 async def test_clients_share_a_directory(mortal_server, journal):
     """Each has its own part; another name or database is another client; nobody replays what a living one has queued."""
     clients = [open_client(mortal_server, journal, name=name) for name in ("same", "same", "other")]

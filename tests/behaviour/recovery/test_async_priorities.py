@@ -2,7 +2,7 @@
 
 import pytest
 import pytest_asyncio
-from redis.exceptions import ResponseError
+from redis.exceptions import DataError, ResponseError
 
 from agent_memory import AsyncResilientRedisClient, Outcome, Priority, RecoveryConfig, RetryPolicy
 from agent_memory._compat import async_gather, async_in_thread, async_sleep, async_spawn
@@ -289,3 +289,62 @@ async def test_a_connection_that_breaks_under_a_drain(mortal_server):
             values = await client.mget(f"number:{n}" for n in range(200))
             assert set(values) <= {"1", None}  # none twice
             assert all(value == "1" for value, result in zip(values, results, strict=True) if result)
+
+
+@pytest.mark.parametrize("priority", Priority)
+@pytest.mark.parametrize("word", [object(), None, True, {"a": 1}, [1]])
+async def test_what_cannot_be_a_word_is_refused_whether_the_server_is_up_or_away(client, priority, word):
+    commands = client.with_priority(priority)
+    for prepare in (close_circuit, open_circuit):
+        await prepare(client)
+        for call in (
+            lambda: commands.set("key", word),
+            lambda: commands.rpush("list", word),
+            lambda: commands.pipeline().set("key", word).execute(),
+        ):
+            with pytest.raises(DataError):
+                await call()
+    assert client.recovery.pending() == []
+
+
+async def test_a_worker_that_starts_leaves_the_write_alone_that_a_plain_one_replaces(client, mortal_server):
+    """While the newer value is on its way, workers start and stop; the older value never follows it."""
+    with FaultProxy(mortal_server) as proxy:
+        where = {"port": proxy.port, "socket_timeout": WAIT_S}
+        arguments = {**mortal_server.connection_kwargs, **QUICK, "recovery": CONFIG, **where}
+        async with AsyncResilientRedisClient("replaced", **arguments) as behind:
+            await behind.ping()
+            await open_circuit(behind)
+            old = await behind.with_priority(Priority.HIGH).set("key", "old")
+            behind.guard.reset()
+            proxy.pause()
+            newer = async_spawn(behind.set, "key", "new")
+            while behind.recovery.queue.stats()["leased"] == 0:
+                await async_sleep(0.001)
+            behind.recovery.resume()
+            recovery = behind.recovery
+            for _ in range(3):
+                worker = recovery._worker
+                recovery._stopped.set()
+                recovery._wake.set()
+                assert await worker.join(WAIT_S)
+                recovery.start_working()
+                while recovery._worker is worker:
+                    await async_sleep(0.001)
+            assert recovery.queue.stats()["leased"] == 1
+            proxy.resume()
+            await newer.join()
+            assert await behind.recovery.flush(WAIT_S)
+            assert await behind.get("key") == "new"
+            assert (old.status, await old.wait(0)) == ("stored", True)
+
+
+async def test_a_write_that_takes_the_place_of_an_older_one_starts_with_its_own_attempts(client, mortal_server):
+    await open_circuit(client)
+    high = client.with_priority(Priority.HIGH)
+    await high.set("key", "old")
+    (leased,) = client.recovery.queue.pop_due_many(1)
+    client.recovery.queue.retry(leased.id, 30.0, lease=leased.lease)
+    assert [write.attempts for write in client.recovery.pending()] == [1]
+    await high.set("key", "new")
+    assert [write.attempts for write in client.recovery.pending()] == [0]

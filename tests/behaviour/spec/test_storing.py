@@ -297,3 +297,29 @@ def test_nested_stores_of_one_agent_do_not_wait_for_themselves(client):
 
     assert client.store_with_retry("agent", {"value": 1}, outer)
     assert client.get("agent") == "1"
+
+
+def test_an_agent_id_is_text_or_a_whole_number(client, mortal_server):
+    """The same answer while the server is up and while it is away; what is refused is neither stored nor queued."""
+    seen = []
+
+    def store(agent_id, state):
+        seen.append(agent_id)
+        return client.set(f"agent:{agent_id}", state)
+
+    assert client.store_with_retry(7, "number", store).status == "stored"
+    assert client.store_with_retry("7", "text", store).status == "stored"
+    in_thread(mortal_server.kill)
+    queued = client.store_with_retry(7, "later", store)
+    assert [write.agent_id for write in client.recovery.pending()] == ["7"]
+    for agent_id in (None, True, 7.0, b"7", ["7"]):
+        with pytest.raises(ValueError, match="agent_id must be str or int, got"):
+            client.store_with_retry(agent_id, "refused", store)
+    for store_func in (None, 42, {}):
+        with pytest.raises(ValueError, match="store_func must be a function, got"):
+            client.store_with_retry("7", "refused", store_func)
+    assert len(client.recovery.pending()) == 1
+    in_thread(mortal_server.restart)
+    assert queued.wait(WAIT_S)
+    assert client.get("agent:7") == "later"
+    assert set(seen) == {"7"}
