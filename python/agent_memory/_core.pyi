@@ -33,6 +33,7 @@ __all__ = [
     "encode_vector",
     "exponential_backoff",
     "fence_step",
+    "is_expired",
     "kernel_tiers",
     "monotonic_ns",
     "next_step",
@@ -67,6 +68,7 @@ def accept_copy(
     copy: tuple[Any, ...], version: int, writer: int, created_us: int, seq: int, generation: int, /
 ) -> tuple[Any, ...]: ...
 def copy_checksum(copy: tuple[Any, ...], /) -> int: ...
+def is_expired(expires_at: float | None, now: float, /) -> bool: ...
 def encode_copy(copy: tuple[Any, ...], epoch: str, is_dirty: bool, /) -> bytes: ...
 def decode_copy(
     value: bytes, memory_id: str, agent_id: str, /

@@ -7,7 +7,7 @@ from agent_memory.memory._async_system import (
     AsyncMemorySystem,
     AsyncShortTermMemory,
 )
-from agent_memory.memory._reports import MaintenanceReport, SyncReport
+from agent_memory.memory._reports import ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory._sync_service import SyncService
 from agent_memory.memory._system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
@@ -16,6 +16,7 @@ from agent_memory.memory.errors import (
     CorruptMemoryError,
     DurabilityError,
     MemoryConflictError,
+    MemoryDeletedError,
     MemorySchemaError,
     MemoryStoreClosedError,
     MemoryStoreError,
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncMemorySystem",
     "AsyncShortTermMemory",
     "AsyncSyncService",
+    "ImportReport",
     "IntermediateMemory",
     "LongTermMemory",
     "MaintenanceReport",
@@ -61,6 +63,7 @@ __all__ = [
     "LongTermSettings",
     "MaintenanceSettings",
     "MemoryConflictError",
+    "MemoryDeletedError",
     "MemoryEntry",
     "MemoryId",
     "MemorySchemaError",

@@ -5,16 +5,49 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from agent_memory.memory.entries import Copy, MemoryEntry, Tier, content_of, decode_namespace, make_copy, new_id
+from agent_memory.memory._reports import ImportReport
+from agent_memory.memory.entries import Copy, Tier, content_of, decode_namespace, entry_of, make_copy, new_id
 from agent_memory.memory.entries import encode_namespace as encode
+from agent_memory.memory.stores.operations import MemoryQuery, WriteResult, WriteStatus
 from agent_memory.scoring import Filters
 
-__all__ = ["changed_copy", "check_durability", "copy_from", "expiry", "exported", "filters_of", "imported"]
+__all__ = [
+    "NEEDS_NEW_ID",
+    "UNSET",
+    "ImportCount",
+    "check_condition",
+    "changed_copy",
+    "check_durability",
+    "copy_from",
+    "expiry",
+    "exported",
+    "filters_of",
+    "imported",
+    "query_of",
+    "renewed",
+    "restricts",
+]
+
+UNSET: Final[Any] = object()
+"""The default of a condition that is not given; None is a value that the caller gave."""
+
+_ORDERING: Final = ("order_by", "descending")
+
+NEEDS_NEW_ID: Final = (WriteStatus.DELETED, WriteStatus.ERASED, WriteStatus.FOREIGN)
+"""What an import may store under another id after all."""
+
+_SKIPPED: Final = {
+    WriteStatus.DELETED: "deleted",
+    WriteStatus.ERASED: "erased",
+    WriteStatus.FOREIGN: "foreign",
+    WriteStatus.STALE: "outdated",
+    WriteStatus.EXISTING: "existing",
+}
 
 _STORED_WORDS: Final = frozenset(
     "importance embedding memory_type step metadata tags namespace user_id session_id key idempotency_key deduplicate".split()
@@ -102,44 +135,61 @@ def changed_copy(base: Copy, changes: Mapping[str, Any], now: float, writer: int
     )
 
 
-def filters_of(
-    filters: Filters | Mapping[str, Any] | None,
-    memory_types: Sequence[str],
-    tags: Sequence[str],
-    namespace: Sequence[str],
-    user_id: str | None,
-    session_id: str | None,
-    since: float | None,
-    until: float | None,
-) -> Filters | None:
-    """The filters of a retrieval over the attributes of the index."""
+def query_of(agent_id: str | None, conditions: Mapping[str, Any]) -> MemoryQuery:
+    """The query of a caller's conditions. Raises ValueError for one that is given and restricts nothing."""
+    for name, value in conditions.items():
+        if name == "namespace" and conditions.get("namespace_exact"):
+            continue  # the memories without a namespace
+        if name not in _ORDERING:
+            check_condition(name, value)
+    return MemoryQuery(agent_id=agent_id, **conditions)
+
+
+def restricts(conditions: Mapping[str, Any]) -> bool:
+    """Whether any of a caller's conditions, which `query_of` took, leaves memories out."""
+    return any(name not in _ORDERING and (name != "namespace_exact" or value) for name, value in conditions.items())
+
+
+def check_condition(name: str, value: Any) -> None:
+    """Refuses what an unset variable of the caller's gives: it would stand for the memories of all users, sessions, ..."""
+    if value is None or (isinstance(value, str | Collection) and not len(value)):
+        raise ValueError(f"{name} must not be empty, got {value!r}: leave it out for memories with any {name}")
+
+
+def filters_of(filters: Filters | Mapping[str, Any] | None, conditions: Mapping[str, Any]) -> Filters | None:
+    """The filters of a retrieval over the attributes of the index. Of `conditions` those that are UNSET do not count."""
+    given = {name: value for name, value in conditions.items() if value is not UNSET}
+    for name, value in given.items():
+        check_condition(name, value)
     attributes: dict[str, Any] = {}
+    since, until = given.get("since"), given.get("until")
     if isinstance(filters, Filters):
         attributes |= filters.attributes
         since = filters.time_from_s if since is None else since
         until = filters.time_to_s if until is None else until
     elif filters:
-        attributes |= {f"metadata.{name}": value for name, value in filters.items()}
-    for name, wanted in (("memory_types", memory_types), ("tags", tags)):
-        if isinstance(wanted, str):
+        for name, value in filters.items():
+            if value is None or (isinstance(value, Collection) and not len(value) and not isinstance(value, str)):
+                raise ValueError(f"filters must give {name!r} a value or several, got {value!r}")
+            attributes[f"metadata.{name}"] = value
+    for name in ("memory_types", "tags"):
+        if isinstance(given.get(name), str):
             raise TypeError(f"{name} must be a collection of str, got a str")
-    if memory_types:
-        attributes["memory_type"] = tuple(memory_types)
-    for tag in tags:
+    if "memory_types" in given:
+        attributes["memory_type"] = tuple(given["memory_types"])
+    for tag in given.get("tags", ()):
         attributes[f"tag:{tag}"] = True
-    if namespace:
-        attributes[f"namespace:{encode(namespace)}"] = True
-    if user_id is not None:
-        attributes["user_id"] = user_id
-    if session_id is not None:
-        attributes["session_id"] = session_id
+    if "namespace" in given:
+        attributes[f"namespace:{encode(given['namespace'])}"] = True
+    attributes |= {name: given[name] for name in ("user_id", "session_id") if name in given}
     if not attributes and since is None and until is None:
         return None
     return Filters(attributes, since, until)
 
 
-def exported(entry: MemoryEntry) -> str:
+def exported(copy: Copy) -> str:
     """One line of an export."""
+    entry = entry_of(copy)
     line: dict[str, Any] = {
         "id": entry.id,
         "agent_id": entry.agent_id,
@@ -159,6 +209,10 @@ def exported(entry: MemoryEntry) -> str:
         value = getattr(entry, name)
         if value not in (None, "", {}, ()):
             line[name] = value
+    if copy.idempotency_key:
+        line["idempotency_key"] = copy.idempotency_key
+    if copy.content_hash:
+        line["deduplicate"] = True
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -184,3 +238,38 @@ def imported(line: str, writer: int) -> Copy:
         embedding=None if vector is None else np.frombuffer(base64.b64decode(vector), dtype="<f4"),
         **found,
     )
+
+
+def renewed(copy: Copy, now_us: int) -> Copy:
+    """An imported copy as a new memory, with a new id and a version that the store assigns; `created_us` stays."""
+    return copy._replace(id=new_id(now_us), version=0, checksum=0)
+
+
+class ImportCount:
+    """Counts what becomes of the lines of an import."""
+
+    def __init__(self) -> None:
+        self._stored = 0
+        self._unchanged = 0
+        self.skipped: dict[str, int] = {}
+
+    def skip(self, reason: str) -> None:
+        """One line was not stored."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
+    def add(self, copy: Copy, result: WriteResult) -> None:
+        """What the store answered to one line."""
+        if result.status is WriteStatus.APPLIED:
+            self._stored += 1
+        elif result.status is WriteStatus.STALE and result.version == copy.version:
+            self._unchanged += 1
+        elif result.status is WriteStatus.DELETED and result.seq:
+            self.skip("key taken")
+        elif result.status is WriteStatus.EXISTING and not result.existed:
+            self.skip("deleted")
+        else:
+            self.skip(_SKIPPED[result.status])
+
+    def report(self) -> ImportReport:
+        """All of it."""
+        return ImportReport(self._stored, self._unchanged, self.skipped)

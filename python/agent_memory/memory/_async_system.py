@@ -14,8 +14,8 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -34,7 +34,7 @@ from agent_memory.memory._async_redis_tier import AsyncRedisTier
 from agent_memory.memory._async_sync_service import AsyncSyncService
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._presence import Written
-from agent_memory.memory._reports import MaintenanceReport, SyncReport
+from agent_memory.memory._reports import ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory.entries import (
     Copy,
     Durability,
@@ -49,10 +49,12 @@ from agent_memory.memory.errors import (
     AgentErasedError,
     DurabilityError,
     MemoryConflictError,
+    MemoryDeletedError,
     MemoryStoreClosedError,
     MemoryStoreUnavailableError,
     MemorySystemError,
 )
+from agent_memory.memory.rules import is_expired
 from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
 from agent_memory.memory.stores.async_protocol import AsyncMemoryStore
 from agent_memory.memory.stores.operations import MemoryQuery, NamespaceCount, Put, WriteStatus
@@ -81,7 +83,7 @@ _BATCH: Final = 500
 
 logger = logging.getLogger(__name__)
 
-_UNSET: Final[Any] = object()
+_UNSET: Final = _arguments.UNSET
 
 
 class _AsyncTierMemory:
@@ -355,15 +357,19 @@ class AsyncMemorySystem:
 
         - `content`: str, bytes or a JSON value. `timestamp`: seconds since the epoch; default: now.
         - `importance`: 0..1. `embedding`: shape (dimensions,); default: `embed` of the text.
-        - `key`: a name of the caller's, unique in the agent and `namespace`: the memory of that name is replaced.
+        - `key`: a name of the caller's, unique in the agent, `user_id` (without one: the memories of no user) and
+          `namespace`: the memory of that name is replaced.
         - `ttl_s`: seconds after which it is forgotten; default: never.
-        - `idempotency_key`: the same call again gives the id of the first. `deduplicate`: so does equal content.
+        - `idempotency_key`: unique in the agent and `user_id`; the same call again gives the id of the first.
+        - `deduplicate`: without a `key`, equal content of the same user, session, namespace and expiry gives the id of the
+          first.
         - `durability`: `"sql"`: committed and synced; `"redis"`: accepted by Redis, and lost if Redis loses it before
           SQL has it; `"journal"`: SQL's, else Redis', else kept in the journal of this machine until SQL has it
           (`MemorySettings(journal=True)`).
           With `degrade` a lower level will do where the one asked for cannot be reached; never with Priority.CRITICAL.
 
-        Raises DurabilityError, AgentErasedError, ValueError, TypeError.
+        Raises DurabilityError, AgentErasedError, ValueError, TypeError, and MemoryDeletedError for the idempotency key of a
+        memory that was deleted or has expired.
         """
         copies = self._opened()
         level = self.settings.default_durability if durability is None else durability
@@ -410,6 +416,8 @@ class AsyncMemorySystem:
         status = result.status
         if status is WriteStatus.ERASED:
             raise AgentErasedError("the agent or user was erased after this write began")
+        if status is WriteStatus.EXISTING and not result.existed:
+            raise MemoryDeletedError(result.id)
         if status not in (WriteStatus.APPLIED, WriteStatus.EXISTING):
             raise DurabilityError(written.durability, None, f"it was refused: {status.name.lower()}")
         if written.copy is not None:
@@ -556,7 +564,8 @@ class AsyncMemorySystem:
         if written.copy is not None:
             self._indexes.learn(written.copy, is_dirty=written.durability != "sql")
         # A memory that only Redis had is known by its index.
-        return bool(result.status is WriteStatus.APPLIED and (result.existed or known))
+        is_dirty = index is not None and memory_id in index.dirty
+        return result.status is WriteStatus.APPLIED and (result.existed or is_dirty)
 
     # --- reading ---
 
@@ -580,16 +589,18 @@ class AsyncMemorySystem:
                 index = await self._indexes.settled(agent_id, index)
             if index is not None and index.dirty.get(memory_id) == index.versions.get(memory_id, 0):
                 raise MemoryStoreUnavailableError("Redis is away, which alone has this memory until SQL gets it")
-        if copy is None or (copy.expires_at is not None and copy.expires_at <= time.time()):
+        if copy is None:
             return None
         self._service.note_accesses([memory_id])
         return entry_of(copy)
 
-    async def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str] = ()) -> MemoryEntry | None:
-        """The memory that was stored with `key`, or None."""
+    async def get_by_key(
+        self, agent_id: str, key: str, namespace: Sequence[str] = (), *, user_id: str | None = None
+    ) -> MemoryEntry | None:
+        """The memory that was stored with `key` for this user, or None; without `user_id` the one that was stored for none."""
         copies = self._opened()
-        copy = await copies.ask_sql(copies.store.get_by_key, agent_id, key, namespace)
-        return None if copy is None or copy.deleted else entry_of(copy)
+        copy = await copies.ask_sql(copies.store.get_by_key, agent_id, key, namespace, user_id)
+        return None if copy is None else entry_of(copy)
 
     async def retrieve(
         self,
@@ -599,13 +610,13 @@ class AsyncMemorySystem:
         embedding: ArrayLike | None = None,
         k: int = 10,
         filters: Filters | Mapping[str, Any] | None = None,
-        memory_types: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        namespace: Sequence[str] = (),
-        user_id: str | None = None,
-        session_id: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
+        memory_types: Collection[str] = _UNSET,
+        tags: Collection[str] = _UNSET,
+        namespace: Sequence[str] = _UNSET,
+        user_id: str = _UNSET,
+        session_id: str = _UNSET,
+        since: float = _UNSET,
+        until: float = _UNSET,
         weights: ScoreWeights = DEFAULT_WEIGHTS,
         decay: Decay = DEFAULT_DECAY,
         diversity: Diversity | None = None,
@@ -614,14 +625,25 @@ class AsyncMemorySystem:
         """The `k` most relevant memories for a text, an embedding, or both, best first, with `.score`.
 
         `filters` maps names of `metadata` to a value or to several, of which one must match (or is a `Filters` over the
-        index's attributes); `tags` must all be there. Ranking is exact, over all tiers, by `agent_memory.scoring`. A memory
-        stored by another process is seen at the latest after `max_staleness_s`. While SQL is away, memories whose content
-        is in Redis are found.
+        index's attributes); `tags` must all be there. A condition that is given must restrict something: None or an empty
+        collection raises ValueError, since it would stand for the memories of all users, sessions, ...
+
+        Ranking is exact, over all tiers, by `agent_memory.scoring`. A memory stored by another process is seen at the latest
+        after `max_staleness_s`. While SQL is away, memories whose content is in Redis are found.
         """
         copies = self._opened()
         if text is not None and embedding is None and self._embed_function is not None and weights.similarity > 0:
             embedding = (await self._embed([text]))[0]
-        wanted = _arguments.filters_of(filters, memory_types, tags, namespace, user_id, session_id, since, until)
+        conditions = {
+            "memory_types": memory_types,
+            "tags": tags,
+            "namespace": namespace,
+            "user_id": user_id,
+            "session_id": session_id,
+            "since": since,
+            "until": until,
+        }
+        wanted = _arguments.filters_of(filters, conditions)
         index = await self._fresh_index(agent_id)
         moment = time.time() if now is None else now
         options: dict[str, Any] = {
@@ -640,7 +662,7 @@ class AsyncMemorySystem:
                 if is_news and await self._refresh(agent_id, index):
                     index = await self._indexes.get(agent_id)
                     continue  # somebody has stored something: rank again
-            entries = self._entries(found, read, moment)[:k]
+            entries = self._entries(found, read)[:k]
             if len(entries) >= k or len(ids) < asked or attempt == 7:
                 self._service.note_accesses([entry.id for entry in entries])
                 return entries
@@ -661,14 +683,14 @@ class AsyncMemorySystem:
         return index.index.search(vector, text, k, components=True, **options)
 
     @staticmethod
-    def _entries(found: SearchResult | None, read: dict[str, Copy], now: float) -> list[MemoryEntry]:
+    def _entries(found: SearchResult | None, read: dict[str, Copy]) -> list[MemoryEntry]:
         if found is None:
             return []
         entries = []
         parts = [(name, values.tolist()) for name, values in (found.components or {}).items()]
         for at, (memory_id, score) in enumerate(zip(found.ids, found.scores.tolist(), strict=True)):
             copy = read.get(memory_id)
-            if copy is not None and (copy.expires_at is None or copy.expires_at > now):
+            if copy is not None:
                 # What is not equal to itself is nan: the memory has no such part.
                 known = {name: values[at] for name, values in parts if values[at] == values[at]}
                 entries.append(entry_of(copy, score=score, score_parts=known))
@@ -700,32 +722,38 @@ class AsyncMemorySystem:
         """Memories that meet all conditions, which are those of `MemoryQuery`; an iterator that reads page by page.
 
         Time range (`since`, `until`), steps (`step_from`, `step_to`), `min_importance`, `memory_types`, `tags`, `any_tags`,
-        `attributes` of the metadata, `session_id`, `namespace`, `tiers`, `order_by`, `descending`. From SQL: what Redis
-        accepted while SQL was away is not in it before it has been synchronised.
+        `attributes` of the metadata, `user_id`, `session_id`, `namespace`, `tiers`, `key`, `order_by`, `descending`. From
+        SQL: what Redis accepted while SQL was away is not in it before it has been synchronised.
+
+        Raises ValueError for a condition that restricts nothing: None, or an empty collection.
         """
+        async for page in self._pages(_arguments.query_of(agent_id, conditions), limit):
+            for copy in page:
+                yield entry_of(copy)
+
+    async def _pages(self, wanted: MemoryQuery, limit: int | None = None) -> AsyncIterator[list[Copy]]:
         copies = self._opened()
-        wanted = MemoryQuery(agent_id=agent_id, **conditions)
         left, cursor = limit, None
         while left is None or left > 0:
             size = 500 if left is None else min(500, left)
             page = await copies.ask_sql(copies.store.query, wanted, limit=size, cursor=cursor)
-            for copy in page.copies:
-                yield entry_of(copy)
+            yield page.copies
             if left is not None:
                 left -= len(page.copies)
             cursor = page.cursor
             if cursor is None:
                 return
 
-    async def history(self, agent_id: str, *, limit: int = 100, session_id: str | None = None) -> list[MemoryEntry]:
+    async def history(self, agent_id: str, *, limit: int = 100, session_id: str = _UNSET) -> list[MemoryEntry]:
         """The latest memories, the newest last: of the agent, or of one of its sessions."""
-        found = self.query(agent_id, limit=limit, session_id=session_id, order_by="timestamp", descending=True)
+        conditions = {} if session_id is _UNSET else {"session_id": session_id}
+        found = self.query(agent_id, limit=limit, order_by="timestamp", descending=True, **conditions)
         return [entry async for entry in found][::-1]
 
     async def count(self, agent_id: str | None = None, **conditions: Any) -> int:
         """How many memories meet the conditions of `query`."""
         copies = self._opened()
-        return int(await copies.ask_sql(copies.store.count, MemoryQuery(agent_id=agent_id, **conditions)))
+        return int(await copies.ask_sql(copies.store.count, _arguments.query_of(agent_id, conditions)))
 
     async def namespaces(self, agent_id: str, prefix: Sequence[str] = ()) -> list[NamespaceCount]:
         """The namespaces in use that begin with `prefix`, sorted."""
@@ -742,15 +770,18 @@ class AsyncMemorySystem:
     async def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Any) -> int:
         """Deletes the memories that meet the conditions of `query`, in batches; returns how many (with `dry_run`: would).
 
-        Raises ValueError without any condition: that is `delete_agent`.
+        Raises ValueError, before anything is deleted, without any condition, which is `delete_agent`, and for one that
+        restricts nothing: `user_id=None` does not stand for the memories of all users.
         """
-        if not conditions:
+        wanted = _arguments.query_of(agent_id, conditions)
+        if not _arguments.restricts(conditions):
             raise ValueError("conditions must be given: to forget everything there is delete_agent()")
         if dry_run:
             return await self.count(agent_id, **conditions)
         forgotten = 0
-        async for entry in self.query(agent_id, order_by="seq", **conditions):
-            forgotten += await self.delete(agent_id, entry.id)
+        async for page in self._pages(replace(wanted, order_by="seq", descending=False)):
+            for copy in page:
+                forgotten += await self.delete(agent_id, copy.id)
         return forgotten
 
     async def delete_agent(self, agent_id: str) -> int:
@@ -792,32 +823,51 @@ class AsyncMemorySystem:
     # --- export and import ---
 
     async def export(self, agent_id: str) -> AsyncIterator[str]:
-        """All of an agent's memories as JSON lines, one memory each; ids and versions are kept by `import_`."""
-        async for entry in self.query(agent_id, order_by="seq"):
-            yield _arguments.exported(entry)
+        """All of an agent's memories as JSON lines, one memory each. `import_` keeps their ids, versions, keys and
+        idempotency keys, and whether they take part in deduplication.
+        """
+        async for page in self._pages(MemoryQuery(agent_id=agent_id, order_by="seq")):
+            for copy in page:
+                yield _arguments.exported(copy)
 
-    async def import_(self, lines: Iterable[str]) -> int:
-        """Stores what `export` gave, with its ids and versions; returns how many were new or greater than what was held."""
+    async def import_(self, lines: Iterable[str], *, new_ids: bool = False) -> ImportReport:
+        """Stores what `export` gave, with its ids and versions; returns how many, and what was not stored and why.
+
+        With `new_ids` what was deleted or erased since, or belongs to another agent, is stored as a new memory: for an
+        export that is restored after an erasure, or copied to another agent by changing `agent_id` in its lines. What is
+        skipped is logged, too.
+        """
         copies = self._opened()
-        imported = 0
+        report = _arguments.ImportCount()
         waiting: list[Put] = []
-
-        async def write() -> int:
-            count = 0
-            for written in await copies.put_many(waiting):
-                if written.result.status is WriteStatus.APPLIED:
-                    count += 1
-                    if written.copy is not None:
-                        self._indexes.learn(written.copy)
-            waiting.clear()
-            return count
-
         for line in lines:
-            if line.strip():
-                waiting.append(Put(_arguments.imported(line, copies.writer)))
+            if not line.strip():
+                continue
+            copy = _arguments.imported(line, copies.writer)
+            if is_expired(copy.expires_at, time.time()):
+                report.skip("expired")
+                continue
+            waiting.append(Put(copy))
             if len(waiting) >= _BATCH:
-                imported += await write()
-        return imported + (await write() if waiting else 0)
+                await self._import_batch(waiting, report, new_ids)
+                waiting = []
+        if waiting:
+            await self._import_batch(waiting, report, new_ids)
+        if report.skipped:
+            logger.warning("import_ skipped memories: %s", report.skipped)
+        return report.report()
+
+    async def _import_batch(self, puts: list[Put], report: _arguments.ImportCount, new_ids: bool) -> None:
+        again: list[Put] = []
+        for put, written in zip(puts, await self._copies.put_many(puts), strict=True):
+            if written.copy is not None:
+                self._indexes.learn(written.copy)
+            if new_ids and put.copy.version and written.result.status in _arguments.NEEDS_NEW_ID:
+                again.append(Put(_arguments.renewed(put.copy, int(time.time() * 1e6))))
+            else:
+                report.add(put.copy, written.result)
+        if again:
+            await self._import_batch(again, report, new_ids)
 
     # --- service ---
 

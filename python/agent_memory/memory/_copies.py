@@ -43,7 +43,7 @@ from agent_memory.memory._redis_tier import RedisTier, bucket_of
 from agent_memory.memory.entries import Copy, Durability, Tier, accepted, new_writer, tombstone_of
 from agent_memory.memory.errors import DurabilityError, MemoryStoreUnavailableError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
-from agent_memory.memory.rules import next_version
+from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores.operations import Delete, Put, WriteResult, WriteStatus
 from agent_memory.memory.stores.protocol import MemoryStore
@@ -590,7 +590,7 @@ class Copies:
     def read(
         self, agent_id: str, ids: Sequence[str], known: Mapping[str, int], *, partial: bool = False
     ) -> tuple[dict[str, Copy], int | None]:
-        """The copies of `ids`, tombstones and what is nowhere left out, and Redis' hint (None: it is away).
+        """The copies of `ids`, without tombstones, what has expired and what is nowhere, and Redis' hint (None: it is away).
 
         `known`: versions of ids below which a copy in Redis is a miss. With `partial` what cannot be read now is left out
         as well; otherwise MemoryStoreUnavailableError is raised.
@@ -630,7 +630,13 @@ class Copies:
             other = found.get(copy.id)
             if copy.agent_id == agent_id and (other is None or copy.stamp > other.stamp):
                 found[copy.id] = copy
-        return {memory_id: copy for memory_id, copy in found.items() if not copy.deleted}, hint
+        now = time.time()
+        living = {
+            memory_id: copy
+            for memory_id, copy in found.items()
+            if not copy.deleted and not (copy.expires_at is not None and is_expired(copy.expires_at, now))
+        }
+        return living, hint
 
     def close(self) -> None:
         """Finishes what waits for Redis; what the journal holds stays in it."""

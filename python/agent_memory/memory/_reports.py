@@ -4,7 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["MaintenanceReport", "SyncReport"]
+__all__ = ["ImportReport", "MaintenanceReport", "SyncReport"]
+
+
+class ImportReport(int):
+    """How many memories `import_` stored: an int, which also says what it did not store.
+
+    - `unchanged`: memories that were held already, in the same version.
+    - `skipped`: how many were not stored, by reason: `"deleted"` (a tombstone has the id, or the idempotency key),
+      `"erased"` (older than the erasure of its agent or user), `"expired"`, `"outdated"` (a newer version is held),
+      `"existing"` (its idempotency key, or its content, is another memory's), `"key taken"` (by a newer memory) and
+      `"foreign"` (another agent has the id).
+    """
+
+    unchanged: int
+    skipped: dict[str, int]
+
+    def __new__(cls, stored: int, unchanged: int = 0, skipped: dict[str, int] | None = None) -> ImportReport:
+        """A report of these numbers."""
+        made = super().__new__(cls, stored)
+        made.unchanged = unchanged
+        made.skipped = skipped or {}
+        return made
+
+    def __repr__(self) -> str:
+        return f"ImportReport({int(self)}, unchanged={self.unchanged}, skipped={self.skipped})"
+
+    def __reduce__(self) -> tuple[type[ImportReport], tuple[int, int, dict[str, int]]]:
+        return (ImportReport, (int(self), self.unchanged, self.skipped))
 
 
 @dataclass(slots=True)

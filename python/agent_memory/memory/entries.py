@@ -150,7 +150,7 @@ class Copy(NamedTuple):
     content: bytes = b""
     checksum: int = 0
     content_hash: bytes = b""
-    """16 bytes where the memory takes part in deduplication."""
+    """16 bytes where the memory takes part in deduplication; never of one with a key."""
     vector: bytes = b""
     """float32, little endian."""
     seq: int = 0
@@ -307,7 +307,7 @@ def make_copy(
         kind,
         data,
         0,
-        hash_of(scope, user, kind, data) if deduplicate else b"",
+        hash_of(scope, user, kind, data) if deduplicate and not own_key else b"",
         b"" if embedding is None else _encode_vector(embedding),
         0,
         generation,
@@ -351,7 +351,7 @@ def verify(copy: Copy, where: str) -> Copy:
 
 
 def hash_of(namespace: str, user_id: str, content_kind: int, content: bytes) -> bytes:
-    """What makes two memories of one agent duplicates: equal contents in one namespace, of one user. 16 bytes."""
+    """What duplicates of one agent have in common, beside session and expiry: user, namespace and content. 16 bytes."""
     digest = hashlib.blake2b(f"{namespace}\0{user_id}\0{content_kind}\0".encode(), digest_size=16)
     digest.update(content)
     return digest.digest()

@@ -7,6 +7,7 @@ __all__ = [
     "CorruptMemoryError",
     "DurabilityError",
     "MemoryConflictError",
+    "MemoryDeletedError",
     "MemorySchemaError",
     "MemoryStoreClosedError",
     "MemoryStoreError",
@@ -67,6 +68,19 @@ class MemoryConflictError(MemorySystemError):
 
 class AgentErasedError(MemorySystemError):
     """The write belongs to a time before its agent or user was erased, and was refused."""
+
+
+class MemoryDeletedError(MemorySystemError):
+    """The `idempotency_key` belongs to a memory that was deleted or has expired; nothing was stored. `memory_id` names it.
+
+    The key is free again once the tombstone is forgotten (`MaintenanceSettings.tombstone_ttl_s`).
+    """
+
+    def __init__(self, memory_id: str) -> None:
+        super().__init__(
+            f"idempotency_key must be a new one: its memory {memory_id!r} was deleted or has expired, nothing was stored"
+        )
+        self.memory_id = memory_id
 
 
 class DurabilityError(MemorySystemError):

@@ -92,7 +92,7 @@ class AgentMemoryStore(BaseStore):
 
     def _get(self, op: GetOp) -> Item | None:
         entry = self._memory.get_by_key(self._agent_id, op.key, op.namespace)
-        if entry is None or _is_over(entry):
+        if entry is None:
             return None
         if op.refresh_ttl:
             self._refresh(entry)
@@ -132,7 +132,7 @@ class AgentMemoryStore(BaseStore):
         else:
             found = []
             for entry in self._memory.query(
-                self._agent_id, namespace=tuple(op.namespace_prefix), order_by="seq", descending=True
+                self._agent_id, order_by="seq", descending=True, **_below(op.namespace_prefix)
             ):
                 if _matches(entry, op.filter):
                     found.append(entry)
@@ -150,7 +150,7 @@ class AgentMemoryStore(BaseStore):
         k = wanted
         while True:
             ranked = self._memory.retrieve(
-                self._agent_id, query, embedding=embedding, k=k, namespace=tuple(op.namespace_prefix)
+                self._agent_id, query, embedding=embedding, k=k, **_below(op.namespace_prefix)
             )
             found = [entry for entry in ranked if _matches(entry, op.filter)]
             if len(found) >= wanted or len(ranked) < k:
@@ -175,6 +175,11 @@ class AgentMemoryStore(BaseStore):
             pass  # deleted meanwhile
 
 
+def _below(prefix: tuple[str, ...]) -> dict[str, Any]:
+    """The condition of a namespace's prefix; the empty one is that of all namespaces, which is no condition."""
+    return {"namespace": tuple(prefix)} if prefix else {}
+
+
 def _path(field: str) -> str | list[str]:
     return field if field == "$" else tokenize_path(field)
 
@@ -187,10 +192,6 @@ def _fields(entry: MemoryEntry) -> dict[str, Any]:
         "created_at": datetime.fromtimestamp(entry.created_at, UTC),
         "updated_at": datetime.fromtimestamp(entry.updated_at, UTC),
     }
-
-
-def _is_over(entry: MemoryEntry) -> bool:
-    return entry.expires_at is not None and entry.expires_at <= datetime.now(UTC).timestamp()
 
 
 def _fits(namespace: tuple[str, ...], condition: MatchCondition) -> bool:

@@ -31,6 +31,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from agent_memory import _core
+
 REPLAY_LIFETIME_S: Final = 600.0
 """How long floors live in Redis: twice the longest time that a command may be under way, clock skew included."""
 
@@ -113,6 +115,10 @@ def unchanged(held: Stamp | None, seen: Stamp) -> bool:
 def moved_version(version: int) -> int:
     """R6: the version of a row after a move between tiers."""
     return version
+
+
+is_expired = _core.is_expired
+"""Whether a memory with `expires_at` is gone at `now`, swept or not; both in seconds since the epoch."""
 
 
 def is_hit(held: Stamp, known_version: int) -> bool:

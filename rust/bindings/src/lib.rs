@@ -32,6 +32,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(memory_copy::accept_copy, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::copy_checksum, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::encode_copy, module)?)?;
+    module.add_function(wrap_pyfunction!(memory_copy::is_expired, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::decode_copy, module)?)?;
     module.add_function(wrap_pyfunction!(memory_copy::encode_vector, module)?)?;
     module.add_function(wrap_pyfunction!(fence::choose_level, module)?)?;

@@ -3,6 +3,7 @@
 use agent_memory_core::memory_copy::{
     self, Copy, NoCopyError, NoValueError, Numbers, Prefix, Read, State, VALUE_TEXTS,
 };
+use agent_memory_core::memory_plan;
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -152,6 +153,13 @@ impl SharedCopy {
 #[pyo3(signature = (copy, /))]
 pub(crate) fn copy_checksum(copy: &Bound<'_, PyTuple>) -> PyResult<u32> {
     Ok(Words::new(copy)?.copy()?.checksum())
+}
+
+/// Whether a memory is gone at a time, both in seconds since the epoch.
+#[pyfunction]
+#[pyo3(signature = (expires_at, now, /))]
+pub(crate) fn is_expired(expires_at: Option<f64>, now: f64) -> bool {
+    memory_plan::is_expired(expires_at, now)
 }
 
 /// The words of a living copy with what the store that accepts it gives it, and the checksum that belongs to that.

@@ -6,10 +6,11 @@ however often it was written. Nothing is left to constraints; they only catch mi
 
 Order of the questions a put is asked
 1. Is it of a time before its agent or user was erased?                      ERASED
-2. Is its id unknown, and its idempotency key or equal content known?        EXISTING
-3. Is its id unknown, and its key in use? An assigned version goes over that memory; of two with versions of their own
-   the greater stamp keeps the key, and the other becomes a tombstone.
-4. Is a tombstone there?                                                     DELETED
+2. Is its id unknown, and its user's idempotency key known, or, without a key, equal content of the same user, session,
+   namespace and expiry, and no version of its own?                          EXISTING
+3. Is its id unknown, and its user's key in use? An assigned version goes over that memory; of two with versions of their
+   own the greater stamp keeps the key, and the other becomes a tombstone. An expired holder becomes one in any case.
+4. Is a tombstone there, or for an assigned version an expired memory?       DELETED
 5. Does `if_version` hold?                                                   CONFLICT, ABSENT
 6. Does it beat what is held (R1)? An assigned version always does.          STALE
 """
@@ -19,10 +20,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from agent_memory.memory.entries import Copy, accepted, tombstone_of
-from agent_memory.memory.rules import MAX_VERSION, Stamp, beats, next_version
+from agent_memory.memory.rules import MAX_VERSION, Stamp, beats, is_expired, next_version
 from agent_memory.memory.stores.operations import (
     AgentState,
     Delete,
@@ -88,6 +89,18 @@ class Held(NamedTuple):
     idempotency_key: str = ""
     content_hash: bytes = b""
     tags: str = ""
+    session_id: str = ""
+    expires_at: float | None = None
+
+
+KeyName: TypeAlias = tuple[str, str, str, str]
+"""Agent, user, namespace, key: what a caller's key is unique in, and the key."""
+
+RequestName: TypeAlias = tuple[str, str, str]
+"""Agent, user, idempotency key."""
+
+Twin: TypeAlias = tuple[str, bytes, str, float | None]
+"""Agent, content hash (of user, namespace and content), session, expiry: what makes memories without a key duplicates."""
 
 
 class ChangeKind(enum.Enum):
@@ -119,10 +132,9 @@ class Wanted(NamedTuple):
 
     agents: list[str]
     ids: list[str]
-    keys: list[tuple[str, str, str]]
-    """(agent, namespace, key)."""
-    idempotency_keys: list[tuple[str, str]]
-    hashes: list[tuple[str, bytes]]
+    keys: list[KeyName]
+    idempotency_keys: list[RequestName]
+    hashes: list[Twin]
     users: list[str]
     """Of the copies to be put; those of the rows held are wanted, too."""
 
@@ -131,9 +143,9 @@ class Wanted(NamedTuple):
         """Of these operations; each list without duplicates, agents sorted (the order in which rows are locked)."""
         agents: set[str] = set()
         ids: dict[str, None] = {}
-        keys: dict[tuple[str, str, str], None] = {}
-        idempotency_keys: dict[tuple[str, str], None] = {}
-        hashes: dict[tuple[str, bytes], None] = {}
+        keys: dict[KeyName, None] = {}
+        idempotency_keys: dict[RequestName, None] = {}
+        hashes: dict[Twin, None] = {}
         users: dict[str, None] = {}
         for operation in operations:
             if not isinstance(operation, Put):
@@ -144,11 +156,11 @@ class Wanted(NamedTuple):
             agents.add(copy.agent_id)
             ids[copy.id] = None
             if copy.key:
-                keys[copy.agent_id, copy.namespace, copy.key] = None
+                keys[_key_name(copy)] = None
             if copy.idempotency_key:
-                idempotency_keys[copy.agent_id, copy.idempotency_key] = None
-            if copy.content_hash:
-                hashes[copy.agent_id, copy.content_hash] = None
+                idempotency_keys[_request_name(copy)] = None
+            if copy.content_hash and not copy.key:
+                hashes[_twin(copy)] = None
             if copy.user_id:
                 users[copy.user_id] = None
         return cls(sorted(agents), list(ids), list(keys), list(idempotency_keys), list(hashes), list(users))
@@ -165,9 +177,9 @@ class Plan:
         self._now_us = now_us
         self.agents: dict[str, Agent] = {}
         self.held: dict[str, Held] = {}
-        self.keys: dict[tuple[str, str, str], str] = {}
-        self.idempotency_keys: dict[tuple[str, str], str] = {}
-        self.hashes: dict[tuple[str, bytes], str] = {}
+        self.keys: dict[KeyName, str] = {}
+        self.idempotency_keys: dict[RequestName, str] = {}
+        self.hashes: dict[Twin, str] = {}
         self.user_fences: dict[str, int] = {}
         self.changes: dict[str, Change] = {}
         self.labels: dict[str, Held] = {}
@@ -193,8 +205,9 @@ class Plan:
         if held is None and (copy.idempotency_key or copy.content_hash or copy.key):
             existing = self._existing(copy)
             if existing is not None:
-                return WriteResult(WriteStatus.EXISTING, existing.id, existing.version, existed=not existing.deleted)
-            namesake = self._namesake(copy)
+                alive = not (existing.deleted or self._is_expired(existing))
+                return WriteResult(WriteStatus.EXISTING, existing.id, existing.version, existed=alive)
+            namesake = self._namesake(agent, copy)
             if namesake is not None:
                 if copy.version == 0:
                     copy = copy._replace(id=namesake.id)
@@ -215,7 +228,9 @@ class Plan:
     def _refusal(self, put: Put, copy: Copy, held: Held, agent: Agent) -> WriteResult | None:  # noqa: PLR0911
         if held.agent_id != copy.agent_id:
             return WriteResult(WriteStatus.FOREIGN, copy.id)
-        if held.deleted or held.seq <= agent.erased_seq:
+        # A version of its own may come from before the expiry, which it may have put off.
+        is_gone = held.deleted or (copy.version == 0 and self._is_expired(held))
+        if is_gone or held.seq <= agent.erased_seq:
             return WriteResult(WriteStatus.DELETED, held.id, held.version)
         if held.user_id and held.version <= self.user_fences.get(held.user_id, 0):
             return WriteResult(WriteStatus.ERASED, copy.id)
@@ -225,8 +240,8 @@ class Plan:
             return WriteResult(WriteStatus.CONFLICT, held.id, held.version, existed=True)
         if copy.version and not beats(copy.stamp, _stamp(held)):
             return WriteResult(WriteStatus.STALE, held.id, held.version, existed=True)
-        if copy.key and (copy.key, copy.namespace) != (held.key, held.namespace):
-            other = self._namesake(copy)
+        if copy.key and _key_name(copy) != _key_name(held):
+            other = self._namesake(agent, copy)
             if other is not None:
                 return WriteResult(WriteStatus.EXISTING, other.id, other.version, existed=True)
         return None
@@ -260,22 +275,28 @@ class Plan:
     def _existing(self, copy: Copy) -> Held | None:
         """The memory that stands for this one, which is not there under its own id."""
         if copy.idempotency_key:
-            known = self.idempotency_keys.get((copy.agent_id, copy.idempotency_key))
+            known = self.idempotency_keys.get(_request_name(copy))
             held = self._held(known) if known is not None else None
             if held is not None and not self._is_erased(held):
                 return held
-        if copy.content_hash:
-            known = self.hashes.get((copy.agent_id, copy.content_hash))
+        # A version of its own was acknowledged under its own id: equality, which is a hint, does not take that back.
+        if copy.content_hash and not copy.key and copy.version == 0:
+            known = self.hashes.get(_twin(copy))
             held = self._held(known) if known is not None else None
-            if held is not None and not held.deleted and not self._is_erased(held):
+            if held is not None and not held.deleted and not self._is_erased(held) and not self._is_expired(held):
                 return held
         return None
 
-    def _namesake(self, copy: Copy) -> Held | None:
-        """The living memory of the same key, under another id."""
-        known = self.keys.get((copy.agent_id, copy.namespace, copy.key)) if copy.key else None
+    def _namesake(self, agent: Agent, copy: Copy) -> Held | None:
+        """The living memory of the same key, under another id. One that has expired makes room: it becomes a tombstone."""
+        known = self.keys.get(_key_name(copy)) if copy.key else None
         held = self._held(known) if known is not None and known != copy.id else None
-        return held if held is not None and not held.deleted and not self._is_erased(held) else None
+        if held is None or held.deleted or self._is_erased(held):
+            return None
+        if self._is_expired(held):
+            self._bury(agent, held, next_version(agent.last_version, self._now_us), copy.writer)
+            return None
+        return held
 
     def _lost_its_key(self, agent: Agent, copy: Copy) -> WriteResult:
         seq = self._advance(agent)
@@ -307,20 +328,22 @@ class Plan:
         alive = not held.deleted and held.seq > agent.erased_seq
         if delete.if_version is not None and delete.if_version != held.version:
             return WriteResult(WriteStatus.CONFLICT, held.id, held.version, existed=alive)
-        if not alive and not (delete.version and beats(Stamp(True, delete.version, delete.writer), _stamp(held))):
+        is_greater = delete.version and beats(Stamp(True, delete.version, delete.writer), _stamp(held))
+        if not alive and not is_greater and not delete.erases:
             return WriteResult(WriteStatus.STALE, held.id, held.version)
         version = delete.version or next_version(agent.last_version, self._now_us)
-        seq = self._bury(agent, held, version, delete.writer)
-        return WriteResult(_APPLIED, held.id, version, seq, alive)
+        seq = self._bury(agent, held, version, delete.writer, keeps_request=not delete.erases)
+        return WriteResult(_APPLIED, held.id, version, seq, alive and not self._is_expired(held))
 
-    def _bury(self, agent: Agent, held: Held, version: int, writer: int) -> int:
+    def _bury(self, agent: Agent, held: Held, version: int, writer: int, *, keeps_request: bool = True) -> int:
         seq = self._advance(agent)
         agent.last_version = max(agent.last_version, version)
         if not held.deleted and held.seq > agent.erased_seq:
             agent.counts[held.tier] -= 1
         tombstone = tombstone_of(held.id, agent.name, version, writer, seq=seq, generation=agent.generation)
-        # A repetition of its create is still answered with its id.
-        tombstone = tombstone._replace(idempotency_key=held.idempotency_key)
+        if keeps_request and held.idempotency_key and not self._is_erased(held):
+            # A repetition of its create is told that it was deleted, and does not bring it back.
+            tombstone = tombstone._replace(idempotency_key=held.idempotency_key, user_id=held.user_id)
         self._set(ChangeKind.BURY, tombstone, held)
         return seq
 
@@ -376,10 +399,17 @@ class Plan:
             copy.idempotency_key,
             copy.content_hash,
             copy.tags,
+            copy.session_id,
+            copy.expires_at,
         )
 
     def _is_erased(self, held: Held) -> bool:
-        return held.seq <= self.agents[held.agent_id].erased_seq
+        if held.seq <= self.agents[held.agent_id].erased_seq:
+            return True
+        return bool(held.user_id) and held.version <= self.user_fences.get(held.user_id, 0)
+
+    def _is_expired(self, held: Held) -> bool:
+        return held.expires_at is not None and is_expired(held.expires_at, self._now_us / 1e6)
 
     def _fence(self, agent: Agent, copy: Copy) -> int:
         if not self.user_fences or not copy.user_id:
@@ -399,17 +429,29 @@ class Plan:
             original = before.held
             if before.kind is _INSERT:
                 kind = _INSERT
-        if held is not None and held.key and (copy.deleted or (held.key, held.namespace) != (copy.key, copy.namespace)):
-            self.keys.pop((copy.agent_id, held.namespace, held.key), None)
-        if held is not None and held.content_hash and held.content_hash != copy.content_hash:
-            self.hashes.pop((copy.agent_id, held.content_hash), None)
+        if held is not None and held.key and (copy.deleted or _key_name(held) != _key_name(copy)):
+            self.keys.pop(_key_name(held), None)
+        if held is not None and held.content_hash and _twin(held) != _twin(copy):
+            self.hashes.pop(_twin(held), None)
         self.changes[copy.id] = Change(kind, copy, original)
         if copy.key:
-            self.keys[copy.agent_id, copy.namespace, copy.key] = copy.id
+            self.keys[_key_name(copy)] = copy.id
         if copy.idempotency_key:
-            self.idempotency_keys[copy.agent_id, copy.idempotency_key] = copy.id
-        if copy.content_hash:
-            self.hashes[copy.agent_id, copy.content_hash] = copy.id
+            self.idempotency_keys[_request_name(copy)] = copy.id
+        if copy.content_hash and not copy.key:
+            self.hashes[_twin(copy)] = copy.id
+
+
+def _key_name(memory: Copy | Held) -> KeyName:
+    return (memory.agent_id, memory.user_id, memory.namespace, memory.key)
+
+
+def _request_name(memory: Copy | Held) -> RequestName:
+    return (memory.agent_id, memory.user_id, memory.idempotency_key)
+
+
+def _twin(memory: Copy | Held) -> Twin:
+    return (memory.agent_id, memory.content_hash, memory.session_id, memory.expires_at)
 
 
 def _stamp(held: Held) -> Stamp:

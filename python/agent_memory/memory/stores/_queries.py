@@ -6,6 +6,7 @@ import json
 from typing import Any, Final
 
 from agent_memory.memory.entries import encode_namespace
+from agent_memory.memory.stores._rows import NOT_EXPIRED
 from agent_memory.memory.stores.operations import MAX_PAGE_ENTRIES, Cursor, MemoryQuery
 from agent_memory.storage import _check
 
@@ -81,7 +82,7 @@ def conditions(query: MemoryQuery, now: float, *, postgres: bool) -> tuple[str, 
         add(tagged.format(f"IN ({_marks(len(query.any_tags))})"), *query.any_tags)
     for name, value in query.attributes.items():
         add(*_attribute(name, value, postgres))
-    add("(m.expires_at IS NULL OR m.expires_at > ?)", now)
+    add(NOT_EXPIRED, now)
     return "".join(sql), parameters
 
 

@@ -12,10 +12,14 @@ from agent_memory.memory.stores._plan import Agent
 
 __all__ = [
     "AGENT_COLUMNS",
+    "HELD_BY_KEY",
+    "HELD_BY_REQUEST",
+    "HELD_BY_TWIN",
     "HELD_COLUMNS",
     "MEMORY_COLUMNS",
     "MOVED_COLUMNS",
     "NOT_ERASED",
+    "NOT_EXPIRED",
     "agent_of_row",
     "copy_of_row",
     "select_copies",
@@ -32,7 +36,8 @@ MOVED_COLUMNS: Final = "m.row_id, m.id, a.agent_id, m.version, m.writer, m.delet
 """What a move has to know: the first fields of `Held`."""
 
 HELD_COLUMNS: Final = (
-    f"{MOVED_COLUMNS}, m.created_us, m.namespace, m.user_id, m.key, m.idempotency_key, m.content_hash, m.tags"
+    f"{MOVED_COLUMNS}, m.created_us, m.namespace, m.user_id, m.key, m.idempotency_key, m.content_hash, m.tags, m.session_id,"
+    " m.expires_at"
 )
 """In the order of `Held`."""
 
@@ -48,11 +53,33 @@ _COPY_COLUMNS: Final = (
 )
 _WIDTH: Final = len(Copy._fields)
 
-NOT_ERASED: Final = (
-    "m.seq > a.erased_seq AND (m.user_id = '' OR m.version >"
-    " coalesce((SELECT f.fence_version FROM user_fences f WHERE f.user_id = m.user_id), 0))"
+_ABOVE_FENCE: Final = (
+    "m.user_id = '' OR m.version > coalesce((SELECT f.fence_version FROM user_fences f WHERE f.user_id = m.user_id), 0)"
 )
-"""What has been erased is not read from the moment on at which the fence was raised, however many batches it takes to go."""
+NOT_ERASED: Final = f"m.seq > a.erased_seq AND (m.deleted = 1 OR {_ABOVE_FENCE})"
+"""What has been erased is not read from the moment on at which the fence was raised, however many batches it takes to go.
+Tombstones are: readers of the feed must learn of them."""
+
+NOT_EXPIRED: Final = "(m.expires_at IS NULL OR m.expires_at > ?)"
+"""`rules.is_expired` in SQL; its parameter is the time, in seconds since the epoch."""
+
+_OF_AGENT: Final = f"a.agent_id = ? AND m.seq > a.erased_seq AND ({_ABOVE_FENCE})"
+
+HELD_BY_KEY: Final = (
+    f"{_OF_AGENT} AND m.user_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> '' AND m.deleted = 0"
+)
+"""The holders of a `KeyName`, expired ones among them."""
+
+HELD_BY_REQUEST: Final = (
+    f"{_OF_AGENT} AND m.user_id = ? AND m.idempotency_key = ? AND m.idempotency_key <> '' ORDER BY m.seq LIMIT 1"
+)
+"""What a `RequestName` stands for, tombstones and expired memories among it."""
+
+HELD_BY_TWIN: Final = (
+    f"{_OF_AGENT} AND m.content_hash = ? AND m.content_hash <> {{empty}} AND m.session_id = ?"
+    f" AND m.expires_at {{equals}} AND m.key = '' AND m.deleted = 0 AND {NOT_EXPIRED} ORDER BY m.seq LIMIT 1"
+)
+"""The duplicates of a `Twin`; its parameters are followed by the time."""
 
 
 def select_copies(*, vectors: bool) -> str:

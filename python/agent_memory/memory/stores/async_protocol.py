@@ -46,8 +46,10 @@ class AsyncMemoryStore(Protocol):
         """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
         ...
 
-    async def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str] = ()) -> Copy | None:
-        """The memory that a caller's key names."""
+    async def get_by_key(
+        self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
+    ) -> Copy | None:
+        """The memory that a user's key names; without `user_id` that of no user."""
         ...
 
     async def query(

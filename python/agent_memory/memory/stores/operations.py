@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -69,6 +69,8 @@ class Delete(NamedTuple):
     writer: int = 0
     if_version: int | None = None
     generation: int = 0
+    erases: bool = False
+    """The tombstone keeps no idempotency key, and one that has it loses it."""
 
 
 class Move(NamedTuple):
@@ -94,7 +96,8 @@ class WriteStatus(enum.IntEnum):
     CONFLICT = 3
     """`if_version` is not the version held, which is `version` (0: none)."""
     EXISTING = 4
-    """The idempotency key, the equal content or the id is there already: `id` and `version` are those held."""
+    """The idempotency key, the equal content or the id is there already: `id` and `version` are those held. Not `existed`:
+    the idempotency key belongs to a memory that was deleted or has expired."""
     ERASED = 5
     """The write is of a time before its agent or user was erased."""
     ABSENT = 6
@@ -112,7 +115,7 @@ class WriteResult(NamedTuple):
     seq: int = 0
     """The place in the change feed; 0 where nothing changed."""
     existed: bool = False
-    """Whether a copy, not a tombstone, was held before."""
+    """Whether a copy was held before, neither a tombstone nor expired."""
     created_us: int = 0
     """Of a put that was applied: when the memory was first stored."""
     copy: Copy | None = None
@@ -174,8 +177,9 @@ class MemoryQuery:
             if value is not None and math.isnan(value):
                 raise ValueError(f"{name} must be a number, got nan")
         for name in ("namespace", "memory_types", "tags", "any_tags", "tiers"):
-            if not isinstance(getattr(self, name), tuple):
-                raise TypeError(f"{name} must be a tuple, got {type(getattr(self, name)).__name__}")
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                object.__setattr__(self, name, _members(name, value))
         if self.order_by not in ("timestamp", "step", "importance", "seq", "created"):
             raise ValueError(
                 f"order_by must be 'timestamp', 'step', 'importance', 'seq' or 'created', got {self.order_by!r}"
@@ -186,6 +190,13 @@ class MemoryQuery:
         for value in self.attributes.values():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"attributes must have finite values, got {value!r}")
+
+
+def _members(name: str, value: Any) -> tuple[Any, ...]:
+    """A collection of a condition as a tuple."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a sequence or a set, got {type(value).__name__}")
+    return tuple(value)
 
 
 class QueryPage(NamedTuple):

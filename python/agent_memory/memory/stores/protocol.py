@@ -48,8 +48,10 @@ class MemoryStore(Protocol):
         """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
         ...
 
-    def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str] = ()) -> Copy | None:
-        """The memory that a caller's key names."""
+    def get_by_key(
+        self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
+    ) -> Copy | None:
+        """The memory that a user's key names; without `user_id` that of no user."""
         ...
 
     def query(

@@ -31,9 +31,9 @@ const ELEMENT_F32: i64 = 0;
 statements! {
     pub(super) struct Statements {
         last_row: "SELECT coalesce(max(row_id), 0) FROM memories",
-        by_key: "SELECT 1 FROM memories WHERE agent_no = ? AND namespace = ? AND key = ? AND key <> ''",
-        by_idempotency_key:
-            "SELECT 1 FROM memories WHERE agent_no = ? AND idempotency_key = ? AND idempotency_key <> ''",
+        by_key: "SELECT 1 FROM memories WHERE agent_no = ? AND user_id = ? AND namespace = ? AND key = ? AND key <> ''",
+        by_idempotency_key: "SELECT 1 FROM memories WHERE agent_no = ? AND user_id = ? AND idempotency_key = ? \
+                             AND idempotency_key <> ''",
         by_hash: "SELECT 1 FROM memories WHERE agent_no = ? AND content_hash = ? AND content_hash <> x''",
         fence: "SELECT 1 FROM user_fences WHERE user_id = ?",
         memory: "INSERT INTO memories (row_id, agent_no, id, version, writer, deleted, tier, created_us, timestamp, step, \
@@ -52,8 +52,8 @@ pub(super) fn are_apart(memories: &[NewMemory<'_>]) -> bool {
         let agent = memory.copy.agent_id;
         let texts = &memory.copy.texts;
         let (key, idempotency_key) = (texts[KEY], texts[IDEMPOTENCY_KEY]);
-        (key.is_empty() || keys.insert((agent, texts[NAMESPACE], key)))
-            && (idempotency_key.is_empty() || idempotency_keys.insert((agent, idempotency_key)))
+        (key.is_empty() || keys.insert((agent, texts[USER], texts[NAMESPACE], key)))
+            && (idempotency_key.is_empty() || idempotency_keys.insert((agent, texts[USER], idempotency_key)))
             && (memory.content_hash.is_empty() || hashes.insert((agent, memory.content_hash)))
     })
 }
@@ -117,11 +117,11 @@ fn look_for_equals(
     let texts = &memory.copy.texts;
     let number = Value::Int(number);
     if !texts[KEY].is_empty() {
-        let values = [number, Value::Text(texts[NAMESPACE]), Value::Text(texts[KEY])];
+        let values = [number, Value::Text(texts[USER]), Value::Text(texts[NAMESPACE]), Value::Text(texts[KEY])];
         expect_none(connection, &mut statements.by_key, &values)?;
     }
     if !texts[IDEMPOTENCY_KEY].is_empty() {
-        let values = [number, Value::Text(texts[IDEMPOTENCY_KEY])];
+        let values = [number, Value::Text(texts[USER]), Value::Text(texts[IDEMPOTENCY_KEY])];
         expect_none(connection, &mut statements.by_idempotency_key, &values)?;
     }
     if !memory.content_hash.is_empty() {

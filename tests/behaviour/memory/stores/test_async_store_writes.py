@@ -48,8 +48,8 @@ async def test_a_memory_comes_back_as_it_was_stored(async_store, clock):
     assert found == given._replace(
         version=clock.now_us, created_us=clock.now_us, checksum=found.checksum, seq=1, generation=1
     )
-    assert await async_store.get_by_key("agent", "k", ["users", "a/b %"]) == found
-    assert await async_store.get_by_key("agent", "k") is None
+    assert await async_store.get_by_key("agent", "k", ["users", "a/b %"], "u") == found
+    assert await async_store.get_by_key("agent", "k", ["users", "a/b %"]) is None
 
 
 async def test_bytes_and_empty_contents(async_store):

@@ -19,6 +19,7 @@ from agent_memory.memory import (
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
 from agent_memory.memory.stores.postgres import PostgresStore
+from agent_memory.memory.stores.postgres._schema import SCHEMA_VERSION
 
 SCHEMA = "server_sync"
 
@@ -48,7 +49,7 @@ def make(postgres_url):
 def test_stores_that_open_at_once_make_one_schema(make, statement):
     stores = [make() for _ in range(4)]
     gather(*[spawn(store.open) for store in stores])
-    assert statement(f"SELECT version FROM {SCHEMA}.schema_version") == [(1,)]
+    assert statement(f"SELECT version FROM {SCHEMA}.schema_version") == [(SCHEMA_VERSION,)]
     for store in stores:
         store.close()
 
@@ -57,7 +58,7 @@ def test_a_newer_or_foreign_schema_is_refused_and_left_alone(make, statement):
     with make():
         pass
     statement(f"UPDATE {SCHEMA}.schema_version SET version = 999")
-    with pytest.raises(MemorySchemaError, match="has version 999, this version of agent_memory knows up to 1"):
+    with pytest.raises(MemorySchemaError, match="has version 999, this version of agent_memory knows up to "):
         make().open()
     statement(f"DROP SCHEMA {SCHEMA} CASCADE")
     statement(f"CREATE SCHEMA {SCHEMA}")

@@ -21,7 +21,7 @@ from agent_memory.memory import (
     Tier,
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
-from agent_memory.memory.stores.sqlite import SqliteStore
+from agent_memory.memory.stores.sqlite import SqliteStore, _schema
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_file_is_as_the_design_says(path):
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA page_size").fetchone() == (16_384,)
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (_schema.SCHEMA_VERSION,)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     tables = connection.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite%'")
     strict = connection.execute(
@@ -56,7 +56,7 @@ def test_the_file_is_as_the_design_says(path):
 def test_a_newer_schema_is_refused_and_left_alone(path):
     SqliteStore(path).open()
     change(path, "PRAGMA user_version = 999")
-    with pytest.raises(MemorySchemaError, match="has schema 999, this version of agent_memory knows up to 1"):
+    with pytest.raises(MemorySchemaError, match="has schema 999, this version of agent_memory knows up to "):
         SqliteStore(path).open()
 
 
@@ -185,7 +185,7 @@ CRASH = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from store_samples import put
-from agent_memory.memory.stores.sqlite import SqliteStore
+from agent_memory.memory.stores.sqlite import SqliteStore, _schema
 store = SqliteStore(sys.argv[1])
 store.open()
 for number in range(1_000_000):

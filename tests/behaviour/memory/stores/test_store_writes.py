@@ -50,8 +50,8 @@ def test_a_memory_comes_back_as_it_was_stored(store, clock):
     assert found == given._replace(
         version=clock.now_us, created_us=clock.now_us, checksum=found.checksum, seq=1, generation=1
     )
-    assert store.get_by_key("agent", "k", ["users", "a/b %"]) == found
-    assert store.get_by_key("agent", "k") is None
+    assert store.get_by_key("agent", "k", ["users", "a/b %"], "u") == found
+    assert store.get_by_key("agent", "k", ["users", "a/b %"]) is None
 
 
 def test_bytes_and_empty_contents(store):

@@ -19,6 +19,9 @@ from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compressi
 from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Plan, Wanted
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
+    HELD_BY_KEY,
+    HELD_BY_REQUEST,
+    HELD_BY_TWIN,
     HELD_COLUMNS,
     MEMORY_COLUMNS,
     agent_of_row,
@@ -39,18 +42,10 @@ __all__ = [
 _FROM: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
 _HELD: Final = f"SELECT {HELD_COLUMNS} {_FROM}"
 _HELD_BY_ID: Final = f"{_HELD} WHERE m.id = ANY(%s)"
-_HELD_BY_KEY: Final = (
-    f"{_HELD} WHERE a.agent_id = %s AND m.namespace = %s AND m.key = %s AND m.key <> ''"
-    " AND m.deleted = 0 AND m.seq > a.erased_seq"
-)
-_HELD_BY_IDEMPOTENCY_KEY: Final = (
-    f"{_HELD} WHERE a.agent_id = %s AND m.idempotency_key = %s AND m.idempotency_key <> ''"
-    " AND m.seq > a.erased_seq ORDER BY m.seq LIMIT 1"
-)
-_HELD_BY_HASH: Final = (
-    f"{_HELD} WHERE a.agent_id = %s AND m.content_hash = %s AND m.content_hash <> ''::bytea"
-    " AND m.deleted = 0 AND m.seq > a.erased_seq ORDER BY m.seq LIMIT 1"
-)
+_HELD_BY_KEY: Final = f"{_HELD} WHERE {HELD_BY_KEY}".replace("?", "%s")
+_HELD_BY_REQUEST: Final = f"{_HELD} WHERE {HELD_BY_REQUEST}".replace("?", "%s")
+_TWIN: Final = HELD_BY_TWIN.format(empty="''::bytea", equals="IS NOT DISTINCT FROM ?::double precision")
+_HELD_BY_TWIN: Final = f"{_HELD} WHERE {_TWIN}".replace("?", "%s")
 _INSERT: Final = f"INSERT INTO memories VALUES ({', '.join(['%s'] * len(MEMORY_COLUMNS))})"
 _REPLACED: Final = [name for name in MEMORY_COLUMNS if name not in ("row_id", "agent_no", "id")]
 _REPLACE: Final = (
@@ -58,9 +53,9 @@ _REPLACE: Final = (
 )
 _BURY: Final = (
     "UPDATE memories SET version = %s, writer = %s, deleted = 1, timestamp = 0, step = NULL, importance = 0,"
-    " memory_type = '', namespace = '', user_id = '', session_id = '', key = '', expires_at = NULL, tags = '',"
-    " metadata = '', content_kind = 0, content = ''::bytea, dictionary = -1, checksum = 0, content_hash = ''::bytea,"
-    " seq = %s WHERE row_id = %s AND version = %s"
+    " memory_type = '', namespace = '', user_id = %s, session_id = '', key = '', idempotency_key = %s,"
+    " expires_at = NULL, tags = '', metadata = '', content_kind = 0, content = ''::bytea, dictionary = -1,"
+    " checksum = 0, content_hash = ''::bytea, seq = %s WHERE row_id = %s AND version = %s"
 )
 _AGENT_VALUES: Final = [name.strip() for name in AGENT_COLUMNS.split(",")][2:]
 _NEW_AGENT: Final = (
@@ -105,14 +100,14 @@ def _prepare(connection: Session, operations: Sequence[Operation], now_us: int) 
         for row in fetch_all(connection, _HELD_BY_KEY, key):
             found.append(row)
             plan.keys[key] = row[1]
-    for pair in wanted.idempotency_keys:
-        for row in fetch_all(connection, _HELD_BY_IDEMPOTENCY_KEY, pair):
+    for request in wanted.idempotency_keys:
+        for row in fetch_all(connection, _HELD_BY_REQUEST, request):
             found.append(row)
-            plan.idempotency_keys[pair] = row[1]
-    for digest in wanted.hashes:
-        for row in fetch_all(connection, _HELD_BY_HASH, digest):
+            plan.idempotency_keys[request] = row[1]
+    for twin in wanted.hashes:
+        for row in fetch_all(connection, _HELD_BY_TWIN, (*twin, now_us / 1e6)):
             found.append(row)
-            plan.hashes[digest] = row[1]
+            plan.hashes[twin] = row[1]
     plan.held = {row[1]: Held._make(row) for row in found}
     users = sorted({row.user_id for row in plan.held.values() if row.user_id}.union(wanted.users))
     if users:
@@ -213,7 +208,7 @@ def _bury(cursor: Any, changes: list[Change], agents: dict[str, Agent]) -> None:
     numbers: list[tuple[Any, ...]] = []
     for change in changes:
         copy, held = change.copy, _row_before(change)
-        rows.append((copy.version, copy.writer, copy.seq, held.row, held.version))
+        rows.append((copy.version, copy.writer, copy.user_id, copy.idempotency_key, copy.seq, held.row, held.version))
         numbers.append((held.row,))
         if held.tags:
             _replace_tags(cursor, agents[copy.agent_id].number, held, copy)

@@ -11,12 +11,19 @@ from typing import Any, Final, Literal, Self, TypeVar
 from agent_memory._compat import in_thread
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace, new_writer
 from agent_memory.memory.errors import MemoryStoreUnavailableError
-from agent_memory.memory.rules import next_version
+from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import LongTermSettings, PostgresSettings
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._plan import Plan
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
-from agent_memory.memory.stores._rows import AGENT_COLUMNS, NOT_ERASED, agent_of_row, copy_of_row, select_copies
+from agent_memory.memory.stores._rows import (
+    AGENT_COLUMNS,
+    NOT_ERASED,
+    NOT_EXPIRED,
+    agent_of_row,
+    copy_of_row,
+    select_copies,
+)
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
@@ -52,6 +59,10 @@ _SELECT: Final = {flag: select_copies(vectors=flag).format(empty="''::bytea") fo
 _JOIN: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
 _FROM: Final = f"{_JOIN} WHERE {NOT_ERASED} AND m.deleted = 0"
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
+_BY_KEY: Final = (
+    f"{_SELECT[True]} AND a.agent_id = %s AND m.user_id = %s AND m.namespace = %s AND m.key = %s AND m.key <> ''"
+    f" AND m.deleted = 0 AND {NOT_EXPIRED.replace('?', '%s')}"
+)
 _COUNT_COLUMNS: Final = ("short_term_count", "intermediate_count", "long_term_count")
 
 
@@ -301,14 +312,15 @@ class PostgresStore:
             connection,
             "DELETE FROM memories WHERE row_id IN"
             " (SELECT row_id FROM memories WHERE agent_no = %s AND seq <= %s ORDER BY seq LIMIT %s)"
-            " RETURNING row_id, deleted",
+            " RETURNING row_id, deleted, expires_at",
             (agent.number, agent.erased_seq, limit),
         )
         numbers = [row[0] for row in rows]
         connection.execute("DELETE FROM memory_tags WHERE agent_no = %s AND row_id = ANY(%s)", (agent.number, numbers))
         connection.execute("DELETE FROM vectors WHERE row_id = ANY(%s)", (numbers,))
         connection.execute("DELETE FROM accesses WHERE row_id = ANY(%s)", (numbers,))
-        return sum(not deleted for _, deleted in rows), len(rows)
+        now = self._clock_us() / 1e6
+        return sum(not (deleted or is_expired(expires_at, now)) for _, deleted, expires_at in rows), len(rows)
 
     def _erase_user(self, connection: Session, name: str, limit: int) -> tuple[int, int]:
         fences = fetch_all(connection, "SELECT fence_version FROM user_fences WHERE user_id = %s", (name,))
@@ -318,11 +330,11 @@ class PostgresStore:
             " AND m.seq > a.erased_seq LIMIT %s",
             (name, fences[0][0] if fences else 0, limit),
         )
-        deletes = [Delete(memory_id, agent_id, writer=self._writer) for memory_id, agent_id in rows]
+        deletes = [Delete(memory_id, agent_id, writer=self._writer, erases=True) for memory_id, agent_id in rows]
         if not deletes:
             return 0, 0
         results = apply_operations(connection, deletes, self._compression, self._clock_us())
-        return sum(result.status is WriteStatus.APPLIED for result in results), len(rows)
+        return sum(result.existed for result in results), len(rows)
 
     def _erasure(self, connection: Session, kind: Literal["agent", "user"], name: str, erased: int = 0) -> Erasure:
         if kind == "agent":
@@ -354,12 +366,12 @@ class PostgresStore:
         found = {copy.id: copy for copy in self._copies(rows, vectors)}
         return [found.get(memory_id) for memory_id in ids]
 
-    def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str] = ()) -> Copy | None:
-        """The memory that a caller's key names."""
-        statement = (
-            f"{_SELECT[True]} AND a.agent_id = %s AND m.namespace = %s AND m.key = %s AND m.key <> '' AND m.deleted = 0"
-        )
-        rows = self._fetch(statement, (agent_id, encode_namespace(namespace), key))
+    def get_by_key(
+        self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
+    ) -> Copy | None:
+        """The memory that a user's key names; without `user_id` that of no user."""
+        wanted = (agent_id, user_id or "", encode_namespace(namespace), key, self._clock_us() / 1e6)
+        rows = self._fetch(_BY_KEY, wanted)
         return self._copies(rows, True)[0] if rows else None
 
     def query(
@@ -438,8 +450,8 @@ class PostgresStore:
     ) -> list[NamespaceCount]:
         """The namespaces in use that begin with `prefix`, sorted."""
         check_limit(limit)
-        statement = f"SELECT m.namespace, count(*) {_FROM} AND a.agent_id = %s"
-        parameters: list[Any] = [agent_id]
+        statement = f"SELECT m.namespace, count(*) {_FROM} AND a.agent_id = %s AND {NOT_EXPIRED.replace('?', '%s')}"
+        parameters: list[Any] = [agent_id, self._clock_us() / 1e6]
         if prefix:
             statement += " AND m.namespace >= %s AND m.namespace < %s AND m.namespace <> ''"
             parameters += namespace_bounds(tuple(prefix))

@@ -13,7 +13,8 @@ from typing import Final
 from agent_memory.memory.rules import next_version
 from agent_memory.memory.stores._compression import Compression
 from agent_memory.memory.stores._plan import Plan
-from agent_memory.memory.stores.operations import Access, Delete, Erasure, WriteResult, WriteStatus
+from agent_memory.memory.stores._rows import NOT_EXPIRED
+from agent_memory.memory.stores.operations import Access, Delete, Erasure, WriteResult
 from agent_memory.memory.stores.sqlite._reading import erasure_of
 from agent_memory.memory.stores.sqlite._writing import apply_operations, load_agents, write_plan
 
@@ -89,7 +90,7 @@ def erase(
 ) -> Erasure:
     """One batch; the note goes with the last."""
     if kind == "agent":
-        erased, handled = _erase_agent(connection, name, limit)
+        erased, handled = _erase_agent(connection, now_us / 1e6, name, limit)
     else:
         erased, handled = _erase_user(connection, compression, now_us, writer, name, limit)
     if handled < limit:
@@ -97,16 +98,19 @@ def erase(
     return erasure_of(connection, kind, name, erased=erased)
 
 
-def _erase_agent(connection: sqlite3.Connection, name: str, limit: int) -> tuple[int, int]:
+def _erase_agent(connection: sqlite3.Connection, now: float, name: str, limit: int) -> tuple[int, int]:
     agent = load_agents(connection, [name])[name]
-    sql = "SELECT row_id, tags, deleted FROM memories WHERE agent_no = ? AND seq <= ? ORDER BY seq LIMIT ?"
-    rows = connection.execute(sql, (agent.number, agent.erased_seq, limit)).fetchall()
+    sql = (
+        f"SELECT m.row_id, m.tags, m.deleted = 0 AND {NOT_EXPIRED} FROM memories m"
+        " WHERE m.agent_no = ? AND m.seq <= ? ORDER BY m.seq LIMIT ?"
+    )
+    rows = connection.execute(sql, (now, agent.number, agent.erased_seq, limit)).fetchall()
     numbers = [(row_id,) for row_id, _, _ in rows]
     tags = [(agent.number, tag, row_id) for row_id, encoded, _ in rows if encoded for tag in json.loads(encoded)]
     connection.executemany("DELETE FROM memory_tags WHERE agent_no = ? AND tag = ? AND row_id = ?", tags)
     for table in ("vectors", "accesses", "memories"):
         connection.executemany(f"DELETE FROM {table} WHERE row_id = ?", numbers)
-    return sum(not deleted for _, _, deleted in rows), len(rows)
+    return sum(is_living for _, _, is_living in rows), len(rows)
 
 
 def _erase_user(
@@ -119,9 +123,12 @@ def _erase_user(
     )
     rows = connection.execute(sql, (name, fence[0] if fence else 0, limit)).fetchall()
     results = apply_operations(
-        connection, [Delete(memory_id, agent_id, writer=writer) for memory_id, agent_id in rows], compression, now_us
+        connection,
+        [Delete(memory_id, agent_id, writer=writer, erases=True) for memory_id, agent_id in rows],
+        compression,
+        now_us,
     )
-    return sum(result.status is WriteStatus.APPLIED for result in results), len(rows)
+    return sum(result.existed for result in results), len(rows)
 
 
 def purge_tombstones(connection: sqlite3.Connection, before_us: int, limit: int) -> int:

@@ -11,7 +11,7 @@ from agent_memory._compat import give_way
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
-from agent_memory.memory.stores._rows import NOT_ERASED, copy_of_row, select_copies
+from agent_memory.memory.stores._rows import NOT_ERASED, NOT_EXPIRED, copy_of_row, select_copies
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
@@ -35,6 +35,11 @@ _SELECT: Final = {
 _CHANGES: Final = {vectors: sql.replace("m.seq > a.", "+m.seq > a.", 1) for vectors, sql in _SELECT.items()}
 _FROM: Final = f"FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE {NOT_ERASED} AND m.deleted = 0"
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
+
+_BY_KEY: Final = (
+    f"{_SELECT[True]} AND a.agent_id = ? AND m.user_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> ''"
+    f" AND m.deleted = 0 AND {NOT_EXPIRED}"
+)
 
 _YIELDING_ROWS: Final = 100
 """After so many rows a background read gives way."""
@@ -70,9 +75,11 @@ class Reader:
         found = {copy.id: copy for copy in self._copies(rows, vectors)}
         return [found.get(memory_id) for memory_id in ids]
 
-    def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str]) -> Copy | None:
-        sql = f"{_SELECT[True]} AND a.agent_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> '' AND m.deleted = 0"
-        rows = self.connection.execute(sql, (agent_id, encode_namespace(namespace), key)).fetchall()
+    def get_by_key(
+        self, agent_id: str, key: str, namespace: Sequence[str], user_id: str | None, now: float
+    ) -> Copy | None:
+        wanted = (agent_id, user_id or "", encode_namespace(namespace), key, now)
+        rows = self.connection.execute(_BY_KEY, wanted).fetchall()
         return self._copies(rows, True)[0] if rows else None
 
     def query(self, query: MemoryQuery, now: float, limit: int, cursor: Cursor | None, vectors: bool) -> QueryPage:
@@ -128,10 +135,12 @@ class Reader:
         agents = load_agents(self.connection, names)
         return [agents[name].state() for name in names]
 
-    def namespaces(self, agent_id: str, prefix: Sequence[str], limit: int, offset: int) -> list[NamespaceCount]:
+    def namespaces(
+        self, agent_id: str, prefix: Sequence[str], now: float, limit: int, offset: int
+    ) -> list[NamespaceCount]:
         check_limit(limit)
-        sql = f"SELECT m.namespace, count(*) {_FROM} AND a.agent_id = ?"
-        parameters: list[Any] = [agent_id]
+        sql = f"SELECT m.namespace, count(*) {_FROM} AND a.agent_id = ? AND {NOT_EXPIRED}"
+        parameters: list[Any] = [agent_id, now]
         if prefix:
             sql += " AND m.namespace >= ? AND m.namespace < ? AND m.namespace <> ''"
             parameters += namespace_bounds(tuple(prefix))

@@ -20,6 +20,9 @@ from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compressi
 from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Plan, Wanted
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
+    HELD_BY_KEY,
+    HELD_BY_REQUEST,
+    HELD_BY_TWIN,
     HELD_COLUMNS,
     MEMORY_COLUMNS,
     MOVED_COLUMNS,
@@ -43,18 +46,10 @@ _STATEMENTS: Final = 64
 _FROM: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
 _HELD_BY_ID: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE m.id IN (SELECT value FROM json_each(?))"
 _MOVED_BY_ID: Final = f"SELECT {MOVED_COLUMNS} {_FROM} WHERE m.id IN (SELECT value FROM json_each(?))"
-_HELD_BY_KEY: Final = (
-    f"SELECT {HELD_COLUMNS} {_FROM} WHERE a.agent_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> ''"
-    " AND m.deleted = 0 AND m.seq > a.erased_seq"
-)
-_HELD_BY_IDEMPOTENCY_KEY: Final = (
-    f"SELECT {HELD_COLUMNS} {_FROM} WHERE a.agent_id = ? AND m.idempotency_key = ? AND m.idempotency_key <> ''"
-    " AND m.seq > a.erased_seq ORDER BY m.seq LIMIT 1"
-)
-_HELD_BY_HASH: Final = (
-    f"SELECT {HELD_COLUMNS} {_FROM} WHERE a.agent_id = ? AND m.content_hash = ? AND m.content_hash <> x''"
-    " AND m.deleted = 0 AND m.seq > a.erased_seq ORDER BY m.seq LIMIT 1"
-)
+_HELD_BY_KEY: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE {HELD_BY_KEY}"
+_HELD_BY_REQUEST: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE {HELD_BY_REQUEST}"
+_TWIN: Final = HELD_BY_TWIN.format(empty="x''", equals="IS ?")
+_HELD_BY_TWIN: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE {_TWIN}"
 _COPIES_BY_ROW: Final = (
     select_copies(vectors=True).format(empty="x''") + " AND m.row_id IN (SELECT value FROM json_each(?))"
 )
@@ -68,9 +63,9 @@ _REPLACE: Final = (
 )
 _BURY: Final = (
     "UPDATE memories SET version = ?, writer = ?, deleted = 1, timestamp = 0, step = NULL, importance = 0,"
-    " memory_type = '', namespace = '', user_id = '', session_id = '', key = '', expires_at = NULL, tags = '',"
-    " metadata = '', content_kind = 0, content = x'', dictionary = -1, checksum = 0, content_hash = x'', seq = ?"
-    " WHERE row_id = ? AND version = ?"
+    " memory_type = '', namespace = '', user_id = ?, session_id = '', key = '', idempotency_key = ?, expires_at = NULL,"
+    " tags = '', metadata = '', content_kind = 0, content = x'', dictionary = -1, checksum = 0, content_hash = x'',"
+    " seq = ? WHERE row_id = ? AND version = ?"
 )
 _LABEL: Final = (
     "UPDATE memories SET tier = ?2, seq = moved.seq FROM ("
@@ -118,14 +113,14 @@ def _prepare(
         for row in execute(_HELD_BY_KEY, key):
             held[row[1]] = Held._make(row)
             plan.keys[key] = row[1]
-    for pair in wanted.idempotency_keys:
-        for row in execute(_HELD_BY_IDEMPOTENCY_KEY, pair):
+    for request in wanted.idempotency_keys:
+        for row in execute(_HELD_BY_REQUEST, request):
             held[row[1]] = Held._make(row)
-            plan.idempotency_keys[pair] = row[1]
-    for digest in wanted.hashes:
-        for row in execute(_HELD_BY_HASH, digest):
+            plan.idempotency_keys[request] = row[1]
+    for twin in wanted.hashes:
+        for row in execute(_HELD_BY_TWIN, (*twin, now_us / 1e6)):
             held[row[1]] = Held._make(row)
-            plan.hashes[digest] = row[1]
+            plan.hashes[twin] = row[1]
     users = {row.user_id for row in held.values() if row.user_id}.union(wanted.users)
     if users:
         fences = "SELECT user_id, fence_version FROM user_fences WHERE user_id IN (SELECT value FROM json_each(?))"
@@ -264,7 +259,7 @@ def _bury(connection: sqlite3.Connection, changes: list[Change], agents: dict[st
     rows, numbers = [], []
     for change in changes:
         copy, held = change.copy, _row_before(change)
-        rows.append((copy.version, copy.writer, copy.seq, held.row, held.version))
+        rows.append((copy.version, copy.writer, copy.user_id, copy.idempotency_key, copy.seq, held.row, held.version))
         numbers.append((held.row,))
         if held.tags:
             _replace_tags(connection, agents[copy.agent_id].number, held, copy)

@@ -172,9 +172,12 @@ class SqliteStore:
             return []
         return self._engine.read(lambda reader: reader.get(ids, vectors))
 
-    def get_by_key(self, agent_id: str, key: str, namespace: Sequence[str] = ()) -> Copy | None:
-        """The memory that a caller's key names."""
-        return self._engine.read(lambda reader: reader.get_by_key(agent_id, key, namespace))
+    def get_by_key(
+        self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
+    ) -> Copy | None:
+        """The memory that a user's key names; without `user_id` that of no user."""
+        now = self._engine.clock_us() / 1e6
+        return self._engine.read(lambda reader: reader.get_by_key(agent_id, key, namespace, user_id, now))
 
     def query(
         self, query: MemoryQuery, *, limit: int = 1_000, cursor: Cursor | None = None, vectors: bool = True
@@ -204,7 +207,8 @@ class SqliteStore:
         self, agent_id: str, prefix: Sequence[str] = (), *, limit: int = 1_000, offset: int = 0
     ) -> list[NamespaceCount]:
         """The namespaces in use that begin with `prefix`, sorted."""
-        return self._engine.read(lambda reader: reader.namespaces(agent_id, prefix, limit, offset))
+        now = self._engine.clock_us() / 1e6
+        return self._engine.read(lambda reader: reader.namespaces(agent_id, prefix, now, limit, offset))
 
     def aged(self, tier: Tier, created_before_us: int, *, limit: int = 500) -> list[Candidate]:
         """The oldest memories of all agents in STM or IM that were first stored before a time."""

@@ -1,0 +1,98 @@
+"""What the build of schema 1 wrote (`tests/fixtures/memory_schema_1`) opens, and keeps everything."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from agent_memory.memory import IndexSettings, MemoryDeletedError, MemorySettings, MemorySystem, PostgresSettings
+from agent_memory.memory.stores.sqlite import _schema
+from agent_memory.scoring import MemoryIndex
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "memory_schema_1"
+SCHEMA = "schema_1"
+SETTINGS = MemorySettings(index=IndexSettings(snapshot_entries=1), postgres=PostgresSettings(schema=SCHEMA))
+GONE = {"deleted request", "expired"}
+
+
+def told(where):
+    return json.loads((FIXTURES / "memories.json").read_text())[where]
+
+
+def check(memory, wanted):
+    for name, one in wanted.items():
+        entry = memory.get("bot", one["id"])
+        if name in GONE:
+            assert entry is None
+            continue
+        content = entry.content.hex() if isinstance(entry.content, bytes) else entry.content
+        assert (content, entry.version) == (one["content"], one["version"]), name
+    ids = {name: one["id"] for name, one in wanted.items()}
+    assert memory.count("gone") == memory.count(user_id="eve") == 0
+    assert memory.count("bot") == len(wanted) - len(GONE)
+
+    keys = [
+        ("home", (), None, "key"),
+        ("work", (), "ann", "key of ann"),
+        ("note", ("notes", "a/b"), None, "key in a namespace"),
+    ]
+    for key, namespace, user_id, name in keys:
+        assert memory.get_by_key("bot", key, namespace, user_id=user_id).id == ids[name]
+        assert memory.store("bot", "changed", key=key, namespace=namespace, user_id=user_id) == ids[name]
+    assert memory.get_by_key("bot", "work") is None, "a user's key is that user's"
+
+    assert memory.store("bot", "again", idempotency_key="request-7") == ids["request"]
+    assert memory.store("bot", "again", idempotency_key="request-8", user_id="ann") == ids["request of ann"]
+    with pytest.raises(MemoryDeletedError):
+        memory.store("bot", "again", idempotency_key="request-9")
+    assert memory.store("bot", "likes tea", deduplicate=True) == ids["once"]
+    assert memory.store("bot", "likes tea", deduplicate=True, user_id="ann", session_id="s2") == ids["once of ann"]
+    assert memory.count("bot") == len(wanted) - len(GONE)
+    assert ids["plain"] in [entry.id for entry in memory.retrieve("bot", "kettle")]
+    assert memory.import_(list(memory.export("bot"))).skipped == {}
+    assert memory.store("bot", "new", user_id="eve")
+
+
+def unpack(folder):
+    with tarfile.open(FIXTURES / "folder.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+
+
+def test_a_folder_opens_and_keeps_everything(tmp_path):
+    unpack(tmp_path)
+    wanted = told("folder")
+    with MemorySystem(tmp_path, config=SETTINGS) as memory:
+        memory.sync()
+        check(memory, wanted)
+    database = sqlite3.connect(tmp_path / "memories.sqlite")
+    assert database.execute("PRAGMA user_version").fetchone() == (_schema.SCHEMA_VERSION,)
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    database.close()
+
+
+def test_an_index_snapshot_opens(tmp_path):
+    unpack(tmp_path)
+    (snapshot,) = (tmp_path / "snapshots").glob("*.snapshot")
+    index = MemoryIndex.load(snapshot)
+    ids = {name: one["id"] for name, one in told("folder").items()}
+    assert index.search(text="kettle", k=1).ids == [ids["plain"]]
+    assert len(index) == len(ids) - 2  # the deleted one, and the dirty one, which came later
+
+
+def test_a_postgres_schema_opens_and_keeps_everything(tmp_path, postgres_url):
+    dump = gzip.decompress((FIXTURES / "postgres.sql.gz").read_bytes()).decode()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        # A parameter that an older server than the one that was dumped does not know.
+        lines = [line for line in dump.splitlines() if "transaction_timeout" not in line]
+        connection.execute("\n".join(lines).replace("agent_memory", SCHEMA))
+    with MemorySystem(tmp_path, redis=None, store=postgres_url, config=SETTINGS) as memory:
+        check(memory, told("postgres"))
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
