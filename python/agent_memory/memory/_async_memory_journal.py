@@ -90,6 +90,17 @@ class AsyncMemoryJournal:
         if outdated is not None:
             self._remove([outdated])
 
+    def erase(self, fence_version: int, *, agent_id: str | None = None, user_id: str | None = None) -> None:
+        """Lets the copies of an agent or a user go that are not above an erasure's fence."""
+        with self._mutex:
+            erased = [
+                copy
+                for _, copy, _ in self._held.values()
+                if copy.version <= fence_version
+                and (copy.agent_id == agent_id if user_id is None else copy.user_id == user_id)
+            ]
+        self.settle(erased)
+
     def settle(self, copies: Iterable[Copy]) -> None:
         """Lets copies go that SQL has answered for; those that were replaced meanwhile stay."""
         records = []

@@ -12,16 +12,33 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agent_memory._compat import AsyncEvent, AsyncTask, async_give_way, async_sleep, async_spawn
+from agent_memory._compat import (
+    AsyncEvent,
+    AsyncTask,
+    async_give_way,
+    async_in_thread,
+    async_sleep,
+    async_spawn,
+)
 from agent_memory.memory._async_copies import REDIS_ERRORS, AsyncCopies
 from agent_memory.memory._async_indexes import AsyncIndexes
 from agent_memory.memory._async_redis_tier import BUCKETS
+from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._reports import MaintenanceReport, SyncReport
 from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import Stamp
-from agent_memory.memory.stores.operations import Access, Candidate, Delete, Move, Put, WriteResult, WriteStatus
+from agent_memory.memory.stores.operations import (
+    Access,
+    Candidate,
+    Delete,
+    Erasure,
+    Move,
+    Put,
+    WriteResult,
+    WriteStatus,
+)
 
 __all__ = ["AsyncSyncService"]
 
@@ -43,8 +60,14 @@ Moved = dict[Tier, dict[str, list[str]]]
 class AsyncSyncService:
     """Synchronisation and maintenance of one memory system. Any number of tasks may call it."""
 
-    def __init__(self, copies: AsyncCopies, indexes: AsyncIndexes) -> None:
+    def __init__(
+        self, copies: AsyncCopies, indexes: AsyncIndexes, directory: MemoryDirectory, *, owns_server: bool = False
+    ) -> None:
         self._copies = copies
+        self._directory = directory
+        self._owns_server = owns_server
+        self._owed_redis: dict[str, str] = {}
+        self._is_scrubbed = True
         self._indexes = indexes
         self._settings = copies.settings
         self._stop = AsyncEvent()
@@ -99,6 +122,7 @@ class AsyncSyncService:
         if sizes is None:
             report.remaining = True
             return report
+        await self._pay_redis()
         now_us = copies.tier.now_us()
         busy = [(bucket, size) for bucket, size in zip(buckets, sizes, strict=True) if size[0] or size[2]]
         self._buckets = {bucket for bucket, _ in busy}
@@ -282,7 +306,8 @@ class AsyncSyncService:
         now = time.time()
         report.accesses = await self.flush_accesses()
         for erasure in await ask(store.erasures):
-            report.erased += await self.finish_erasure(erasure.kind, erasure.name)
+            report.erased += await self.finish_erasure(erasure)
+        await self.scrub()
         while results := await ask(store.expire, now, limit=settings.maintenance.batch_entries):
             report.expired += len(results)
             await async_sleep(settings.maintenance.pause_s)
@@ -384,15 +409,66 @@ class AsyncSyncService:
                     else:
                         await copies.ask_redis(copies.tier.relabel, agent_id, part, tier, copies.residency_s(tier))
 
-    async def finish_erasure(self, kind: Any, name: str) -> int:
-        """Erases what is left of an agent or user from SQL; returns how many memories."""
-        erased: int = 0
+    async def finish_erasure(self, erasure: Erasure) -> int:
+        """Erases what is left of an agent or user, of which SQL knows already; returns how many memories.
+
+        Copies go before the rows do: journal, index, snapshots, Redis. What they leave in files goes last (`scrub`).
+        """
+        copies, kind, name = self._copies, erasure.kind, erasure.name
+        agents = [name] if kind == "agent" else await copies.ask_sql(copies.store.user_agents, name)
+        if copies.tier is not None:
+            for agent_id in agents:
+                await copies.ask_redis(copies.tier.end_epoch, agent_id)
+        await async_in_thread(self._directory.note_erasure)
+        self._is_scrubbed = False
+        if copies.journal is not None:
+            owner = "agent_id" if kind == "agent" else "user_id"
+            copies.journal.erase(erasure.fence_version, **{owner: name})
+        for agent_id in agents:
+            self._indexes.drop(agent_id)
+            await self._indexes.delete_snapshots(agent_id)
+            if copies.tier is not None and not await self._erase_in_redis(kind, agent_id):
+                self._owed_redis[agent_id] = kind
+        erased: int = int(erasure.erased)
         while True:
-            progress = await self._copies.ask_sql(self._copies.store.erase, kind, name)
+            progress = await copies.ask_sql(copies.store.erase, kind, name)
             erased += int(progress.erased)
             if not progress.remaining:
-                return erased
+                break
             await async_sleep(self._settings.maintenance.pause_s)
+        for agent_id in agents:
+            self._indexes.drop(agent_id)
+            if kind == "user":
+                await self.follow(agent_id, SyncReport())
+        await self.scrub()
+        return erased
+
+    async def _erase_in_redis(self, kind: str, agent_id: str) -> bool:
+        tier = self._copies.tier
+        assert tier is not None
+        # Of an agent of which a user goes, all clean copies are misses from now on; those of others are loaded again.
+        return await self._copies.ask_redis(tier.erase if kind == "agent" else tier.erase_clean, agent_id) is not None
+
+    async def _pay_redis(self) -> None:
+        """Erases in Redis what could not be erased there while it was away."""
+        for agent_id, kind in list(self._owed_redis.items()):
+            if await self._erase_in_redis(kind, agent_id):
+                self._owed_redis.pop(agent_id, None)
+                self._is_scrubbed = False
+
+    async def scrub(self) -> None:
+        """Takes the traces of erasures out of files: SQLite's log, the append-only file of the embedded server. What can't be
+        done now is done by the next maintenance, of any process that has the folder.
+        """
+        if self._is_scrubbed and not await async_in_thread(self._directory.has_noted_erasure):
+            return
+        copies = self._copies
+        is_done = bool(await copies.ask_sql(copies.store.scrub)) and not self._owed_redis
+        if self._owns_server and copies.tier is not None:
+            is_done &= bool(await copies.ask_redis(copies.tier.rewrite_append_file))
+        if is_done:
+            self._is_scrubbed = True
+            await async_in_thread(self._directory.forget_erasure)
 
     # --- in the background ---
 

@@ -202,7 +202,8 @@ class AsyncMemorySystem:
         self._copies = AsyncCopies(store, tier, self.settings, journal)
         self._indexes = AsyncIndexes(self._copies, self._directory.snapshots)
         self._copies.on_hint = self._indexes.on_hint
-        self._service = AsyncSyncService(self._copies, self._indexes)
+        owns_server = self._redis == "embedded"
+        self._service = AsyncSyncService(self._copies, self._indexes, self._directory, owns_server=owns_server)
         self._copies.on_sql = self._service.replay
         if self._redis == "embedded":
             self._copies.on_redis_lost = self._find_server
@@ -785,40 +786,24 @@ class AsyncMemorySystem:
         return forgotten
 
     async def delete_agent(self, agent_id: str) -> int:
-        """Erases everything of an agent: SQL, Redis, index and snapshots; returns how many memories.
+        """Erases everything of an agent: SQL, Redis, journal, index and snapshots; returns how many memories.
 
-        Writes that began before are refused. An interrupted erasure is finished by `maintain()` of any process.
+        Writes that began before are refused. Its text is in no file of the system's folder when this returns, unless another
+        process is just reading the log of SQLite: then after the next `maintain()`. An interrupted erasure is finished by
+        `maintain()` of any process.
         """
         copies = self._opened()
-        erasure = await copies.ask_sql(copies.store.begin_erasure, "agent", agent_id)
-        self._indexes.drop(agent_id)
-        self._indexes.delete_snapshots(agent_id)
-        if copies.tier is not None:
-            await copies.ask_redis(copies.tier.erase, agent_id)
-        return int(erasure.erased) + await self._service.finish_erasure("agent", agent_id)
+        return await self._service.finish_erasure(await copies.ask_sql(copies.store.begin_erasure, "agent", agent_id))
 
     async def delete_user(self, user_id: str) -> int:
         """Erases the memories of a user from all agents; returns how many.
 
         From the moment on at which SQL knows of it they are no longer read here, and by other processes after
-        `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. An interrupted erasure is
-        finished by `maintain()` of any process.
+        `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. Otherwise as `delete_agent`.
         """
         copies = self._opened()
         await self._service.sync()
-        agents = {entry.agent_id async for entry in self.query(None, user_id=user_id)}
-        erasure = await copies.ask_sql(copies.store.begin_erasure, "user", user_id)
-        for agent_id in agents:
-            self._indexes.drop(agent_id)
-            self._indexes.delete_snapshots(agent_id)
-            if copies.tier is not None:
-                # All copies of the agent's are misses from now on; those of other users are loaded again.
-                await copies.ask_redis(copies.tier.erase_clean, agent_id)
-        erased = int(erasure.erased) + await self._service.finish_erasure("user", user_id)
-        for agent_id in agents:
-            self._indexes.drop(agent_id)
-            await self._service.follow(agent_id, SyncReport())
-        return erased
+        return await self._service.finish_erasure(await copies.ask_sql(copies.store.begin_erasure, "user", user_id))
 
     # --- export and import ---
 
@@ -885,7 +870,7 @@ class AsyncMemorySystem:
         """Makes the agent's index anew from SQL, leaving aside any snapshot; returns how many memories it holds."""
         self._opened()
         self._indexes.drop(agent_id)
-        self._indexes.delete_snapshots(agent_id)
+        await self._indexes.delete_snapshots(agent_id)
         return len(await self._indexes.get(agent_id))
 
     async def stats(self) -> dict[str, Any]:

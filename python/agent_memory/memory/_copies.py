@@ -600,6 +600,10 @@ class Copies:
         missing: list[str] = []
         hint: int | None = None
         journalled = self.journal.find(ids) if self.journal is not None else []
+        if journalled and self.journal is not None and self.on_sql is not None and not self.sql.is_away():
+            # SQL may have got something greater since, or an erasure.
+            self.on_sql()
+            journalled = self.journal.find(ids)
         for start in range(0, len(ids), MAX_ENTRIES):
             part = ids[start : start + MAX_ENTRIES]
             reply = None if self.tier is None else self.ask_redis(self.tier.read, agent_id, part)

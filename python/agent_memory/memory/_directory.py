@@ -44,6 +44,25 @@ class MemoryDirectory:
         """Where the journal is."""
         return self.path / "journal"
 
+    # --- erasures whose traces in files have not been overwritten yet ---
+
+    @property
+    def _trace(self) -> Path:
+        return self.path / "erasure.pending"
+
+    def note_erasure(self) -> None:
+        """Before rows of an erasure go: whoever finds the note overwrites what they leave in files."""
+        if self.path.is_dir():
+            os.close(os.open(self._trace, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    def has_noted_erasure(self) -> bool:
+        """Whether files may hold traces of an erasure."""
+        return self._trace.exists()
+
+    def forget_erasure(self) -> None:
+        """Nothing of an erasure is in files any more."""
+        self._trace.unlink(missing_ok=True)
+
     @property
     def server(self) -> EmbeddedServer | None:
         """The server, where this process owns it."""

@@ -12,19 +12,24 @@ Rules
   batch when somebody searches.
 - What is known of dirty copies may get lost with Redis: a refresh first asks Redis what is dirty, then reads SQL's feed, and
   forgets dirty copies that are in neither.
+- No snapshot of what is being erased: who saves one holds the folder's lock (shared), and asks SQL under it whether an erasure
+  is under way; who erases takes it (exclusive) once SQL knows of the erasure, and then removes the snapshots. So one that is
+  being written is waited for, and one that is begun later is of an index that has followed the feed past the erasure.
 - A snapshot is written when the feed has brought `snapshot_entries` and more, beside the database, with its place in the feed
   in its name; whoever loads it reads the feed from there.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
 from agent_memory._compat import KeyedLocks, in_thread
 from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError
@@ -262,17 +267,23 @@ class Indexes:
         """Writes a snapshot of an agent's index; returns 1, or 0 where there is no place for it."""
         if self._snapshots is None or index.index is None or len(quote(agent_id, safe="")) > 150:
             return 0
+        lock = in_thread(self._lock_snapshots, fcntl.LOCK_SH)
+        try:
+            if not self._may_be_saved(agent_id, index):
+                lock.close()
+                return 0
+        except BaseException:
+            lock.close()
+            raise
         # What is saved holds at least what the cursor says; more of it does no harm, since the feed brings it again.
         seq, kept = index.cursor, index.index
         name = f"{quote(agent_id, safe='')}.{index.generation}.{seq}.{'v' if index.dimensions else 't'}.snapshot"
         path = self._snapshots / name
 
         def save() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            kept.save(path)
+            with lock:  # kept until the file is there, also where the caller is cancelled
+                kept.save(path)
 
-        if index.dirty:
-            return 0  # dirty copies may get lost, and a snapshot must hold nothing but what SQL holds
         in_thread(save)
         index.saved_at_seq = seq
         for old in self._snapshot_paths(agent_id):
@@ -280,14 +291,50 @@ class Indexes:
                 old.unlink(missing_ok=True)
         return 1
 
+    def _may_be_saved(self, agent_id: str, index: AgentIndex) -> bool:
+        """Whether an index, brought up to date, holds nothing but what SQL holds and nothing that is being erased."""
+        try:
+            erasures = self._copies.ask_sql(self._copies.store.erasures)
+            if any(erasure.kind == "user" or erasure.name == agent_id for erasure in erasures):
+                return False
+            self._refresh(agent_id, index)
+        except (MemoryStoreUnavailableError, DimensionsLearnedError):
+            return False
+        return self._agents.get(agent_id) is index and index.index is not None and not index.dirty
+
+    def _lock_snapshots(self, kind: int) -> BinaryIO:
+        assert self._snapshots is not None
+        self._snapshots.mkdir(parents=True, exist_ok=True)
+        file = open(os.open(self._snapshots.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115
+        try:
+            fcntl.flock(file, kind)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
     def delete_snapshots(self, agent_id: str) -> int:
-        """Removes an agent's snapshots; returns how many there were."""
+        """Removes an agent's snapshots, those that are being written too; returns how many there were."""
         if self._snapshots is None:
             return 0
-        paths = self._snapshot_paths(agent_id)
-        for path in paths:
-            path.unlink(missing_ok=True)
+        return in_thread(self._delete_snapshots, agent_id)
+
+    def _delete_snapshots(self, agent_id: str) -> int:
+        assert self._snapshots is not None
+        if not self._snapshots.is_dir():
+            return 0
+        with self._lock_snapshots(fcntl.LOCK_EX):
+            paths = self._snapshot_paths(agent_id)
+            # Of processes that died while they wrote: nobody writes now.
+            left = [path for path in self._snapshots.glob("*.snapshot.*.tmp") if self._agent_of(path) == agent_id]
+            for path in (*paths, *left):
+                path.unlink(missing_ok=True)
         return len(paths)
+
+    @staticmethod
+    def _agent_of(path: Path) -> str:
+        """Whose snapshot a file is, whole or not."""
+        return unquote(path.name[: path.name.rindex(".snapshot")].rsplit(".", 3)[0])
 
     def stats(self) -> Mapping[str, Any]:
         """What is loaded, and how it came to be."""

@@ -21,8 +21,9 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
+from agent_memory._compat import sleep
 from agent_memory.memory import redis_scripts
 from agent_memory.memory.codec import decode_copy, encode_copy
 from agent_memory.memory.entries import Copy, Tier
@@ -37,6 +38,12 @@ BUCKETS: Final = 1_024
 
 MAX_EPOCHS: Final = 100_000
 """Of how many agents the epoch is remembered; beyond that all are asked for again."""
+
+REWRITE_TIMEOUT_S: Final = 30.0
+"""How long a rewrite of the append-only file is waited for; after that maintenance tries again."""
+
+REWRITE_POLL_S: Final = 0.01
+"""Seconds between two looks at a rewrite."""
 
 _SHAS: Final = {
     script.name: hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
@@ -266,10 +273,14 @@ class RedisTier:
             answers += [(int(found[at]), int(found[at + 1] or 0), int(found[at + 2])) for at in range(0, len(found), 3)]
         return answers
 
-    def erase_clean(self, agent_id: str) -> int:
-        """Takes all of an agent's clean copies out, in slices; returns how many. Ends its epoch."""
+    def end_epoch(self, agent_id: str) -> None:
+        """Makes all clean copies of an agent misses, at once."""
         self._epochs.pop(agent_id, None)
         self.client.unlink(_agent_keys(agent_id)[1][0])
+
+    def erase_clean(self, agent_id: str) -> int:
+        """Takes all of an agent's clean copies out, in slices; returns how many. Ends its epoch."""
+        self.end_epoch(agent_id)
         erased = 0
         while ids := self.oldest_ids(agent_id, MAX_ENTRIES):
             answer = self.evict(agent_id, ids)
@@ -282,14 +293,36 @@ class RedisTier:
     def erase(self, agent_id: str) -> int:
         """Takes all of an agent's copies out of Redis, dirty ones too, in slices; returns how many. Ends its epoch."""
         _, keys = _agent_keys(agent_id)
-        self._epochs.pop(agent_id, None)
-        self.client.unlink(keys[0])
+        self.end_epoch(agent_id)
         erased = 0
         while ids := [*self.dirty_ids(agent_id), *self.oldest_ids(agent_id, MAX_ENTRIES)]:
             answer = self._apply(redis_scripts.EVICT, agent_id, list(dict.fromkeys(ids))[:MAX_ENTRIES], ["all"])
             erased += answer.letters.count("o")
         self.client.unlink(keys[1], keys[2])
         return erased
+
+    def rewrite_append_file(self) -> bool:
+        """Has the server write its append-only file anew, without what was taken out; returns whether that is done.
+
+        A rewrite that is under way has begun before: it is waited for, and followed by another one.
+        """
+        deadline = time.monotonic() + REWRITE_TIMEOUT_S
+        is_asked = False
+        while time.monotonic() < deadline:
+            info = self.client.info("persistence")
+            if not info.get("aof_enabled"):
+                return True
+            if info.get("aof_rewrite_in_progress") or info.get("aof_rewrite_scheduled"):
+                sleep(REWRITE_POLL_S)
+            elif is_asked:
+                return bool(info.get("aof_last_bgrewrite_status") == "ok")
+            else:
+                try:
+                    self.client.execute_command("BGREWRITEAOF")
+                    is_asked = True
+                except ResponseError:
+                    sleep(REWRITE_POLL_S)  # another process was faster by a moment
+        return False
 
 
 def _member(member: bytes) -> tuple[str, str]:

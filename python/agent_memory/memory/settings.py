@@ -210,6 +210,10 @@ class SqliteSettings:
     """Page cache of the writer; each reader has an eighth of it. >= 1 MiB."""
     wal_bytes: int = 16 * 1024 * 1024
     """The size at which the write-ahead log is folded back into the database, while writes wait. >= 1 MiB."""
+    vacuum_bytes: int = 128 * 1024 * 1024
+    """After an erasure a database of up to this size is written anew (VACUUM, about 5 ms per MiB, during which writes wait), so
+    that nothing erased stays in the free space of its pages. In a larger one remnants of pages that were split may stay until
+    it is vacuumed. >= 0."""
 
     def __post_init__(self) -> None:
         _check.whole("max_pending_writes", self.max_pending_writes, 1)
@@ -219,6 +223,7 @@ class SqliteSettings:
         _check.above("busy_timeout_s", self.busy_timeout_s, 0)
         _check.whole("cache_bytes", self.cache_bytes, 1024 * 1024)
         _check.whole("wal_bytes", self.wal_bytes, 1024 * 1024)
+        _check.whole("vacuum_bytes", self.vacuum_bytes, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -712,14 +712,15 @@ async def test_an_erased_user_is_not_read_while_the_erasure_goes_on(memory):
     others = await memory.store(AGENT, "text of others", user_id="v")
     dirty = await memory.store(AGENT, "text for Redis", user_id="u", durability="redis")
     assert len(await memory.retrieve(AGENT, "text")) == 3
-    finish, seen = memory._service.finish_erasure, []
+    store = memory._copies.store
+    erase, seen = store.erase, []
 
     async def look(kind, name):
         seen.append([await memory.get(AGENT, one) for one in (ours, dirty)])
         seen.append([entry.id for entry in await memory.retrieve(AGENT, "text")])
-        return await finish(kind, name)
+        return await erase(kind, name)
 
-    memory._service.finish_erasure = look
+    store.erase = look
     assert await memory.delete_user("u") == 2
     assert seen == [[None, None], [others]]
     assert (await memory.get(AGENT, others)).content == "text of others"

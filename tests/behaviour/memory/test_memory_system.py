@@ -708,14 +708,15 @@ def test_an_erased_user_is_not_read_while_the_erasure_goes_on(memory):
     others = memory.store(AGENT, "text of others", user_id="v")
     dirty = memory.store(AGENT, "text for Redis", user_id="u", durability="redis")
     assert len(memory.retrieve(AGENT, "text")) == 3
-    finish, seen = memory._service.finish_erasure, []
+    store = memory._copies.store
+    erase, seen = store.erase, []
 
     def look(kind, name):
         seen.append([memory.get(AGENT, one) for one in (ours, dirty)])
         seen.append([entry.id for entry in memory.retrieve(AGENT, "text")])
-        return finish(kind, name)
+        return erase(kind, name)
 
-    memory._service.finish_erasure = look
+    store.erase = look
     assert memory.delete_user("u") == 2
     assert seen == [[None, None], [others]]
     assert memory.get(AGENT, others).content == "text of others"

@@ -114,6 +114,16 @@ class MemoryStore(Protocol):
         """Erases at most `limit` memories of an erasure that was begun. Resumable by anybody, at any time."""
         ...
 
+    def user_agents(self, user_id: str) -> list[str]:
+        """The agents that hold anything of a user: expired memories and tombstones, too."""
+        ...
+
+    def scrub(self) -> bool:
+        """Takes what erased rows have left out of the database's own files, as far as the store promises that; whether all of
+        it is out.
+        """
+        ...
+
     def erasures(self) -> list[Erasure]:
         """Those that were begun and are not finished."""
         ...

@@ -349,6 +349,17 @@ class AsyncPostgresStore:
         remaining = (await async_fetch_all(connection, noted, (kind, name)))[0][0] > 0
         return Erasure(kind, name, generation, fence, remaining, erased)
 
+    async def user_agents(self, user_id: str) -> list[str]:
+        """The agents that hold anything of a user: expired memories and tombstones, too."""
+        rows = await self._fetch(
+            f"SELECT DISTINCT a.agent_id {_JOIN} WHERE m.user_id = %s AND m.user_id <> ''", (user_id,)
+        )
+        return [name for (name,) in rows]
+
+    async def scrub(self) -> bool:
+        """Does nothing: when dead rows and its log go from the disk is the server's to decide (autovacuum, archiving)."""
+        return True
+
     async def erasures(self) -> list[Erasure]:
         """Those that were begun and are not finished."""
 

@@ -347,6 +347,15 @@ class PostgresStore:
         remaining = fetch_all(connection, noted, (kind, name))[0][0] > 0
         return Erasure(kind, name, generation, fence, remaining, erased)
 
+    def user_agents(self, user_id: str) -> list[str]:
+        """The agents that hold anything of a user: expired memories and tombstones, too."""
+        rows = self._fetch(f"SELECT DISTINCT a.agent_id {_JOIN} WHERE m.user_id = %s AND m.user_id <> ''", (user_id,))
+        return [name for (name,) in rows]
+
+    def scrub(self) -> bool:
+        """Does nothing: when dead rows and its log go from the disk is the server's to decide (autovacuum, archiving)."""
+        return True
+
     def erasures(self) -> list[Erasure]:
         """Those that were begun and are not finished."""
 

@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
@@ -340,6 +340,23 @@ class SqliteEngine:
         # All of it: the log begins anew with the next write. Not all: somebody still reads what is left, and an attempt that
         # waits for him keeps all writers waiting, so the next one has time.
         self._fold_pages = limit if folded == pages else pages + limit
+
+    def scrub(self) -> bool:
+        """Takes what is erased out of the files: a database of up to `vacuum_bytes` is written anew, and the log is emptied.
+
+        On a connection of its own. False where a reader or writer is in the way, or the disk is full.
+        """
+        if self._state != "open":
+            raise MemoryStoreClosedError(f"the store is {self._state}: open() it first")
+        try:
+            with closing(_schema.connect(self.path, self.settings, writer=True)) as connection:
+                if _schema.size_bytes(connection) <= self.settings.vacuum_bytes:
+                    connection.execute("PRAGMA temp_store = DEFAULT")  # the copy goes to a file
+                    connection.execute("VACUUM")
+                busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        return not busy
 
     def _log_bytes(self, connection: sqlite3.Connection, writer: MemoryWriter) -> int:
         """The size of the write-ahead log; 0 where it has grown too little since the last look."""

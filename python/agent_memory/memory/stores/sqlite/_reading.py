@@ -175,6 +175,13 @@ class Reader:
         )
         return [Access._make(row) for row in self.connection.execute(sql, (json.dumps(list(ids)),))]
 
+    def user_agents(self, user_id: str) -> list[str]:
+        sql = (
+            "SELECT DISTINCT a.agent_id FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
+            " WHERE m.user_id = ? AND m.user_id <> ''"
+        )
+        return [name for (name,) in self.connection.execute(sql, (user_id,))]
+
     def erasures(self) -> list[Erasure]:
         rows = self.connection.execute("SELECT kind, name FROM erasures ORDER BY begun_us, name").fetchall()
         return [erasure_of(self.connection, kind, name) for kind, name in rows]

@@ -14,7 +14,7 @@ from typing import Final
 from agent_memory.memory.errors import MemorySchemaError
 from agent_memory.memory.settings import SqliteSettings
 
-__all__ = ["PAGE_BYTES", "SCHEMA_VERSION", "connect", "migrate"]
+__all__ = ["PAGE_BYTES", "SCHEMA_VERSION", "connect", "migrate", "size_bytes"]
 
 APPLICATION_ID: Final = 0x41674D65
 PAGE_BYTES: Final = 16_384
@@ -51,6 +51,8 @@ def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqli
         if writer:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
+            # What is deleted or replaced is overwritten with zeros: else it stays in free pages, erased or not.
+            connection.execute("PRAGMA secure_delete = ON")
         else:
             connection.execute("PRAGMA query_only = ON")
     except BaseException as error:
@@ -106,6 +108,11 @@ def _statements(script: str) -> list[str]:
             statements.append(text)
             lines.clear()
     return statements
+
+
+def size_bytes(connection: sqlite3.Connection) -> int:
+    """The size of the database."""
+    return _pragma(connection, "page_count") * _pragma(connection, "page_size")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -226,6 +226,17 @@ class SqliteStore:
         """The statistics of those ids that have any."""
         return self._engine.read(lambda reader: reader.accesses(ids))
 
+    def user_agents(self, user_id: str) -> list[str]:
+        """The agents that hold anything of a user: expired memories and tombstones, too."""
+        return self._engine.read(lambda reader: reader.user_agents(user_id))
+
+    def scrub(self) -> bool:
+        """Writes a database of up to `vacuum_bytes` anew and empties its log: nothing erased is in a file then.
+
+        False: another connection is in the way, or the disk is full; try again.
+        """
+        return in_thread(self._engine.scrub)
+
     def erasures(self) -> list[Erasure]:
         """Those that were begun and are not finished."""
         return self._engine.read(lambda reader: reader.erasures())
