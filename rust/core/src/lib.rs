@@ -12,6 +12,7 @@ pub mod budget;
 pub mod config;
 pub mod fence;
 pub mod guard;
+pub mod journal;
 pub mod memory_copy;
 pub mod memory_plan;
 pub mod metrics;
