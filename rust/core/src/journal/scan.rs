@@ -9,8 +9,8 @@ use super::format::{FRAME_BYTES, FRAMES_AT, Frame, Frames, Header, Kind, decode_
 
 /// The unit in which a disk loses what was not synced.
 const SECTOR_BYTES: usize = 512;
-/// Fewer zeros say nothing.
-const LEAST_ZEROS: usize = 16;
+/// Fewer zeros say nothing: frames have some themselves.
+const LEAST_ZEROS: usize = 64;
 /// Headers that are tried with one bit changed, at most; each attempt costs some microseconds.
 const MAX_MENDED: usize = 10_000;
 /// Rows that one removal names are looked up one by one up to this many; more than there can be in a log are damage.
