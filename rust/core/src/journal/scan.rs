@@ -10,7 +10,7 @@ use super::format::{FRAME_BYTES, FRAMES_AT, Frame, Frames, Header, Kind, decode_
 /// The unit in which a disk loses what was not synced.
 const SECTOR_BYTES: usize = 512;
 /// Fewer zeros say nothing: frames have some themselves.
-const LEAST_ZEROS: usize = 64;
+const LEAST_ZEROS: usize = 48;
 /// Headers that are tried with one bit changed, at most; each attempt costs some microseconds.
 const MAX_MENDED: usize = 10_000;
 /// Rows that one removal names are looked up one by one up to this many; more than there can be in a log are damage.
@@ -208,7 +208,7 @@ fn is_torn(bytes: &[u8], place: Range<usize>) -> bool {
     let mut from = place.start;
     while from < place.end {
         let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(place.end);
-        if to - from >= LEAST_ZEROS.min(place.len()) && bytes[from..to].iter().all(|byte| *byte == 0) {
+        if to - from >= LEAST_ZEROS && bytes[from..to].iter().all(|byte| *byte == 0) {
             return true;
         }
         from = to;
