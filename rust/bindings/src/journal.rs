@@ -53,6 +53,11 @@ impl Journal {
         recovered.map(|record| (record.id.0, record.sent.as_deref().map(bytes), bytes(&record.body))).collect()
     }
 
+    /// The ids of the recovered records that damage may have hidden the removal or a change of.
+    fn uncertain(&self) -> Vec<u64> {
+        self.journal.uncertain().iter().map(|id| id.0).collect()
+    }
+
     /// The notes that were there: (number of the segment, name, body). The segment of a record is its id >> 48.
     fn recovered_notes<'py>(&self, py: Python<'py>) -> Vec<(usize, String, Bound<'py, PyBytes>)> {
         let notes = self.journal.recovered_notes().iter();
@@ -151,9 +156,15 @@ impl Journal {
             ("foreign_segments", now.foreign_segments as u64),
             ("damaged_records", now.damage.records),
             ("damaged_segments", now.damage.segments),
+            ("damaged_bytes", now.damage.bytes),
+            ("torn_bytes", now.damage.torn_bytes),
+            ("uncertain_records", now.damage.uncertain),
+            ("removed_damaged_files", now.damage.removed_files),
         ] {
             stats.set_item(name, value)?;
         }
+        let files: Vec<String> = now.damage.files.iter().map(|file| file.display().to_string()).collect();
+        stats.set_item("damaged_files", files)?;
         stats.set_item("closed", now.closed.map(|reason| reason.to_string()))?;
         Ok(stats)
     }

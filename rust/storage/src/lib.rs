@@ -2,5 +2,6 @@
 
 pub mod journal;
 pub mod memories;
+mod own_files;
 mod signals;
 pub mod snapshot;

@@ -5,7 +5,7 @@
 
 #![allow(missing_docs)]
 
-use agent_memory_storage::journal::{Fsync, Journal, JournalError, Options, RecordId, Recovered};
+use agent_memory_storage::journal::{Fsync, Journal, JournalError, MAX_KEPT_DAMAGED, Options, RecordId, Recovered};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs;
@@ -168,7 +168,7 @@ fn files_are_the_owners_alone() {
     let journal = open(&path);
     append(&journal, b"body");
     assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o700);
-    assert!(files(&path).len() >= 3);
+    assert_eq!(files(&path).len(), 1);
     for file in files(&path) {
         assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600, "{}", file.display());
     }
@@ -223,7 +223,7 @@ fn a_file_that_is_no_segment_is_kept_aside() {
     let journal = open(directory.path());
     append(&journal, b"body");
     journal.close();
-    fs::write(file(directory.path(), ".db"), vec![b'x'; 8_192]).expect("overwritten");
+    fs::write(file(directory.path(), ".journal"), vec![b'x'; 8_192]).expect("overwritten");
     let heir = open(directory.path());
     assert_eq!(heir.take_recovered(), []);
     assert_eq!(heir.stats().damage.segments, 1);
@@ -231,19 +231,15 @@ fn a_file_that_is_no_segment_is_kept_aside() {
     append(&heir, b"goes on");
 }
 
-/// `count` records in the database and one in its log, as a kill would leave them.
+/// `count` records in a log, as a kill would leave them.
 fn journal_with(count: usize, length: usize) -> (tempfile::TempDir, Vec<Vec<u8>>) {
     let directory = tempfile::tempdir().expect("a directory");
     let journal = open(directory.path());
     let body = |number: usize| format!("{number:08}").repeat(length / 8).into_bytes();
-    let mut written: Vec<Vec<u8>> = (0..count).map(body).collect();
+    let written: Vec<Vec<u8>> = (0..count).map(body).collect();
     let tickets = written.iter().map(|body| journal.append(body.as_slice().into()).expect("accepted").1);
     let last = tickets.last().expect("some");
     assert_eq!(finish(&journal, last), None);
-    journal.close();
-    let journal = open(directory.path());
-    written.push(b"in the log".to_vec());
-    append(&journal, b"in the log");
     (copy(directory.path()), written)
 }
 
@@ -255,35 +251,42 @@ fn is_subsequence(part: &[&[u8]], whole: &[Vec<u8>]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
-    /// Bytes flipped anywhere, in the database or its log: what is handed out is what was written, in its order.
+    /// Bytes flipped anywhere: what is handed out is what was written, in its order, and what is missing is told.
     #[test]
     fn damage_never_changes_what_is_handed_out(
-        ending in prop_oneof![Just(".db"), Just(".db-wal")],
         places in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..20),
     ) {
         let (killed, written) = journal_with(200, 120);
-        let path = file(killed.path(), ending);
+        let path = file(killed.path(), ".journal");
         let mut bytes = fs::read(&path).expect("read");
         for (place, mask) in places {
-            let place = place.index(bytes.len());
+            // One copy of the header is left alone.
+            let place = 4_096 + place.index(bytes.len() - 4_096);
             bytes[place] ^= mask;
         }
         fs::write(&path, &bytes).expect("written");
         let heir = open(killed.path());
         let recovered = heir.take_recovered();
         prop_assert!(is_subsequence(&bodies(&recovered), &written));
-        if ending == ".db" && recovered.len() < written.len() - 1 {
-            prop_assert!(heir.stats().damage.segments > 0, "a loss is reported");
-        }
+        let damage = heir.stats().damage;
+        prop_assert!(damage.segments == 1 && damage.bytes > 0, "damage is reported");
+        prop_assert!(damage.records + recovered.len() as u64 >= written.len() as u64, "as is what is lost");
+        prop_assert!(recovered.len() + 20 >= written.len(), "what is intact is there");
+        prop_assert_eq!(&damage.files, std::slice::from_ref(&path));
+        prop_assert_eq!(fs::read(file(killed.path(), ".damaged")).expect("kept"), bytes);
         // What was saved stays, and can be gone on with.
         append(&heir, b"goes on");
         let again = copy(killed.path());
-        let found = open(again.path()).take_recovered();
+        let successor = open(again.path());
+        let found = successor.take_recovered();
         let expected: Vec<&[u8]> = bodies(&recovered).into_iter().chain([b"goes on".as_slice()]).collect();
         prop_assert_eq!(bodies(&found), expected);
+        prop_assert_eq!(successor.stats().damage.segments, 0, "it is told once");
+        let certain = |found: &[Recovered]| found.iter().filter(|record| !record.is_certain).count();
+        prop_assert_eq!(certain(&found), certain(&recovered), "what is uncertain stays so");
     }
 
-    /// The log cut off anywhere: a whole number of commits is there, the oldest ones.
+    /// The log cut off anywhere: the oldest records are there, and that something was cut is told.
     #[test]
     fn a_torn_log_is_a_prefix(cut in any::<prop::sample::Index>()) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -293,12 +296,18 @@ proptest! {
             append(&journal, body);
         }
         let killed = copy(directory.path());
-        let path = file(killed.path(), ".db-wal");
+        let path = file(killed.path(), ".journal");
         let bytes = fs::read(&path).expect("read");
-        fs::write(&path, &bytes[..cut.index(bytes.len())]).expect("cut");
-        let recovered = open(killed.path()).take_recovered();
+        let cut = 8_192 + cut.index(bytes.len() - 8_192);
+        fs::write(&path, &bytes[..cut]).expect("cut");
+        let heir = open(killed.path());
+        let recovered = heir.take_recovered();
         let expected: Vec<&[u8]> = written.iter().take(recovered.len()).map(Vec::as_slice).collect();
         prop_assert_eq!(bodies(&recovered), expected);
+        let (damage, length) = (heir.stats().damage, fs::metadata(&path).expect("there").len());
+        prop_assert_eq!((damage.segments, damage.torn_bytes), (0, cut as u64 - length), "a crash leaves such a tail");
+        append(&heir, b"goes on");
+        prop_assert_eq!(open(copy(killed.path()).path()).take_recovered().len(), recovered.len() + 1);
     }
 
     /// Against a map: killed after any request, exactly its effects and those before it are there.
@@ -359,4 +368,213 @@ fn a_number_that_is_announced_is_not_given_to_another_record() {
     let recovered = open(directory.path()).take_recovered();
     assert_eq!(bodies(&recovered), [b"first".as_slice(), b"third"]);
     assert!(recovered.iter().all(|record| record.sent.is_none()));
+}
+
+#[test]
+fn a_log_of_which_most_is_of_no_use_is_written_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    let kept = append(&journal, b"kept");
+    let noted = journal.note("note", b"noted".as_slice().into()).expect("accepted");
+    assert_eq!(finish(&journal, noted), None);
+    let body = vec![b'x'; 100_000];
+    for _ in 0..200 {
+        let id = append(&journal, &body);
+        remove(&journal, &[id]);
+    }
+    let sent = journal.mark_sent(&[kept], b"how").expect("accepted");
+    assert_eq!(finish(&journal, sent), None);
+    assert!(journal.stats().disk_bytes < 5 << 20, "20 MB were written, {} are there", journal.stats().disk_bytes);
+    assert_eq!(files(directory.path()).len(), 1);
+    let path = file(directory.path(), ".journal");
+    assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+    assert_eq!(open(directory.path()).take_recovered(), [], "the new file is locked as well");
+    let heir = open(copy(directory.path()).path());
+    let recovered = heir.take_recovered();
+    assert_eq!((bodies(&recovered), recovered[0].id), (vec![b"kept".as_slice()], kept));
+    assert_eq!(recovered[0].sent.as_deref(), Some(b"how".as_slice()));
+    assert_eq!(heir.recovered_notes()[0].body.as_ref(), b"noted");
+    assert_eq!(heir.stats().damage, agent_memory_storage::journal::Damage::default());
+}
+
+#[test]
+fn copies_of_damaged_files_are_bounded() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for round in 0..MAX_KEPT_DAMAGED as u64 + 2 {
+        let journal = open(directory.path());
+        append(&journal, &round.to_le_bytes());
+        append(&journal, b"another");
+        journal.close();
+        let path = file(directory.path(), ".journal");
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[8_192 + 54] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        let heir = open(directory.path());
+        let damage = heir.stats().damage;
+        assert_eq!((damage.segments, damage.records, damage.uncertain), (1, 1, 0));
+        assert_eq!(damage.removed_files, u64::from(round >= MAX_KEPT_DAMAGED as u64), "round {round}");
+        let ids: Vec<_> = heir.take_recovered().iter().map(|record| record.id).collect();
+        remove(&heir, &ids);
+    }
+    let kept = files(directory.path()).into_iter().filter(|path| path.to_string_lossy().ends_with(".damaged"));
+    assert_eq!(kept.count(), MAX_KEPT_DAMAGED);
+}
+
+fn refusal(directory: &Path) -> String {
+    let options = Options { directory: directory.to_owned(), identity: "client".to_owned(), fsync: NEVER };
+    match Journal::open(&options) {
+        Err(JournalError::Refused(reason)) => reason,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("opened"),
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
+}
+
+#[test]
+fn what_another_user_may_write_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    append(&journal, b"body");
+    journal.close();
+    let path = file(directory.path(), ".journal");
+    for (changed, mode, good) in [
+        (directory.path(), 0o777, 0o700),
+        (directory.path(), 0o770, 0o700),
+        (&path, 0o666, 0o600),
+        (&path, 0o660, 0o600),
+    ] {
+        set_mode(changed, mode);
+        let reason = refusal(directory.path());
+        assert!(
+            reason.contains(&format!("mode {mode:04o}")) && reason.contains(&changed.display().to_string()),
+            "{reason}"
+        );
+        set_mode(changed, good);
+    }
+    assert_eq!(bodies(&open(directory.path()).take_recovered()), [b"body"]);
+}
+
+#[test]
+fn what_is_no_regular_file_of_one_name_is_refused_before_it_is_opened() {
+    for ending in ["journal", "new", "lock", "db"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let elsewhere = tempfile::tempdir().expect("a directory");
+        let (place, other) = (directory.path().join(format!("0-0-0.{ending}")), elsewhere.path().join("other"));
+        fs::write(&other, b"x").expect("written");
+        set_mode(&other, 0o600);
+        std::os::unix::fs::symlink(&other, &place).expect("linked");
+        assert!(refusal(directory.path()).contains("is not a regular file"));
+        fs::remove_file(&place).expect("removed");
+        fs::hard_link(&other, &place).expect("linked");
+        assert!(refusal(directory.path()).contains("has 2 names (hard links)"));
+        fs::remove_file(&place).expect("removed");
+        // Opening a FIFO would wait for a writer.
+        rustix::fs::mknodat(rustix::fs::CWD, &place, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("made");
+        assert!(refusal(directory.path()).contains("is not a regular file"));
+        fs::remove_file(&place).expect("removed");
+        fs::create_dir(&place).expect("made");
+        assert!(refusal(directory.path()).contains("is not a regular file"));
+    }
+    let parent = tempfile::tempdir().expect("a directory");
+    let (real, link) = (parent.path().join("real"), parent.path().join("link"));
+    fs::create_dir(&real).expect("made");
+    std::os::unix::fs::symlink(&real, &link).expect("linked");
+    append(&open(&link), b"a link of one's own is followed");
+}
+
+#[test]
+fn what_belongs_to_another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return; // only root can give a file away
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    append(&journal, b"planted");
+    journal.close();
+    let path = file(directory.path(), ".journal");
+    for given in [path.as_path(), directory.path()] {
+        std::os::unix::fs::chown(given, Some(65_534), None).expect("given away");
+        assert!(refusal(directory.path()).contains("belongs to user 65534, and this process runs as user 0"));
+        std::os::unix::fs::chown(given, Some(0), None).expect("taken back");
+    }
+}
+
+/// A copy of a journal that the build before the log format wrote (`tests/fixtures/README.md`), for the client "client".
+fn earlier(name: &str) -> tempfile::TempDir {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/journal_sqlite").join(name);
+    let copied = copy(&fixture);
+    for path in files(copied.path()) {
+        set_mode(&path, 0o600);
+    }
+    fs::write(file(copied.path(), ".lock"), b"client").expect("written");
+    copied
+}
+
+#[test]
+fn a_journal_of_the_version_before_opens_and_keeps_everything() {
+    for name in ["killed", "closed"] {
+        for loses_lock in [false, true] {
+            let directory = earlier(name);
+            if loses_lock {
+                fs::remove_file(file(directory.path(), ".lock")).expect("removed");
+            }
+            let heir = open(directory.path());
+            let recovered = heir.take_recovered();
+            assert_eq!(recovered.len(), 18, "{name}");
+            assert!(recovered.iter().all(|record| record.is_certain));
+            let sent: Vec<_> = recovered.iter().filter(|record| record.sent.is_some()).collect();
+            assert_eq!(sent.len(), 1);
+            assert!(sent[0].body.windows(5).any(|words| words == b"doubt"));
+            assert!(!bodies(&recovered).iter().any(|body| body.windows(7).any(|words| words == b"removed")));
+            assert_eq!(heir.recovered_notes()[0].body.as_ref(), b"body");
+            assert_eq!(heir.stats().damage, agent_memory_storage::journal::Damage::default());
+            append(&heir, b"goes on");
+            assert_eq!(open(copy(directory.path()).path()).take_recovered().len(), 19);
+            heir.close();
+            let left: Vec<_> = files(directory.path());
+            assert!(left.len() == 1 && left[0].to_string_lossy().ends_with(".journal"), "{left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_database_without_its_lock_file_is_left_alone_where_others_use_the_directory() {
+    let directory = earlier("closed");
+    fs::remove_file(file(directory.path(), ".lock")).expect("removed");
+    let another = open_as(directory.path(), "another", NEVER);
+    assert_eq!(another.take_recovered().len(), 18, "it is alone there");
+    append(&another, b"one more");
+    another.close();
+    for path in files(earlier("closed").path()) {
+        if path.to_string_lossy().ends_with(".db") {
+            let name = directory.path().join("1-1-1.db");
+            fs::copy(&path, &name).expect("copied");
+            set_mode(&name, 0o600);
+        }
+    }
+    let journal = open(directory.path());
+    assert_eq!((journal.take_recovered().len(), journal.stats().foreign_segments), (0, 2));
+}
+
+#[test]
+fn damage_to_a_journal_of_the_version_before_is_told_and_what_follows_it_is_there() {
+    let directory = earlier("killed");
+    let log = file(directory.path(), "-wal");
+    let before = fs::read(&log).expect("read");
+    for place in (40..before.len()).step_by(977) {
+        let copied = copy(directory.path());
+        let mut bytes = before.clone();
+        bytes[place] ^= 4;
+        fs::write(file(copied.path(), "-wal"), bytes).expect("written");
+        let heir = open(copied.path());
+        let (found, damage) = (heir.take_recovered().len(), heir.stats().damage);
+        assert!(
+            found == 18 || damage.segments == 1 || place + 4_200 > before.len(),
+            "byte {place}: {found} in silence"
+        );
+    }
 }

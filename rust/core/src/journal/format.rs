@@ -48,7 +48,8 @@ impl Header {
         copy.repeat(2)
     }
 
-    fn decode(copy: &[u8]) -> Option<Self> {
+    /// The header, and whether nothing stands behind it.
+    fn decode(copy: &[u8]) -> Option<(Self, bool)> {
         if copy.len() != HEADER_BYTES || copy[..8] != MAGIC {
             return None;
         }
@@ -58,7 +59,7 @@ impl Header {
         }
         let is_padded = copy[end + 4..].iter().all(|byte| *byte == 0);
         let (identity, version) = (copy[IDENTITY_AT..end].to_vec(), u32_at(copy, 8));
-        is_padded.then(|| Self { identity, salt: u64_at(copy, 16), version })
+        Some((Self { identity, salt: u64_at(copy, 16), version }, is_padded))
     }
 }
 
@@ -68,10 +69,10 @@ pub fn header_of(bytes: &[u8]) -> Option<(Header, bool)> {
     let copy = |at: usize| bytes.get(at..at + HEADER_BYTES).and_then(Header::decode);
     match (copy(0), copy(HEADER_BYTES)) {
         (Some(first), second) => {
-            let is_whole = second.as_ref() == Some(&first);
-            Some((first, is_whole))
+            let is_whole = first.1 && second.as_ref() == Some(&first);
+            Some((first.0, is_whole))
         }
-        (None, second) => second.map(|header| (header, false)),
+        (None, second) => second.map(|(header, _)| (header, false)),
     }
 }
 
@@ -311,8 +312,23 @@ impl Frames {
     }
 }
 
+/// The body of a whole frame that stands alone in `bytes`; `None` if it is damaged.
+#[must_use]
+pub fn body_of(salt: u64, bytes: &[u8]) -> Option<&[u8]> {
+    let frame = Frame::decode(salt, bytes)?;
+    let body = &bytes[FRAME_BYTES..];
+    frame.is_body(salt, body).then_some(body)
+}
+
+/// The body of a note's frame, without the note's name.
+#[must_use]
+pub fn note_of(salt: u64, bytes: &[u8]) -> Option<&[u8]> {
+    split_named(body_of(salt, bytes)?).map(|(_, body)| body)
+}
+
 /// Rows as runs: the first row and how many follow each other.
-fn encode_rows(rows: &[i64]) -> Vec<u8> {
+#[must_use]
+pub fn encode_rows(rows: &[i64]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let runs = rows.chunk_by(|one, next| one.checked_add(1) == Some(*next));
     for run in runs {
@@ -323,7 +339,7 @@ fn encode_rows(rows: &[i64]) -> Vec<u8> {
 }
 
 /// The runs of rows, as (first, how many).
-pub(super) fn decode_rows(bytes: &[u8]) -> impl Iterator<Item = (i64, i64)> {
+pub fn decode_rows(bytes: &[u8]) -> impl Iterator<Item = (i64, i64)> {
     bytes.chunks_exact(16).map(|run| (u64_at(run, 0).cast_signed(), u64_at(run, 8).cast_signed()))
 }
 

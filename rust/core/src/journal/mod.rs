@@ -26,7 +26,10 @@
 mod format;
 mod scan;
 
-pub use format::{FRAME_BYTES, FRAMES_AT, Frames, HEADER_BYTES, Header, MAX_IDENTITY_BYTES, VERSION, header_of};
+pub use format::{
+    FRAME_BYTES, FRAMES_AT, Frames, HEADER_BYTES, Header, MAX_IDENTITY_BYTES, VERSION, body_of, decode_rows,
+    encode_rows, header_of, note_of,
+};
 pub use scan::{Contents, Loss, Record, scan};
 
 /// The longest body of a frame, in bytes.

@@ -4,51 +4,59 @@
 //! a segment has one owner at a time:
 //!
 //! ```text
-//! 0198f2c1a2b3-4711-0.lock       flock()ed by the owner for as long as it lives; holds the identity of the client
-//! 0198f2c1a2b3-4711-0.db         the records (`SQLite`)
-//! 0198f2c1a2b3-4711-0.db-wal     its write-ahead log
+//! 0198f2c1a2b3-4711-0.journal    a log, flock()ed by its owner for as long as he lives (`agent_memory_core::journal`)
+//! 0198f2c1a2b3-4711-0.new        one that is being made, or written anew
 //! 0198f2c1a2b3-4711-0.damaged    what a damaged segment was before its readable part was saved
+//! 0198f2c1a2b3-4711-0.lock, .db, .db-wal    a segment of an earlier version, in `SQLite`: it is turned into a log
 //! ```
 //!
 //! **Rules.**
 //!
-//! - A segment whose lock is free belongs to nobody: its process is dead. Whoever opens the directory with the same identity
+//! - A segment whose lock is free has no owner: its process is dead. A process that opens the directory with the same identity
 //!   (client name, server, database) adopts it, and goes on in the oldest one instead of making a new one. Segments of
 //!   another identity are left alone and counted.
-//! - A segment is removed when its owner closes it empty. Its lock file goes last, and whoever gets a lock checks that the
-//!   file is still there.
-//! - A record is `(id, checksum of id and body, body)`. A record whose checksum is wrong is never handed out.
+//! - A directory or file of another user, or that another user may write, or that is no regular file, is refused before it is
+//!   opened.
+//! - A segment is removed when its owner closes it empty. A process that gets a lock checks that the name still leads to that
+//!   file.
+//! - A record is never handed out if its checksum is wrong. What can be read of a damaged segment is written to a new file, the
+//!   old one is copied to `.damaged` ([`MAX_KEPT_DAMAGED`] are kept), and the loss is counted.
 //! - One thread writes. It takes everything that was asked for meanwhile, writes it in one transaction per segment, commits,
 //!   and tells all who wait at once (group commit). Requests are numbered by *tickets* and done in their order.
 //! - A batch that fails (disk full) is repeated request by request, so that each gets its own verdict. A removal that fails
 //!   is owed: it is done again with the next batch, so that a full disk stops nothing from being drained.
 //! - An fdatasync that fails fails its batch and closes the journal: what the kernel has dropped can't be asked for again.
-//! - After `fork()` a child calls [`Journal::abandon`] and never touches the parent's segments again. It can't adopt them
-//!   either when the parent is dead, since it has inherited `SQLite`'s knowledge of who has them open: it passes them over,
-//!   and they are left to a process that was started otherwise.
+//! - After `fork()` a child calls [`Journal::abandon`] and never touches the parent's segments again.
 
 mod directory;
 mod records;
 mod segment;
+mod sqlite;
 mod writer;
 
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use segment::{Descriptors, Segment};
+
 pub use records::{Damage, Note, RecordId, Recovered};
 use writer::Shared;
+
+use crate::own_files::NotOwn;
 
 /// The most requests that may wait for the writer; more are refused.
 pub const MAX_PENDING_REQUESTS: usize = 1 << 20;
 /// The most bytes of records that may wait for the writer; more are refused.
 pub const MAX_PENDING_BYTES: usize = 256 << 20;
-/// The largest record, in bytes: what `SQLite` holds in one value.
-pub const MAX_RECORD_BYTES: usize = 512 << 20;
+/// The largest record, in bytes.
+pub const MAX_RECORD_BYTES: usize = agent_memory_core::journal::MAX_BODY_BYTES;
+
+/// The most copies of damaged files that a directory keeps; beyond that the oldest goes, and is counted.
+pub const MAX_KEPT_DAMAGED: usize = 16;
 
 /// When what was written is forced to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +65,7 @@ pub enum Fsync {
     Always,
     /// So long after a ticket is done, at most.
     Interval(Duration),
-    /// When the log is carried over into the segment, and when the operating system likes.
+    /// When the journal is closed, and when the operating system likes.
     Never,
 }
 
@@ -81,8 +89,8 @@ pub enum JournalError {
     SyncFailed(String),
     /// The writer is too far behind.
     Behind,
-    /// The segment is open in this process, or was in the one it was forked from.
-    Locked,
+    /// A file or directory is not this user's alone; it names which and why.
+    Refused(String),
     /// The journal is closed.
     Closed,
     /// The record is too large.
@@ -102,7 +110,9 @@ impl std::fmt::Display for JournalError {
                 formatter,
                 "the journal is behind: {MAX_PENDING_REQUESTS} requests or {MAX_PENDING_BYTES} bytes wait to be written"
             ),
-            JournalError::Locked => write!(formatter, "the segment is open already"),
+            JournalError::Refused(reason) => {
+                write!(formatter, "the journal's files must be this user's alone, but {reason}")
+            }
             JournalError::Closed => write!(formatter, "the journal is closed"),
             JournalError::TooLarge(size) => {
                 write!(formatter, "a record must be <= {MAX_RECORD_BYTES} bytes, got {size}")
@@ -121,6 +131,15 @@ impl From<io::Error> for JournalError {
                 JournalError::Full(error.to_string())
             }
             _ => JournalError::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<NotOwn> for JournalError {
+    fn from(error: NotOwn) -> Self {
+        match error {
+            NotOwn::Io(error) => error.into(),
+            NotOwn::Refused(reason) => JournalError::Refused(reason),
         }
     }
 }
@@ -159,27 +178,30 @@ pub struct Journal {
     shared: Arc<Shared>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
     recovered: std::sync::Mutex<Vec<Recovered>>,
+    uncertain: Vec<RecordId>,
     notes: Vec<Note>,
-    locks: Vec<AtomicI32>,
+    descriptors: Vec<Arc<Descriptors>>,
 }
 
 impl Journal {
     /// Opens the directory: adopts what dead processes of this identity left, and starts the writer.
     ///
     /// # Errors
-    /// Those of the file system. A damaged segment is no error: see [`Journal::stats`].
+    /// Those of the file system, and [`JournalError::Refused`]. A damaged segment is no error: see [`Journal::stats`].
     pub fn open(options: &Options) -> Result<Self, JournalError> {
         let mut opened = directory::open(options)?;
         let recovered = std::mem::take(&mut opened.recovered);
+        let uncertain = recovered.iter().filter(|record| !record.is_certain).map(|record| record.id).collect();
         let notes = std::mem::take(&mut opened.notes);
-        let locks = opened.segments.iter().map(|segment| AtomicI32::new(segment.lock_fd())).collect();
+        let descriptors = opened.segments.iter().map(Segment::descriptors).collect();
         let (shared, thread) = writer::start(opened, options.fsync)?;
         Ok(Self {
             shared,
             thread: std::sync::Mutex::new(Some(thread)),
             recovered: std::sync::Mutex::new(recovered),
+            uncertain,
             notes,
-            locks,
+            descriptors,
         })
     }
 
@@ -187,6 +209,12 @@ impl Journal {
     #[must_use]
     pub fn take_recovered(&self) -> Vec<Recovered> {
         std::mem::take(&mut *writer::locked(&self.recovered))
+    }
+
+    /// Those of what was in the journal that damage may have hidden the removal or a change of.
+    #[must_use]
+    pub fn uncertain(&self) -> &[RecordId] {
+        &self.uncertain
     }
 
     /// The notes of the segments that were adopted.
@@ -294,18 +322,13 @@ impl Journal {
     /// through the descriptors, which is why these have to be closed here: else the segments would seem owned for as long as
     /// the child lives.
     pub fn abandon(&self) {
-        for lock in &self.locks {
-            let fd = lock.swap(-1, Ordering::Relaxed);
-            if fd >= 0 {
-                directory::close_fd(fd);
-            }
-        }
+        self.descriptors.iter().flat_map(|descriptors| descriptors.take()).for_each(directory::close_fd);
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        let abandoned = self.locks.iter().any(|lock| lock.load(Ordering::Relaxed) < 0);
+        let abandoned = self.descriptors.iter().any(|descriptors| descriptors.are_taken());
         if !abandoned {
             self.close();
         }

@@ -1,5 +1,7 @@
 //! What the journal holds: records, notes, and the account of what was damaged.
 
+use std::path::PathBuf;
+
 /// Names a record: the segment's number in the high 16 bits, the number within the segment in the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordId(pub u64);
@@ -29,6 +31,8 @@ pub struct Recovered {
     pub id: RecordId,
     /// Was it marked as being sent? Then what was said of how.
     pub sent: Option<Box<[u8]>>,
+    /// False where damage may have hidden that it was removed or changed.
+    pub is_certain: bool,
     /// What was appended.
     pub body: Box<[u8]>,
 }
@@ -45,27 +49,32 @@ pub struct Note {
 }
 
 /// What was found damaged when the journal was opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Damage {
-    /// Records that were there and whose checksum was wrong, or that could not be read.
+    /// Records that are lost, or of which only an older state was found; as far as that is known.
     pub records: u64,
-    /// Segments of which a part, or all, could not be read; each was kept under the ending `.damaged`.
+    /// Segments of which a part, or all, could not be read; each was copied to a file with the ending `.damaged`.
     pub segments: u64,
+    /// Bytes that could not be read.
+    pub bytes: u64,
+    /// Bytes at the ends of logs that a crash left unfinished; that is no damage.
+    pub torn_bytes: u64,
+    /// Records that were found, but that lost ones may have removed or changed.
+    pub uncertain: u64,
+    /// The files that were damaged.
+    pub files: Vec<PathBuf>,
+    /// Older copies of damaged files that were removed, because no more are kept.
+    pub removed_files: u64,
 }
 
-/// The checksum of a record: over its number and its body, so that a body under another number is found out.
-pub(super) fn checksum(row: i64, body: &[u8]) -> i64 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&row.to_le_bytes());
-    hasher.update(body);
-    i64::from(hasher.finalize())
-}
-
-/// The checksum of a note.
-pub(super) fn note_checksum(name: &str, body: &[u8]) -> i64 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(name.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(body);
-    i64::from(hasher.finalize())
+impl Damage {
+    pub(super) fn add(&mut self, other: Damage) {
+        self.records += other.records;
+        self.segments += other.segments;
+        self.bytes += other.bytes;
+        self.torn_bytes += other.torn_bytes;
+        self.uncertain += other.uncertain;
+        self.files.extend(other.files);
+        self.removed_files += other.removed_files;
+    }
 }

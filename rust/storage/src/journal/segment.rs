@@ -1,30 +1,36 @@
-//! One segment: a `SQLite` database of records that one process owns.
+//! One segment: a log of records that one process owns. How it is written and read is decided in the core
+//! (`agent_memory_core::journal`); here are the file and its lock.
 //!
-//! WAL, exclusive locking (so there is no shared-memory file), and, with [`Fsync::Always`], `synchronous=FULL`: a commit is
-//! one fdatasync of the log. `SQLite` finds a torn log by its own checksums and goes back to the last whole commit; what it
-//! can't find (a flipped bit in a body) the records' checksums find, and a page that can't be read costs the records on it.
-//! Either way the readable records are copied to a new file, and the old one is kept under the ending `.damaged`.
+//! The file is locked (flock) for as long as it is open, so a lock can't be lost apart from its records. It is begun under the
+//! ending `.new` and renamed when it is whole: at first, and when it is written anew because most of it is of no use any more
+//! or because it was damaged. What was damaged is copied to `.damaged` before that.
 
-use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use agent_memory_core::journal::{
+    Contents, FRAME_BYTES, Frames, Header, MAX_IDENTITY_BYTES, VERSION, body_of, decode_rows, encode_rows, header_of,
+    is_worth_rewriting, note_of, scan,
+};
 
-use super::records::{Damage, Note, RecordId, Recovered, checksum, note_checksum};
+use super::directory::{leads_to, remove_if_there, set_aside, try_lock};
+use super::records::{Damage, Note, RecordId, Recovered};
 use super::{Fsync, JournalError};
+use crate::own_files;
 
-/// The note that numbers the records being sent, behind what was said of how they are sent.
-const SENT: &str = ".sending";
-/// An empty segment with more pages than this gives them back.
-const KEPT_PAGES: i64 = 4_096;
-const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, body BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, checksum INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
-";
+/// A rewriting that failed is tried again when the log has grown by this much.
+const RETRY_BYTES: u64 = 4 << 20;
+/// What is written of a new file at once.
+const WRITTEN_AT_ONCE_BYTES: usize = 1 << 20;
+/// The note of the rows that a damaged segment may have removed or undo.
+const UNCERTAIN: &str = ".uncertain";
 
 /// One change of a segment.
 #[derive(Debug, Clone)]
@@ -35,14 +41,184 @@ pub(super) enum Change {
     Note(String, Box<[u8]>),
 }
 
+/// The descriptors of a segment: of its file and, while that is written anew, of the new one; -1 for none. A child of `fork()`
+/// closes them.
+#[derive(Debug)]
+pub(super) struct Descriptors([AtomicI32; 2]);
+
+impl Descriptors {
+    fn of(file: &File) -> Arc<Self> {
+        Arc::new(Self([AtomicI32::new(file.as_raw_fd()), AtomicI32::new(-1)]))
+    }
+
+    /// Takes them: they are there once.
+    pub(super) fn take(&self) -> impl Iterator<Item = i32> {
+        self.0.iter().map(|descriptor| descriptor.swap(-1, Ordering::Relaxed)).filter(|descriptor| *descriptor >= 0)
+    }
+
+    pub(super) fn are_taken(&self) -> bool {
+        self.0[0].load(Ordering::Relaxed) < 0
+    }
+}
+
+/// Where a frame stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    at: u64,
+    length: u64,
+}
+
+impl Place {
+    fn behind(end: u64, (at, length): (usize, usize)) -> Self {
+        Self { at: end + at as u64, length: length as u64 }
+    }
+
+    fn read(&self, file: &File) -> io::Result<Vec<u8>> {
+        let mut frame = vec![0; usize::try_from(self.length).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut frame, self.at).map(|()| frame)
+    }
+}
+
+/// The places of what is in a log.
+#[derive(Default)]
+struct Index {
+    records: BTreeMap<i64, Place>,
+    notes: BTreeMap<String, Place>,
+    live_bytes: u64,
+}
+
+impl Index {
+    fn put(&mut self, row: i64, place: Place) -> Option<Place> {
+        self.live_bytes += place.length;
+        self.records.insert(row, place).inspect(|before| self.live_bytes -= before.length)
+    }
+
+    fn remove(&mut self, row: i64) -> Option<Place> {
+        self.records.remove(&row).inspect(|before| self.live_bytes -= before.length)
+    }
+
+    fn note(&mut self, name: &str, place: Place) -> Option<Place> {
+        self.live_bytes += place.length;
+        self.notes.insert(name.to_owned(), place).inspect(|before| self.live_bytes -= before.length)
+    }
+
+    fn undo(&mut self, change: Changed) {
+        match change {
+            Changed::Record(row, Some(place)) => _ = self.put(row, place),
+            Changed::Record(row, None) => _ = self.remove(row),
+            Changed::Note(name, Some(place)) => _ = self.note(&name, place),
+            Changed::Note(name, None) => {
+                let place = self.notes.remove(&name);
+                self.live_bytes -= place.map_or(0, |place| place.length);
+            }
+        }
+    }
+}
+
+/// What a commit changed in the index, and where that was before.
+enum Changed {
+    Record(i64, Option<Place>),
+    Note(String, Option<Place>),
+}
+
+/// A log that is being written beside the place it is meant for.
+struct Draft {
+    aside: PathBuf,
+    file: File,
+    header: Header,
+    frames: Frames,
+    end: u64,
+    index: Index,
+}
+
+impl Draft {
+    /// `None` if another process has begun one there, or took this one for a leftover.
+    fn begin(path: &Path, identity: &[u8], seen: Option<&Descriptors>) -> Result<Option<Self>, JournalError> {
+        let aside = path.with_extension("new");
+        let file = match own_files::create(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            other => other?,
+        };
+        if let Some(seen) = seen {
+            seen.0[1].store(file.as_raw_fd(), Ordering::Relaxed);
+        }
+        if !try_lock(&file)? {
+            return Ok(None);
+        }
+        // Random, so that no value can be written that is taken for a frame.
+        let salt = RandomState::new().hash_one(path);
+        let header = Header { identity: identity.to_vec(), salt, version: VERSION };
+        let head = header.encode();
+        let mut draft = Self { aside, file, header, frames: Frames::new(salt), end: 0, index: Index::default() };
+        draft.write(&head)?;
+        Ok(Some(draft))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+        self.file.write_all_at(bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn put(&mut self, row: i64, body: &[u8]) -> Result<(), JournalError> {
+        let frame = self.frames.put(row, body);
+        self.index.put(row, Place::behind(self.end, frame));
+        if self.frames.bytes().len() < WRITTEN_AT_ONCE_BYTES { Ok(()) } else { self.flush() }
+    }
+
+    fn note(&mut self, name: &str, body: &[u8]) -> Result<(), JournalError> {
+        let frame = self.frames.note(name, body);
+        self.index.note(name, Place::behind(self.end, frame));
+        self.flush()
+    }
+
+    fn announce(&mut self, (rows, how): &(Vec<i64>, Box<[u8]>)) {
+        if !rows.is_empty() {
+            self.frames.send(rows, how);
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), JournalError> {
+        let bytes = self.frames.bytes().to_vec();
+        self.write(&bytes)?;
+        self.frames.acknowledged();
+        Ok(())
+    }
+
+    /// Forces it to the disk and gives it its name; false if it is not there any more, or must not replace what has the name.
+    fn publish(&mut self, path: &Path, replaces: bool) -> Result<bool, JournalError> {
+        self.flush()?;
+        self.file.sync_all()?;
+        if !leads_to(&self.aside, &self.file)? || (!replaces && path.exists()) {
+            return Ok(false);
+        }
+        fs::rename(&self.aside, path)?;
+        if let Some(directory) = path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        Ok(true)
+    }
+}
+
 pub(super) struct Segment {
-    connection: Connection,
     path: PathBuf,
-    lock_path: PathBuf,
-    lock: File,
-    log: Option<File>,
-    records: u64,
+    file: File,
+    descriptors: Arc<Descriptors>,
+    header: Header,
+    fsync: Fsync,
+    frames: Frames,
+    /// Where the next frame is written.
+    end: u64,
+    /// Is there something behind `end`, left by a write that failed?
+    is_dirty: bool,
+    index: Index,
+    /// What was announced last as being sent.
+    announced: (Vec<i64>, Box<[u8]>),
+    /// Records that a damaged segment may have removed or undo, and that nobody has looked at yet.
+    uncertain: BTreeSet<i64>,
     next_row: i64,
+    /// The log is not rewritten before it is as long as this.
+    rewritten_from: u64,
 }
 
 /// A segment, and what was in it.
@@ -50,79 +226,155 @@ pub(super) struct OpenedSegment {
     pub(super) segment: Segment,
     pub(super) recovered: Vec<Recovered>,
     pub(super) notes: Vec<Note>,
-    pub(super) damage: Damage,
 }
 
-/// What could be read of a database.
+/// What a segment begins with.
 #[derive(Default)]
-struct Contents {
-    records: Vec<(i64, Box<[u8]>)>,
-    notes: Vec<(String, Box<[u8]>)>,
-    lost: u64,
-    broken: bool,
+pub(super) struct Seed {
+    pub(super) records: Vec<(i64, Box<[u8]>)>,
+    pub(super) notes: Vec<(String, Box<[u8]>)>,
+    pub(super) announced: (Vec<i64>, Box<[u8]>),
 }
 
 impl Segment {
-    /// Opens the database at `path`, whose lock is held; it is made where it is missing.
-    pub(super) fn open(
-        number: usize,
-        path: PathBuf,
-        lock_path: PathBuf,
-        lock: File,
-        fsync: Fsync,
-    ) -> Result<OpenedSegment, JournalError> {
-        let salvaged = path.with_extension("salvage");
-        if !path.exists() && salvaged.exists() {
-            fs::rename(&salvaged, &path)?;
+    /// Makes the segment at `path`; `None` if another process was faster.
+    pub(super) fn make(path: &Path, identity: &[u8], seed: Seed, fsync: Fsync) -> Result<Option<Self>, JournalError> {
+        if identity.len() > MAX_IDENTITY_BYTES {
+            let length = identity.len();
+            return Err(JournalError::Other(format!("identity must be <= {MAX_IDENTITY_BYTES} bytes, got {length}")));
         }
-        let mut damage = Damage::default();
-        let mut contents = Contents::default();
-        let connection = match connect(&path, fsync).and_then(|connection| {
-            contents = read(&connection)?;
-            Ok(connection)
-        }) {
-            Ok(connection) if contents.lost == 0 && !contents.broken => connection,
-            Ok(connection) => {
-                drop(connection);
-                set_aside(&path, &contents)?;
-                connect(&path, fsync).map_err(|error| failed(&error))?
+        let Some(mut draft) = Draft::begin(path, identity, None)? else { return Ok(None) };
+        let written = (|| {
+            for (row, body) in &seed.records {
+                draft.put(*row, body)?;
             }
-            Err(error) if is_damage(&error) => {
-                contents = Contents { broken: true, ..Contents::default() };
-                set_aside(&path, &contents)?;
-                connect(&path, fsync).map_err(|error| failed(&error))?
+            for (name, body) in &seed.notes {
+                draft.note(name, body)?;
             }
-            Err(error) => return Err(failed(&error)),
-        };
-        damage.records = contents.lost;
-        damage.segments = u64::from(contents.broken || contents.lost > 0);
-        let log = match fsync {
-            Fsync::Interval(_) => Some(File::open(log_path(&path))?),
-            Fsync::Always | Fsync::Never => None,
-        };
-        let announced = contents.notes.iter().find(|(name, _)| name == SENT);
-        let (sent, how) = announced.map_or_else(Default::default, |(_, body)| read_sent(body));
-        let notes = contents.notes.into_iter().filter(|(name, _)| name != SENT);
-        let notes = notes.map(|(name, body)| Note { segment: number, name, body }).collect();
-        // A number that is still announced is not given to another record: it would be found in doubt for what it is not.
-        let used = contents.records.last().map(|(row, _)| *row).into_iter().chain(sent.iter().copied()).max();
-        let next_row = used.map_or(1, |row| row + 1);
-        let records = contents.records.len() as u64;
-        let recovered = contents.records.into_iter().map(|(row, body)| {
-            let id = RecordId::new(number, row);
-            Recovered { id, sent: sent.contains(&row).then(|| how.clone()), body }
-        });
-        let recovered = recovered.collect();
-        let segment = Self { connection, path, lock_path, lock, log, records, next_row };
-        Ok(OpenedSegment { segment, recovered, notes, damage })
+            draft.announce(&seed.announced);
+            draft.publish(path, false)
+        })();
+        match written {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => {
+                let _ = remove_if_there(&draft.aside); // the error that is reported is the first one
+                return Err(error);
+            }
+        }
+        let used = seed.records.iter().map(|(row, _)| *row).chain(seed.announced.0.iter().copied()).max();
+        Ok(Some(Self {
+            path: path.to_owned(),
+            descriptors: Descriptors::of(&draft.file),
+            file: draft.file,
+            header: draft.header,
+            fsync,
+            frames: draft.frames,
+            end: draft.end,
+            is_dirty: false,
+            index: draft.index,
+            announced: seed.announced,
+            uncertain: BTreeSet::new(),
+            next_row: used.map_or(1, |row| row.saturating_add(1)),
+            rewritten_from: 0,
+        }))
     }
 
-    pub(super) fn lock_fd(&self) -> i32 {
-        self.lock.as_raw_fd()
+    /// Opens the segment at `path`, whose file is open and locked; `number` is what it is called in the ids of its records.
+    /// `None` if nothing of it can be read, not even whose it is: then it has been set aside.
+    pub(super) fn open(
+        number: usize,
+        path: &Path,
+        mut file: File,
+        fsync: Fsync,
+    ) -> Result<(Option<OpenedSegment>, Damage), JournalError> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let Some((header, is_header_whole)) = header_of(&bytes) else {
+            let removed_files = set_aside(path, &bytes)?;
+            remove_if_there(path)?;
+            let (bytes, files) = (bytes.len() as u64, vec![path.to_owned()]);
+            let damage = Damage { segments: 1, bytes, files, removed_files, ..Damage::default() };
+            return Ok((None, damage));
+        };
+        if header.version != VERSION {
+            let (path, version) = (path.display(), header.version);
+            return Err(JournalError::Other(format!("{path} was written by a later version, in format {version}")));
+        }
+        let contents = scan(&bytes, &header, is_header_whole);
+        let loss = contents.loss;
+        let body = |place: &std::ops::Range<usize>| Box::<[u8]>::from(&bytes[place.clone()]);
+        let doubted = contents.notes.iter().find(|(name, _)| name == UNCERTAIN).map(|(_, place)| &bytes[place.clone()]);
+        let doubted =
+            doubted.into_iter().flat_map(decode_rows).flat_map(|(first, count)| first..first.saturating_add(count));
+        let found = contents.records.iter().filter(|record| !record.is_certain).map(|record| record.row);
+        let uncertain: BTreeSet<i64> = doubted.take(bytes.len()).chain(found).collect();
+        let recovered = contents.records.iter().map(|record| Recovered {
+            id: RecordId::new(number, record.row),
+            sent: record.sent.clone(),
+            is_certain: !uncertain.contains(&record.row),
+            body: body(&record.body),
+        });
+        let recovered: Vec<Recovered> = recovered.collect();
+        let others = contents.notes.iter().filter(|(name, _)| name != UNCERTAIN);
+        let notes: Vec<Note> =
+            others.map(|(name, place)| Note { segment: number, name: name.clone(), body: body(place) }).collect();
+        let mut segment = Self::with(path, file, header, contents, uncertain, fsync);
+        let mut damage = Damage { torn_bytes: loss.torn_bytes, ..Damage::default() };
+        damage.uncertain = recovered.iter().filter(|record| !record.is_certain).count() as u64;
+        if loss.is_damaged {
+            damage.segments = 1;
+            (damage.records, damage.bytes) = (loss.records, loss.bytes);
+            damage.files.push(path.to_owned());
+            damage.removed_files = set_aside(path, &bytes)?;
+            segment.replace_file(Some((&recovered, &notes)))?;
+        } else if loss.torn_bytes > 0 {
+            segment.file.set_len(segment.end)?;
+            segment.file.sync_all()?;
+        }
+        Ok((Some(OpenedSegment { segment, recovered, notes }), damage))
+    }
+
+    fn with(
+        path: &Path,
+        file: File,
+        header: Header,
+        contents: Contents,
+        uncertain: BTreeSet<i64>,
+        fsync: Fsync,
+    ) -> Self {
+        let mut index = Index::default();
+        for record in &contents.records {
+            let place = (record.body.start - FRAME_BYTES, FRAME_BYTES + record.body.len());
+            index.put(record.row, Place::behind(0, place));
+        }
+        for (name, body) in &contents.notes {
+            let named = FRAME_BYTES + 4 + name.len();
+            index.note(name, Place::behind(0, (body.start - named, named + body.len())));
+        }
+        Self {
+            path: path.to_owned(),
+            descriptors: Descriptors::of(&file),
+            file,
+            header,
+            fsync,
+            frames: contents.frames,
+            end: contents.end as u64,
+            is_dirty: false,
+            index,
+            announced: contents.announced,
+            uncertain,
+            next_row: contents.next_row,
+            rewritten_from: 0,
+        }
+    }
+
+    pub(super) fn descriptors(&self) -> Arc<Descriptors> {
+        Arc::clone(&self.descriptors)
     }
 
     pub(super) fn records(&self) -> u64 {
-        self.records
+        self.index.records.len() as u64
     }
 
     pub(super) fn next_row(&self) -> i64 {
@@ -130,61 +382,106 @@ impl Segment {
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        size(&self.path) + size(&log_path(&self.path))
+        self.end
     }
 
-    /// Applies changes in one transaction; none of them if one fails.
+    /// Applies changes as one commit; none of them if it fails.
     pub(super) fn apply(&mut self, changes: &[&Change]) -> Result<(), JournalError> {
-        let applied = self.try_apply(changes);
-        match applied {
-            Ok(records) => {
-                self.records = records;
-                if self.records == 0 {
-                    self.give_back_pages();
+        let before = self.frames.clone();
+        let mut undo = Vec::new();
+        self.encode(changes, &mut undo);
+        let settled = self.settle_uncertain(changes, &mut undo);
+        if let Err(error) = self.write() {
+            for change in undo.into_iter().rev() {
+                self.index.undo(change);
+            }
+            self.uncertain.extend(settled);
+            self.frames = before;
+            return Err(error);
+        }
+        self.end += self.frames.bytes().len() as u64;
+        self.frames.acknowledged();
+        for change in changes {
+            if let Change::Sent(rows, how) = change {
+                self.announced = (rows.clone(), how.clone());
+            }
+        }
+        self.rewrite_if_due();
+        Ok(())
+    }
+
+    /// Encodes changes; `undo` gets what they change in the index.
+    fn encode(&mut self, changes: &[&Change], undo: &mut Vec<Changed>) {
+        let mut removed = Vec::new();
+        for change in changes {
+            if !matches!(change, Change::Remove(_)) && !removed.is_empty() {
+                self.frames.remove(&std::mem::take(&mut removed));
+            }
+            match change {
+                Change::Put(row, body) => {
+                    let is_known = self.index.records.contains_key(row);
+                    let frame = if is_known { self.frames.replace(*row, body) } else { self.frames.put(*row, body) };
+                    undo.push(Changed::Record(*row, self.index.put(*row, Place::behind(self.end, frame))));
                 }
-                Ok(())
+                Change::Remove(row) => {
+                    if let Some(place) = self.index.remove(*row) {
+                        removed.push(*row);
+                        undo.push(Changed::Record(*row, Some(place)));
+                    }
+                }
+                Change::Sent(rows, how) => self.frames.send(rows, how),
+                Change::Note(name, body) => {
+                    let frame = self.frames.note(name, body);
+                    let before = self.index.note(name, Place::behind(self.end, frame));
+                    undo.push(Changed::Note(name.clone(), before));
+                }
             }
-            Err(error) => {
-                // Where the transaction was rolled back already, this fails, which does no harm.
-                let _ = self.connection.execute_batch("ROLLBACK");
-                Err(failed(&error))
-            }
+        }
+        if !removed.is_empty() {
+            self.frames.remove(&removed);
         }
     }
 
-    fn try_apply(&self, changes: &[&Change]) -> rusqlite::Result<u64> {
-        let connection = &self.connection;
-        let mut records = self.records;
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        {
-            let mut put = connection.prepare_cached(
-                "INSERT INTO records VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (id) DO UPDATE SET checksum = excluded.checksum, body = excluded.body",
-            )?;
-            let mut exists = connection.prepare_cached("SELECT 1 FROM records WHERE id = ?1")?;
-            let mut remove = connection.prepare_cached("DELETE FROM records WHERE id = ?1")?;
-            let mut note = connection.prepare_cached("INSERT OR REPLACE INTO notes VALUES (?1, ?2, ?3)")?;
-            for change in changes {
-                match change {
-                    Change::Put(row, body) => {
-                        let known = *row < self.next_row && exists.exists([row])?;
-                        put.execute((row, checksum(*row, body), &**body))?;
-                        records += u64::from(!known);
-                    }
-                    Change::Remove(row) => records -= remove.execute([row])? as u64,
-                    Change::Sent(rows, how) => {
-                        let body = write_sent(rows, how);
-                        note.execute((SENT, note_checksum(SENT, &body), body))?;
-                    }
-                    Change::Note(name, body) => {
-                        note.execute((name, note_checksum(name, body), &**body))?;
-                    }
-                }
-            }
+    /// Records that are written anew have been looked at: they are not uncertain any more. Returns which were.
+    fn settle_uncertain(&mut self, changes: &[&Change], undo: &mut Vec<Changed>) -> Vec<i64> {
+        if self.uncertain.is_empty() {
+            return Vec::new();
         }
-        connection.execute_batch("COMMIT")?;
-        Ok(records)
+        let rows = changes.iter().filter_map(|change| match change {
+            Change::Put(row, _) | Change::Remove(row) => Some(*row),
+            Change::Sent(..) | Change::Note(..) => None,
+        });
+        let settled: Vec<i64> = rows.filter(|row| self.uncertain.remove(row)).collect();
+        if !settled.is_empty() {
+            let rows: Vec<i64> = self.uncertain.iter().copied().collect();
+            let frame = self.frames.note(UNCERTAIN, &encode_rows(&rows));
+            let before = self.index.note(UNCERTAIN, Place::behind(self.end, frame));
+            undo.push(Changed::Note(UNCERTAIN.to_owned(), before));
+        }
+        settled
+    }
+
+    fn write(&mut self) -> Result<(), JournalError> {
+        if self.frames.bytes().is_empty() {
+            return Ok(());
+        }
+        if self.is_dirty {
+            self.file.set_len(self.end)?;
+            self.is_dirty = false;
+        }
+        let mut written = self.file.write_all_at(self.frames.bytes(), self.end).map_err(JournalError::from);
+        if written.is_ok() && self.fsync == Fsync::Always {
+            written = self.sync_data();
+        }
+        if written.is_err() {
+            // Whoever reads it later must not find what was said to have failed.
+            self.is_dirty = self.file.set_len(self.end).is_err();
+        }
+        written
+    }
+
+    fn sync_data(&self) -> Result<(), JournalError> {
+        self.file.sync_data().map_err(|error| JournalError::SyncFailed(error.to_string()))
     }
 
     /// What follows a committed batch: rows up to here are known to have been used.
@@ -194,205 +491,89 @@ impl Segment {
 
     /// Forces what was written to the disk, where commits do not.
     pub(super) fn sync(&self) -> Result<(), JournalError> {
-        match &self.log {
-            Some(log) => log.sync_data().map_err(|error| JournalError::SyncFailed(error.to_string())),
-            None => Ok(()),
+        match self.fsync {
+            Fsync::Interval(_) => self.sync_data(),
+            Fsync::Always | Fsync::Never => Ok(()),
         }
     }
 
-    /// Carries the log over and closes; an empty segment is removed, its lock file last.
+    fn rewrite_if_due(&mut self) {
+        if self.end < self.rewritten_from || !is_worth_rewriting(self.end, self.index.live_bytes) {
+            return;
+        }
+        if self.replace_file(None).is_err() {
+            // Only upkeep: the log that is there goes on.
+            self.rewritten_from = self.end + RETRY_BYTES;
+        }
+    }
+
+    /// Writes what the segment holds to a new file, which takes its place; `read` is that where it has been read already.
+    fn replace_file(&mut self, read: Option<(&[Recovered], &[Note])>) -> Result<(), JournalError> {
+        let aside = self.path.with_extension("new");
+        remove_if_there(&aside)?; // this segment is ours, so that is a leftover
+        let begun = Draft::begin(&self.path, &self.header.identity, Some(&self.descriptors));
+        let replaced = begun.and_then(|draft| {
+            let Some(mut draft) = draft else {
+                return Err(JournalError::Other(format!("{} is in the way", aside.display())));
+            };
+            match read {
+                Some((records, notes)) => {
+                    records.iter().try_for_each(|record| draft.put(record.id.row(), &record.body))?;
+                    notes.iter().try_for_each(|note| draft.note(&note.name, &note.body))?;
+                }
+                None => self.copy_to(&mut draft)?,
+            }
+            self.finish(&mut draft)?;
+            if !draft.publish(&self.path, true)? {
+                return Err(JournalError::Other(format!("{} is gone", aside.display())));
+            }
+            Ok(draft)
+        });
+        match replaced {
+            Ok(draft) => {
+                self.descriptors.0[0].store(draft.file.as_raw_fd(), Ordering::Relaxed);
+                self.descriptors.0[1].store(-1, Ordering::Relaxed);
+                (self.file, self.header, self.frames) = (draft.file, draft.header, draft.frames);
+                (self.end, self.index, self.is_dirty) = (draft.end, draft.index, false);
+                Ok(())
+            }
+            Err(error) => {
+                self.descriptors.0[1].store(-1, Ordering::Relaxed);
+                let _ = remove_if_there(&aside);
+                Err(error)
+            }
+        }
+    }
+
+    fn copy_to(&self, draft: &mut Draft) -> Result<(), JournalError> {
+        let (salt, path) = (self.header.salt, &self.path);
+        let damaged = || JournalError::Other(format!("{} is damaged", path.display()));
+        for (row, place) in &self.index.records {
+            let frame = place.read(&self.file)?;
+            draft.put(*row, body_of(salt, &frame).ok_or_else(damaged)?)?;
+        }
+        for (name, place) in self.index.notes.iter().filter(|(name, _)| *name != UNCERTAIN) {
+            let frame = place.read(&self.file)?;
+            draft.note(name, note_of(salt, &frame).ok_or_else(damaged)?)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self, draft: &mut Draft) -> Result<(), JournalError> {
+        if !self.uncertain.is_empty() {
+            let rows: Vec<i64> = self.uncertain.iter().copied().collect();
+            draft.note(UNCERTAIN, &encode_rows(&rows))?;
+        }
+        draft.announce(&self.announced);
+        Ok(())
+    }
+
+    /// Closes it; an empty segment is removed.
     pub(super) fn close(self) {
-        let empty = self.records == 0;
-        // SQLite carries the log over and removes it; should that fail, the next owner reads the log.
-        let _ = self.connection.close();
-        if empty {
-            let removed = remove_if_there(&self.path).and_then(|()| remove_if_there(&log_path(&self.path)));
-            if removed.is_ok() {
-                let _ = remove_if_there(&self.lock_path);
-            }
-        }
-        drop(self.lock);
-    }
-
-    fn give_back_pages(&self) {
-        let pages: rusqlite::Result<i64> = self.connection.query_row("PRAGMA page_count", [], |row| row.get(0));
-        if pages.is_ok_and(|pages| pages > KEPT_PAGES) {
-            // Only upkeep: a full disk may refuse it.
-            let _ = self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)");
-        }
-    }
-}
-
-fn connect(path: &Path, fsync: Fsync) -> rusqlite::Result<Connection> {
-    // SQLite gives the log the permissions of the database.
-    let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    made.map_err(|error| rusqlite::Error::SqliteFailure(cannot_open(&error), Some(error.to_string())))?;
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA cell_size_check = ON;")?;
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    connection.execute_batch(match fsync {
-        Fsync::Always => "PRAGMA synchronous = FULL",
-        Fsync::Interval(_) | Fsync::Never => "PRAGMA synchronous = NORMAL",
-    })?;
-    connection.execute_batch(SCHEMA)?;
-    Ok(connection)
-}
-
-fn cannot_open(error: &io::Error) -> ffi::Error {
-    let full = error.kind() == io::ErrorKind::StorageFull;
-    ffi::Error::new(if full { ffi::SQLITE_FULL } else { ffi::SQLITE_CANTOPEN })
-}
-
-fn read(connection: &Connection) -> rusqlite::Result<Contents> {
-    let mut contents = Contents::default();
-    let upwards = read_records(connection, "SELECT id, checksum, body FROM records ORDER BY id", &mut contents);
-    if let Err(error) = upwards {
-        if !is_damage(&error) {
-            return Err(error);
-        }
-        read_behind_the_damage(connection, &mut contents)?;
-    }
-    match read_notes(connection, &mut contents) {
-        Err(error) if is_damage(&error) => contents.broken = true,
-        other => other?,
-    }
-    Ok(contents)
-}
-
-/// Reads until the end or an error; what it has read so far stays in `contents`.
-fn read_records(connection: &Connection, query: &str, contents: &mut Contents) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare(query)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let id: i64 = row.get(0)?;
-        let fields = (row.get_ref(1)?, row.get_ref(2)?);
-        match (fields.0.as_i64(), fields.1.as_blob()) {
-            (Ok(expected), Ok(body)) if id > 0 && checksum(id, body) == expected => {
-                contents.records.push((id, body.into()));
-            }
-            _ => contents.lost += 1,
-        }
-    }
-    Ok(())
-}
-
-/// The scan upwards met a page that cannot be read: reads downwards from the other end, as far as that goes.
-fn read_behind_the_damage(connection: &Connection, contents: &mut Contents) -> rusqlite::Result<()> {
-    contents.broken = true;
-    let last = contents.records.last().map_or(0, |(row, _)| *row);
-    let mut behind = Contents::default();
-    let query = format!("SELECT id, checksum, body FROM records WHERE id > {last} ORDER BY id DESC");
-    if let Err(error) = read_records(connection, &query, &mut behind)
-        && !is_damage(&error)
-    {
-        return Err(error);
-    }
-    behind.records.reverse();
-    // How many there were between the two ends nobody knows; their numbers say how many at most, so at least one.
-    contents.lost += behind.lost + 1;
-    contents.records.append(&mut behind.records);
-    contents.records.dedup_by_key(|(row, _)| *row);
-    Ok(())
-}
-
-fn read_notes(connection: &Connection, contents: &mut Contents) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare("SELECT name, checksum, body FROM notes")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (name, body): (String, Vec<u8>) = (row.get(0)?, row.get(2)?);
-        if row.get::<_, i64>(1).ok() == Some(note_checksum(&name, &body)) {
-            contents.notes.push((name, body.into()));
+        if self.index.records.is_empty() {
+            let _ = remove_if_there(&self.path);
         } else {
-            contents.broken = true;
+            let _ = self.file.sync_all();
         }
-    }
-    Ok(())
-}
-
-/// Writes what could be read to a file of its own and puts it into the place of the damaged one, which is kept.
-fn set_aside(path: &Path, contents: &Contents) -> Result<(), JournalError> {
-    let salvaged = path.with_extension("salvage");
-    remove_if_there(&salvaged)?;
-    remove_if_there(&log_path(&salvaged))?;
-    let mut connection = connect(&salvaged, Fsync::Always).map_err(|error| failed(&error))?;
-    let copied = (|| {
-        let transaction = connection.transaction()?;
-        for (row, body) in &contents.records {
-            transaction.execute("INSERT INTO records VALUES (?1, ?2, ?3)", (row, checksum(*row, body), &**body))?;
-        }
-        for (name, body) in &contents.notes {
-            transaction.execute("INSERT INTO notes VALUES (?1, ?2, ?3)", (name, note_checksum(name, body), &**body))?;
-        }
-        transaction.commit()
-    })();
-    copied.map_err(|error| failed(&error))?;
-    connection.close().map_err(|(_, error)| failed(&error))?;
-    // Should the process end between the two renames, the salvaged file is found and takes its place then.
-    let damaged = path.with_extension("damaged");
-    remove_if_there(&log_path(path))?;
-    fs::rename(path, &damaged)?;
-    fs::rename(&salvaged, path)?;
-    if let Some(directory) = path.parent() {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// The body of the note of what is being sent: the length of `how`, `how`, the rows.
-fn write_sent(rows: &[i64], how: &[u8]) -> Vec<u8> {
-    let mut body = (how.len() as u64).to_le_bytes().to_vec();
-    body.extend_from_slice(how);
-    body.extend(rows.iter().flat_map(|row| row.to_le_bytes()));
-    body
-}
-
-fn read_sent(body: &[u8]) -> (HashSet<i64>, Box<[u8]>) {
-    let number = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().unwrap_or_default());
-    let Some((length, rest)) = body.split_at_checked(8) else { return Default::default() };
-    let length = usize::try_from(number(length)).unwrap_or(usize::MAX);
-    let Some((how, rows)) = rest.split_at_checked(length) else { return Default::default() };
-    (rows.chunks_exact(8).map(number).collect(), how.into())
-}
-
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn log_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
-}
-
-/// Is it the file's contents that are wrong? Damage shows in many ways (a table's name misspelt in the schema is an error in
-/// the query), so it is whatever the system around the file did not do.
-fn is_damage(error: &rusqlite::Error) -> bool {
-    !matches!(
-        error.sqlite_error_code(),
-        Some(
-            ErrorCode::SystemIoFailure
-                | ErrorCode::DiskFull
-                | ErrorCode::OutOfMemory
-                | ErrorCode::CannotOpen
-                | ErrorCode::PermissionDenied
-                | ErrorCode::ReadOnly
-                | ErrorCode::DatabaseBusy
-                | ErrorCode::DatabaseLocked
-        )
-    )
-}
-
-fn failed(error: &rusqlite::Error) -> JournalError {
-    let reason = error.to_string();
-    let Some(failure) = error.sqlite_error() else { return JournalError::Other(reason) };
-    match (failure.code, failure.extended_code) {
-        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => JournalError::Locked,
-        (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_WRITE) => JournalError::Full(reason),
-        (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => JournalError::SyncFailed(reason),
-        _ => JournalError::Other(reason),
     }
 }
