@@ -29,6 +29,7 @@ from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory.codec import decode_copy, encode_copy
 from agent_memory.memory.entries import Copy
 from agent_memory.memory.errors import CorruptMemoryError, DurabilityError
+from agent_memory.storage._damage import tell_of_damage
 from agent_memory.storage._tickets import Tickets
 
 __all__ = ["MemoryJournal"]
@@ -53,6 +54,7 @@ class MemoryJournal:
         self._held: dict[str, tuple[int, Copy, int]] = {}
         self._bytes = 0
         self.recovered = 0
+        tell_of_damage(logger, "memory", self._core.stats())
         for record, _, body in self._core.take_recovered():
             copy = _decoded(body)
             if copy is not None:

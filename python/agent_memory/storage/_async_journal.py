@@ -176,6 +176,7 @@ class AsyncJournal:
     def recovered(self) -> list[tuple[int, Record]]:
         """What was there when it was opened, oldest first."""
         found: list[tuple[int, Record]] = []
+        uncertain = frozenset(self._core.uncertain())
         for number, sent, body in self._core.take_recovered():
             record = self._serial << _RECORD_BITS | number
             try:
@@ -191,6 +192,9 @@ class AsyncJournal:
                 entry.doubt = sent
                 # The next announcement replaces the one that says so, perhaps before this entry has been decided.
                 self.replace(record, encode(entry))
+            if number in uncertain:
+                # Damage may have hidden that it was executed or changed.
+                entry.flags += "u"
             found.append((record, entry))
         return found
 

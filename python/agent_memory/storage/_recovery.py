@@ -41,6 +41,7 @@ from agent_memory.policy import Priority
 from agent_memory.redis._guarded import GuardedCalls
 from agent_memory.redis.exactly_once.tickets import Stream
 from agent_memory.redis.keys import keys_of, overwrites
+from agent_memory.storage._damage import tell_of_damage
 from agent_memory.storage._data import copy_of, estimate_bytes
 from agent_memory.storage._draining import Drain, Sender, in_drain, work
 from agent_memory.storage._journal import Journal, Registered, commands_of, record_of
@@ -156,12 +157,7 @@ class Recovery:
         figures = self._journal.stats()
         if found:
             logger.warning("%s: %d writes were found in the journal", self._client_name, len(found))
-        if figures["damaged_segments"]:
-            logger.error(
-                "%s: the journal was damaged: %d records or more are lost; the damaged files are kept beside it",
-                self._client_name,
-                figures["damaged_records"],
-            )
+        tell_of_damage(logger, self._client_name, figures)
         if figures["foreign_segments"]:
             logger.warning(
                 "%s: the journal's directory holds %d segments of other clients or servers",
@@ -209,6 +205,8 @@ class Recovery:
         reason = entry.reason
         if not reason and _wall.now_ns() / 1e9 - entry.queued_ms / 1000 >= self._settings.max_age:
             reason = "expired"
+        if not reason and "u" in entry.flags:
+            reason = "damaged"
         with self._mutex:
             self._set_detour(True)
             place, displaced = queue.put(
@@ -701,6 +699,12 @@ class Recovery:
             totals["journal"] = self._journal.stats()
             totals["unregistered"] = sum(map(len, self._unregistered.values()))
         return totals
+
+    @property
+    def damaged_records(self) -> int:
+        """Records that were lost, or found in an older state, when the journal was opened; at least 1 if it was damaged."""
+        figures: dict[str, int] = {} if self._journal is None else self._journal.stats()
+        return max(figures.get("damaged_records", 0), figures.get("damaged_segments", 0))
 
     def pending(self) -> list[PendingWrite]:
         """The writes that wait, those being retried included, oldest first; a snapshot."""

@@ -369,6 +369,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
             retry_after_s=self._guard.retry_after_s if state == "open" else None,
             queued=waiting["queued"],
             dead_letters=waiting["dead_letters"],
+            damaged_records=self.recovery.damaged_records,
         )
 
     def _execute_with_circuit_breaker(self, operation_name: str, operation: Callable[[], Any]) -> Awaitable[Any]:

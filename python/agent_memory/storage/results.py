@@ -53,8 +53,8 @@ class DeadLetter:
     attempts: int
     """How often it was tried."""
     reason: str
-    """Why it was given up: "rejected" (an error that is not the connection's), "attempts", "expired", "unknown" (nobody can
-    tell whether it was executed) or "closed"."""
+    """Why it was given up: "rejected" (an error that is not the connection's), "attempts", "expired", "unknown" (nothing tells
+    whether it was executed), "damaged" (damage to the journal may have hidden that it was executed or replaced) or "closed"."""
     error: str | None
     """The class of the last error, if it failed with one."""
     operation: str = "store_with_retry"
@@ -75,6 +75,8 @@ class Health:
     """Writes that wait in the recovery queue."""
     dead_letters: int
     """Writes that were given up and are kept for inspection."""
+    damaged_records: int = 0
+    """Records of the journal that were lost, or found in an older state, when it was opened; at least 1 if it was damaged."""
 
     def __bool__(self) -> bool:
         return self.healthy

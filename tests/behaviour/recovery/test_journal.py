@@ -2,9 +2,12 @@
 
 """The journal behind a client: what a successor finds, what is kept and says so, damage, several clients on one path."""
 
+import json
 import logging
 import os
+import pathlib
 import random
+import shutil
 import stat
 
 import pytest
@@ -212,48 +215,171 @@ def test_written_ahead(mortal_server, journal):
     assert list(journal.iterdir()) == []
 
 
-@pytest.mark.parametrize("part", [".db", ".db-wal", ".lock"])
-def test_a_damaged_journal(mortal_server, journal, caplog, part):
-    """What can be read is replayed as it was written, the rest is reported; seeds are 0 to 5."""
+def killed(journal, copy):
+    """A copy of the directory at this moment, which is what a kill leaves; its log."""
+    shutil.copytree(journal, copy)
+    (log,) = copy.glob("*.journal")
+    return log
+
+
+@pytest.mark.parametrize("damage", ["bits", "cut", "block twice", "both headers"])
+def test_a_damaged_journal(mortal_server, journal, caplog, damage):
+    """What is intact is replayed as it was written, what is lost is told; seeds are 0 to 5."""
     for seed in range(6):
-        chance = random.Random(f"{part} {seed}")
+        chance = random.Random(f"{damage} {seed}")
         written = {f"key:{seed}:{number}": f"{number:04}" * 60 for number in range(120)}
         client = open_client(mortal_server, journal, fsync="never")
         client.recovery.pause()
         client.guard.force_open()
         stores = [spawn(client.with_priority(Priority.HIGH).set, *pair) for pair in written.items()]
         assert all(result.durable for result in gather(*stores))
-        if part != ".db-wal":
-            client.close()
-        files = [file for file in journal.iterdir() if file.name.endswith(part)]
-        path, data = files[0], bytearray(files[0].read_bytes())
-        for _ in range(chance.randint(1, 5)):
-            data[chance.randrange(len(data))] ^= chance.randint(1, 255)
-        if chance.random() < 0.5:
-            del data[chance.randrange(len(data)) :]
-        if part == ".db-wal":
-            # As a copy of the directory at this moment, which is what a kill leaves; then the log is torn.
-            torn = journal.with_name(f"torn-{seed}")
-            torn.mkdir()
-            for file in journal.iterdir():
-                (torn / file.name).write_bytes(file.read_bytes())
-            (torn / path.name).write_bytes(data)
-            client.close()
-            path = torn / path.name
+        log = killed(journal, journal.with_name(f"{damage}-{seed}"))
+        client.close()
+        data = bytearray(log.read_bytes())
+        if damage == "bits":
+            for _ in range(5):
+                data[chance.randrange(8_192, len(data))] ^= 1 << chance.randrange(8)
+        elif damage == "cut":
+            del data[chance.randrange(8_192, len(data)) :]
+        elif damage == "block twice":
+            place = chance.randrange(8_192, len(data) - 4_096)
+            data[place:place] = data[chance.randrange(8_192, len(data) - 512) :][:512]
         else:
-            path.write_bytes(data)
+            data[:8_192] = bytes(8_192)
+        log.write_bytes(data)
+        caplog.clear()
         caplog.set_level(logging.WARNING)
-        with open_client(mortal_server, path.parent) as heir:
+        with open_client(mortal_server, log.parent) as heir:
             assert heir.recovery.flush(WAIT_S)
             found = dict(zip(written, heir.mget(written), strict=True))
             figures = heir.recovery.stats()["journal"]
+            reported = heir.health().damaged_records
             heir.flushall()
         assert all(value in (None, written[key]) for key, value in found.items())
-        if None in found.values() and part == ".db":
-            assert figures["damaged_segments"] == 1
-            assert "the journal was damaged" in caplog.text
-        for file in path.parent.iterdir():
-            file.unlink()
+        lost = list(found.values()).count(None)
+        if damage == "cut":
+            assert (figures["damaged_segments"], reported) == (0, 0)
+            assert figures["torn_bytes"] == 0 or "an unfinished write, as a crash leaves them" in caplog.text
+            continue
+        assert figures["damaged_segments"] == 1
+        assert figures["damaged_files"] == [str(log)]
+        assert figures["damaged_bytes"] > 0
+        assert reported >= 1
+        assert f"the journal was damaged ({log})" in caplog.text
+        assert log.with_suffix(".damaged").read_bytes() == data
+        assert stat.S_IMODE(log.with_suffix(".damaged").stat().st_mode) == 0o600
+        if damage == "bits":
+            assert figures["damaged_records"] >= lost
+            assert lost <= 5
+        elif damage == "block twice":
+            assert lost <= 1
+
+
+def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mortal_server, journal, caplog):
+    """They become dead letters: replayed, an older value might overwrite a newer one. Another restart changes nothing."""
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        for key in ("executed", "waits"):
+            high.set(key, "old")
+        (log,) = journal.glob("*.journal")
+        before = log.stat().st_size
+        records = [entry.payload.record for entry in client.recovery.queue.entries()]
+        client.recovery.journal.finish(records[:1])
+        after = log.stat().st_size
+        high.set("later", "new")
+        log = killed(journal, journal.with_name("killed"))
+    data = bytearray(log.read_bytes())
+    data[before:after] = b"\xff" * (after - before)
+    log.write_bytes(data)
+    for _ in range(2):
+        with open_client(mortal_server, log.parent) as heir:
+            assert heir.recovery.flush(WAIT_S)
+            letters = [(letter.agent_id, letter.reason) for letter in heir.recovery.dead_letters()]
+            assert letters == [("executed", "damaged"), ("waits", "damaged")]
+            assert heir.mget("executed", "waits", "later") == [None, None, "new"]
+    assert "of 2 records it cannot be told whether they were executed" in caplog.text
+    with open_client(mortal_server, log.parent) as heir:
+        (waits,) = [letter for letter in heir.recovery.dead_letters() if letter.agent_id == "waits"]
+        assert heir.recovery.retry(waits).wait(WAIT_S)
+        assert heir.get("waits") == "old"
+
+
+FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "journal_sqlite"
+
+
+@pytest.mark.parametrize("loses_lock", [False, True])
+@pytest.mark.parametrize("left_by", ["killed", "closed"])
+def test_a_journal_of_the_version_before(mortal_server, journal, left_by, loses_lock):
+    """It opens and keeps everything; tests/fixtures/README.md says what is in it."""
+    shutil.copytree(FIXTURES / left_by, journal)
+    journal.chmod(0o700)
+    identity = json.dumps(["journalled", f"127.0.0.1:{mortal_server.port}", 0])
+    for file in journal.iterdir():
+        file.chmod(0o600)
+        if file.suffix == ".lock":
+            file.write_text(identity)
+            if loses_lock:
+                file.unlink()
+
+    def save(agent_id, state):
+        return client.set(f"agent:{agent_id}", state["value"])
+
+    with open_client(mortal_server, journal, max_age=1e9) as client:
+        client.recovery.register("save", save)
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == [str(number) for number in range(12)]
+        assert client.mget("absolute", "a", "b", "agent:agent", "gone", "doubt") == [
+            "last",
+            "1",
+            "1",
+            "kept",
+            None,
+            None,
+        ]
+        assert client.client.pttl("absolute") > 0
+        assert client.client.hstrlen("hash", "field") == 1_200
+        letters = {(letter.operation, letter.agent_id, letter.reason) for letter in client.recovery.dead_letters()}
+        assert letters == {("LPUSH", "text", "rejected"), ("INCRBY", "doubt", "unknown")}
+        assert client.recovery.notes[0, "note"] == b"body"
+        assert client.recovery.stats()["journal"]["damaged_segments"] == 0
+        assert [file.suffix for file in journal.iterdir()] == [".journal"]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["directory for all", "file for all", "symbolic link", "hard link", "fifo", "foreign", "foreign directory"],
+)
+def test_a_planted_journal_is_refused(mortal_server, journal, tmp_path, planted):
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).set("admin", "planted")
+    (log,) = journal.glob("*.journal")
+    if planted.startswith("foreign"):
+        if os.getuid():
+            pytest.skip("only root can give a file away")
+        os.chown(log if planted == "foreign" else journal, 65534, 65534)
+        rule = "belongs to user 65534, and this process runs as user 0"
+    elif planted == "directory for all":
+        journal.chmod(0o777)
+        rule = r"may be written by others \(mode 0777\): chmod go-w"
+    elif planted == "file for all":
+        log.chmod(0o666)
+        rule = r"may be written by others \(mode 0666\): chmod go-w"
+    elif planted == "hard link":
+        os.link(log, tmp_path / "elsewhere")
+        rule = r"has 2 names \(hard links\)"
+    else:
+        os.rename(log, tmp_path / "elsewhere")
+        rule = "is not a regular file"
+        if planted == "fifo":
+            os.mkfifo(log)
+        else:
+            log.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RecoveryJournalError, match=rule):
+        open_client(mortal_server, journal)
 
 
 def test_a_path_that_cannot_be_used(mortal_server, tmp_path):
@@ -267,7 +393,7 @@ def sync_fails(journal):
 
     Puts the file back when it is called.
     """
-    (log,) = journal.glob("*.db-wal")
+    (log,) = journal.glob("*.journal")
     open_here = [int(number) for number in os.listdir("/proc/self/fd")]
     logs = [number for number in open_here if os.path.realpath(f"/proc/self/fd/{number}") == str(log.resolve())]
     assert logs, "nobody has the log open"

@@ -230,7 +230,7 @@ def test_a_full_disk(mortal_server, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("needs the right to mount a small tmpfs")
@@ -267,9 +267,9 @@ if child == 0:
         late.close()
         os.write(tell, b".")
         os.read(read, 1)  # the parent has closed his
-        # It was open in the process this one was forked from: it is passed over, and left to others.
+        # Its part has no owner now: a client of this process goes on with it.
         late = ResilientRedisClient("fork", **options, recovery=RecoveryConfig(path=path))
-        assert late.recovery.pending() == []
+        assert len(late.recovery.pending()) == 2 and late.recovery.flush(60)
         late.close()
         client.close()
     except BaseException:

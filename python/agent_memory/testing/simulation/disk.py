@@ -130,6 +130,10 @@ class _Journal:
                 found.append((number << _ROW_BITS | row, how if row in rows else None, body))
         return found
 
+    def uncertain(self) -> list[int]:
+        """Nothing is damaged here."""
+        return []
+
     def recovered_notes(self) -> list[tuple[int, str, bytes]]:
         """The notes that were there, as (segment, name, body)."""
         return [
@@ -221,7 +225,8 @@ class _Journal:
 
     def stats(self) -> dict[str, Any]:
         """Figures that a client looks at."""
-        return {"damaged_segments": 0, "damaged_records": 0, "foreign_segments": 0}
+        names = ("damaged_segments", "damaged_records", "removed_damaged_files", "torn_bytes", "foreign_segments")
+        return dict.fromkeys(names, 0)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
