@@ -16,9 +16,11 @@ Invariants
 - once the server is well, every lost write has a verdict (but for what the level cannot tell) and the queue is empty;
 - the queue keeps its bound; nothing hangs;
 - processes that are killed, or whose machine goes out, leave a journal: what they accepted (stored, queued) is there once,
-  unless a failover lost it, and nobody has to guess; what was on its way is there once or not at all.
+  unless a failover lost it, and nobody has to guess; what was on its way is there once or not at all;
+- a plain write that takes the place of a queued one is not followed by it, whether workers start or stop and the client is
+  closed and opened meanwhile; a write is given up for its own attempts only.
 
-Every third seed kills processes, the others do not.
+Every third seed kills processes, every sixth has workers that start and stop, the others do neither.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import os
 import random
 import sys
 import time
+import types
 
 import redis
 
@@ -41,10 +44,21 @@ from agent_memory.policy import BreakerSettings, CommandCategory, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.exactly_once import ExactlyOnce, Level, Verdict
+from agent_memory.storage._async_draining import AsyncDrain
+from agent_memory.storage._async_recovery import AsyncRecovery
 from agent_memory.testing.simulation import Faults, Simulation, SimulationError
 
-RULES = ("fence", "exactly once", "marker", "journal", "connections")
-"""What can be taken away, to see that the simulation notices. "connections": the journal does not name them."""
+LEASES = ("lease owner", "lease at close", "lost replies", "own attempts")
+RULES = ("fence", "exactly once", "marker", "journal", "connections", *LEASES)
+"""What can be taken away, to see that the simulation notices.
+
+- connections: the journal does not name them
+- lease owner: a worker that starts releases the leases of plain writes as well
+- lease at close: closing does not wait for them
+- lost replies: a plain write whose reply was lost gives the older one free that it was to replace
+- own attempts: a write inherits the attempts of the one that it takes the place of
+"""
+MAX_ATTEMPTS = 3
 SAFE = [kind for kind in Faults.KINDS if kind not in Faults.LOSING]
 
 
@@ -348,6 +362,140 @@ async def processes(simulation, without=()):
     check(simulation.disk.records == len(reasons), "the journals are not empty")
 
 
+class Attempts:
+    """How often each write was tried again; without the rule, those of an entry count for whichever write stands there."""
+
+    def __init__(self, without):
+        self.own, self.inherited, self.violations = {}, {}, []
+        self._without = without
+        self._retry, self._count, self._take_over = AsyncDrain._retry, AsyncDrain._count, AsyncDrain.take_over
+        self._wait, self._put = AsyncRecovery._wait_for_replacing, AsyncRecovery._put_in_place
+
+    def __enter__(self):
+        tally = self
+
+        def retry(drain, entry, delay_s):
+            tally.own[entry.payload] = tally.own.get(entry.payload, 0) + 1
+            tally.inherited[entry.id] = tally.inherited.get(entry.id, 0) + 1
+            tally._retry(drain, entry, delay_s)
+
+        def count(drain, owner, entry):
+            if "own attempts" in tally._without:
+                facts = {name: getattr(entry, name) for name in ("id", "lease", "keys", "payload", "priority", "age_s")}
+                entry = types.SimpleNamespace(**facts, attempts=tally.inherited.get(entry.id, 0))
+            given_up = owner.given_up
+            tally._count(drain, owner, entry)
+            tried = tally.own.get(entry.payload, 0)
+            if owner.given_up > given_up and tried + 1 < MAX_ATTEMPTS:
+                tally.violations.append(f"a write was given up after {tried + 1} attempts of its own")
+
+        def take_over(drain):
+            tally._take_over(drain)
+            if "lease owner" in tally._without:
+                for entry in drain._queue.entries():
+                    if entry.lease is not None:
+                        drain._queue.release(entry.id)
+
+        AsyncDrain._retry, AsyncDrain._count, AsyncDrain.take_over = retry, count, take_over
+        if "lease at close" in self._without:
+            AsyncRecovery._wait_for_replacing = wait_for_nothing
+        if "lost replies" in self._without:
+            AsyncRecovery._put_in_place = release
+        return self
+
+    def __exit__(self, *_):
+        AsyncDrain._retry, AsyncDrain._count, AsyncDrain.take_over = self._retry, self._count, self._take_over
+        AsyncRecovery._wait_for_replacing, AsyncRecovery._put_in_place = self._wait, self._put
+
+
+async def wait_for_nothing(_recovery):
+    """In the place of waiting for plain writes that are under way."""
+
+
+def release(_recovery, queue, leased, _newer):
+    """In the place of putting the newer write there."""
+    queue.release(leased.id, lease=leased.lease)
+
+
+async def set_by_turns(client, key, accepted, count):
+    """Writes of one key, with and without a priority, one after the other; callers go away now and then."""
+    for number in range(1, count + 1):
+        try:
+            if random.random() < 0.5:
+                result = await client.with_priority(random.choice([Priority.HIGH, Priority.NORMAL])).set(key, number)
+                if result.status in ("stored", "queued"):
+                    accepted[key] = number
+            else:
+                await asyncio.wait_for(
+                    client.set(key, number), 5.0 if random.random() < 0.8 else random.uniform(0.0, 0.05)
+                )
+                accepted[key] = number
+        except (redis.RedisError, TimeoutError):
+            pass  # a newer one follows
+        await asyncio.sleep(random.uniform(0.0, 0.05))
+
+
+async def churn(client, stopped):
+    """Workers that start and stop, outages that are announced, a client that is closed and opened again."""
+    recovery = client.recovery
+    while not stopped.is_set():
+        await asyncio.sleep(random.uniform(0.0, 0.1))
+        what = random.random()
+        if what < 0.4:
+            client.guard.force_open()
+            await asyncio.sleep(random.uniform(0.0, 0.1))
+            client.guard.reset()
+        elif what < 0.8:
+            worker = recovery._worker
+            recovery._stopped.set()
+            recovery._wake.set()
+            if worker is not None:
+                await worker.join(5.0)
+            recovery.start_working()
+        else:
+            await client.close()
+            await client.init()
+
+
+async def leases(simulation, without=()):
+    """Plain writes that take the place of queued ones while workers start and stop; raises Violation or SimulationError."""
+    dice, server = simulation.dice, simulation.server
+    ledger = Ledger()
+    ledger.watch(server)
+    process = simulation.process()
+    config = RecoveryConfig(
+        path=process.path,
+        exactly_once=True,
+        base_delay=0.02,
+        max_delay=0.1,
+        max_attempts=MAX_ATTEMPTS,
+        close_timeout=0.05,
+    )
+    options = {**process.connection_kwargs, "socket_timeout": 0.3, "circuit_threshold": 1_000}
+    client = AsyncResilientRedisClient("leases", **options, recovery=config)
+    kinds = ["reset", "lost_replies", "slow", "stall", "refuse"]
+    faults = simulation.faults(kinds, mean_gap_s=dice.uniform(0.05, 0.3))
+    striking, stopped, accepted = asyncio.create_task(faults.run()), asyncio.Event(), {}
+    with Attempts(without) as attempts:
+        await client.init()
+        churning = asyncio.create_task(churn(client, stopped))
+        await asyncio.gather(*(set_by_turns(client, f"own:{key}", accepted, 25) for key in range(3)))
+        faults.heal()
+        await striking
+        stopped.set()
+        await churning
+        await drained(client)
+        letters = client.recovery.dead_letters()
+        await client.close()
+    await asyncio.sleep(3.0)
+    check(not ledger.overtaken, str(ledger.overtaken[:1]))
+    check(not attempts.violations, str(attempts.violations[:1]))
+    given_up = {letter.agent_id for letter in letters}
+    for key, number in accepted.items():
+        there = int(server.data.get(key.encode(), b"0"))
+        check(there >= number or key in given_up, f"{key} is {there}, and {number} was accepted")
+
+
 async def drained(client):
     for _ in range(600):
         if not client.recovery.stats()["queued"]:
@@ -356,11 +504,15 @@ async def drained(client):
     raise Violation("the queue is not drained though the server is well")
 
 
-def kills(seed, without=()):
-    """Whether processes are killed in the run of a seed."""
+def program(seed, without=()):
+    """What is run for a seed."""
+    if set(without) & set(LEASES):
+        return leases
     if set(without) & {"marker", "journal", "connections"}:
-        return True
-    return seed % 3 == 2 and "exactly once" not in without
+        return processes
+    if without:
+        return processes if seed % 3 == 2 and "exactly once" not in without else scenario
+    return processes if seed % 3 == 2 else leases if seed % 6 == 1 else scenario
 
 
 def run_seed(seed, without=()):
@@ -368,7 +520,7 @@ def run_seed(seed, without=()):
     logging.disable(logging.ERROR)
     simulation = Simulation(seed, product="valkey" if seed % 3 else "redis")
     try:
-        simulation.run((processes if kills(seed, without) else scenario)(simulation, without))
+        simulation.run(program(seed, without)(simulation, without))
     except (Violation, SimulationError) as error:
         return str(error)
     finally:
@@ -383,7 +535,7 @@ def trace(seed):
     executed = []
     simulation.server.on_command = lambda words: executed.append((simulation.network.loop.time(), words[0]))
     try:
-        simulation.run((processes if kills(seed) else scenario)(simulation))
+        simulation.run(program(seed)(simulation))
     finally:
         logging.disable(logging.NOTSET)
     return executed

@@ -98,11 +98,12 @@ class AsyncSender:
                 return await self._send_once(transport, writes, announcer)
         await announcer.together(writes, None)
         if transport is None:
-            return await self._send_singly(writes)
+            return await self._send_singly(writes, announcer)
         window = b"".join(map(_joined, writes))
         count = sum(write.count for write in writes)
 
         async def attempt(permit: int, timeout_s: float | None) -> Any:
+            announcer.check()
             return await transport.call_many(iter([(window, count)]), permit, frozenset(), timeout_s)
 
         replies: list[Any] = await client.guarded(client.plans["PIPELINE"], attempt)
@@ -126,7 +127,7 @@ class AsyncSender:
 
         commands = [packed for write in writes for packed in write.packed]
         try:
-            executed = await self._transaction(transport, commands, keep)
+            executed = await self._transaction(transport, commands, keep, announcer)
         except ResponseError:
             # A command that the server would not even queue has aborted the transaction: nothing of it ran.
             return await self._send_alone(transport, writes, announcer)
@@ -153,24 +154,28 @@ class AsyncSender:
 
         try:
             if transport.once.mode.level is not Level.GATE or write.shape.is_transaction or len(write.packed) > 1:
-                return _as_sent([write], await self._transaction(transport, list(write.packed), keep))
+                return _as_sent([write], await self._transaction(transport, list(write.packed), keep, announcer))
             client = self.commands
             plan = client.plans[write.shape.names[0]]
 
             async def attempt(permit: int, timeout_s: float | None) -> Any:
                 del permit
+                announcer.check()
                 return await transport.once.call(plan, write.packed[0], False, timeout_s, keep)
 
             return [await client.guarded(plan, attempt, client.settler(transport, plan))]
         except ResponseError as refused:
             return [refused] * write.count
 
-    async def _transaction(self, transport: Any, commands: list[bytes], keep: Callable[..., Any]) -> list[Any]:
+    async def _transaction(
+        self, transport: Any, commands: list[bytes], keep: Callable[..., Any], announcer: AsyncAnnouncer
+    ) -> list[Any]:
         client = self.commands
         packed = b"".join((_MULTI, *commands, _EXEC))
 
         async def attempt(permit: int, timeout_s: float | None) -> Any:
             del permit
+            announcer.check()
             return await transport.once.call_transaction(packed, len(commands) + 2, timeout_s, keep)
 
         plan = client.plans["PIPELINE"]
@@ -181,11 +186,12 @@ class AsyncSender:
             raise next(reply for reply in replies if isinstance(reply, Exception))
         return cast("list[Any]", executed)
 
-    async def _send_singly(self, writes: Sequence[AsyncCommands]) -> list[Any]:
+    async def _send_singly(self, writes: Sequence[AsyncCommands], announcer: AsyncAnnouncer) -> list[Any]:
         """By an injected client's own methods, one command after the other."""
         replies: list[Any] = []
         try:
             for write in writes:
+                announcer.check()
                 for command in _packed(write):
                     try:
                         replies.append(await async_settle(self.commands.execute_command(*words_of(command))))
@@ -261,13 +267,14 @@ class AsyncAnnouncer:
                 lost.ticket = self._begun[id(write)]
                 write.doubt_by(lost)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Before each attempt: the worker may have been told to end between two, and the client opened again."""
         if self._owner.is_stopped or self._drain.has_ended:
             raise _EndedError
 
     async def together(self, writes: Sequence[AsyncCommands], ticket: Ticket | None) -> None:
         """The relative ones of these are sent with one ticket, or with none; no others are being sent."""
-        self._check()
+        self.check()
         await self._drain.announce(self._owner, [write for write in writes if not write.shape.is_absolute], ticket)
         self._begun = dict.fromkeys(map(id, writes), ticket)
 
@@ -278,7 +285,7 @@ class AsyncAnnouncer:
 
     async def alone(self, write: AsyncCommands, ticket: Ticket) -> None:
         """A write is sent with a ticket of its own."""
-        self._check()
+        self.check()
         if not write.shape.is_absolute:
             entry = next(entry for entry in self._entries if entry.payload is write)
             await self._owner.rewrite_attempt(write, entry, ticket)

@@ -39,11 +39,20 @@ from agent_memory.policy import Priority
 from agent_memory.redis._async_guarded import AsyncGuardedCalls
 from agent_memory.redis.exactly_once.tickets import Stream
 from agent_memory.redis.keys import keys_of, overwrites
+from agent_memory.redis.outcomes import classify
 from agent_memory.storage._async_draining import AsyncDrain, AsyncSender, async_work, in_drain
 from agent_memory.storage._async_journal import AsyncJournal, Registered, commands_of, record_of
 from agent_memory.storage._async_once import AsyncTicketResolver
+from agent_memory.storage._async_priority import write_of
 from agent_memory.storage._async_resolving import AsyncResolver
-from agent_memory.storage._async_writes import AsyncCommands, AsyncStoreResult, AsyncWrite, as_dead_letter, shown_as
+from agent_memory.storage._async_writes import (
+    AsyncCommands,
+    AsyncStoreResult,
+    AsyncWrite,
+    as_dead_letter,
+    is_outage,
+    shown_as,
+)
 from agent_memory.storage._damage import tell_of_damage
 from agent_memory.storage._data import copy_of, estimate_bytes
 from agent_memory.storage.results import DeadLetter, PendingWrite, StoreStatus
@@ -582,18 +591,21 @@ class AsyncRecovery:
         """The right of plain writes to be sent: not before the queued writes of their keys.
 
         Waits for those at most `deadline_s`, then raises RedisUnavailableError (NOT_SENT). A write that decides all of its key
-        takes the place of the one that waits, if it succeeds.
+        takes the place of the one that waits if it succeeds, or if nothing tells whether it was executed: then it is sent
+        again by the worker, since the older one must not follow it.
         """
         queue = self.queue
         keys = [key for command in commands for key in keys_of(command)] if queue is not None else []
-        if queue is None or not self.are_queued(keys) or self._guard.state == "open":
-            yield  # while the circuit is open, it will be rejected
+        if queue is None or not self.are_queued(keys):
+            yield
             return
+        called_ms = _wall.now_ns() // 1_000_000
         leased: RecoveryEntry | None = None
         if len(commands) == 1 and overwrites(commands[0]):
             leased = self._lease_superseded(queue, keys[0])
         if leased is None:
-            await self._wait_for_keys(keys, deadline_s)
+            if self._guard.state != "open":  # else it will be rejected
+                await self._wait_for_keys(keys, deadline_s)
             yield
             return
         with self._mutex:
@@ -601,8 +613,11 @@ class AsyncRecovery:
         try:
             try:
                 yield
-            except BaseException:
-                _quietly(queue.release, leased.id, lease=leased.lease)
+            except BaseException as error:
+                if _may_be_executed(error):
+                    self._put_in_place(queue, leased, write_of(commands[0], called_ms))
+                else:
+                    _quietly(queue.release, leased.id, lease=leased.lease)
                 self._wake.set()
                 raise
             await self._leave_replaced(queue, leased)
@@ -618,6 +633,26 @@ class AsyncRecovery:
             queue.release(entry.id, lease=entry.lease)
             return None
         return entry
+
+    def _put_in_place(self, queue: RecoveryQueue, leased: RecoveryEntry, newer: AsyncCommands) -> None:
+        """A plain write may have been executed: it takes the place of the queued one, which must not follow it."""
+        priority, journal = Priority(leased.priority), self._journal
+        size_bytes = newer.size_bytes + 2 * sum(map(len, leased.keys))
+        with self._mutex:
+            try:
+                queue.release(leased.id, lease=leased.lease)
+            except KeyError:
+                return  # given up meanwhile
+            # The place was accepted before, so it is not refused now.
+            _, displaced = queue.put(
+                leased.keys, newer, priority=priority, size_bytes=size_bytes, coalesce=True, restored=True
+            )
+        if displaced is None:
+            newer.result._queue()
+            return  # a worker was faster: it sends the older one before
+        newer.result, newer.record = displaced.result, displaced.record
+        if newer.record is not None and journal is not None:
+            journal.replace(newer.record, record_of(newer, leased.keys, priority, coalesce=True))
 
     async def _leave_replaced(self, queue: RecoveryQueue, leased: RecoveryEntry) -> None:
         """A plain write has taken the place of a queued one: that leaves the journal, and the queue."""
@@ -824,7 +859,10 @@ class AsyncRecovery:
     async def _leave_to_journal(self) -> None:
         """Closes the journal; what is in it is another's from now on, so it is not kept here as well."""
         journal, queue, settings = self._journal, self.queue, self._settings
-        if journal is None or queue is None or settings is None:
+        if queue is None or settings is None:
+            return
+        if journal is None:
+            self._start_drain_afresh(settings, queue)
             return
         self._journal = None
         self._unregistered.clear()
@@ -835,6 +873,12 @@ class AsyncRecovery:
         self._start_queue_afresh()
         await async_in_thread(journal.close)
         journal.close_tickets()
+
+    def _start_drain_afresh(self, settings: RecoveryConfig, queue: RecoveryQueue) -> None:
+        """A worker that is at work still, because closing waits only so long for it, sends nothing any more."""
+        if self._drain is not None:
+            self._drain.end(leaves=False)
+        self._drain = AsyncDrain(queue, settings, self._guard)
 
     def _start_queue_afresh(self) -> None:
         """An empty queue that keeps the dead letters that are in memory only."""
@@ -984,6 +1028,13 @@ def _quietly(function: Callable[..., Any], *arguments: Any, **named: Any) -> Non
         function(*arguments, **named)
     except KeyError:
         pass  # given up meanwhile
+
+
+def _may_be_executed(error: BaseException) -> bool:
+    """Whether a command that ended with this error may have been executed, as far as is known."""
+    if not isinstance(error, Exception):
+        return True  # its caller went away
+    return is_outage(error) and classify(error)[1] not in (Outcome.NOT_SENT, Outcome.REJECTED)
 
 
 def _listener_of(recovery: weakref.ref[AsyncRecovery]) -> Callable[..., None]:

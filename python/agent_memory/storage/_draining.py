@@ -100,11 +100,12 @@ class Sender:
                 return self._send_once(transport, writes, announcer)
         announcer.together(writes, None)
         if transport is None:
-            return self._send_singly(writes)
+            return self._send_singly(writes, announcer)
         window = b"".join(map(_joined, writes))
         count = sum(write.count for write in writes)
 
         def attempt(permit: int, timeout_s: float | None) -> Any:
+            announcer.check()
             return transport.call_many(iter([(window, count)]), permit, frozenset(), timeout_s)
 
         replies: list[Any] = client.guarded(client.plans["PIPELINE"], attempt)
@@ -128,7 +129,7 @@ class Sender:
 
         commands = [packed for write in writes for packed in write.packed]
         try:
-            executed = self._transaction(transport, commands, keep)
+            executed = self._transaction(transport, commands, keep, announcer)
         except ResponseError:
             # A command that the server would not even queue has aborted the transaction: nothing of it ran.
             return self._send_alone(transport, writes, announcer)
@@ -153,24 +154,28 @@ class Sender:
 
         try:
             if transport.once.mode.level is not Level.GATE or write.shape.is_transaction or len(write.packed) > 1:
-                return _as_sent([write], self._transaction(transport, list(write.packed), keep))
+                return _as_sent([write], self._transaction(transport, list(write.packed), keep, announcer))
             client = self.commands
             plan = client.plans[write.shape.names[0]]
 
             def attempt(permit: int, timeout_s: float | None) -> Any:
                 del permit
+                announcer.check()
                 return transport.once.call(plan, write.packed[0], False, timeout_s, keep)
 
             return [client.guarded(plan, attempt, client.settler(transport, plan))]
         except ResponseError as refused:
             return [refused] * write.count
 
-    def _transaction(self, transport: Any, commands: list[bytes], keep: Callable[..., Any]) -> list[Any]:
+    def _transaction(
+        self, transport: Any, commands: list[bytes], keep: Callable[..., Any], announcer: Announcer
+    ) -> list[Any]:
         client = self.commands
         packed = b"".join((_MULTI, *commands, _EXEC))
 
         def attempt(permit: int, timeout_s: float | None) -> Any:
             del permit
+            announcer.check()
             return transport.once.call_transaction(packed, len(commands) + 2, timeout_s, keep)
 
         plan = client.plans["PIPELINE"]
@@ -181,11 +186,12 @@ class Sender:
             raise next(reply for reply in replies if isinstance(reply, Exception))
         return cast("list[Any]", executed)
 
-    def _send_singly(self, writes: Sequence[Commands]) -> list[Any]:
+    def _send_singly(self, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
         """By an injected client's own methods, one command after the other."""
         replies: list[Any] = []
         try:
             for write in writes:
+                announcer.check()
                 for command in _packed(write):
                     try:
                         replies.append(settle(self.commands.execute_command(*words_of(command))))
@@ -261,13 +267,14 @@ class Announcer:
                 lost.ticket = self._begun[id(write)]
                 write.doubt_by(lost)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Before each attempt: the worker may have been told to end between two, and the client opened again."""
         if self._owner.is_stopped or self._drain.has_ended:
             raise _EndedError
 
     def together(self, writes: Sequence[Commands], ticket: Ticket | None) -> None:
         """The relative ones of these are sent with one ticket, or with none; no others are being sent."""
-        self._check()
+        self.check()
         self._drain.announce(self._owner, [write for write in writes if not write.shape.is_absolute], ticket)
         self._begun = dict.fromkeys(map(id, writes), ticket)
 
@@ -278,7 +285,7 @@ class Announcer:
 
     def alone(self, write: Commands, ticket: Ticket) -> None:
         """A write is sent with a ticket of its own."""
-        self._check()
+        self.check()
         if not write.shape.is_absolute:
             entry = next(entry for entry in self._entries if entry.payload is write)
             self._owner.rewrite_attempt(write, entry, ticket)

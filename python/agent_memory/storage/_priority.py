@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Command = tuple[tuple[Any, ...], dict[str, Any]]
 
-__all__ = ["PriorityCommands", "PriorityPipeline"]
+__all__ = ["PriorityCommands", "PriorityPipeline", "write_of"]
 
 _TOLD: Final = {
     (priority, status): f"a {priority.name} write {status}" for priority in Priority for status in StoreStatus
@@ -258,9 +258,7 @@ class _Store:
             if len(self._commands) == 1:
                 # The common case, without the lists and the loops of the other.
                 ((args, options),) = self._commands
-                absolute = with_absolute_expiry(args, self._called_ms)
-                shape = shape_of((name_of(args[0]),), is_absolute(absolute), self._is_pipeline, self._is_transaction)
-                self._write = Commands(_packed(absolute), _with_options(shape, (options,)))
+                self._write = _single(args, options, self._called_ms, self._is_pipeline, self._is_transaction)
                 return self._write
             absolutes = [with_absolute_expiry(args, self._called_ms) for args, _ in self._commands]
             names = tuple(name_of(args[0]) for args, _ in self._commands)
@@ -279,6 +277,19 @@ class _Store:
         if write is not None and write.record is not None:
             write.doubt = b"" if write.ticket is None else write.ticket.token
             self._recovery.push(write, self._keys, self._priority, write.size_bytes, self._coalesces())
+
+
+def write_of(args: tuple[Any, ...], called_ms: int) -> Commands:
+    """A plain command as it is queued; `called_ms` is when it was called, milliseconds since 1970."""
+    return _single(args, {}, called_ms, False, False)
+
+
+def _single(
+    args: tuple[Any, ...], options: dict[str, Any], called_ms: int, is_pipeline: bool, is_transaction: bool
+) -> Commands:
+    absolute = with_absolute_expiry(args, called_ms)
+    shape = shape_of((name_of(args[0]),), is_absolute(absolute), is_pipeline, is_transaction)
+    return Commands(_packed(absolute), _with_options(shape, (options,)))
 
 
 def _with_options(shape: Shape, options: tuple[dict[str, Any], ...]) -> Shape:

@@ -6,7 +6,7 @@ from redis.exceptions import DataError, ResponseError
 
 from agent_memory import AsyncResilientRedisClient, Outcome, Priority, RecoveryConfig, RetryPolicy
 from agent_memory._compat import async_gather, async_in_thread, async_sleep, async_spawn
-from agent_memory.errors import RedisUnavailableError
+from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.testing import FaultProxy
 
 WAIT_S = 60.0
@@ -348,3 +348,28 @@ async def test_a_write_that_takes_the_place_of_an_older_one_starts_with_its_own_
     assert [write.attempts for write in client.recovery.pending()] == [1]
     await high.set("key", "new")
     assert [write.attempts for write in client.recovery.pending()] == [0]
+
+
+@pytest.mark.parametrize("how", ["lost reply", "refused"])
+async def test_a_plain_write_that_may_be_executed_is_not_followed_by_the_older_one(client, mortal_server, how):
+    """The older value follows only a write that was not executed."""
+    with FaultProxy(mortal_server) as proxy:
+        where = {"port": proxy.port, "socket_timeout": 0.3}
+        arguments = {**mortal_server.connection_kwargs, **QUICK, "recovery": CONFIG, **where}
+        async with AsyncResilientRedisClient("replaced", **arguments) as behind:
+            await behind.set("key", "first")
+            await open_circuit(behind)
+            old = await behind.with_priority(Priority.HIGH).set("key", "old")
+            behind.guard.reset()
+            if how == "refused":
+                with pytest.raises(ResponseError):
+                    await behind.client.execute_command("SET", "key", "new", "PX", "wrong")
+            else:
+                proxy.drop_replies(1, command="SET")
+                with pytest.raises(RedisTimeoutError) as lost:
+                    await behind.set("key", "new", px=86_400_000)
+                assert lost.value.outcome is Outcome.UNKNOWN
+            behind.recovery.resume()
+            assert await old.wait(WAIT_S)
+            seen = [await behind.get("key"), await behind.client.pttl("key") > 0]
+    assert seen == (["old", False] if how == "refused" else ["new", True])

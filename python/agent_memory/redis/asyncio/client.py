@@ -189,8 +189,10 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
     def close(self) -> None:
         """Close all transports: here if this is their loop, else by asking their loop."""
         transports = self.copy()
-        for loop in transports:
+        for loop, transport in transports.items():
             self.pop(loop, None)
+            if transport.once is not None:
+                transport.once.dismissed = True
         _close_all(transports, in_use=True)
 
     def disconnect(self, in_use: bool) -> None:

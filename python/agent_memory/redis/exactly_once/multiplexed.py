@@ -125,6 +125,7 @@ class MultiplexedOnce:
         self.loose: collections.deque[Stream] = collections.deque()
         """Old connections that are not fenced yet: one at the most beside the leased ones, since nothing is sent meanwhile."""
         self.left = False
+        self.dismissed = False  # its pool was closed: a call that is under way may still connect, no other will
         """Whether the client was closed: nobody connects from here until it is used again."""
         self.settling = 0
         """Callers that wait for a verdict: as long as there are any, connecting goes on."""
@@ -274,7 +275,7 @@ class MultiplexedOnce:
 
     def sees_to(self) -> bool:
         """Whether what was lost here will be fenced from here."""
-        return not self.left and not self._transport.loop.is_closed()
+        return not self.left and not self.dismissed and not self._transport.loop.is_closed()
 
     def _take_over(self, stream: Stream) -> None:
         """What its own transport will not fence any more, because its client or its loop was closed, is fenced from here."""
