@@ -5,7 +5,7 @@
 #   make test     the Rust tests, then the Python tests against the built wheel
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make test-neon  the scoring kernels of 64-bit Arm under an emulator, on x86-64 with Debian's packages
-#   make fuzz     libFuzzer on the bytes of snapshots and on texts, FUZZ_S seconds each (60)
+#   make fuzz     libFuzzer on the bytes of snapshots and of the journal and on texts, FUZZ_S seconds each (60)
 #   make mutants  faults put into the core's decisions one by one, each of which a test has to find (MUTATED="retry budget" for some)
 #   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
@@ -220,7 +220,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 fuzz: | check-rust
 	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --release --manifest-path rust/fuzz/Cargo.toml --target-dir target/fuzz \
 		--target $$(rustc -vV | sed -n 's/^host: //p')
-	@for target in snapshot tokeniser; do \
+	@for target in snapshot tokeniser journal; do \
 		mkdir -p target/fuzz/corpus/$$target && \
 		target/fuzz/$$(rustc -vV | sed -n 's/^host: //p')/release/$$target -max_total_time=$(FUZZ_S) \
 			-artifact_prefix=target/fuzz/$$target- target/fuzz/corpus/$$target || exit 1; \

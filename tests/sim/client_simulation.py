@@ -417,9 +417,10 @@ def release(_recovery, queue, leased, _newer):
     queue.release(leased.id, lease=leased.lease)
 
 
-async def set_by_turns(client, key, accepted, count):
+async def set_by_turns(client, opened, key, accepted, count):
     """Writes of one key, with and without a priority, one after the other; callers go away now and then."""
     for number in range(1, count + 1):
+        await opened.wait()  # what is queued is a successor's while the client is closed
         try:
             if random.random() < 0.5:
                 result = await client.with_priority(random.choice([Priority.HIGH, Priority.NORMAL])).set(key, number)
@@ -435,7 +436,7 @@ async def set_by_turns(client, key, accepted, count):
         await asyncio.sleep(random.uniform(0.0, 0.05))
 
 
-async def churn(client, stopped):
+async def churn(client, opened, stopped):
     """Workers that start and stop, outages that are announced, a client that is closed and opened again."""
     recovery = client.recovery
     while not stopped.is_set():
@@ -453,8 +454,10 @@ async def churn(client, stopped):
                 await worker.join(5.0)
             recovery.start_working()
         else:
+            opened.clear()
             await client.close()
             await client.init()
+            opened.set()
 
 
 async def leases(simulation, without=()):
@@ -475,11 +478,12 @@ async def leases(simulation, without=()):
     client = AsyncResilientRedisClient("leases", **options, recovery=config)
     kinds = ["reset", "lost_replies", "slow", "stall", "refuse"]
     faults = simulation.faults(kinds, mean_gap_s=dice.uniform(0.05, 0.3))
-    striking, stopped, accepted = asyncio.create_task(faults.run()), asyncio.Event(), {}
+    striking, opened, stopped, accepted = asyncio.create_task(faults.run()), asyncio.Event(), asyncio.Event(), {}
     with Attempts(without) as attempts:
         await client.init()
-        churning = asyncio.create_task(churn(client, stopped))
-        await asyncio.gather(*(set_by_turns(client, f"own:{key}", accepted, 25) for key in range(3)))
+        opened.set()
+        churning = asyncio.create_task(churn(client, opened, stopped))
+        await asyncio.gather(*(set_by_turns(client, opened, f"own:{key}", accepted, 25) for key in range(3)))
         faults.heal()
         await striking
         stopped.set()

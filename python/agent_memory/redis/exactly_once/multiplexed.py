@@ -125,8 +125,9 @@ class MultiplexedOnce:
         self.loose: collections.deque[Stream] = collections.deque()
         """Old connections that are not fenced yet: one at the most beside the leased ones, since nothing is sent meanwhile."""
         self.left = False
-        self.dismissed = False  # its pool was closed: a call that is under way may still connect, no other will
         """Whether the client was closed: nobody connects from here until it is used again."""
+        self.dismissed = False
+        """Whether its pool was closed: a call that is under way may still connect from here, no other will."""
         self.settling = 0
         """Callers that wait for a verdict: as long as there are any, connecting goes on."""
         self._transport = transport
