@@ -1,8 +1,8 @@
 """The decision of a write, pure: no SQL, no clock of its own, no chance.
 
 An engine begins a transaction, locks the rows of the agents concerned, reads what is `Wanted`, lets the plan decide the
-operations one after the other, and then writes what `Plan.changes`, `Plan.labels` and `Plan.agents` hold, once per row
-however often it was written. Nothing is left to constraints; they only catch mistakes.
+operations one after the other, and then writes what `Plan.changes`, `Plan.labels`, `Plan.requests` and `Plan.agents` hold,
+once per row however often it was written. Nothing is left to constraints; they only catch mistakes.
 
 Order of the questions a put is asked
 1. Is it of a time before its agent or user was erased?                      ERASED
@@ -171,7 +171,10 @@ class Plan:
     (only of rows that are not erased, and those rows must be in `held`), and `user_fences`, before it calls `decide`.
     """
 
-    __slots__ = ("_now_us", "agents", "changes", "hashes", "held", "idempotency_keys", "keys", "labels", "user_fences")
+    __slots__ = (
+        *("_now_us", "agents", "changes", "hashes", "held", "idempotency_keys", "keys", "labels", "requests"),
+        "user_fences",
+    )
 
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us
@@ -184,6 +187,8 @@ class Plan:
         self.changes: dict[str, Change] = {}
         self.labels: dict[str, Held] = {}
         """Rows of which tier and seq alone change, as they are after it."""
+        self.requests: dict[RequestName, tuple[str, int]] = {}
+        """Id and version of the memories that further idempotency keys stand for."""
 
     def decide(self, operation: Operation) -> WriteResult:
         """What becomes of one operation; the rows it changes are in `changes`."""
@@ -202,14 +207,18 @@ class Plan:
         if (0 < copy.generation < agent.generation) or 0 < copy.version <= fence:
             return WriteResult(WriteStatus.ERASED, copy.id)
         held = self._held(copy.id)
+        request = ""
         if held is None and (copy.idempotency_key or copy.content_hash or copy.key):
             existing = self._existing(copy)
             if existing is not None:
                 alive = not (existing.deleted or self._is_expired(existing))
+                if copy.idempotency_key and alive:
+                    self._note_request(copy, existing.id, existing.version)
                 return WriteResult(WriteStatus.EXISTING, existing.id, existing.version, existed=alive)
             namesake = self._namesake(agent, copy)
             if namesake is not None:
                 if copy.version == 0:
+                    request = copy.idempotency_key
                     copy = copy._replace(id=namesake.id)
                     held = namesake
                 elif beats(copy.stamp, _stamp(namesake)):
@@ -223,7 +232,17 @@ class Plan:
             refused = self._refusal(put, copy, held, agent)
             if refused is not None:
                 return refused
-        return self._apply(agent, copy, held, fence)
+        result = self._apply(agent, copy, held, fence)
+        if request:
+            self._note_request(copy, result.id, result.version)
+        return result
+
+    def _note_request(self, copy: Copy, memory_id: str, version: int) -> None:
+        """The call of this idempotency key is answered with this memory from now on."""
+        name = _request_name(copy)
+        if self.idempotency_keys.get(name) != memory_id:
+            self.requests[name] = (memory_id, version)
+            self.idempotency_keys[name] = memory_id
 
     def _refusal(self, put: Put, copy: Copy, held: Held, agent: Agent) -> WriteResult | None:  # noqa: PLR0911
         if held.agent_id != copy.agent_id:

@@ -13,6 +13,7 @@ from agent_memory.memory.stores._plan import Agent
 __all__ = [
     "AGENT_COLUMNS",
     "HELD_BY_KEY",
+    "HELD_BY_LATER_REQUEST",
     "HELD_BY_REQUEST",
     "HELD_BY_TWIN",
     "HELD_COLUMNS",
@@ -74,6 +75,12 @@ HELD_BY_REQUEST: Final = (
     f"{_OF_AGENT} AND m.user_id = ? AND m.idempotency_key = ? AND m.idempotency_key <> '' ORDER BY m.seq LIMIT 1"
 )
 """What a `RequestName` stands for, tombstones and expired memories among it."""
+
+HELD_BY_LATER_REQUEST: Final = (
+    f"{_OF_AGENT} AND m.id = (SELECT r.id FROM requests r WHERE r.agent_no = a.agent_no AND r.user_id = ?"
+    " AND r.idempotency_key = ?)"
+)
+"""The same, of the calls that were answered with a memory that was there."""
 
 HELD_BY_TWIN: Final = (
     f"{_OF_AGENT} AND m.content_hash = ? AND m.content_hash <> {{empty}} AND m.session_id = ?"

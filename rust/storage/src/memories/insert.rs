@@ -32,8 +32,9 @@ statements! {
     pub(super) struct Statements {
         last_row: "SELECT coalesce(max(row_id), 0) FROM memories",
         by_key: "SELECT 1 FROM memories WHERE agent_no = ? AND user_id = ? AND namespace = ? AND key = ? AND key <> ''",
-        by_idempotency_key: "SELECT 1 FROM memories WHERE agent_no = ? AND user_id = ? AND idempotency_key = ? \
-                             AND idempotency_key <> ''",
+        by_idempotency_key: "SELECT 1 FROM memories WHERE agent_no = ?1 AND user_id = ?2 AND idempotency_key = ?3 \
+                             AND idempotency_key <> '' UNION ALL \
+                             SELECT 1 FROM requests WHERE agent_no = ?1 AND user_id = ?2 AND idempotency_key = ?3",
         by_hash: "SELECT 1 FROM memories WHERE agent_no = ? AND content_hash = ? AND content_hash <> x''",
         fence: "SELECT 1 FROM user_fences WHERE user_id = ?",
         memory: "INSERT INTO memories (row_id, agent_no, id, version, writer, deleted, tier, created_us, timestamp, step, \

@@ -153,3 +153,42 @@ async def test_erasures_count_what_was_there(async_store, clock):
     await one(async_store, put(memory_id="e", agent_id="other"))
     await async_store.begin_erasure("agent", "other")
     assert (await async_store.erase("agent", "other")).erased == 1
+
+
+async def test_every_call_is_answered_with_the_memory_it_was_answered_with_first(async_store):
+    plain = await one(async_store, put("first", memory_id="m", key="k"))
+    for number in range(3):
+        answered = await one(async_store, put(f"call {number}", key="k", idempotency_key=f"i{number}"))
+        assert answered.id == plain.id
+    await one(async_store, put("newest", key="k"))
+    for number in range(3):  # a late repetition does not overwrite it
+        again = await one(async_store, put(f"call {number}", key="k", idempotency_key=f"i{number}"))
+        assert (again.status, again.id, again.existed) == (EXISTING, "m", True)
+    assert (await async_store.get_by_key("agent", "k")).content == b"newest"
+    equal = await one(async_store, put("same", memory_id="e", deduplicate=True))
+    assert (await one(async_store, put("same", deduplicate=True, idempotency_key="d"))).id == equal.id
+    await async_store.write([Delete("m", "agent"), Delete("e", "agent")])
+    for key in ("i0", "i1", "i2", "d"):
+        gone = await one(async_store, put("again", idempotency_key=key))
+        assert (gone.status, gone.existed) == (EXISTING, False), key
+    await async_store.begin_erasure("agent", "agent")
+    while (await async_store.erase("agent", "agent")).remaining:
+        pass
+    for key in ("i0", "i1", "i2", "d"):
+        assert (await one(async_store, put("again", idempotency_key=key))).status is APPLIED, key
+
+
+async def test_the_erasure_of_a_user_frees_the_idempotency_keys_of_all_calls(async_store):
+    await async_store.write(
+        [put(f"call {n}", key="k", idempotency_key=f"i{n}", user_id=user) for n in range(3) for user in ("ann", "bob")]
+    )
+    await async_store.begin_erasure("user", "ann")
+    while (await async_store.erase("user", "ann")).remaining:
+        pass
+    for number in range(3):
+        hers = put("again", idempotency_key=f"i{number}", user_id="ann")
+        assert (await one(async_store, hers)).status is APPLIED
+        his = put("again", idempotency_key=f"i{number}", user_id="bob")
+        assert (await one(async_store, his)).status is EXISTING
+    assert await async_store.purge_tombstones(2**52) >= 1
+    assert (await one(async_store, put("again", idempotency_key="i1", user_id="bob"))).status is APPLIED

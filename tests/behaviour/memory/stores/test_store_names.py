@@ -153,3 +153,42 @@ def test_erasures_count_what_was_there(store, clock):
     one(store, put(memory_id="e", agent_id="other"))
     store.begin_erasure("agent", "other")
     assert store.erase("agent", "other").erased == 1
+
+
+def test_every_call_is_answered_with_the_memory_it_was_answered_with_first(store):
+    plain = one(store, put("first", memory_id="m", key="k"))
+    for number in range(3):
+        answered = one(store, put(f"call {number}", key="k", idempotency_key=f"i{number}"))
+        assert answered.id == plain.id
+    one(store, put("newest", key="k"))
+    for number in range(3):  # a late repetition does not overwrite it
+        again = one(store, put(f"call {number}", key="k", idempotency_key=f"i{number}"))
+        assert (again.status, again.id, again.existed) == (EXISTING, "m", True)
+    assert store.get_by_key("agent", "k").content == b"newest"
+    equal = one(store, put("same", memory_id="e", deduplicate=True))
+    assert one(store, put("same", deduplicate=True, idempotency_key="d")).id == equal.id
+    store.write([Delete("m", "agent"), Delete("e", "agent")])
+    for key in ("i0", "i1", "i2", "d"):
+        gone = one(store, put("again", idempotency_key=key))
+        assert (gone.status, gone.existed) == (EXISTING, False), key
+    store.begin_erasure("agent", "agent")
+    while store.erase("agent", "agent").remaining:
+        pass
+    for key in ("i0", "i1", "i2", "d"):
+        assert one(store, put("again", idempotency_key=key)).status is APPLIED, key
+
+
+def test_the_erasure_of_a_user_frees_the_idempotency_keys_of_all_calls(store):
+    store.write(
+        [put(f"call {n}", key="k", idempotency_key=f"i{n}", user_id=user) for n in range(3) for user in ("ann", "bob")]
+    )
+    store.begin_erasure("user", "ann")
+    while store.erase("user", "ann").remaining:
+        pass
+    for number in range(3):
+        hers = put("again", idempotency_key=f"i{number}", user_id="ann")
+        assert one(store, hers).status is APPLIED
+        his = put("again", idempotency_key=f"i{number}", user_id="bob")
+        assert one(store, his).status is EXISTING
+    assert store.purge_tombstones(2**52) >= 1
+    assert one(store, put("again", idempotency_key="i1", user_id="bob")).status is APPLIED

@@ -18,6 +18,7 @@ from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Pl
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
     HELD_BY_KEY,
+    HELD_BY_LATER_REQUEST,
     HELD_BY_REQUEST,
     HELD_BY_TWIN,
     HELD_COLUMNS,
@@ -42,6 +43,7 @@ _HELD: Final = f"SELECT {HELD_COLUMNS} {_FROM}"
 _HELD_BY_ID: Final = f"{_HELD} WHERE m.id = ANY(%s)"
 _HELD_BY_KEY: Final = f"{_HELD} WHERE {HELD_BY_KEY}".replace("?", "%s")
 _HELD_BY_REQUEST: Final = f"{_HELD} WHERE {HELD_BY_REQUEST}".replace("?", "%s")
+_HELD_BY_LATER_REQUEST: Final = f"{_HELD} WHERE {HELD_BY_LATER_REQUEST}".replace("?", "%s")
 _TWIN: Final = HELD_BY_TWIN.format(empty="''::bytea", equals="IS NOT DISTINCT FROM ?::double precision")
 _HELD_BY_TWIN: Final = f"{_HELD} WHERE {_TWIN}".replace("?", "%s")
 _INSERT: Final = f"INSERT INTO memories VALUES ({', '.join(['%s'] * len(MEMORY_COLUMNS))})"
@@ -54,6 +56,10 @@ _BURY: Final = (
     " memory_type = '', namespace = '', user_id = %s, session_id = '', key = '', idempotency_key = %s,"
     " expires_at = NULL, tags = '', metadata = '', content_kind = 0, content = ''::bytea, dictionary = -1,"
     " checksum = 0, content_hash = ''::bytea, seq = %s WHERE row_id = %s AND version = %s"
+)
+_REQUEST: Final = (
+    "INSERT INTO requests VALUES (%s, %s, %s, %s, %s) ON CONFLICT (agent_no, user_id, idempotency_key)"
+    " DO UPDATE SET id = excluded.id, version = excluded.version"
 )
 _AGENT_VALUES: Final = [name.strip() for name in AGENT_COLUMNS.split(",")][2:]
 _NEW_AGENT: Final = (
@@ -101,7 +107,8 @@ async def _prepare(connection: AsyncSession, operations: Sequence[Operation], no
             found.append(row)
             plan.keys[key] = row[1]
     for request in wanted.idempotency_keys:
-        for row in await async_fetch_all(connection, _HELD_BY_REQUEST, request):
+        rows = await async_fetch_all(connection, _HELD_BY_REQUEST, request)
+        for row in rows or await async_fetch_all(connection, _HELD_BY_LATER_REQUEST, request):
             found.append(row)
             plan.idempotency_keys[request] = row[1]
     for twin in wanted.hashes:
@@ -138,6 +145,8 @@ async def async_write_plan(connection: AsyncSession, plan: Plan, compression: Co
         await _insert(cursor, inserted, row_ids, plan.agents, compression)
         await _replace(cursor, lists[ChangeKind.REPLACE], plan.agents, compression)
         await _bury(cursor, lists[ChangeKind.BURY], plan.agents)
+        requests = [(plan.agents[agent].number, *name, *held) for (agent, *name), held in plan.requests.items()]
+        await _many(cursor, _REQUEST, requests)
         await _label(connection, cursor, list(plan.labels.values()), compression)
 
 

@@ -197,6 +197,7 @@ class AsyncPostgresStore:
         """Forgets at most `limit` tombstones with a version below `before_us`; returns how many."""
 
         async def purge(connection: AsyncSession) -> int:
+            await connection.execute("DELETE FROM requests WHERE version < %s", (before_us,))
             old = f"SELECT m.row_id, a.agent_id {_JOIN} WHERE m.deleted = 1 AND m.version < %s ORDER BY m.version LIMIT %s"
             rows = await async_fetch_all(connection, old, (before_us, limit))
             if not rows:
@@ -310,25 +311,30 @@ class AsyncPostgresStore:
             connection,
             "DELETE FROM memories WHERE row_id IN"
             " (SELECT row_id FROM memories WHERE agent_no = %s AND seq <= %s ORDER BY seq LIMIT %s)"
-            " RETURNING row_id, deleted, expires_at",
+            " RETURNING row_id, deleted, expires_at, id",
             (agent.number, agent.erased_seq, limit),
         )
         numbers = [row[0] for row in rows]
         await connection.execute(
             "DELETE FROM memory_tags WHERE agent_no = %s AND row_id = ANY(%s)", (agent.number, numbers)
         )
+        await connection.execute("DELETE FROM requests WHERE id = ANY(%s)", ([row[3] for row in rows],))
         await connection.execute("DELETE FROM vectors WHERE row_id = ANY(%s)", (numbers,))
         await connection.execute("DELETE FROM accesses WHERE row_id = ANY(%s)", (numbers,))
         now = self._clock_us() / 1e6
-        return sum(not (deleted or is_expired(expires_at, now)) for _, deleted, expires_at in rows), len(rows)
+        return sum(not (deleted or is_expired(expires_at, now)) for _, deleted, expires_at, _ in rows), len(rows)
 
     async def _erase_user(self, connection: AsyncSession, name: str, limit: int) -> tuple[int, int]:
         fences = await async_fetch_all(connection, "SELECT fence_version FROM user_fences WHERE user_id = %s", (name,))
+        version = fences[0][0] if fences else 0
+        await connection.execute(
+            "DELETE FROM requests WHERE user_id = %s AND user_id <> '' AND version <= %s", (name, version)
+        )
         rows = await async_fetch_all(
             connection,
             f"SELECT m.id, a.agent_id {_JOIN} WHERE m.user_id = %s AND m.user_id <> '' AND m.version <= %s"
             " AND m.seq > a.erased_seq LIMIT %s",
-            (name, fences[0][0] if fences else 0, limit),
+            (name, version, limit),
         )
         deletes = [Delete(memory_id, agent_id, writer=self._writer, erases=True) for memory_id, agent_id in rows]
         if not deletes:

@@ -108,6 +108,7 @@ def _erase_agent(connection: sqlite3.Connection, now: float, name: str, limit: i
     numbers = [(row_id,) for row_id, _, _ in rows]
     tags = [(agent.number, tag, row_id) for row_id, encoded, _ in rows if encoded for tag in json.loads(encoded)]
     connection.executemany("DELETE FROM memory_tags WHERE agent_no = ? AND tag = ? AND row_id = ?", tags)
+    connection.executemany("DELETE FROM requests WHERE id = (SELECT id FROM memories WHERE row_id = ?)", numbers)
     for table in ("vectors", "accesses", "memories"):
         connection.executemany(f"DELETE FROM {table} WHERE row_id = ?", numbers)
     return sum(is_living for _, _, is_living in rows), len(rows)
@@ -121,7 +122,9 @@ def _erase_user(
         f"SELECT m.id, a.agent_id {_FROM} WHERE m.user_id = ? AND m.user_id <> '' AND m.version <= ?"
         " AND m.seq > a.erased_seq LIMIT ?"
     )
-    rows = connection.execute(sql, (name, fence[0] if fence else 0, limit)).fetchall()
+    version = fence[0] if fence else 0
+    connection.execute("DELETE FROM requests WHERE user_id = ? AND user_id <> '' AND version <= ?", (name, version))
+    rows = connection.execute(sql, (name, version, limit)).fetchall()
     results = apply_operations(
         connection,
         [Delete(memory_id, agent_id, writer=writer, erases=True) for memory_id, agent_id in rows],
@@ -138,6 +141,7 @@ def purge_tombstones(connection: sqlite3.Connection, before_us: int, limit: int)
     purged: dict[int, int] = {}
     for _, agent_no, seq in rows:
         purged[agent_no] = max(purged.get(agent_no, 0), seq)
+    connection.execute("DELETE FROM requests WHERE version < ?", (before_us,))
     connection.executemany("DELETE FROM memories WHERE row_id = ?", [(row_id,) for row_id, _, _ in rows])
     connection.executemany(
         "UPDATE agents SET purged_seq = max(purged_seq, ?) WHERE agent_no = ?",

@@ -21,6 +21,7 @@ from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Pl
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
     HELD_BY_KEY,
+    HELD_BY_LATER_REQUEST,
     HELD_BY_REQUEST,
     HELD_BY_TWIN,
     HELD_COLUMNS,
@@ -48,6 +49,7 @@ _HELD_BY_ID: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE m.id IN (SELECT value
 _MOVED_BY_ID: Final = f"SELECT {MOVED_COLUMNS} {_FROM} WHERE m.id IN (SELECT value FROM json_each(?))"
 _HELD_BY_KEY: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE {HELD_BY_KEY}"
 _HELD_BY_REQUEST: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE {HELD_BY_REQUEST}"
+_HELD_BY_LATER_REQUEST: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE {HELD_BY_LATER_REQUEST}"
 _TWIN: Final = HELD_BY_TWIN.format(empty="x''", equals="IS ?")
 _HELD_BY_TWIN: Final = f"SELECT {HELD_COLUMNS} {_FROM} WHERE {_TWIN}"
 _COPIES_BY_ROW: Final = (
@@ -114,7 +116,8 @@ def _prepare(
             held[row[1]] = Held._make(row)
             plan.keys[key] = row[1]
     for request in wanted.idempotency_keys:
-        for row in execute(_HELD_BY_REQUEST, request):
+        rows = execute(_HELD_BY_REQUEST, request).fetchall() or execute(_HELD_BY_LATER_REQUEST, request).fetchall()
+        for row in rows:
             held[row[1]] = Held._make(row)
             plan.idempotency_keys[request] = row[1]
     for twin in wanted.hashes:
@@ -155,6 +158,9 @@ def write_plan(connection: sqlite3.Connection, plan: Plan, compression: Compress
         _replace(connection, replaced, plan.agents, compression)
     if buried := lists[ChangeKind.BURY]:
         _bury(connection, buried, plan.agents)
+    if plan.requests:
+        rows = [(plan.agents[agent].number, *name, *held) for (agent, *name), held in plan.requests.items()]
+        connection.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", rows)
     if plan.labels:
         _label(connection, list(plan.labels.values()), compression)
 
