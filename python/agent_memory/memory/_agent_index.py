@@ -97,6 +97,8 @@ class AgentIndex:
             latest: dict[str, Copy] = {}
             versions = self.versions
             for copy in copies:
+                if 0 < copy.generation < self.generation:
+                    continue  # an own write that waited while the agent was erased elsewhere
                 key = copy.version + _DELETED if copy.deleted else copy.version
                 known = versions.get(copy.id, 0)
                 if is_from_sql and copy.id in self.dirty and known < _DELETED:

@@ -216,8 +216,8 @@ def exported(copy: Copy) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
-def imported(line: str, writer: int) -> Copy:
-    """The copy that one line of an export stands for."""
+def imported(line: str) -> Copy:
+    """The copy that one line of an export stands for. Of two copies of one version the one that is held stays: writer 0."""
     try:
         found = json.loads(line)
         vector = found.pop("embedding_base64", None)
@@ -233,16 +233,16 @@ def imported(line: str, writer: int) -> Copy:
         memory_id=memory_id,
         version=version,
         created_us=created_us,
-        writer=writer,
+        writer=0,
         tier=tier,
         embedding=None if vector is None else np.frombuffer(base64.b64decode(vector), dtype="<f4"),
         **found,
     )
 
 
-def renewed(copy: Copy, now_us: int) -> Copy:
+def renewed(copy: Copy, now_us: int, writer: int) -> Copy:
     """An imported copy as a new memory, with a new id and a version that the store assigns; `created_us` stays."""
-    return copy._replace(id=new_id(now_us), version=0, checksum=0)
+    return copy._replace(id=new_id(now_us), version=0, writer=writer, checksum=0)
 
 
 class ImportCount:

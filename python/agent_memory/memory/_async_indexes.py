@@ -20,6 +20,7 @@ Rules
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import threading
 import time
@@ -329,6 +330,24 @@ class AsyncIndexes:
                 path.unlink(missing_ok=True)
         return len(paths)
 
+    async def delete_snapshots_of_user(self, user_id: str) -> int:
+        """Removes the snapshots that know of a user, also by memories that were deleted since; returns how many."""
+        if self._snapshots is None:
+            return 0
+        return await async_in_thread(self._delete_snapshots_of_user, user_id)
+
+    def _delete_snapshots_of_user(self, user_id: str) -> int:
+        assert self._snapshots is not None
+        if not self._snapshots.is_dir():
+            return 0
+        with self._lock_snapshots(fcntl.LOCK_EX):
+            files = [*self._snapshots.glob("*.snapshot"), *self._snapshots.glob("*.snapshot.*.tmp")]
+            # Attributes stand in a snapshot as they are. Another user's whose name holds this one is written anew, no more.
+            paths = [path for path in files if _holds(path, user_id.encode())]
+            for path in paths:
+                path.unlink(missing_ok=True)
+        return len(paths)
+
     @staticmethod
     def _agent_of(path: Path) -> str:
         """Whose snapshot a file is, whole or not."""
@@ -344,6 +363,14 @@ class AsyncIndexes:
             "refreshes": self.refreshes,
             "evicted": self.evicted,
         }
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(text) >= 0
 
 
 def _seq_of(path: Path) -> int:

@@ -429,6 +429,8 @@ class AsyncSyncService:
             await self._indexes.delete_snapshots(agent_id)
             if copies.tier is not None and not await self._erase_in_redis(kind, agent_id):
                 self._owed_redis[agent_id] = kind
+        if kind == "user":
+            await self._indexes.delete_snapshots_of_user(name)
         erased: int = int(erasure.erased)
         while True:
             progress = await copies.ask_sql(copies.store.erase, kind, name)

@@ -431,6 +431,8 @@ class SyncService:
             self._indexes.delete_snapshots(agent_id)
             if copies.tier is not None and not self._erase_in_redis(kind, agent_id):
                 self._owed_redis[agent_id] = kind
+        if kind == "user":
+            self._indexes.delete_snapshots_of_user(name)
         erased: int = int(erasure.erased)
         while True:
             progress = copies.ask_sql(copies.store.erase, kind, name)

@@ -822,13 +822,13 @@ class MemorySystem:
         export that is restored after an erasure, or copied to another agent by changing `agent_id` in its lines. What is
         skipped is logged, too.
         """
-        copies = self._opened()
+        self._opened()
         report = _arguments.ImportCount()
         waiting: list[Put] = []
         for line in lines:
             if not line.strip():
                 continue
-            copy = _arguments.imported(line, copies.writer)
+            copy = _arguments.imported(line)
             if is_expired(copy.expires_at, time.time()):
                 report.skip("expired")
                 continue
@@ -848,7 +848,7 @@ class MemorySystem:
             if written.copy is not None:
                 self._indexes.learn(written.copy)
             if new_ids and put.copy.version and written.result.status in _arguments.NEEDS_NEW_ID:
-                again.append(Put(_arguments.renewed(put.copy, int(time.time() * 1e6))))
+                again.append(Put(_arguments.renewed(put.copy, int(time.time() * 1e6), self._copies.writer)))
             else:
                 report.add(put.copy, written.result)
         if again:

@@ -9,12 +9,12 @@ import sqlite3
 import pytest
 
 from agent_memory._compat import async_sleep, async_spawn
-from agent_memory.memory import AsyncMemorySystem, IndexSettings, MemorySettings, SqliteSettings
+from agent_memory.memory import AsyncMemorySystem, IndexSettings, MemorySettings, SqliteSettings, SyncSettings
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
 AGENT = "agent"
 MARK = "ERASED-MARK"
-SMALL = MemorySettings(index=IndexSettings(snapshot_entries=1))
+SMALL = MemorySettings(index=IndexSettings(snapshot_entries=1), sync=SyncSettings(max_staleness_s=1e-9))
 JOURNALLED = MemorySettings(journal=True, sqlite=SqliteSettings(busy_timeout_s=0.05))
 
 
@@ -188,3 +188,25 @@ async def test_erased_text_is_in_no_file(tmp_path, redis):
         assert await memory.delete_agent("agent0") > 100
         await memory.maintain()
     assert files_holding(tmp_path) == []
+
+
+async def test_own_writes_that_wait_for_a_search_do_not_survive_an_erasure_elsewhere(memory, tmp_path):
+    await memory.retrieve(AGENT, "anything")
+    await memory.store_many(AGENT, [{"content": "zqmark"}, {"content": "zqmark again"}])
+    async with AsyncMemorySystem(tmp_path / "memory", redis=None) as other:
+        assert await other.delete_agent(AGENT) == 2
+    await memory.store(AGENT, "new")
+    await memory.retrieve(AGENT, "zqmark")
+    assert (await memory.maintain()).snapshots == 1
+    assert files_holding(tmp_path, "zqmark") == []
+
+
+async def test_the_snapshot_that_knows_a_user_by_deleted_memories_goes_with_the_user(memory, tmp_path):
+    hers = await memory.store(AGENT, "zqmark of hers", user_id="ann")
+    await memory.store(AGENT, "another")
+    await memory.retrieve(AGENT, "zqmark")
+    await memory.maintain()
+    await memory.delete(AGENT, hers)
+    assert files_holding(tmp_path, "zqmark") != []
+    assert await memory.delete_user("ann") == 0
+    assert files_holding(tmp_path, "zqmark") == []

@@ -11,12 +11,12 @@ import sqlite3
 import pytest
 
 from agent_memory._compat import sleep, spawn
-from agent_memory.memory import IndexSettings, MemorySettings, MemorySystem, SqliteSettings
+from agent_memory.memory import IndexSettings, MemorySettings, MemorySystem, SqliteSettings, SyncSettings
 from agent_memory.redis import Redis
 
 AGENT = "agent"
 MARK = "ERASED-MARK"
-SMALL = MemorySettings(index=IndexSettings(snapshot_entries=1))
+SMALL = MemorySettings(index=IndexSettings(snapshot_entries=1), sync=SyncSettings(max_staleness_s=1e-9))
 JOURNALLED = MemorySettings(journal=True, sqlite=SqliteSettings(busy_timeout_s=0.05))
 
 
@@ -190,3 +190,25 @@ def test_erased_text_is_in_no_file(tmp_path, redis):
         assert memory.delete_agent("agent0") > 100
         memory.maintain()
     assert files_holding(tmp_path) == []
+
+
+def test_own_writes_that_wait_for_a_search_do_not_survive_an_erasure_elsewhere(memory, tmp_path):
+    memory.retrieve(AGENT, "anything")
+    memory.store_many(AGENT, [{"content": "zqmark"}, {"content": "zqmark again"}])
+    with MemorySystem(tmp_path / "memory", redis=None) as other:
+        assert other.delete_agent(AGENT) == 2
+    memory.store(AGENT, "new")
+    memory.retrieve(AGENT, "zqmark")
+    assert memory.maintain().snapshots == 1
+    assert files_holding(tmp_path, "zqmark") == []
+
+
+def test_the_snapshot_that_knows_a_user_by_deleted_memories_goes_with_the_user(memory, tmp_path):
+    hers = memory.store(AGENT, "zqmark of hers", user_id="ann")
+    memory.store(AGENT, "another")
+    memory.retrieve(AGENT, "zqmark")
+    memory.maintain()
+    memory.delete(AGENT, hers)
+    assert files_holding(tmp_path, "zqmark") != []
+    assert memory.delete_user("ann") == 0
+    assert files_holding(tmp_path, "zqmark") == []
