@@ -236,6 +236,21 @@ proptest! {
         }
     }
 
+    /// Whole requests that are there twice: nothing is lost, nothing that was removed comes back.
+    #[test]
+    fn requests_that_are_there_twice(steps in steps(), from in any::<Index>(), to in any::<Index>(), count in 1..5_usize) {
+        let written = write(&steps);
+        let mut damaged = written.bytes.clone();
+        let ends: Vec<usize> = written.between.iter().map(|(end, _)| *end).collect();
+        let from = from.index(ends.len());
+        let block = damaged[ends[from]..ends[(from + count).min(ends.len() - 1)]].to_vec();
+        let to = *to.get(&ends);
+        damaged.splice(to..to, block.iter().copied());
+        let contents = check_damage(&damaged, &written)?;
+        prop_assert_eq!(contents.loss.is_damaged, !block.is_empty());
+        prop_assert_eq!(found(&damaged, &contents), written.states.last().expect("one").1.clone());
+    }
+
     /// Overwritten, or missing, in any number of places.
     #[test]
     fn any_damage(

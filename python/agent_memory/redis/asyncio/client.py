@@ -191,8 +191,7 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
         transports = self.copy()
         for loop, transport in transports.items():
             self.pop(loop, None)
-            if transport.once is not None:
-                transport.once.dismissed = True
+            transport.dismissed = True
         _close_all(transports, in_use=True)
 
     def disconnect(self, in_use: bool) -> None:

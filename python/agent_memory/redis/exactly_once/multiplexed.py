@@ -126,8 +126,6 @@ class MultiplexedOnce:
         """Old connections that are not fenced yet: one at the most beside the leased ones, since nothing is sent meanwhile."""
         self.left = False
         """Whether the client was closed: nobody connects from here until it is used again."""
-        self.dismissed = False
-        """Whether its pool was closed: a call that is under way may still connect from here, no other will."""
         self.settling = 0
         """Callers that wait for a verdict: as long as there are any, connecting goes on."""
         self._transport = transport
@@ -276,7 +274,7 @@ class MultiplexedOnce:
 
     def sees_to(self) -> bool:
         """Whether what was lost here will be fenced from here."""
-        return not self.left and not self.dismissed and not self._transport.loop.is_closed()
+        return not self.left and not self._transport.dismissed and not self._transport.loop.is_closed()
 
     def _take_over(self, stream: Stream) -> None:
         """What its own transport will not fence any more, because its client or its loop was closed, is fenced from here."""

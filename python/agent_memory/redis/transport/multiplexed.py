@@ -540,6 +540,9 @@ class MultiplexedTransport:
         self._max_leases = max(1, (pool.max_connections or DEFAULT_MAX_CONNECTIONS) - 1)
         self._leases = asyncio.Semaphore(self._max_leases)
         self._idle_leases: list[MultiplexedConnection] = []  # at most _max_leases, by the semaphore
+        self.dismissed = False
+        """Whether its pool was closed. The pool's next call has a transport of its own; one that was under way must not
+        open a connection beside that."""
         self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
         mode = mode_of(pool, None, self.endpoint)
         self.once = None if mode is None else MultiplexedOnce(self, mode)
@@ -725,6 +728,8 @@ class MultiplexedTransport:
         ends with the greeting, unless `greet` is false because nothing will be written.
         Raises with outcome NOT_SENT. The caller owns the connection.
         """
+        if self.dismissed:
+            raise RedisUnavailableError("the client was closed", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
         if self.once is None or not greet:
             return await self._open_connection(timeout_s)
         connection = await self._open_connection(timeout_s)
