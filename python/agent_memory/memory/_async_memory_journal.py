@@ -51,6 +51,7 @@ class AsyncMemoryJournal:
         self._mutex = threading.Lock()
         self._held: dict[str, tuple[int, Copy, int]] = {}
         self._bytes = 0
+        self._is_littered = True
         self.recovered = 0
         tell_of_damage(logger, "memory", self._core.stats())
         for record, _, body in self._core.take_recovered():
@@ -103,6 +104,19 @@ class AsyncMemoryJournal:
             ]
         self.settle(erased)
 
+    async def scrub(self) -> bool:
+        """Has the files written anew, without anything of what was let go; returns whether that was done."""
+        if not self._is_littered:
+            return True
+        self._is_littered = False
+        try:
+            await self._tickets.wait(self._core.rewrite())
+        except RecoveryJournalError as error:
+            logger.warning("the journal could not be written anew: %s", error)
+            self._is_littered = True
+            return False
+        return True
+
     def settle(self, copies: Iterable[Copy]) -> None:
         """Lets copies go that SQL has answered for; those that were replaced meanwhile stay."""
         records = []
@@ -117,6 +131,7 @@ class AsyncMemoryJournal:
             self._remove(records)
 
     def _remove(self, records: list[int]) -> None:
+        self._is_littered = True
         try:
             self._core.remove(records)
         except RecoveryJournalError as error:

@@ -459,13 +459,16 @@ class AsyncSyncService:
                 self._is_scrubbed = False
 
     async def scrub(self) -> None:
-        """Takes the traces of erasures out of files: SQLite's log, the append-only file of the embedded server. What can't be
-        done now is done by the next maintenance, of any process that has the folder.
+        """Takes the traces of erasures out of files: SQLite's log, the journal, the append-only file of the embedded server.
+
+        What can't be done now is done by the next maintenance, of any process that has the folder.
         """
+        copies = self._copies
+        # Here, too, as what another process has erased is let go of.
+        is_journal_done = copies.journal is None or await copies.journal.scrub()
         if self._is_scrubbed and not await async_in_thread(self._directory.has_noted_erasure):
             return
-        copies = self._copies
-        is_done = bool(await copies.ask_sql(copies.store.scrub)) and not self._owed_redis
+        is_done = is_journal_done and bool(await copies.ask_sql(copies.store.scrub)) and not self._owed_redis
         if self._owns_server and copies.tier is not None:
             is_done &= bool(await copies.ask_redis(copies.tier.rewrite_append_file))
         if is_done:

@@ -95,6 +95,12 @@ impl Journal {
         self.journal.note(name, body.into()).map_err(|error| failed(py, &error))
     }
 
+    /// Asks for the files to be written anew, without anything of what was removed before; copies of damaged files go. Returns
+    /// the ticket. Raises `RecoveryJournalError`.
+    fn rewrite(&self, py: Python<'_>) -> PyResult<u64> {
+        self.journal.rewrite().map_err(|error| failed(py, &error))
+    }
+
     /// Has the writer begin with what is asked for, if it sleeps.
     fn wake(&self) {
         self.journal.wake();

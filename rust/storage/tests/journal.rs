@@ -398,6 +398,30 @@ fn a_log_of_which_most_is_of_no_use_is_written_anew() {
 }
 
 #[test]
+fn what_was_removed_is_in_no_file_once_it_is_written_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    append(&journal, b"kept");
+    let secret = append(&journal, b"the secret");
+    let replaced = append(&journal, b"the secret, too");
+    let newer = journal.replace(replaced, b"newer".as_slice().into()).expect("accepted");
+    assert_eq!(finish(&journal, newer), None);
+    fs::write(directory.path().join("0-0-0.damaged"), b"the secret").expect("written");
+    remove(&journal, &[secret]);
+    let holds = || {
+        files(directory.path())
+            .iter()
+            .any(|path| fs::read(path).expect("read").windows(10).any(|bytes| bytes == b"the secret"))
+    };
+    assert!(holds());
+    let rewritten = journal.rewrite().expect("accepted");
+    assert_eq!(finish(&journal, rewritten), None);
+    assert!(!holds());
+    assert_eq!(open(directory.path()).take_recovered(), [], "it is locked still");
+    assert_eq!(bodies(&open(copy(directory.path()).path()).take_recovered()), [b"kept".as_slice(), b"newer"]);
+}
+
+#[test]
 fn copies_of_damaged_files_are_bounded() {
     let directory = tempfile::tempdir().expect("a directory");
     for round in 0..MAX_KEPT_DAMAGED as u64 + 2 {

@@ -218,6 +218,14 @@ pub(super) fn set_aside(path: &Path, bytes: &[u8]) -> Result<u64, JournalError> 
     Ok(removed)
 }
 
+/// Removes the copies of damaged files.
+pub(super) fn remove_set_aside(path: &Path) -> Result<(), JournalError> {
+    for copy in paths(path.parent().unwrap_or(Path::new(".")), "damaged")? {
+        remove_if_there(&copy)?;
+    }
+    Ok(())
+}
+
 /// The files with this ending, oldest segment first: the names begin with the time they were made.
 fn paths(directory: &Path, ending: &str) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();

@@ -267,6 +267,15 @@ impl Journal {
         self.shared.note(name, body)
     }
 
+    /// Asks for the segments to be written anew, so that nothing of what was removed before is in a file any more, nor in
+    /// the copies of damaged files, which are removed.
+    ///
+    /// # Errors
+    /// As of [`Journal::append`].
+    pub fn rewrite(&self) -> Result<u64, JournalError> {
+        self.shared.rewrite()
+    }
+
     /// The last ticket that is done, with success or without.
     #[must_use]
     pub fn done(&self) -> u64 {

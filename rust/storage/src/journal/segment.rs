@@ -20,7 +20,7 @@ use agent_memory_core::journal::{
     is_worth_rewriting, note_of, scan,
 };
 
-use super::directory::{leads_to, remove_if_there, set_aside, try_lock};
+use super::directory::{leads_to, remove_if_there, remove_set_aside, set_aside, try_lock};
 use super::records::{Damage, Note, RecordId, Recovered};
 use super::{Fsync, JournalError};
 use crate::own_files;
@@ -39,6 +39,8 @@ pub(super) enum Change {
     Remove(i64),
     Sent(Vec<i64>, Box<[u8]>),
     Note(String, Box<[u8]>),
+    /// Nothing of what was removed is to be in the file any more, nor in copies of damaged ones.
+    Rewrite,
 }
 
 /// The descriptors of a segment: of its file and, while that is written anew, of the new one; -1 for none. A child of `fork()`
@@ -406,8 +408,16 @@ impl Segment {
                 self.announced = (rows.clone(), how.clone());
             }
         }
+        if changes.iter().any(|change| matches!(change, Change::Rewrite)) {
+            return self.rewrite();
+        }
         self.rewrite_if_due();
         Ok(())
+    }
+
+    fn rewrite(&mut self) -> Result<(), JournalError> {
+        self.replace_file(None)?;
+        remove_set_aside(&self.path)
     }
 
     /// Encodes changes; `undo` gets what they change in the index.
@@ -430,6 +440,7 @@ impl Segment {
                     }
                 }
                 Change::Sent(rows, how) => self.frames.send(rows, how),
+                Change::Rewrite => {}
                 Change::Note(name, body) => {
                     let frame = self.frames.note(name, body);
                     let before = self.index.note(name, Place::behind(self.end, frame));
@@ -449,7 +460,7 @@ impl Segment {
         }
         let rows = changes.iter().filter_map(|change| match change {
             Change::Put(row, _) | Change::Remove(row) => Some(*row),
-            Change::Sent(..) | Change::Note(..) => None,
+            Change::Sent(..) | Change::Note(..) | Change::Rewrite => None,
         });
         let settled: Vec<i64> = rows.filter(|row| self.uncertain.remove(row)).collect();
         if !settled.is_empty() {

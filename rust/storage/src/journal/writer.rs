@@ -128,6 +128,12 @@ impl Shared {
         Ok(self.ask(&mut state, changes))
     }
 
+    pub(super) fn rewrite(&self) -> Result<u64, JournalError> {
+        let mut state = self.open_state(0)?;
+        let changes = (0..state.stats.segments).map(|segment| (segment, Change::Rewrite)).collect();
+        Ok(self.ask(&mut state, changes))
+    }
+
     pub(super) fn note(&self, name: &str, body: Box<[u8]>) -> Result<u64, JournalError> {
         let mut state = self.open_state(body.len())?;
         Ok(self.ask(&mut state, vec![(0, Change::Note(name.to_owned(), body))]))
@@ -163,7 +169,7 @@ impl Shared {
         for (index, (segment, change)) in changes.into_iter().enumerate() {
             let bytes = match &change {
                 Change::Put(_, body) | Change::Note(_, body) | Change::Sent(_, body) => body.len(),
-                Change::Remove(_) => 0,
+                Change::Remove(_) | Change::Rewrite => 0,
             };
             state.bytes += bytes;
             state.requests.push_back(Request { ticket, is_last: index == last, segment, change, bytes });
