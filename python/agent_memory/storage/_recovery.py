@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
@@ -110,6 +111,7 @@ class Recovery:
         self._gated: weakref.ref[Any] | None = None
         self.notes: dict[tuple[int, str], bytes] = {}
         """What predecessors noted, by the number of the journal's segment and the name of the note."""
+        self._calls = itertools.count()
         self._start_afresh()
         self._open_journal()
         self.order(commands)
@@ -137,8 +139,7 @@ class Recovery:
         self._worker: Task[None] | None = None
         self._mutex = threading.Lock()
         self._key_events: dict[bytes, Event] = {}
-        self._replacing = 0  # plain writes under way that take the place of queued ones
-        self._replaced = Event()
+        self._replaced = Event()  # a plain write that was to take the place of a queued one has ended
         settings = self._settings
         self.queue: RecoveryQueue | None = None
         self._drain: Drain | None = None
@@ -595,35 +596,34 @@ class Recovery:
         if queue is None or not self.are_queued(keys):
             yield
             return
-        called_ms = _wall.now_ns() // 1_000_000
+        called_ms, call = _wall.now_ns() // 1_000_000, next(self._calls) & 0xFFFF_FFFF
+        decides = len(commands) == 1 and overwrites(commands[0])
         leased: RecoveryEntry | None = None
-        if len(commands) == 1 and overwrites(commands[0]):
-            leased = self._lease_superseded(queue, keys[0])
-        if leased is None:
-            if self._guard.state != "open":  # else it will be rejected
+        is_executed = False
+        try:
+            if decides:
+                leased = self._lease_superseded(queue, keys[0], call)
+            if leased is None and self._guard.state != "open":  # else it will be rejected
                 self._wait_for_keys(keys, deadline_s)
             yield
-            return
-        with self._mutex:
-            self._replacing += 1
-        try:
-            try:
-                yield
-            except BaseException as error:
-                if _may_be_executed(error):
-                    self._put_in_place(queue, leased, write_of(commands[0], called_ms))
-                else:
-                    _quietly(queue.release, leased.id, lease=leased.lease)
-                self._wake.set()
-                raise
-            self._leave_replaced(queue, leased)
+            is_executed = True
+            if leased is not None:
+                self._leave_replaced(queue, leased)
+        except BaseException as error:
+            if leased is not None and (is_executed or _may_be_executed(error)):
+                self._put_in_place(queue, leased, write_of(commands[0], called_ms))
+            elif leased is not None:
+                _quietly(queue.release, leased.id, lease=leased.lease)
+            elif decides:
+                queue.release_call(call)  # where an interrupt came between the lease and its name
+            raise
         finally:
-            with self._mutex:
-                self._replacing -= 1
-            self._replaced.set()
+            if decides:
+                self._wake.set()
+                self._replaced.set()
 
-    def _lease_superseded(self, queue: RecoveryQueue, key: bytes) -> RecoveryEntry | None:
-        entry = queue.lease_superseded(key)
+    def _lease_superseded(self, queue: RecoveryQueue, key: bytes, call: int) -> RecoveryEntry | None:
+        entry = queue.lease_superseded(key, call)
         if entry is not None and entry.payload.doubt is not None:
             # Its first attempt may still be executed: the worker sees to that.
             queue.release(entry.id, lease=entry.lease)
@@ -651,10 +651,8 @@ class Recovery:
             journal.replace(newer.record, record_of(newer, leased.keys, priority, coalesce=True))
 
     def _leave_replaced(self, queue: RecoveryQueue, leased: RecoveryEntry) -> None:
-        """A plain write has taken the place of a queued one: that leaves the journal, and the queue."""
-        (write,) = queue.complete_many([(leased.id, leased.lease)])
-        if write is None:
-            return
+        """A plain write has taken the place of a queued one: that leaves the journal, then the queue."""
+        write = leased.payload
         if self._has_left(write):
             raise RedisUnavailableError(
                 "the client was closed meanwhile, and an older queued write of the key is left to a successor",
@@ -662,17 +660,20 @@ class Recovery:
             )
         if write.record is not None and self._journal is not None:
             self._journal.finish([write.record])
-            write.let_go()
-        write.result._settle(StoreStatus.STORED)
-        self.note_progress(leased.keys)
+        (completed,) = queue.complete_many([(leased.id, leased.lease)])
+        if completed is not None:  # else given up meanwhile, by closing
+            if write.record is not None:
+                write.let_go()
+            write.result._settle(StoreStatus.STORED)
+            self.note_progress(leased.keys)
 
     def _wait_for_replacing(self) -> None:
         """Waits for plain writes that are about to take the place of queued ones: else those would be left to a successor."""
-        ends_ns = monotonic_ns() + int(STOP_TIMEOUT_S * 1e9)
-        while self._replacing:
+        queue, ends_ns = self.queue, monotonic_ns() + int(STOP_TIMEOUT_S * 1e9)
+        while queue is not None and queue.is_leased_to_calls():
             self._replaced.clear()
             left_s = (ends_ns - monotonic_ns()) / 1e9
-            if self._replacing and (left_s <= 0 or not self._replaced.wait(left_s)):
+            if queue.is_leased_to_calls() and (left_s <= 0 or not self._replaced.wait(left_s)):
                 return
 
     def _wait_for_keys(self, keys: Sequence[bytes], deadline_s: float) -> None:

@@ -124,12 +124,14 @@ impl RecoveryQueue {
     }
 
     /// Leases the one entry of `key`, if an absolute write of it that is about to be tried would make it needless; else
-    /// None. `complete` it when that write succeeds, `release` it when it fails.
-    fn lease_superseded(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<RecoveryEntry>> {
+    /// None. `complete` it when that write succeeds, `release` it when it fails; `release_call` it by the number of the call
+    /// where that was interrupted before it had the entry.
+    #[pyo3(signature = (key, call=0))]
+    fn lease_superseded(&self, py: Python<'_>, key: &Bound<'_, PyAny>, call: u32) -> PyResult<Option<RecoveryEntry>> {
         let key = extract_key(key)?;
         let now_ns = self.clock.now_ns(py)?;
         let lease = self.with_queue(|queue| {
-            queue.lease_superseded(key.as_bytes(), now_ns).map(|lease| Facts::of_lease(py, &lease))
+            queue.lease_superseded(key.as_bytes(), call, now_ns).map(|lease| Facts::of_lease(py, &lease))
         });
         lease.map(|facts| facts.into_entry(py)).transpose()
     }
@@ -208,6 +210,16 @@ impl RecoveryQueue {
     #[pyo3(signature = (worker=0))]
     fn release_leases(&self, worker: u16) -> usize {
         self.with_queue(|queue| queue.release_leases(worker))
+    }
+
+    /// Gives the lease of a call back as it was; returns whether there was one.
+    fn release_call(&self, call: u32) -> bool {
+        self.with_queue(|queue| queue.release_call(call))
+    }
+
+    /// Are entries leased to calls (`lease_superseded`)?
+    fn is_leased_to_calls(&self) -> bool {
+        self.with_queue(|queue| queue.is_leased_to_calls())
     }
 
     /// Seconds until an entry is due, 0.0 when one is; None when there is nothing to wait for: no entry, or all of

@@ -59,8 +59,8 @@ const STALE_SCHEDULES: usize = 1_024;
 const KEPT_CAPACITY: usize = 4_096;
 const NOBODY: u32 = u32::MAX;
 const NOT_LEASED: u64 = 0;
-/// The owner of a lease that a call holds.
-const CALL: u32 = u32::MAX;
+/// Owners from here on are calls; below are workers.
+const FIRST_CALL: u32 = 1 << 16;
 const PRIORITIES: usize = 4;
 
 /// How urgent an entry is.
@@ -282,7 +282,7 @@ struct Entry<T> {
     priority: Priority,
     /// The number of its lease; `NOT_LEASED` while it is queued.
     lease: u64,
-    /// The worker that holds the lease, or `CALL`.
+    /// The worker or the call that holds the lease.
     owner: u32,
     coalesce: bool,
 }
@@ -534,8 +534,9 @@ impl<T> RecoveryQueue<T> {
     }
 
     /// Leases the one entry of `key`, if an absolute write of that key that is about to be tried would make it needless:
-    /// it is to be completed when that write succeeds, and given back ([`RecoveryQueue::release`]) when it fails.
-    pub fn lease_superseded(&mut self, key: &[u8], now_ns: u64) -> Option<Lease<'_, T>> {
+    /// it is to be completed when that write succeeds, and given back ([`RecoveryQueue::release`]) when it fails. `call` is a
+    /// number by which the caller can give it back even if it was interrupted before it learnt the lease.
+    pub fn lease_superseded(&mut self, key: &[u8], call: u32, now_ns: u64) -> Option<Lease<'_, T>> {
         let key = &self.keys[self.find_key(key)?];
         if key.first != key.last {
             return None;
@@ -545,7 +546,7 @@ impl<T> RecoveryQueue<T> {
         if !entry.coalesce || entry.is_leased() || entry.links.as_slice().len() != 1 {
             return None;
         }
-        Some(self.lease(place, CALL, now_ns))
+        Some(self.lease(place, owner_of_call(call), now_ns))
     }
 
     /// Gives one lease back as it was.
@@ -560,7 +561,25 @@ impl<T> RecoveryQueue<T> {
 
     /// Gives the leases of a worker back as they were, for another that takes over from it. Returns how many there were.
     pub fn release_leases(&mut self, worker: u16) -> usize {
-        let owner = u32::from(worker);
+        self.release_leases_of(u32::from(worker))
+    }
+
+    /// Gives the lease of a call back as it was, if there is one.
+    pub fn release_call(&mut self, call: u32) -> bool {
+        self.release_leases_of(owner_of_call(call)) > 0
+    }
+
+    /// Are entries leased to calls?
+    #[must_use]
+    pub fn is_leased_to_calls(&self) -> bool {
+        let mut entries = self.entries.places.iter().flatten();
+        self.stats.leased > 0 && entries.any(|entry| entry.is_leased() && entry.owner >= FIRST_CALL)
+    }
+
+    fn release_leases_of(&mut self, owner: u32) -> usize {
+        if self.stats.leased == 0 {
+            return 0;
+        }
         let leased: Vec<u32> = (0u32..)
             .zip(&self.entries.places)
             .filter(|(_, entry)| entry.as_ref().is_some_and(|entry| entry.is_leased() && entry.owner == owner))
@@ -750,7 +769,7 @@ impl<T> RecoveryQueue<T> {
             newer: NOBODY,
             priority: new.priority,
             lease: NOT_LEASED,
-            owner: CALL,
+            owner: 0,
             coalesce: new.coalesce,
         });
         // A place is used again, but with another sequence: an id that was completed stays unknown.
@@ -991,6 +1010,11 @@ struct Remains {
     attempts: u32,
     size_bytes: u64,
     coalesce: bool,
+}
+
+/// Calls are numbered without end; two that are as far apart as there are owners are not under way at once.
+fn owner_of_call(call: u32) -> u32 {
+    FIRST_CALL + call % (u32::MAX - FIRST_CALL)
 }
 
 fn entry_priority<T>(entries: &Places<Entry<T>>, place: u32) -> usize {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 const SECOND: u64 = 1_000_000_000;
 const MAX_BYTES: u64 = 300;
 const WORKERS: u16 = 3;
+const CALLS: u32 = 3;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 const PRIORITIES: [Priority; 4] = [Priority::Critical, Priority::High, Priority::Normal, Priority::Low];
 
@@ -182,7 +183,7 @@ fn a_worker_that_starts_leaves_the_lease_of_a_plain_write_and_of_another_worker_
     let mut queue = queue(10);
     let set = |payload| NewEntry { coalesce: true, ..entry(&[b"k"], payload) };
     let superseded = queue.push(set(1), 0).unwrap();
-    let call = queue.lease_superseded(b"k", 0).and_then(|lease| lease.lease);
+    let call = queue.lease_superseded(b"k", 0, 0).and_then(|lease| lease.lease);
     queue.push(entry(&[b"l"], 2), 0).unwrap();
     queue.push(entry(&[b"m"], 3), 0).unwrap();
     let first = queue.pop_due(1, 0).map(|lease| (lease.id, lease.lease)).unwrap();
@@ -273,6 +274,12 @@ struct Model {
     max_age_ns: u64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Owner {
+    Worker(u16),
+    Call(u32),
+}
+
 #[derive(Clone, Debug)]
 struct ModelEntry {
     payload: u64,
@@ -284,8 +291,8 @@ struct ModelEntry {
     age: u64,
     size_bytes: u64,
     coalesce: bool,
-    /// The number of its lease and who has it: a worker, or a call (`None`).
-    lease: Option<(u64, Option<u16>)>,
+    /// The number of its lease and who has it.
+    lease: Option<(u64, Owner)>,
     attempts: u32,
     id: u64,
 }
@@ -349,7 +356,8 @@ enum Step {
     Advance(u64),
     Push { keys: Vec<usize>, priority: usize, due_in: u64, size_bytes: u64, coalesce: bool, restored: bool },
     Pop(u16),
-    LeaseSuperseded(usize),
+    LeaseSuperseded(usize, u32),
+    ReleaseCall(u32),
     ReleaseOne(prop::sample::Index),
     Complete(prop::sample::Index),
     Retry(prop::sample::Index, u64),
@@ -378,7 +386,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0u64..12).prop_map(Step::Advance),
         10 => push,
         8 => (0..WORKERS).prop_map(Step::Pop),
-        3 => (0..KEYS.len()).prop_map(Step::LeaseSuperseded),
+        3 => (0..KEYS.len(), 0..CALLS).prop_map(|(key, call)| Step::LeaseSuperseded(key, call)),
+        1 => (0..CALLS).prop_map(Step::ReleaseCall),
         2 => index().prop_map(Step::ReleaseOne),
         5 => index().prop_map(Step::Complete),
         3 => (index(), 0u64..20).prop_map(|(lease, delay)| Step::Retry(lease, delay)),
@@ -453,19 +462,20 @@ proptest! {
                     let wanted = expected.map(|index| &model.entries[index]);
                     prop_assert_eq!(seen, wanted.map(|entry| (entry.id, entry.payload, entry.attempts)));
                     if let Some(index) = expected {
-                        take(&mut model.entries[index], number, Some(worker), &mut held)?;
+                        take(&mut model.entries[index], number, Owner::Worker(worker), &mut held)?;
                     }
                 }
-                Step::LeaseSuperseded(key) => {
+                Step::LeaseSuperseded(key, call) => {
                     let mine = || model.entries.iter().enumerate().filter(|(_, entry)| entry.keys.contains(&key));
                     let alone = mine().next().filter(|(_, entry)| {
                         mine().count() == 1 && entry.keys.len() == 1 && entry.coalesce && entry.lease.is_none()
                     });
                     let expected = alone.map(|(index, entry)| (index, entry.id));
-                    let leased = queue.lease_superseded(KEYS[key].as_bytes(), now_ns).map(|lease| (lease.id, lease.lease));
+                    let leased = queue.lease_superseded(KEYS[key].as_bytes(), call, now_ns).map(|lease| (lease.id, lease.lease));
                     prop_assert_eq!(leased.map(|(id, _)| id), expected.map(|(_, id)| id));
                     if let Some((index, _)) = expected {
-                        take(&mut model.entries[index], leased.and_then(|(_, number)| number), None, &mut held)?;
+                        let number = leased.and_then(|(_, number)| number);
+                        take(&mut model.entries[index], number, Owner::Call(call), &mut held)?;
                     }
                 }
                 Step::ReleaseOne(index) => {
@@ -545,8 +555,13 @@ proptest! {
                         model.entries.push(revived);
                     }
                 }
+                Step::ReleaseCall(call) => {
+                    let mine = |entry: &&mut ModelEntry| entry.lease.is_some_and(|(_, owner)| owner == Owner::Call(call));
+                    let released = model.entries.iter_mut().filter(mine).map(|entry| entry.lease = None).count();
+                    prop_assert_eq!(queue.release_call(call), released > 0);
+                }
                 Step::Release(worker) => {
-                    let mine = |entry: &&mut ModelEntry| entry.lease.is_some_and(|(_, owner)| owner == Some(worker));
+                    let mine = |entry: &&mut ModelEntry| entry.lease.is_some_and(|(_, owner)| owner == Owner::Worker(worker));
                     let released = model.entries.iter_mut().filter(mine).map(|entry| entry.lease = None).count();
                     prop_assert_eq!(queue.release_leases(worker), released);
                 }
@@ -560,7 +575,7 @@ proptest! {
 fn take(
     entry: &mut ModelEntry,
     number: Option<u64>,
-    owner: Option<u16>,
+    owner: Owner,
     held: &mut Vec<(u64, u64)>,
 ) -> Result<(), TestCaseError> {
     prop_assert!(number.is_some_and(|number| held.iter().all(|(_, known)| *known < number)));
@@ -581,6 +596,8 @@ fn check(queue: &mut RecoveryQueue<u64>, model: &Model, now_ns: u64) -> Result<(
     prop_assert_eq!(dead, model.dead.iter().map(|entry| entry.payload).collect::<Vec<_>>());
     let mut by_age: Vec<&ModelEntry> = model.entries.iter().collect();
     by_age.sort_by_key(|entry| entry.age);
+    let to_calls = model.entries.iter().any(|entry| matches!(entry.lease, Some((_, Owner::Call(_)))));
+    prop_assert_eq!(queue.is_leased_to_calls(), to_calls);
     let listed: Vec<_> = queue.entries(now_ns).map(|entry| (entry.id, *entry.payload, entry.lease)).collect();
     let lease_of = |entry: &ModelEntry| entry.lease.map(|(number, _)| number);
     let expected: Vec<_> = by_age.iter().map(|entry| (entry.id, entry.payload, lease_of(entry))).collect();

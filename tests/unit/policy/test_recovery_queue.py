@@ -153,6 +153,28 @@ def test_a_worker_that_takes_over_gets_the_leases_back(queue):
     assert drain(queue) == [1, 2]
 
 
+def test_leases_have_an_owner(queue):
+    """A worker that takes over leaves those of calls and of other workers alone; an ended lease is no lease."""
+    for key in ("a", "b", "c"):
+        queue.push(key, key, priority=Priority.HIGH, coalesce=True)
+    called = queue.lease_superseded("a", 7)
+    first, second = queue.pop_due(1), queue.pop_due(2)
+    assert len({called.lease, first.lease, second.lease}) == 3
+    assert [entry.lease for entry in queue.entries()] == [called.lease, first.lease, second.lease]
+    assert queue.release_leases(1) == 1
+    assert queue.is_leased_to_calls()
+    for ended in (queue.complete, queue.retry, queue.release):
+        with pytest.raises(KeyError, match="not leased"):
+            ended(first.id, lease=first.lease)
+    assert queue.pop_due_many(5, 3)[0].id == first.id
+    queue.complete(second.id, lease=second.lease)
+    assert queue.release_call(7)
+    assert not queue.release_call(7)
+    assert not queue.is_leased_to_calls()
+    with pytest.raises(KeyError, match="not leased"):
+        queue.complete(called.id, lease=called.lease)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
