@@ -84,6 +84,16 @@ class AgentIndex:
             if len(self._pending) >= MAX_PENDING:
                 self.apply_pending()
 
+    def reset(self, generation: int) -> None:
+        """Begins again, in a generation: the agent was erased, or what is missing was purged from the feed."""
+        with self._mutex:
+            self.index, self.versions, self.cursor, self.generation = None, {}, 0, generation
+            # What SQL has accepted meanwhile, or was erased with the agent, comes by the feed or not at all.
+            dirty = self.dirty
+            self._pending = [
+                copy for copy in self._pending if copy.generation >= generation or dirty.get(copy.id) == copy.version
+            ]
+
     def apply_pending(self) -> None:
         """Applies own writes."""
         with self._mutex:
@@ -176,6 +186,8 @@ class AgentIndex:
     def forget_dirty(self, memory_id: str) -> None:
         """A dirty copy got lost: what SQL holds counts again."""
         with self._mutex:
+            # Also where it waits to be applied; what SQL has accepted has a place in the feed.
+            self._pending = [copy for copy in self._pending if copy.id != memory_id or copy.seq]
             if self.dirty.pop(memory_id, None) is not None and self.versions.get(memory_id, 0):
                 self.versions.pop(memory_id, None)
                 if self.index is not None:

@@ -182,7 +182,7 @@ class AsyncIndexes:
                 copies.store.changes, agent_id, index.cursor, limit=min(self._settings.feed_entries, 10_000)
             )
             if page.reset or (index.generation and page.generation != index.generation):
-                index.index, index.versions, index.cursor, index.generation = None, {}, 0, page.generation
+                index.reset(page.generation)
                 if page.reset:
                     continue
             index.generation = page.generation
