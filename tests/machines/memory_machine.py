@@ -42,7 +42,7 @@ LATER_S = 100_000.0
 PATIENCE_S = 3.0
 """For how long the machine waits for what a server does in the background."""
 
-AGENTS, USERS, SESSIONS = ["a1", "a2"], [None, "ann", "bob"], [None, "s"]
+AGENTS, USERS, SESSIONS = ["a1", "a2"], ["ann", None, "bob"], [None, "s"]
 NAMESPACES, KEYS, REQUESTS = [(), ("n",), ("n", "m")], [None, "k1", "k2"], [None, "i1", "i2"]
 VECTORS = [None, (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)]
 TAGS = [(), ("t",), ("t", "u")]
@@ -71,6 +71,8 @@ class Row:
     is_hinted: bool = False
     """Whether it was stored with `deduplicate`."""
     is_dirty: bool = False
+    request: str | None = None
+    """The idempotency key of the call that made it."""
 
     @property
     def twin(self):
@@ -132,6 +134,7 @@ class Model:
                 expiry,
                 words["deduplicate"],
                 is_dirty,
+                words["idempotency_key"] if outcome[0] == "new" else self.rows[outcome[1]].request,
             )
             if words["ttl_s"] == OVER_S:
                 self.bury(row)
@@ -184,21 +187,27 @@ def is_empty(value):
     return value is None or value in ((), [], set())
 
 
+def mostly(first, *others):
+    """Names that meet: the first half of the time."""
+    return st.sampled_from([*[first] * len(others), *others])
+
+
 STORED = st.fixed_dictionaries(
     {
-        "content": st.integers(0, 1),
-        "importance": st.sampled_from([0.25, 0.75]),
-        "user_id": st.sampled_from(USERS),
-        "session_id": st.sampled_from(SESSIONS),
-        "namespace": st.sampled_from(NAMESPACES),
+        "content": mostly(0, 1),
+        "importance": mostly(0.25, 0.75),
+        "user_id": mostly(*USERS),
+        "session_id": mostly(*SESSIONS),
+        "namespace": mostly(*NAMESPACES),
         "key": st.sampled_from(KEYS),
         "idempotency_key": st.sampled_from(REQUESTS),
-        "ttl_s": st.sampled_from([None, None, None, LATER_S, OVER_S]),
+        "ttl_s": mostly(None, LATER_S, OVER_S),
         "deduplicate": st.booleans(),
         "embedding": st.sampled_from(VECTORS),
         "tags": st.sampled_from(TAGS),
     }
 )
+DIFFERENCES = ["user_id", "session_id", "namespace", "key", "idempotency_key", "ttl_s", "content"]
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
@@ -222,7 +231,7 @@ CONDITIONS = st.fixed_dictionaries(
 )
 ROWS_ONLY = {"key": st.sampled_from(["k1", "k2", None]), "min_importance": st.sampled_from([0.5, None])}
 QUERIES = st.builds(lambda one, other: one | other, CONDITIONS, st.fixed_dictionaries({}, optional=ROWS_ONLY))
-AGENT = st.sampled_from(AGENTS)
+AGENT = mostly("a1", "a1", "a2")
 SYSTEM = st.integers(0, 1)
 
 
@@ -335,8 +344,20 @@ class MemoryMachine(RuleBasedStateMachine):
 
     # --- rules: writes ---
 
+    @rule(which=SYSTEM, agent_id=AGENT, given=STORED, other=STORED, is_plain=st.booleans())
+    def store_variants(self, which, agent_id, given, other, is_plain):
+        """Calls with one difference each, and all of them once more: what names and hints are about."""
+        if is_plain:
+            given = given | {"key": None, "idempotency_key": None, "ttl_s": None, "deduplicate": True}
+        calls = [given, *(given | {name: other[name]} for name in DIFFERENCES if given[name] != other[name])]
+        for call in [*calls, *calls]:
+            self.store_one(which, agent_id, call)
+
     @rule(which=SYSTEM, agent_id=AGENT, given=STORED)
     def store(self, which, agent_id, given):
+        self.store_one(which, agent_id, given)
+
+    def store_one(self, which, agent_id, given):
         self.settle()
         words = self.words(agent_id, given)
         expiry = None if words["ttl_s"] is None else object()
@@ -351,6 +372,10 @@ class MemoryMachine(RuleBasedStateMachine):
         if refused is not None:
             return
         self.model.stored(agent_id, words, expiry, outcome, memory_id, memory_id.version)
+        row, entry = self.model.rows.get(memory_id), self.systems[which].get(agent_id, memory_id)
+        assert (entry is None) == (row is None)
+        if entry is not None:
+            self.same(entry, row)
 
     @rule(which=SYSTEM, agent_id=AGENT, given=st.lists(STORED, min_size=2, max_size=4))
     def store_many(self, which, agent_id, given):
@@ -457,6 +482,8 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule(which=SYSTEM)
     def maintain(self, which):
+        for agent_id in AGENTS:
+            self.systems[which].retrieve(agent_id, WORD)  # indexes that are loaded have snapshots then
         self.systems[which].maintain()
         self.model.rows = {name: replace(row, is_dirty=False) for name, row in self.model.rows.items()}
 
@@ -500,11 +527,10 @@ class MemoryMachine(RuleBasedStateMachine):
         with self.place.fresh() as fresh:
             assert fresh.import_(lines) == len(lines)
             self.compare(fresh.query(agent_id), rows)
-            for (agent, user_id, key), memory_id in self.model.requests.items():
-                line = next((json.loads(one) for one in lines if json.loads(one).get("idempotency_key") == key
-                             and json.loads(one).get("user_id") == user_id), None)  # fmt: skip
-                if agent == agent_id and line is not None and line["id"] == memory_id:
-                    assert fresh.store(agent_id, "again", idempotency_key=key, user_id=user_id) == memory_id
+            for row in rows.values():
+                if row.request is not None:
+                    again = fresh.store(agent_id, "again", idempotency_key=row.request, user_id=row.user_id)
+                    assert again == row.id
 
     def forbidden(self, text):
         return any(mark in text for mark in self.model.forbidden)

@@ -12,8 +12,8 @@ from memory_machine import SETTINGS, MemoryMachine, Place
 
 import agent_memory.redis
 
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "12"))
-STEPS = int(os.environ.get("MACHINE_STEPS", "25"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "20"))
+STEPS = int(os.environ.get("MACHINE_STEPS", "30"))
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 BUDGET = settings(
     phases=PHASES[: -1 if "MACHINE_QUICK" in os.environ else None],
