@@ -304,7 +304,7 @@ class AsyncIndexes:
     def _lock_snapshots(self, kind: int) -> BinaryIO:
         assert self._snapshots is not None
         self._snapshots.mkdir(parents=True, exist_ok=True)
-        file = open(os.open(self._snapshots.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115
+        file = open(os.open(self._snapshots.with_name("index.lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115
         try:
             fcntl.flock(file, kind)
         except BaseException:

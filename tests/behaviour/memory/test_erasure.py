@@ -82,7 +82,7 @@ def test_an_erasure_waits_for_the_snapshot_that_another_process_writes(memory, t
     assert memory.maintain().snapshots == 1
     snapshots = tmp_path / "memory" / "snapshots"
     (whole,) = snapshots.iterdir()
-    with snapshots.with_suffix(".lock").open("r+b") as lock:
+    with snapshots.with_name("index.lock").open("r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # as who writes one
         task = spawn(memory.delete_user, "ann") if kind == "user" else spawn(memory.delete_agent, AGENT)
         while not memory._copies.store.erasures():
