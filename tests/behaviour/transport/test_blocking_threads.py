@@ -54,6 +54,31 @@ def test_threads_share_a_bounded_number_of_connections(valkey, connect):
         assert len(observer.client_list()) <= 4 + 1
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_a_channel_that_is_retired_while_it_is_in_use_does_not_return_to_the_pool(valkey, connect, proxy, once):
+    between = proxy((valkey.connection_kwargs["host"], valkey.connection_kwargs["port"]))
+    where = {"host": between.host, "port": between.port, "exactly_once": once}
+    client = connect(valkey, socket_timeout=30.0, **where)
+    client.set("key", "value")
+    transport = client.transport_here()
+    (old,) = transport._open
+    between.pause()
+    seen = []
+    reader = threading.Thread(target=lambda: seen.append(client.get("key")))
+    reader.start()
+    while old in list(transport.idle):
+        time.sleep(0.001)
+    transport.retire()
+    between.resume()
+    reader.join(30)
+    assert seen == [b"value"], "no call fails"
+    assert old not in list(transport.idle)
+    assert client.get("key") == b"value"
+    assert old not in list(transport._open)
+    assert len(transport._open) == 1
+    assert (transport._waiting, transport._retiring) == (0, False)
+
+
 def test_the_wait_for_a_connection_is_bounded(valkey, connect):
     client = connect(valkey, max_connections=2, socket_timeout=0.5)
     client.ping()

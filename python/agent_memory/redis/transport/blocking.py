@@ -203,6 +203,8 @@ class BlockingTransport:
         self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
         self._stale: weakref.WeakSet[Channel] = weakref.WeakSet()  # channels that have not been told of them
         self._renewing = False  # whether there may be any: then this counts as one who waits for channels
+        self._retired: weakref.WeakSet[Channel] = weakref.WeakSet()  # channels in use that must not be used again
+        self._retiring = False  # likewise
         # Taken as a plain lock: a signal that strikes while Condition.__enter__ returns would leave it locked.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -550,10 +552,25 @@ class BlockingTransport:
             channel.close()
 
     def _wake_one(self) -> None:
+        if self._retiring:
+            self._drop_retired()
         if self._renewing:
             self._renew_idle()
         with self._lock:
             self._changed.notify()
+
+    def _drop_retired(self) -> None:
+        for channel in list(self._retired):
+            try:
+                self.idle.remove(channel)
+            except ValueError:
+                continue  # in use: its turn is when it comes back
+            self._retired.discard(channel)
+            self.discard(channel)
+        with self._lock:
+            if self._retiring and not self._retired:
+                self._retiring = False
+                self._waiting -= 1
 
     # --- renewed credentials --------------------------------------------------------------------------------------
 
@@ -695,7 +712,10 @@ class BlockingTransport:
         self.close(in_use=False)
 
     def close(self, in_use: bool = True) -> None:
-        """Close every channel, also those in use (their calls fail) unless told not to; the transport stays usable."""
+        """Close every channel, also those in use (their calls fail); the transport stays usable.
+
+        Without `in_use` no call fails: a channel that carries one closes when it is answered.
+        """
         with self._lock:
             channels: list[Channel] = []
             if in_use:
@@ -711,6 +731,11 @@ class BlockingTransport:
             if not in_use:
                 self._open.difference_update(idle)
                 channels = idle
+            # A call that has its reply already returns its channel when this is over.
+            self._retired.update(self._open if not in_use else set(channels).difference(idle))
+            if self._retired and not self._retiring:
+                self._retiring = True
+                self._waiting += 1  # so that a returned channel comes by `_wake_one`
             self._changed.notify_all()
         if self.once is not None:
             self.once.left = in_use
