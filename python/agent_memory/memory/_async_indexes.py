@@ -50,6 +50,7 @@ class AsyncIndexes:
         self._mutex = threading.Lock()
         self._agents: OrderedDict[str, AgentIndex] = OrderedDict()
         self._loading = AsyncKeyedLocks()
+        self._deleting = AsyncKeyedLocks()
         self.loads = 0
         self.refreshes = 0
         self.evicted = 0
@@ -316,7 +317,9 @@ class AsyncIndexes:
         """Removes an agent's snapshots, those that are being written too; returns how many there were."""
         if self._snapshots is None:
             return 0
-        return await async_in_thread(self._delete_snapshots, agent_id)
+        # One at a time: those who wait for the folder's lock must not have all threads, of which whoever saves needs one.
+        async with self._deleting.hold("snapshots"):
+            return await async_in_thread(self._delete_snapshots, agent_id)
 
     def _delete_snapshots(self, agent_id: str) -> int:
         assert self._snapshots is not None
@@ -334,7 +337,8 @@ class AsyncIndexes:
         """Removes the snapshots that know of a user, also by memories that were deleted since; returns how many."""
         if self._snapshots is None:
             return 0
-        return await async_in_thread(self._delete_snapshots_of_user, user_id)
+        async with self._deleting.hold("snapshots"):
+            return await async_in_thread(self._delete_snapshots_of_user, user_id)
 
     def _delete_snapshots_of_user(self, user_id: str) -> int:
         assert self._snapshots is not None

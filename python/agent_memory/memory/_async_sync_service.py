@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agent_memory._compat import (
     AsyncEvent,
+    AsyncKeyedLocks,
     AsyncTask,
     async_give_way,
     async_in_thread,
@@ -67,7 +68,9 @@ class AsyncSyncService:
         self._directory = directory
         self._owns_server = owns_server
         self._owed_redis: dict[str, str] = {}
-        self._is_scrubbed = True
+        self._traces = self._scrubbed = 0
+        """How often something has left traces in files, and up to which of these they are gone."""
+        self._scrubbing = AsyncKeyedLocks()
         self._indexes = indexes
         self._settings = copies.settings
         self._stop = AsyncEvent()
@@ -420,7 +423,6 @@ class AsyncSyncService:
             for agent_id in agents:
                 await copies.ask_redis(copies.tier.end_epoch, agent_id)
         await async_in_thread(self._directory.note_erasure)
-        self._is_scrubbed = False
         if copies.journal is not None:
             owner = "agent_id" if kind == "agent" else "user_id"
             copies.journal.erase(erasure.fence_version, **{owner: name})
@@ -442,6 +444,7 @@ class AsyncSyncService:
             self._indexes.drop(agent_id)
             if kind == "user":
                 await self.follow(agent_id, SyncReport())
+        self._traces += 1
         await self.scrub()
         return erased
 
@@ -456,23 +459,28 @@ class AsyncSyncService:
         for agent_id, kind in list(self._owed_redis.items()):
             if await self._erase_in_redis(kind, agent_id):
                 self._owed_redis.pop(agent_id, None)
-                self._is_scrubbed = False
+                self._traces += 1
 
     async def scrub(self) -> None:
         """Takes the traces of erasures out of files: SQLite's log, the journal, the append-only file of the embedded server.
 
-        What can't be done now is done by the next maintenance, of any process that has the folder.
+        What can't be done now is done by the next maintenance, of any process that has the folder. Erasures that end while
+        files are scrubbed wait, and share the next turn.
         """
-        copies = self._copies
-        # Here, too, as what another process has erased is let go of.
-        is_journal_done = copies.journal is None or await copies.journal.scrub()
-        if self._is_scrubbed and not await async_in_thread(self._directory.has_noted_erasure):
-            return
+        wanted = self._traces
+        async with self._scrubbing.hold("files"):
+            # Here, too, as what another process has erased is let go of.
+            is_journal_done = self._copies.journal is None or await self._copies.journal.scrub()
+            if self._scrubbed < wanted or await async_in_thread(self._directory.has_noted_erasure):
+                await self._scrub_files(is_journal_done)
+
+    async def _scrub_files(self, is_journal_done: bool) -> None:
+        copies, traces = self._copies, self._traces
         is_done = is_journal_done and bool(await copies.ask_sql(copies.store.scrub)) and not self._owed_redis
         if self._owns_server and copies.tier is not None:
             is_done &= bool(await copies.ask_redis(copies.tier.rewrite_append_file))
         if is_done:
-            self._is_scrubbed = True
+            self._scrubbed = traces
             await async_in_thread(self._directory.forget_erasure)
 
     # --- in the background ---

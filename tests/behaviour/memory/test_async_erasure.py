@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from agent_memory._compat import async_sleep, async_spawn
+from agent_memory._compat import async_gather, async_sleep, async_spawn
 from agent_memory.memory import AsyncMemorySystem, IndexSettings, MemorySettings, SqliteSettings, SyncSettings
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
@@ -211,3 +211,24 @@ async def test_the_snapshot_that_knows_a_user_by_deleted_memories_goes_with_the_
     assert files_holding(tmp_path, "zqmark") != []
     assert await memory.delete_user("ann") == 0
     assert files_holding(tmp_path, "zqmark") == []
+
+
+async def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
+    async with AsyncMemorySystem(tmp_path, redis=None, config=SMALL) as memory:
+        users = [f"user{number}" for number in range(40)]
+        for user in users:
+            await memory.store(AGENT, f"{MARK} of {user}", user_id=user)
+        await memory.retrieve(AGENT, MARK)
+        store = memory._copies.store
+        scrub, scrubs = store.scrub, []
+
+        async def count():
+            scrubs.append(None)
+            return await scrub()
+
+        store.scrub = count
+        saving = async_spawn(memory._indexes.save_snapshots)
+        assert await async_gather(*[async_spawn(memory.delete_user, user) for user in users]) == [1] * len(users)
+        await saving.join()
+        assert len(scrubs) < len(users)
+        assert files_holding(tmp_path) == []

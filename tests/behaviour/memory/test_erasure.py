@@ -10,7 +10,7 @@ import sqlite3
 
 import pytest
 
-from agent_memory._compat import sleep, spawn
+from agent_memory._compat import gather, sleep, spawn
 from agent_memory.memory import IndexSettings, MemorySettings, MemorySystem, SqliteSettings, SyncSettings
 from agent_memory.redis import Redis
 
@@ -213,3 +213,24 @@ def test_the_snapshot_that_knows_a_user_by_deleted_memories_goes_with_the_user(m
     assert files_holding(tmp_path, "zqmark") != []
     assert memory.delete_user("ann") == 0
     assert files_holding(tmp_path, "zqmark") == []
+
+
+def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
+    with MemorySystem(tmp_path, redis=None, config=SMALL) as memory:
+        users = [f"user{number}" for number in range(40)]
+        for user in users:
+            memory.store(AGENT, f"{MARK} of {user}", user_id=user)
+        memory.retrieve(AGENT, MARK)
+        store = memory._copies.store
+        scrub, scrubs = store.scrub, []
+
+        def count():
+            scrubs.append(None)
+            return scrub()
+
+        store.scrub = count
+        saving = spawn(memory._indexes.save_snapshots)
+        assert gather(*[spawn(memory.delete_user, user) for user in users]) == [1] * len(users)
+        saving.join()
+        assert len(scrubs) < len(users)
+        assert files_holding(tmp_path) == []
