@@ -397,6 +397,51 @@ fn a_log_of_which_most_is_of_no_use_is_written_anew() {
     assert_eq!(heir.stats().damage, agent_memory_storage::journal::Damage::default());
 }
 
+/// While a log is written anew again and again, copies of the directory are taken, as kills at those moments would leave it.
+#[test]
+fn a_kill_while_a_log_is_written_anew_loses_nothing_and_brings_nothing_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    let kept: Vec<Vec<u8>> = (0..50).map(|number| format!("kept {number}").into_bytes()).collect();
+    kept.iter().for_each(|body| _ = append(&journal, body));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let copies = scope.spawn(|| {
+            let mut taken = Vec::new();
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let to = tempfile::tempdir().expect("a directory");
+                for path in files(directory.path()) {
+                    // It may have got another name meanwhile; what it was is under that then.
+                    let _ = fs::copy(&path, to.path().join(path.file_name().expect("a name")));
+                }
+                taken.push(to);
+            }
+            taken
+        });
+        for round in 0..300_u32 {
+            let gone = append(&journal, &[b'x'; 20_000]);
+            remove(&journal, &[gone]);
+            if round % 3 == 0 {
+                let rewritten = journal.rewrite().expect("accepted");
+                assert_eq!(finish(&journal, rewritten), None);
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let copies = copies.join().expect("copied");
+        assert!(copies.len() > 5);
+        for killed in copies.iter().filter(|killed| {
+            files(killed.path()).iter().any(|path| path.extension().is_some_and(|ending| ending == "journal"))
+        }) {
+            let heir = open(killed.path());
+            let recovered = heir.take_recovered();
+            let found: Vec<&[u8]> = bodies(&recovered).into_iter().filter(|body| body.starts_with(b"kept")).collect();
+            assert_eq!(found, kept, "{:?}", heir.stats());
+            assert!(recovered.len() <= kept.len() + 1, "what was removed came back");
+            assert_eq!(heir.stats().damage.segments, 0, "{:?}", heir.stats().damage);
+        }
+    });
+}
+
 #[test]
 fn what_was_removed_is_in_no_file_once_it_is_written_anew() {
     let directory = tempfile::tempdir().expect("a directory");
