@@ -2,7 +2,7 @@
 //!
 //! A file is looked at before it is opened (opening a FIFO waits, opening a device may do something) and again when it is open
 //! (it may have been exchanged in between). It is opened without following a symbolic link, and must have one name only: a
-//! second name in another directory would be another user's way to have a file of ours read in a place of his choice.
+//! second name in another directory would be another user's way to have one of our files read from a place of their choice.
 
 use std::fs::{self, File, Metadata};
 use std::io;

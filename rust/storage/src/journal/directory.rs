@@ -4,8 +4,8 @@
 //! commands run with this process's credentials.
 //!
 //! A segment is begun under the ending `.new`, locked, and renamed when it is whole. Between being made and being locked it
-//! looks like a leftover; a process that locks it then removes it, and its maker, who looks whether the name still leads to
-//! the file that he has locked, begins again with another name.
+//! looks like a leftover; a process that locks it then removes it, and its maker, which then finds that the name
+//! does not lead to the file it has locked, begins again with another name.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, TryLockError};

@@ -4,7 +4,7 @@
 //! a segment has one owner at a time:
 //!
 //! ```text
-//! 0198f2c1a2b3-4711-0.journal    a log, flock()ed by its owner for as long as he lives (`agent_memory_core::journal`)
+//! 0198f2c1a2b3-4711-0.journal    a log, flock()ed by its owner for as long as that lives (`agent_memory_core::journal`)
 //! 0198f2c1a2b3-4711-0.new        one that is being made, or written anew
 //! 0198f2c1a2b3-4711-0.damaged    what a damaged segment was before its readable part was saved
 //! 0198f2c1a2b3-4711-0.lock, .db, .db-wal    a segment of an earlier version, in `SQLite`: it is turned into a log

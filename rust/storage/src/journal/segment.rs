@@ -216,7 +216,7 @@ pub(super) struct Segment {
     index: Index,
     /// What was announced last as being sent.
     announced: (Vec<i64>, Box<[u8]>),
-    /// Records that a damaged segment may have removed or undo, and that nobody has looked at yet.
+    /// Records that a damaged segment may have removed or changed, and that have not been written anew since.
     uncertain: BTreeSet<i64>,
     next_row: i64,
     /// The log is not rewritten before it is as long as this.
@@ -485,7 +485,7 @@ impl Segment {
             written = self.sync_data();
         }
         if written.is_err() {
-            // Whoever reads it later must not find what was said to have failed.
+            // A later reader must not find what was said to have failed.
             self.is_dirty = self.file.set_len(self.end).is_err();
         }
         written

@@ -109,7 +109,7 @@ fn read_behind_the_damage(connection: &Connection, contents: &mut Contents) -> r
         return Err(error);
     }
     behind.records.reverse();
-    // How many there were between the two ends nobody knows; their numbers say how many at most, so at least one.
+    // How many there were between the two ends is not known: at least one.
     contents.lost += behind.lost + 1;
     contents.records.append(&mut behind.records);
     contents.records.dedup_by_key(|(row, _)| *row);
