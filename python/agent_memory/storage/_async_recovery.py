@@ -768,8 +768,8 @@ class AsyncRecovery:
         One whose outcome was unknown is sent again as if it had not been executed: that is your decision then. Raises
         ValueError if it is not kept (any more), RecoveryQueueFullError if there is no place for it.
         """
-        queue = self.queue
-        found = [entry for entry in queue.dead_letters() if entry.id == dead.id] if queue is not None else []
+        queue, letter = self.queue, getattr(dead, "id", None)
+        found = [entry for entry in queue.dead_letters() if entry.id == letter] if queue is not None else []
         if queue is None or not found:
             raise ValueError(f"dead must be one of dead_letters(), got {dead!r}, which is not kept")
         write = found[0].payload
@@ -799,7 +799,12 @@ class AsyncRecovery:
         self._wake.set()
 
     async def flush(self, timeout: float | None = None) -> bool:
-        """Waits until no write waits any more, at most `timeout` seconds (None: for ever); returns whether that came."""
+        """Waits until no write waits any more, at most `timeout` seconds (None: for ever); returns whether that came.
+
+        Raises ValueError for a timeout that is not a number >= 0.
+        """
+        if timeout is not None:
+            _check.at_least("timeout", timeout, 0)
         deadline_ns = None if timeout is None else monotonic_ns() + int(timeout * 1e9)
         if self.is_waiting():
             self.start_working()  # where this client was made outside of any event loop

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from redis.exceptions import AuthenticationError, AuthorizationError
 
+from agent_memory import _check
 from agent_memory._compat import AsyncEvent, async_settle
 from agent_memory.policy import Priority
 from agent_memory.redis.keys import KNOWN_NAMES
@@ -76,8 +77,11 @@ class AsyncStoreResult:
     async def wait(self, timeout: float | None = None) -> bool:
         """Waits until a queued write is stored or given up, at most `timeout` seconds (None: for ever).
 
-        Returns whether it is stored. Returns at once if it does not wait in the queue.
+        Returns whether it is stored. Returns at once if it does not wait in the queue. Raises ValueError for a timeout that is
+        not a number >= 0.
         """
+        if timeout is not None:
+            _check.at_least("timeout", timeout, 0)
         if self.status is StoreStatus.QUEUED:
             # Made by the first who waits: most of a million queued writes are waited for by nobody.
             with _making_events:
