@@ -21,7 +21,7 @@ from agent_memory.memory import (
     Tier,
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
-from agent_memory.memory.stores.sqlite import SqliteStore, _schema
+from agent_memory.memory.stores.sqlite import SqliteStore, _reading, _schema, _writing
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ CRASH = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from store_samples import put
-from agent_memory.memory.stores.sqlite import SqliteStore, _schema
+from agent_memory.memory.stores.sqlite import SqliteStore, _reading, _schema, _writing
 store = SqliteStore(sys.argv[1])
 store.open()
 for number in range(1_000_000):
@@ -239,3 +239,20 @@ def test_the_log_is_folded_back(path):
             store.write([put("x" * 10_000) for _ in range(100)])
         assert os.path.getsize(f"{path}-wal") < 8 * 1024 * 1024
         assert store.count(MemoryQuery(agent_id="agent")) == 1_200
+
+
+def test_names_are_looked_up_by_their_own_indexes(path):
+    """However much the agent has written: the index of its feed would lead through all of it."""
+    statements = {
+        _writing._HELD_BY_KEY: "memories_key (agent_no=? AND user_id=? AND namespace=? AND key=?)",
+        _writing._HELD_BY_REQUEST: "memories_idempotency (agent_no=? AND user_id=? AND idempotency_key=?)",
+        _writing._HELD_BY_TWIN: "memories_hash (agent_no=? AND content_hash=?)",
+        _reading._BY_KEY: "memories_key (agent_no=? AND user_id=? AND namespace=? AND key=?)",
+    }
+    with SqliteStore(path) as store:
+        store.write([put()])
+        connection = sqlite3.connect(path)
+        for statement, index in statements.items():
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * statement.count("?")).fetchall()
+            assert any(index in row[3] for row in plan), plan
+        connection.close()

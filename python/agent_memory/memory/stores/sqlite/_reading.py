@@ -37,7 +37,7 @@ _FROM: Final = f"FROM memories m JOIN agents a ON a.agent_no = m.agent_no WHERE 
 _CANDIDATE: Final = f"SELECT m.id, a.agent_id, m.version, m.tier, m.importance, m.created_us {_FROM}"
 
 _BY_KEY: Final = (
-    f"{_SELECT[True]} AND a.agent_id = ? AND m.user_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> ''"
+    f"{_CHANGES[True]} AND a.agent_id = ? AND m.user_id = ? AND m.namespace = ? AND m.key = ? AND m.key <> ''"
     f" AND m.deleted = 0 AND {NOT_EXPIRED}"
 )
 
