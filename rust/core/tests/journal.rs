@@ -132,7 +132,7 @@ fn check_damage(damaged: &[u8], written: &Written) -> Result<Contents, TestCaseE
     for record in &contents.records {
         let body = &damaged[record.body.clone()];
         prop_assert!(written.had[&record.row].iter().any(|had| had == body), "a body that was never written");
-        if record.is_certain && record.sent.as_deref() != Some(&[]) {
+        if record.is_certain && !record.is_stale {
             prop_assert_eq!(Some(body), truth.get(&record.row).map(Vec::as_slice), "row {}", record.row);
             intact += 1;
         }
@@ -191,7 +191,7 @@ proptest! {
         let told = contents.loss.is_damaged || contents.loss.torn_bytes > 0;
         prop_assert!(told, "byte {at}");
         prop_assert!(contents.records.iter().all(|record| record.is_certain), "byte {at}");
-        let intact = contents.records.iter().filter(|record| record.sent.as_deref() != Some(&[])).count();
+        let intact = contents.records.iter().filter(|record| !record.is_stale).count();
         prop_assert!(intact + 1 >= truth.len(), "{} of {} are there", intact, truth.len());
         prop_assert!(contents.loss.records <= 1, "told that {} are lost", contents.loss.records);
     }

@@ -397,13 +397,45 @@ fn a_log_of_which_most_is_of_no_use_is_written_anew() {
     assert_eq!(heir.stats().damage, agent_memory_storage::journal::Damage::default());
 }
 
+#[test]
+fn a_record_of_which_an_older_state_is_left_stays_in_doubt_until_it_is_written_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let journal = open(directory.path());
+    let id = append(&journal, b"older");
+    append(&journal, b"another");
+    let newer = journal.replace(id, b"newer".as_slice().into()).expect("accepted");
+    assert_eq!(finish(&journal, newer), None);
+    append(&journal, b"last");
+    let killed = copy(directory.path());
+    let path = file(killed.path(), ".journal");
+    let mut bytes = fs::read(&path).expect("read");
+    let at = bytes.windows(5).position(|body| body == b"newer").expect("there");
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).expect("written");
+    let mut killed = killed;
+    for _ in 0..2 {
+        let heir = open(killed.path());
+        let sent: Vec<_> =
+            heir.take_recovered().into_iter().map(|record| (record.body.to_vec(), record.sent)).collect();
+        let doubted = Some(Box::default());
+        assert_eq!(sent, [(b"older".to_vec(), doubted), (b"another".to_vec(), None), (b"last".to_vec(), None)]);
+        killed = copy(killed.path());
+    }
+    let heir = open(killed.path());
+    let written = heir.replace(id, b"looked at".as_slice().into()).expect("accepted");
+    assert_eq!(finish(&heir, written), None);
+    assert!(open(copy(killed.path()).path()).take_recovered().iter().all(|record| record.sent.is_none()));
+}
+
 /// While a log is written anew again and again, copies of the directory are taken, as kills at those moments would leave it.
 #[test]
 fn a_kill_while_a_log_is_written_anew_loses_nothing_and_brings_nothing_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let journal = open(directory.path());
     let kept: Vec<Vec<u8>> = (0..50).map(|number| format!("kept {number}").into_bytes()).collect();
-    kept.iter().for_each(|body| _ = append(&journal, body));
+    for body in &kept {
+        append(&journal, body);
+    }
     let is_over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let copies = scope.spawn(|| {
@@ -419,7 +451,7 @@ fn a_kill_while_a_log_is_written_anew_loses_nothing_and_brings_nothing_back() {
             taken
         });
         for round in 0..300_u32 {
-            let gone = append(&journal, &[b'x'; 20_000]);
+            let gone = append(&journal, &vec![b'x'; 20_000]);
             remove(&journal, &[gone]);
             if round % 3 == 0 {
                 let rewritten = journal.rewrite().expect("accepted");

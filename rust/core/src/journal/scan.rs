@@ -25,6 +25,8 @@ pub struct Record {
     pub body: Range<usize>,
     /// Was it being sent? Then what was said of how. Empty where it was to be replaced and what replaced it is lost.
     pub sent: Option<Box<[u8]>>,
+    /// Is it an older state, because what replaced it is lost?
+    pub is_stale: bool,
     /// False where a lost frame may have removed or changed it.
     pub is_certain: bool,
 }
@@ -430,6 +432,7 @@ impl<'a> Replay<'a> {
             Record {
                 row: *row,
                 body: live.body.clone(),
+                is_stale: live.is_stale,
                 sent: if live.is_stale { Some(Box::default()) } else { how },
                 is_certain: live.sequence >= self.uncertain_before,
             }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use agent_memory_core::journal::{
-    Contents, FRAME_BYTES, Frames, Header, MAX_IDENTITY_BYTES, VERSION, body_of, decode_rows, encode_rows, header_of,
-    is_worth_rewriting, note_of, scan,
+    Contents, FRAME_BYTES, Frames, Header, MAX_IDENTITY_BYTES, Record, VERSION, body_of, decode_rows, encode_rows,
+    header_of, is_worth_rewriting, note_of, scan,
 };
 
 use super::directory::{leads_to, remove_if_there, remove_set_aside, set_aside, try_lock};
@@ -31,6 +31,8 @@ const RETRY_BYTES: u64 = 4 << 20;
 const WRITTEN_AT_ONCE_BYTES: usize = 1 << 20;
 /// The note of the rows that a damaged segment may have removed or undo.
 const UNCERTAIN: &str = ".uncertain";
+/// The note of the rows of which only an older state was found.
+const STALE: &str = ".stale";
 
 /// One change of a segment.
 #[derive(Debug, Clone)]
@@ -202,6 +204,44 @@ impl Draft {
     }
 }
 
+/// Records that damage has something to do with. They are in notes of the log until they are written anew.
+#[derive(Clone, Default)]
+struct Marks {
+    uncertain: BTreeSet<i64>,
+    stale: BTreeSet<i64>,
+}
+
+impl Marks {
+    fn is_one(name: &str) -> bool {
+        name == UNCERTAIN || name == STALE
+    }
+
+    /// What the notes of a log say, and what was found just now.
+    fn of(contents: &Contents, bytes: &[u8]) -> Self {
+        let noted = |name: &str| {
+            let note = contents.notes.iter().find(|(known, _)| known == name).map(|(_, place)| &bytes[place.clone()]);
+            let runs = note.into_iter().flat_map(decode_rows);
+            runs.flat_map(|(first, count)| first..first.saturating_add(count)).take(bytes.len())
+        };
+        let found = |is_one: fn(&Record) -> bool| {
+            contents.records.iter().filter(move |record| is_one(record)).map(|record| record.row)
+        };
+        Self {
+            uncertain: noted(UNCERTAIN).chain(found(|record| !record.is_certain)).collect(),
+            stale: noted(STALE).chain(found(|record| record.is_stale)).collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.uncertain.is_empty() && self.stale.is_empty()
+    }
+
+    fn each(&self) -> [(&'static str, Vec<i64>); 2] {
+        let rows = |rows: &BTreeSet<i64>| rows.iter().copied().collect();
+        [(UNCERTAIN, rows(&self.uncertain)), (STALE, rows(&self.stale))]
+    }
+}
+
 pub(super) struct Segment {
     path: PathBuf,
     file: File,
@@ -216,8 +256,8 @@ pub(super) struct Segment {
     index: Index,
     /// What was announced last as being sent.
     announced: (Vec<i64>, Box<[u8]>),
-    /// Records that a damaged segment may have removed or changed, and that have not been written anew since.
-    uncertain: BTreeSet<i64>,
+    /// Records that damage has something to do with, and that have not been written anew since.
+    marks: Marks,
     next_row: i64,
     /// The log is not rewritten before it is as long as this.
     rewritten_from: u64,
@@ -276,7 +316,7 @@ impl Segment {
             is_dirty: false,
             index: draft.index,
             announced: seed.announced,
-            uncertain: BTreeSet::new(),
+            marks: Marks::default(),
             next_row: used.map_or(1, |row| row.saturating_add(1)),
             rewritten_from: 0,
         }))
@@ -306,22 +346,18 @@ impl Segment {
         let contents = scan(&bytes, &header, is_header_whole);
         let loss = contents.loss;
         let body = |place: &std::ops::Range<usize>| Box::<[u8]>::from(&bytes[place.clone()]);
-        let doubted = contents.notes.iter().find(|(name, _)| name == UNCERTAIN).map(|(_, place)| &bytes[place.clone()]);
-        let doubted =
-            doubted.into_iter().flat_map(decode_rows).flat_map(|(first, count)| first..first.saturating_add(count));
-        let found = contents.records.iter().filter(|record| !record.is_certain).map(|record| record.row);
-        let uncertain: BTreeSet<i64> = doubted.take(bytes.len()).chain(found).collect();
+        let marks = Marks::of(&contents, &bytes);
         let recovered = contents.records.iter().map(|record| Recovered {
             id: RecordId::new(number, record.row),
-            sent: record.sent.clone(),
-            is_certain: !uncertain.contains(&record.row),
+            sent: record.sent.clone().or_else(|| marks.stale.contains(&record.row).then(Box::default)),
+            is_certain: !marks.uncertain.contains(&record.row),
             body: body(&record.body),
         });
         let recovered: Vec<Recovered> = recovered.collect();
-        let others = contents.notes.iter().filter(|(name, _)| name != UNCERTAIN);
+        let others = contents.notes.iter().filter(|(name, _)| !Marks::is_one(name));
         let notes: Vec<Note> =
             others.map(|(name, place)| Note { segment: number, name: name.clone(), body: body(place) }).collect();
-        let mut segment = Self::with(path, file, header, contents, uncertain, fsync);
+        let mut segment = Self::with(path, file, header, contents, marks, fsync);
         let mut damage = Damage { torn_bytes: loss.torn_bytes, ..Damage::default() };
         damage.uncertain = recovered.iter().filter(|record| !record.is_certain).count() as u64;
         if loss.is_damaged {
@@ -337,14 +373,7 @@ impl Segment {
         Ok((Some(OpenedSegment { segment, recovered, notes }), damage))
     }
 
-    fn with(
-        path: &Path,
-        file: File,
-        header: Header,
-        contents: Contents,
-        uncertain: BTreeSet<i64>,
-        fsync: Fsync,
-    ) -> Self {
+    fn with(path: &Path, file: File, header: Header, contents: Contents, marks: Marks, fsync: Fsync) -> Self {
         let mut index = Index::default();
         for record in &contents.records {
             let place = (record.body.start - FRAME_BYTES, FRAME_BYTES + record.body.len());
@@ -365,7 +394,7 @@ impl Segment {
             is_dirty: false,
             index,
             announced: contents.announced,
-            uncertain,
+            marks,
             next_row: contents.next_row,
             rewritten_from: 0,
         }
@@ -392,12 +421,12 @@ impl Segment {
         let before = self.frames.clone();
         let mut undo = Vec::new();
         self.encode(changes, &mut undo);
-        let settled = self.settle_uncertain(changes, &mut undo);
+        let marks = self.unmark(changes, &mut undo);
         if let Err(error) = self.write() {
             for change in undo.into_iter().rev() {
                 self.index.undo(change);
             }
-            self.uncertain.extend(settled);
+            self.marks = marks.unwrap_or(std::mem::take(&mut self.marks));
             self.frames = before;
             return Err(error);
         }
@@ -453,23 +482,26 @@ impl Segment {
         }
     }
 
-    /// Records that are written anew have been looked at: they are not uncertain any more. Returns which were.
-    fn settle_uncertain(&mut self, changes: &[&Change], undo: &mut Vec<Changed>) -> Vec<i64> {
-        if self.uncertain.is_empty() {
-            return Vec::new();
+    /// Records that are written anew, or removed, have been looked at: their marks go. Returns what the marks were, if any went.
+    fn unmark(&mut self, changes: &[&Change], undo: &mut Vec<Changed>) -> Option<Marks> {
+        if self.marks.is_empty() {
+            return None;
         }
-        let rows = changes.iter().filter_map(|change| match change {
-            Change::Put(row, _) | Change::Remove(row) => Some(*row),
-            Change::Sent(..) | Change::Note(..) | Change::Rewrite => None,
-        });
-        let settled: Vec<i64> = rows.filter(|row| self.uncertain.remove(row)).collect();
-        if !settled.is_empty() {
-            let rows: Vec<i64> = self.uncertain.iter().copied().collect();
-            let frame = self.frames.note(UNCERTAIN, &encode_rows(&rows));
-            let before = self.index.note(UNCERTAIN, Place::behind(self.end, frame));
-            undo.push(Changed::Note(UNCERTAIN.to_owned(), before));
+        let before = self.marks.clone();
+        for change in changes {
+            if let Change::Put(row, _) | Change::Remove(row) = change {
+                self.marks.uncertain.remove(row);
+                self.marks.stale.remove(row);
+            }
         }
-        settled
+        for ((name, rows), (_, marked)) in self.marks.each().into_iter().zip(before.each()) {
+            if rows.len() < marked.len() {
+                let frame = self.frames.note(name, &encode_rows(&rows));
+                let place = self.index.note(name, Place::behind(self.end, frame));
+                undo.push(Changed::Note(name.to_owned(), place));
+            }
+        }
+        Some(before)
     }
 
     fn write(&mut self) -> Result<(), JournalError> {
@@ -563,7 +595,7 @@ impl Segment {
             let frame = place.read(&self.file)?;
             draft.put(*row, body_of(salt, &frame).ok_or_else(damaged)?)?;
         }
-        for (name, place) in self.index.notes.iter().filter(|(name, _)| *name != UNCERTAIN) {
+        for (name, place) in self.index.notes.iter().filter(|(name, _)| !Marks::is_one(name)) {
             let frame = place.read(&self.file)?;
             draft.note(name, note_of(salt, &frame).ok_or_else(damaged)?)?;
         }
@@ -571,9 +603,8 @@ impl Segment {
     }
 
     fn finish(&self, draft: &mut Draft) -> Result<(), JournalError> {
-        if !self.uncertain.is_empty() {
-            let rows: Vec<i64> = self.uncertain.iter().copied().collect();
-            draft.note(UNCERTAIN, &encode_rows(&rows))?;
+        for (name, rows) in self.marks.each().into_iter().filter(|(_, rows)| !rows.is_empty()) {
+            draft.note(name, &encode_rows(&rows))?;
         }
         draft.announce(&self.announced);
         Ok(())
