@@ -543,6 +543,55 @@ class MemoryMachine(RuleBasedStateMachine):
         assert report == 0
         assert report.unchanged + sum(report.skipped.values()) == len(self.exported)
 
+    @rule(which=SYSTEM, agent_id=AGENT, data=st.data())
+    def import_what_is_gone(self, which, agent_id, data):
+        """With new ids what was deleted comes back, unless its names or equal content have another memory by now."""
+        self.settle()
+        system = self.systems[which]
+        self.exported = list(system.export(agent_id))
+        for row in list(self.model.matching(agent_id, {}).values()):
+            if data.draw(st.booleans()):
+                assert system.delete(agent_id, row.id)
+                self.model.bury(row)
+        system.maintain()  # what has expired is a tombstone then
+        lines = [line for line in self.exported if not self.forbidden(line)]
+        expected = []
+        for line in lines:
+            found = json.loads(line)
+            if found["id"] in self.model.rows:
+                continue
+            names = (
+                "content",
+                "importance",
+                "user_id",
+                "session_id",
+                "key",
+                "idempotency_key",
+                "timestamp",
+                "deduplicate",
+            )
+            words = {name: found.get(name) for name in names}
+            words |= {"namespace": tuple(found.get("namespace", ())), "tags": tuple(found.get("tags", ()))}
+            words |= {"embedding": "any" if "embedding_base64" in found else None, "ttl_s": None}
+            expiry = object() if "expires_at" in found else None
+            outcome = self.model.expected(found["agent_id"], words, expiry)
+            name = {"new": f"new {found['id']}", "existing": min(outcome[-1])}.get(outcome[0], outcome[-1])
+            if outcome[0] != "refused":
+                self.model.stored(found["agent_id"], words, expiry, outcome, name, 0)
+            if outcome[0] in ("new", "replaced"):
+                expected.append((name, found))
+        report = system.import_(lines, new_ids=True)
+        assert report == len(expected), (report, expected)
+        for name, found in expected:
+            (entry,) = (one for one in system.query(found["agent_id"]) if one.timestamp == found["timestamp"])
+            row = self.model.rows.pop(name)
+            assert entry.id == name or name.startswith("new ")
+            self.model.rows[entry.id] = replace(row, id=entry.id, version=entry.version)
+            self.model.requests = {
+                request: entry.id if memory_id == name else memory_id
+                for request, memory_id in self.model.requests.items()
+            }
+
     @rule(which=SYSTEM)
     def reopen(self, which):
         self.systems[which].close()
