@@ -285,7 +285,7 @@ class AsyncMemorySystem:
         await self._copies.close()
         try:
             await self._indexes.save_snapshots()
-        except OSError:
+        except (OSError, MemorySystemError):
             pass  # they save time, nothing else
         await self._copies.store.close()
         if self._copies.journal is not None:

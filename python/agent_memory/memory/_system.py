@@ -287,7 +287,7 @@ class MemorySystem:
         self._copies.close()
         try:
             self._indexes.save_snapshots()
-        except OSError:
+        except (OSError, MemorySystemError):
             pass  # they save time, nothing else
         self._copies.store.close()
         if self._copies.journal is not None:

@@ -232,3 +232,17 @@ async def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
         await saving.join()
         assert len(scrubs) < len(users)
         assert files_holding(tmp_path) == []
+
+
+async def test_a_damaged_memory_does_not_keep_a_system_from_closing(tmp_path):
+    memory = await AsyncMemorySystem(tmp_path, redis=None, config=SMALL).open()
+    await memory.store(AGENT, "one")
+    await memory.retrieve(AGENT, "one")
+    await memory.store(AGENT, "another")
+    other = sqlite3.connect(tmp_path / "memories.sqlite")
+    other.execute("UPDATE memories SET content = x'00' WHERE seq = 2")
+    other.commit()
+    other.close()
+    await memory.close()
+    async with AsyncMemorySystem(tmp_path, redis=None, config=SMALL) as again:
+        assert await again.count(AGENT) == 2

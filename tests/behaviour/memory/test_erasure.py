@@ -234,3 +234,17 @@ def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
         saving.join()
         assert len(scrubs) < len(users)
         assert files_holding(tmp_path) == []
+
+
+def test_a_damaged_memory_does_not_keep_a_system_from_closing(tmp_path):
+    memory = MemorySystem(tmp_path, redis=None, config=SMALL).open()
+    memory.store(AGENT, "one")
+    memory.retrieve(AGENT, "one")
+    memory.store(AGENT, "another")
+    other = sqlite3.connect(tmp_path / "memories.sqlite")
+    other.execute("UPDATE memories SET content = x'00' WHERE seq = 2")
+    other.commit()
+    other.close()
+    memory.close()
+    with MemorySystem(tmp_path, redis=None, config=SMALL) as again:
+        assert again.count(AGENT) == 2

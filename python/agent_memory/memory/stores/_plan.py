@@ -352,7 +352,9 @@ class Plan:
             return WriteResult(WriteStatus.STALE, held.id, held.version)
         version = delete.version or next_version(agent.last_version, self._now_us)
         seq = self._bury(agent, held, version, delete.writer, keeps_request=not delete.erases)
-        return WriteResult(_APPLIED, held.id, version, seq, alive and not self._is_expired(held))
+        # To its eraser what is below the fence was there, to others it was not.
+        existed = alive and not self._is_expired(held) and (delete.erases or not self._is_erased(held))
+        return WriteResult(_APPLIED, held.id, version, seq, existed)
 
     def _bury(self, agent: Agent, held: Held, version: int, writer: int, *, keeps_request: bool = True) -> int:
         seq = self._advance(agent)

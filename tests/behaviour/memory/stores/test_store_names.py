@@ -192,3 +192,12 @@ def test_the_erasure_of_a_user_frees_the_idempotency_keys_of_all_calls(store):
         assert one(store, his).status is EXISTING
     assert store.purge_tombstones(2**52) >= 1
     assert one(store, put("again", idempotency_key="i1", user_id="bob")).status is APPLIED
+
+
+def test_what_is_being_erased_was_not_there_for_who_deletes_it(store):
+    one(store, put(memory_id="m", user_id="ann"))
+    one(store, put(memory_id="n", user_id="ann"))
+    store.begin_erasure("user", "ann")
+    deleted = one(store, Delete("m", "agent"))
+    assert (deleted.status, deleted.existed) == (APPLIED, False)
+    assert store.erase("user", "ann").erased == 1
