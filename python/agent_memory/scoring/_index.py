@@ -39,7 +39,7 @@ _PARTS: Final = ("similarity", "lexical", "recency", "importance", "access")
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What was found, best first, ties by id.
+    """What was found, best first. Of equal scores the later timestamp comes first, then the greater id.
 
     `ids` and `scores` (float64) go together. `reranked` says for how many memories the `f32` elements had to be read
     to prove the ranking.
@@ -51,6 +51,10 @@ class SearchResult:
     components: Mapping[str, NDArray[np.float64]] | None = None
     """With `components=True`: the values of each part by its name, as they are, neither scaled nor weighted; nan where a
     memory has no such part. Parts without a weight are left out."""
+    relevance: NDArray[np.float64] | None = None
+    """With `components=True`: 0..1, comparable between searches, falling as `scores` do. It is the mean of the parts, each
+    as a share of the best it can be (1 for a similarity; for the words, a text of mean length in which each of them stands
+    once), by what a unit of them adds to the score."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,8 +82,9 @@ class MemoryIndex:
 
     - `dimensions`: elements of a vector, 1..65,536.
     - `similarity`: `"cosine"`, `"inner_product"` or `"euclidean"` (`1 / (1 + distance)`).
-    - `language`: whose Snowball stemmer is used: `"english"` (with a long stop list), another of the stemmer's
-      languages, or `"none"` for words as they are.
+    - `language`: whose Snowball stemmer words in Latin letters have: `"english"` (with a long stop list), another of
+      `languages()`, or `"none"` for words as they are. `"auto"` is English for Latin letters. Words of other scripts are
+      stemmed or cut into n-grams by their script, whatever the language.
     - `k1` >= 0 and `b` in 0..1 are BM25's constants; the defaults suit short texts.
     - `context`: whether memories with a `sequence` lend their words to their neighbours. Words that stand in more than a
       fifth of the texts are not lent.
@@ -235,14 +240,14 @@ class MemoryIndex:
         given = None if vector is None else float_vector("vector", vector)
         if not components:
             return SearchResult(*self._core.search(given, text, options))
-        answer, parts = self._core.search_with_parts(given, text, options)
+        answer, parts, relevance = self._core.search_with_parts(given, text, options)
         asked = {"similarity": vector is not None, "lexical": text is not None}
         named = {
             name: parts[:, column]
             for column, name in enumerate(_PARTS)
             if getattr(weights, name) > 0 and asked.get(name, True)
         }
-        return SearchResult(*answer, named)
+        return SearchResult(*answer, named, relevance)
 
     def search_many(
         self,

@@ -5,7 +5,7 @@ use super::exact::{decay_of, kernels_named, metric_named};
 use agent_memory_core::scoring::index::codes::Rotation;
 use agent_memory_core::scoring::index::search::{Diversity, Filter, Found, Fusion, Query, Searcher};
 use agent_memory_core::scoring::index::segment::NewRow;
-use agent_memory_core::scoring::index::text::{Analyzer, Bm25, LANGUAGES};
+use agent_memory_core::scoring::index::text::{Analyzer, Bm25, LANGUAGES, OTHER_LANGUAGES};
 use agent_memory_core::scoring::index::{Exhausted, Index, Settings, State};
 use agent_memory_core::scoring::kernels::{Kernels, MAX_DIMENSIONS};
 use agent_memory_core::scoring::parts::Weights;
@@ -113,14 +113,10 @@ impl IndexCore {
         context: bool,
         model: String,
     ) -> PyResult<Self> {
-        if dimensions == 0 || dimensions > MAX_DIMENSIONS {
-            let message = format!("dimensions must be in 1..={MAX_DIMENSIONS}, got {dimensions}");
-            return Err(PyValueError::new_err(message));
-        }
+        check_dimensions(dimensions)?;
         let metric = metric_named(similarity)?;
         let analyzer = Analyzer::new(language).ok_or_else(|| {
-            let known: Vec<&str> = LANGUAGES.iter().map(|(name, _)| *name).collect();
-            PyValueError::new_err(format!("language must be none or one of {}, got {language:?}", known.join(", ")))
+            PyValueError::new_err(format!("language must be one of {}, got {language:?}", languages().join(", ")))
         })?;
         let rotation = Rotation::new(dimensions);
         let bm25 = Bm25 { k1, b };
@@ -135,6 +131,12 @@ impl IndexCore {
     #[getter]
     fn similarity(&self) -> &'static str {
         self.index.settings().metric.name()
+    }
+
+    /// The version of the rules that its terms were made by.
+    #[getter]
+    fn analyzer_version(&self) -> u32 {
+        self.index.settings().analyzer.version()
     }
 
     #[getter]
@@ -159,7 +161,13 @@ impl IndexCore {
     #[pyo3(signature = (dimensions, model))]
     fn emptied(&self, dimensions: usize, model: String) -> PyResult<Self> {
         let Settings { metric, analyzer, bm25, context, .. } = self.index.settings();
-        Self::new(dimensions, metric.name(), analyzer.language(), bm25.k1, bm25.b, *context, model)
+        check_dimensions(dimensions)?;
+        // Terms are carried over, so a question of the new index must have terms of the same rules.
+        let analyzer = Analyzer::of_version(analyzer.version(), analyzer.language()).expect("it is an analyzer's own");
+        let rotation = Rotation::new(dimensions);
+        let settings =
+            Settings { dimensions, metric: *metric, analyzer, bm25: *bm25, context: *context, model, rotation };
+        Ok(Self { index: Index::new(settings) })
     }
 
     /// Copies memories into `target` with other vectors, one for each id, or none. Ids that are gone are passed over.
@@ -290,7 +298,7 @@ impl IndexCore {
         Ok(answer(py, &state, &found))
     }
 
-    /// As `search`, and of each memory found the parts of its score: shape (found, 5).
+    /// As `search`, and of each memory found the parts of its score, shape (found, 5), and its relevance, shape (found,).
     #[pyo3(signature = (vector, text, options))]
     fn search_with_parts<'py>(
         &self,
@@ -298,26 +306,27 @@ impl IndexCore {
         vector: Option<&Bound<'py, PyAny>>,
         text: Option<&str>,
         options: Options,
-    ) -> PyResult<(Answer<'py>, Bound<'py, PyArray2<f64>>)> {
+    ) -> PyResult<(Answer<'py>, Bound<'py, PyArray2<f64>>, Bound<'py, PyArray1<f64>>)> {
         let settings = self.index.settings();
         let vector = vector.map(|array| self::vector(array, "vector", Some(settings.dimensions))).transpose()?;
         let plan = Plan::new(options)?;
-        let (state, found, parts) = py.detach(|| {
+        let (state, found, parts, relevance) = py.detach(|| {
             let terms = text.map(|text| settings.analyzer.query_terms(text));
             let state = self.index.state();
             let searcher = Searcher { settings, state: &state, kernels: plan.kernels };
             let query = plan.query(vector.as_deref(), terms.as_deref());
             let found = searcher.search(&query);
-            let parts: Vec<Vec<f64>> =
-                searcher.parts(&query, &found.hits).into_iter().map(|parts| parts.to_vec()).collect();
-            (state, found, parts)
+            let parts = searcher.parts(&query, &found.hits);
+            let relevance = searcher.relevance(&query, &found, &parts);
+            let parts: Vec<Vec<f64>> = parts.into_iter().map(|parts| parts.to_vec()).collect();
+            (state, found, parts, relevance)
         });
         let parts = if parts.is_empty() {
             PyArray2::zeros(py, [0, 5], false)
         } else {
             PyArray2::from_vec2(py, &parts).expect("rows of equal length")
         };
-        Ok((answer(py, &state, &found), parts))
+        Ok((answer(py, &state, &found), parts, PyArray1::from_slice(py, &relevance)))
     }
 
     /// Many searches over one state. Plain searches by vector share one pass over the codes.
@@ -362,6 +371,19 @@ impl IndexCore {
         });
         Ok(found.iter().map(|found| answer(py, &state, found)).collect())
     }
+}
+
+/// The names that `language` takes.
+#[pyfunction]
+pub(super) fn languages() -> Vec<&'static str> {
+    LANGUAGES.iter().map(|(name, _)| *name).chain(OTHER_LANGUAGES).collect()
+}
+
+fn check_dimensions(dimensions: usize) -> PyResult<()> {
+    if (1..=MAX_DIMENSIONS).contains(&dimensions) {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!("dimensions must be in 1..={MAX_DIMENSIONS}, got {dimensions}")))
 }
 
 fn exhausted(_: Exhausted) -> PyErr {

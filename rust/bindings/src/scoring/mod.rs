@@ -9,6 +9,8 @@ mod index;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(exact::score_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(index::languages, module)?)?;
+    module.add("ANALYZER_VERSION", agent_memory_core::scoring::index::text::ANALYZER_VERSION)?;
     module.add_class::<index::IndexCore>()?;
     module.add_function(wrap_pyfunction!(exact::kernel_tiers, module)?)
 }

@@ -130,6 +130,12 @@ impl Scale {
         (value - self.low) * self.factor
     }
 
+    /// By how much the scaled value rises with the value.
+    #[must_use]
+    pub const fn slope(self) -> f64 {
+        self.factor
+    }
+
     /// The scaled interval.
     #[must_use]
     pub fn apply_interval(self, interval: Interval) -> Interval {

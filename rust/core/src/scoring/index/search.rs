@@ -27,6 +27,13 @@ const LENT_BACKWARD: [f64; 3] = [0.5, 0.3, 0.18];
 /// the whole; lent, they say of every memory what they say of all, and hide the rare words that tell memories apart.
 const MOST_LENT: f64 = 0.2;
 
+// The places of the parts of a score.
+const SIMILARITY: usize = 0;
+const LEXICAL: usize = 1;
+const RECENCY: usize = 2;
+const IMPORTANCE: usize = 3;
+const ACCESS: usize = 4;
+
 /// The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009).
 const RRF_CONSTANT: f64 = 60.0;
 
@@ -94,10 +101,12 @@ pub struct Hit {
 /// What was found, best first, and for how many rows `f64` sums were needed.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Best first, ties by id.
+    /// Best first. Of equal scores the one with the later time comes first, then the one with the greater id.
     pub hits: Vec<Hit>,
     /// Rows that were ranked again from their `f32` elements.
     pub candidates: usize,
+    /// What a unit of each part adds to the score, in the order of [`Searcher::parts`].
+    pub slopes: [f64; 5],
 }
 
 /// Rows that take part, for each slot; `None` is all of them.
@@ -172,6 +181,51 @@ impl Searcher<'_> {
         hits.iter().map(of).collect()
     }
 
+    /// How relevant memories with these parts are, 0..=1, comparable between searches: the mean of the parts, each as a
+    /// share of the best that it can be, by what they weigh in the score. So it falls as the score does.
+    ///
+    /// The best similarity is 1, the best of the words a text of mean length in which every term of the query stands once.
+    #[must_use]
+    pub fn relevance(&self, query: &Query<'_>, found: &Found, parts: &[[f64; 5]]) -> Vec<f64> {
+        let weights = &query.weights;
+        let given = [weights.similarity, weights.lexical, weights.recency, weights.importance, weights.access];
+        let terms = query.terms.unwrap_or(&[]);
+        let has = [query.vector.is_some(), !terms.is_empty(), true, true, true];
+        let lexical = self.best_lexical(terms);
+        let most = parts.iter().map(|values| values[ACCESS]).fold(1.0, f64::max);
+        let best = [1.0, lexical, 1.0, 1.0, most];
+        // A part that is the same for all does not rank; its weight says what it counts.
+        let slope = |part: usize| match found.slopes[part] {
+            0.0 if has[part] => given[part] / best[part],
+            slope => slope,
+        };
+        let whole: f64 = (0..5).map(|part| slope(part) * best[part]).sum();
+        let of = |values: &[f64; 5]| {
+            let known = (0..5).filter(|&part| !values[part].is_nan());
+            let sum: f64 = known.map(|part| slope(part) * values[part]).sum();
+            if whole > 0.0 { (sum / whole).clamp(0.0, 1.0) } else { 0.0 }
+        };
+        parts.iter().map(of).collect()
+    }
+
+    /// The score of a text of mean length in which every term stands once; 1 without terms.
+    fn best_lexical(&self, terms: &[String]) -> f64 {
+        if terms.is_empty() {
+            return 1.0;
+        }
+        let idf = |term: &String| {
+            #[allow(clippy::cast_precision_loss)] // far below 2^53
+            Bm25::inverse_document_frequency(self.state.texts as f64, self.with_term(term) as f64)
+        };
+        terms.iter().map(idf).sum::<f64>()
+    }
+
+    /// Number of live rows that have a term.
+    fn with_term(&self, term: &str) -> usize {
+        let of = |slot: &Slot| slot.data.terms.get(term).map_or(0, |list| slot.count_live(list));
+        self.state.slots.iter().map(of).sum()
+    }
+
     /// Searches for each query; those that are by vector alone and filtered alike share one pass over the codes.
     ///
     /// # Panics
@@ -186,6 +240,7 @@ impl Searcher<'_> {
                 let mut found = self.nearest(&vectors, first.k, &self.eligible(first.filter));
                 let weight = self.alone(first, first.weights.similarity);
                 found.iter_mut().flat_map(|found| &mut found.hits).for_each(|hit| hit.score *= weight);
+                found.iter_mut().for_each(|found| found.slopes[SIMILARITY] = weight);
                 found
             }
             _ => queries.iter().map(|query| self.search(query)).collect(),
@@ -209,17 +264,22 @@ impl Searcher<'_> {
         match (query.vector, query.terms) {
             (Some(vector), _) if self.is_by_vector_alone(query) => {
                 let mut found = self.nearest(&[vector], query.k, &eligible).pop().unwrap_or_default();
+                let weight = self.alone(query, weights.similarity);
                 for hit in &mut found.hits {
-                    hit.score *= self.alone(query, weights.similarity);
+                    hit.score *= weight;
                 }
+                found.slopes[SIMILARITY] = weight;
                 found
             }
             (_, Some(terms)) if has_text && !has_vector && !has_others => {
                 let mut hits = self.best_texts(terms, query.k, &eligible);
+                let weight = self.alone(query, weights.lexical);
                 for hit in &mut hits {
-                    hit.score *= self.alone(query, weights.lexical);
+                    hit.score *= weight;
                 }
-                Found { hits, candidates: 0 }
+                let mut slopes = [0.0; 5];
+                slopes[LEXICAL] = weight;
+                Found { hits, candidates: 0, slopes }
             }
             _ if query.fusion == Fusion::Rrf => self.fuse_ranks(query, &eligible),
             _ => self.fuse(query, &eligible, has_vector, has_text),
@@ -431,19 +491,27 @@ impl Searcher<'_> {
         }
         let candidates = hits.len();
         self.order(&mut hits, k);
-        Found { hits, candidates }
+        Found { hits, candidates, ..Found::default() }
     }
 
-    /// Sorts by descending score, ties by id, and keeps `k`.
+    /// Sorts by descending score, of equal scores the newer first, and keeps `k`.
     fn order(&self, hits: &mut Vec<Hit>, k: usize) {
         hits.retain(|hit| !hit.score.is_nan());
-        let ids = |a: &Hit, b: &Hit| self.state.id(a.row).cmp(self.state.id(b.row));
-        let compare = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then_with(|| ids(a, b));
+        let newer = |a: &Hit, b: &Hit| self.time(b.row).total_cmp(&self.time(a.row));
+        let ids = |a: &Hit, b: &Hit| self.state.id(b.row).cmp(self.state.id(a.row));
+        let compare =
+            |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then_with(|| newer(a, b)).then_with(|| ids(a, b));
         if hits.len() > k {
             hits.select_nth_unstable_by(k - 1, compare);
             hits.truncate(k);
         }
         hits.sort_unstable_by(compare);
+    }
+
+    /// The time of a row, before all times where it is unknown.
+    fn time(&self, row: u32) -> f64 {
+        let time = self.state.locate(row).map_or(f64::NAN, |(slot, local)| self.state.slots[slot].data.timestamps_s[local]);
+        if time.is_nan() { f64::NEG_INFINITY } else { time }
     }
 
     /// Reciprocal rank fusion of the best of both rankings, each `max(100, 10 k)` deep.
@@ -466,47 +534,54 @@ impl Searcher<'_> {
         }
         let mut hits: Vec<Hit> = scores.into_iter().map(|(row, score)| Hit { row, score }).collect();
         self.order(&mut hits, query.k);
-        Found { hits, candidates }
+        // A rank says nothing of how good a memory is: its parts count by their weights.
+        let weights = query.weights;
+        let lexical = weights.lexical / self.best_lexical(query.terms.unwrap_or(&[]));
+        Found { hits, candidates, slopes: [weights.similarity, lexical, 0.0, 0.0, 0.0] }
     }
 
     /// The weighted sum of several parts, carried as intervals until exact values are needed.
     fn fuse(&self, query: &Query<'_>, eligible: &Eligible, has_vector: bool, has_text: bool) -> Found {
         let rows = self.rows(eligible);
         let weights = &query.weights;
-        let mut parts: Vec<(f64, Vec<f64>)> = Vec::new();
+        let mut parts: Vec<(usize, f64, Vec<f64>)> = Vec::new();
         let column = |value: &dyn Fn(&Slot, usize) -> f64| -> Vec<f64> {
             rows.iter().map(|&(slot, local)| value(&self.state.slots[slot as usize], local as usize)).collect()
         };
         if has_text {
             let scores = self.text_scores(query.terms.unwrap_or(&[]));
             let score = |&(slot, local): &(u32, u32)| scores[slot as usize].get(local as usize).copied().unwrap_or(0.0);
-            parts.push((weights.lexical, rows.iter().map(score).collect()));
+            parts.push((LEXICAL, weights.lexical, rows.iter().map(score).collect()));
         }
         if weights.recency > 0.0 {
             let recency = |slot: &Slot, local: usize| {
                 let time = slot.data.timestamps_s[local];
                 if time.is_nan() { 0.0 } else { query.decay.recency(query.now_s - time) }
             };
-            parts.push((weights.recency, column(&recency)));
+            parts.push((RECENCY, weights.recency, column(&recency)));
         }
         if weights.importance > 0.0 {
-            parts.push((weights.importance, column(&|slot, local| slot.data.importance[local])));
+            parts.push((IMPORTANCE, weights.importance, column(&|slot, local| slot.data.importance[local])));
         }
         if weights.access > 0.0 {
-            parts.push((weights.access, column(&|slot, local| access(slot.data.access_count[local]))));
+            parts.push((ACCESS, weights.access, column(&|slot, local| access(slot.data.access_count[local]))));
         }
         let prepared = query.vector.filter(|_| has_vector).map(|vector| self.prepare(vector, 1));
         let scales = query.fusion == Fusion::MinMax && parts.len() + usize::from(has_vector) > 1;
         let mut extra = vec![0.0; rows.len()];
-        for (weight, values) in &parts {
+        let mut slopes = [0.0; 5];
+        for (part, weight, values) in &parts {
             let scale = if scales { Scale::spanning(values.iter().copied()) } else { Scale::IDENTITY };
             let weight = if parts.len() == 1 && !has_vector { self.alone(query, *weight) } else { *weight };
+            slopes[*part] = weight * scale.slope();
             for (sum, &value) in extra.iter_mut().zip(values) {
                 *sum += weight * scale.apply(value);
             }
         }
         let (ranked, candidates) = if let Some(prepared) = prepared {
-            self.fuse_similarity(&prepared, query, &rows, &extra, scales)
+            let (ranked, candidates, scale) = self.fuse_similarity(&prepared, query, &rows, &extra, scales);
+            slopes[SIMILARITY] = weights.similarity * scale.slope();
+            (ranked, candidates)
         } else {
             let known: Vec<Interval> = extra.iter().map(|&value| Interval::exactly(value)).collect();
             self.best_with_ties(&known, query.k, &rows, |index| extra[index])
@@ -517,7 +592,7 @@ impl Searcher<'_> {
         };
         let mut hits: Vec<Hit> = ranked.into_iter().map(hit).collect();
         self.order(&mut hits, query.k);
-        Found { hits, candidates }
+        Found { hits, candidates, slopes }
     }
 
     fn fuse_similarity(
@@ -527,7 +602,7 @@ impl Searcher<'_> {
         rows: &[(u32, u32)],
         extra: &[f64],
         scales: bool,
-    ) -> (Vec<Ranked>, usize) {
+    ) -> (Vec<Ranked>, usize, Scale) {
         let mut intervals = self.intervals(prepared, rows);
         let exact = |index: usize| {
             let (slot, local) = rows[index];
@@ -556,7 +631,8 @@ impl Searcher<'_> {
         let mut totals: Vec<Interval> = intervals.iter().enumerate().map(|(index, &i)| of(i, index)).collect();
         // Ties are decided by id later, so every row that could tie with the k-th is kept: `best` may cut among them.
         refine(&mut totals, query.k, |i| i, &|index| of(fine(index), index));
-        self.best_with_ties(&totals, query.k, rows, |index| total(exact(index), index))
+        let (ranked, candidates) = self.best_with_ties(&totals, query.k, rows, |index| total(exact(index), index));
+        (ranked, candidates, scale)
     }
 
     /// As [`best`], but with all the rows that tie with the last one.
@@ -715,13 +791,7 @@ impl Searcher<'_> {
                 .iter()
                 .map(|slot| slot.data.terms.get(term.as_str()).map_or(&[][..], Vec::as_slice))
                 .collect();
-            let live = |slot: &Slot, list: &[(u16, u16)]| {
-                if slot.live_rows == slot.data.rows {
-                    return list.len();
-                }
-                list.iter().filter(|(row, _)| slot.live.has(*row as usize)).count()
-            };
-            let with_term: usize = state.slots.iter().zip(&lists).map(|(slot, list)| live(slot, list)).sum();
+            let with_term: usize = state.slots.iter().zip(&lists).map(|(slot, list)| slot.count_live(list)).sum();
             let idf = Bm25::inverse_document_frequency(state.texts as f64, with_term as f64);
             if has_context {
                 let is_lent = with_term as f64 <= MOST_LENT * state.texts as f64;

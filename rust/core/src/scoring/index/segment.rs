@@ -434,6 +434,14 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// How many of the listed rows are live.
+    pub(crate) fn count_live(&self, list: &[Posting]) -> usize {
+        if self.live_rows == self.data.rows {
+            return list.len();
+        }
+        list.iter().filter(|(row, _)| self.live.has(*row as usize)).count()
+    }
+
     pub(crate) fn end(&self) -> u32 {
         self.base + u32::try_from(self.data.rows).expect("a segment has at most 8,192 rows")
     }

@@ -13,7 +13,7 @@
 use super::codes::{CODE_VERSION, Rotation};
 use super::planes::Planes;
 use super::segment::{CHUNK_ROWS, Elements, NO_ROW, Part, Segment};
-use super::text::{ANALYZER_VERSION, Analyzer, Bm25};
+use super::text::{ANALYZER_VERSION, Analyzer, Bm25, OLDEST_ANALYZER_VERSION};
 use super::{Edits, Index, Settings, State};
 use crate::scoring::kernels::MAX_DIMENSIONS;
 use crate::scoring::parts::Metric;
@@ -227,7 +227,7 @@ fn write_columns(segment: &Segment, out: &mut Counted<'_>) -> io::Result<Block> 
 fn footer(settings: &Settings, sequences: &[String], blocks: &[[Block; 2]]) -> Bytes {
     let mut bytes = Bytes::default();
     bytes.0.extend(CODE_VERSION.to_le_bytes());
-    bytes.0.extend(ANALYZER_VERSION.to_le_bytes());
+    bytes.0.extend(settings.analyzer.version().to_le_bytes());
     bytes.count(settings.dimensions);
     bytes.text(settings.metric.name());
     bytes.text(settings.analyzer.language());
@@ -409,11 +409,11 @@ fn each_in_threads<T: Send>(
 }
 
 fn read_settings(footer: &mut Reader<'_>) -> Parsed<Settings> {
-    let (codes, analyzer) = (footer.u32()?, footer.u32()?);
-    if (codes, analyzer) != (CODE_VERSION, ANALYZER_VERSION) {
+    let (codes, version) = (footer.u32()?, footer.u32()?);
+    if codes != CODE_VERSION || !(OLDEST_ANALYZER_VERSION..=ANALYZER_VERSION).contains(&version) {
         return Err(SnapshotError(format!(
-            "the snapshot has codes of version {codes} and words of version {analyzer}, this version reads \
-             {CODE_VERSION} and {ANALYZER_VERSION}; build the index again"
+            "the snapshot has codes of version {codes} and words of version {version}, this version reads codes of \
+             {CODE_VERSION} and words of {OLDEST_ANALYZER_VERSION} to {ANALYZER_VERSION}; build the index again"
         )));
     }
     let dimensions = footer.count()?;
@@ -421,7 +421,7 @@ fn read_settings(footer: &mut Reader<'_>) -> Parsed<Settings> {
         return Err(damaged("the number of dimensions is out of range"));
     }
     let metric = Metric::named(footer.text()?).ok_or_else(|| damaged("the similarity is unknown"))?;
-    let analyzer = Analyzer::new(footer.text()?).ok_or_else(|| damaged("the language is unknown"))?;
+    let analyzer = Analyzer::of_version(version, footer.text()?).ok_or_else(|| damaged("the language is unknown"))?;
     let model = footer.text()?.to_owned();
     let (k1, b) = (f64::from_le_bytes(footer.array()?), f64::from_le_bytes(footer.array()?));
     if !(k1.is_finite() && k1 >= 0.0 && (0.0..=1.0).contains(&b)) {
