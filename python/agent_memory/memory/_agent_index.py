@@ -142,7 +142,7 @@ class AgentIndex:
                 copy.metadata or copy.tags or copy.memory_type or copy.user_id or copy.session_id or copy.namespace
                 for copy in batch
             )
-            has_steps = any(copy.session_id and copy.step is not None for copy in batch)
+            has_sessions = any(copy.session_id for copy in batch)
             index.upsert(
                 [copy.id for copy in batch],
                 vectors,
@@ -150,7 +150,7 @@ class AgentIndex:
                 [copy.importance for copy in batch],
                 [copy.timestamp for copy in batch],
                 [attributes_of(copy) for copy in batch] if has_attributes else None,
-                [_sequence_of(copy) for copy in batch] if has_steps else None,
+                [_sequence_of(copy) for copy in batch] if has_sessions else None,
             )
 
     def _index_for(self, copies: list[Copy]) -> MemoryIndex:
@@ -199,4 +199,8 @@ class DimensionsLearnedError(Exception):
 
 
 def _sequence_of(copy: Copy) -> tuple[str, int] | None:
-    return (copy.session_id, copy.step) if copy.session_id and copy.step is not None else None
+    """The sequence a memory lends words in: its user's session. Without a step, the order of storing is the step."""
+    if not copy.session_id:
+        return None
+    name = f"{copy.user_id}\x1f{copy.session_id}" if copy.user_id else copy.session_id
+    return name, copy.created_us if copy.step is None else copy.step

@@ -6,12 +6,22 @@ import base64
 import json
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from agent_memory.memory._reports import ImportReport
-from agent_memory.memory.entries import Copy, Tier, content_of, decode_namespace, entry_of, make_copy, new_id
+from agent_memory.memory.entries import (
+    Copy,
+    MemoryEntry,
+    Tier,
+    content_of,
+    decode_namespace,
+    entry_of,
+    make_copy,
+    new_id,
+)
 from agent_memory.memory.entries import encode_namespace as encode
 from agent_memory.memory.stores.operations import MemoryQuery, WriteResult, WriteStatus
 from agent_memory.scoring import Filters
@@ -112,7 +122,8 @@ def changed_copy(base: Copy, changes: Mapping[str, Any], now: float, writer: int
     }
     words |= {name: changes[name] for name in words if changes.get(name) is not None}
     embedding = changes.get("embedding")
-    if embedding is None and base.vector:
+    if embedding is None and base.vector and "content" not in changes:
+        # The vector belongs to the content: new content without a vector has none.
         embedding = np.frombuffer(base.vector, dtype="<f4")
     ttl_s = changes.get("ttl_s")
     return make_copy(
@@ -185,6 +196,29 @@ def filters_of(filters: Filters | Mapping[str, Any] | None, conditions: Mapping[
     if not attributes and since is None and until is None:
         return None
     return Filters(attributes, since, until)
+
+
+MAX_RERANKED: Final = 1_000
+"""The most memories that a `rerank` is given at once."""
+
+
+def check_reranking(rerank: object, text: str | None, pool: int, min_relevance: float) -> None:
+    """Refuses what `retrieve` cannot do."""
+    if isinstance(pool, bool) or not isinstance(pool, int) or not 1 <= pool <= MAX_RERANKED:
+        raise ValueError(f"pool must be a whole number in 1..{MAX_RERANKED}, got {pool!r}")
+    if rerank is not None and (not callable(rerank) or text is None):
+        raise ValueError("rerank must be a callable, and needs a text to rank by")
+    if not 0 <= min_relevance <= 1:
+        raise ValueError(f"min_relevance must be in 0..1, got {min_relevance}")
+
+
+def reranked(entries: list[MemoryEntry], scores: Any, k: int) -> list[MemoryEntry]:
+    """The best `k` by the scores of a caller's `rerank`, one for each entry."""
+    given = [float(score) for score in scores]
+    if len(given) != len(entries) or not all(map(math.isfinite, given)):
+        raise ValueError(f"rerank must return {len(entries)} finite scores, got {len(given)}")
+    order = sorted(range(len(entries)), key=lambda at: -given[at])
+    return [replace(entries[at], score=given[at]) for at in order[:k]]
 
 
 def exported(copy: Copy) -> str:

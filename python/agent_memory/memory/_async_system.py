@@ -78,6 +78,9 @@ __all__ = [
 _UPDATE_ATTEMPTS: Final = 32
 """How often an update without `if_version` begins again because somebody else was faster."""
 
+_WITHOUT_MATCH: Final = ScoreWeights(similarity=0, lexical=0, recency=1, importance=1)
+"""What ranks memories where none matches."""
+
 _BATCH: Final = 500
 """Memories in one call of the store by `store_many`, `forget` and `import_`."""
 
@@ -491,7 +494,8 @@ class AsyncMemorySystem:
         """Changes what is given of a memory, as a new version; returns its id with that version.
 
         With `if_version` only over that version (MemoryConflictError otherwise); without, the change is made again over
-        what somebody else wrote meanwhile. New text gets a new embedding where there is an `embed`. Raises KeyError for an id
+        what another writer wrote meanwhile. New content gets a new embedding where there is an `embed` and it is a str;
+        otherwise it has none unless `embedding` is given: the old one belongs to the old content. Raises KeyError for an id
         that is not there, DurabilityError where SQL is away (unless `degrade`: then Redis accepts it).
         """
         copies = self._opened()
@@ -621,18 +625,28 @@ class AsyncMemorySystem:
         weights: ScoreWeights = DEFAULT_WEIGHTS,
         decay: Decay = DEFAULT_DECAY,
         diversity: Diversity | None = None,
+        min_relevance: float = 0.0,
+        rerank: Callable[[str, list[MemoryEntry]], Any] | None = None,
+        pool: int = 50,
         now: float | None = None,
     ) -> list[MemoryEntry]:
-        """The `k` most relevant memories for a text, an embedding, or both, best first, with `.score`.
+        """The `k` most relevant memories for a text, an embedding, or both, best first, with `.relevance` and `.score`.
 
         `filters` maps names of `metadata` to a value or to several, of which one must match (or is a `Filters` over the
         index's attributes); `tags` must all be there. A condition that is given must restrict something: None or an empty
         collection raises ValueError, since it would stand for the memories of all users, sessions, ...
 
-        Ranking is exact, over all tiers, by `agent_memory.scoring`. A memory stored by another process is seen at the latest
-        after `max_staleness_s`. While SQL is away, memories whose content is in Redis are found.
+        Ranking is exact, over all tiers, by `agent_memory.scoring`; of equal ones the newer comes first. A memory stored by
+        another process is seen at the latest after `max_staleness_s`. While SQL is away, memories whose content is in Redis
+        are found.
+
+        `min_relevance` (0..1) leaves out what matches less. A text that no memory has a word of gives the most recent and
+        important ones, with `is_match` False and relevance 0, unless `min_relevance` is above 0. `rerank(text, entries)`
+        is given the best `pool` (1..1,000, at least `k`) and returns a score for each; it may be a coroutine function.
         """
         copies = self._opened()
+        _arguments.check_reranking(rerank, text, pool, min_relevance)
+        wanted_count, k = k, max(k, pool) if rerank is not None else k
         if text is not None and embedding is None and self._embed_function is not None and weights.similarity > 0:
             embedding = (await self._embed([text]))[0]
         conditions = {
@@ -663,8 +677,11 @@ class AsyncMemorySystem:
                 if is_news and await self._refresh(agent_id, index):
                     index = await self._indexes.get(agent_id)
                     continue  # somebody has stored something: rank again
-            entries = self._entries(found, read)[:k]
+            entries = [entry for entry in self._entries(found, read) if (entry.relevance or 0.0) >= min_relevance][:k]
             if len(entries) >= k or len(ids) < asked or attempt == 7:
+                if rerank is not None and text is not None and entries:
+                    scores = await async_settle(rerank(text, entries))
+                    entries = _arguments.reranked(entries, scores, wanted_count)
                 self._service.note_accesses([entry.id for entry in entries])
                 return entries
             asked = min(4 * asked, max(len(index), asked))  # some have expired or were deleted a moment ago
@@ -681,20 +698,26 @@ class AsyncMemorySystem:
             weights: ScoreWeights = options["weights"]
             if not (weights.recency or weights.importance or weights.access):
                 raise ValueError("text or embedding must be given unless recency, importance or access have a weight")
-        return index.index.search(vector, text, k, components=True, **options)
+        found = index.index.search(vector, text, k, components=True, **options)
+        if not found.ids and vector is None:
+            # No memory has a word of the text: `Who am I?` is answered by what is recent and important.
+            found = index.index.search(None, None, k, **options | {"weights": _WITHOUT_MATCH})
+        return found
 
     @staticmethod
     def _entries(found: SearchResult | None, read: dict[str, Copy]) -> list[MemoryEntry]:
         if found is None:
             return []
         entries = []
+        is_match = found.relevance is not None
+        relevance = [0.0] * len(found.ids) if found.relevance is None else found.relevance.tolist()
         parts = [(name, values.tolist()) for name, values in (found.components or {}).items()]
-        for at, (memory_id, score) in enumerate(zip(found.ids, found.scores.tolist(), strict=True)):
+        for at, memory_id in enumerate(found.ids):
             copy = read.get(memory_id)
             if copy is not None:
                 # What is not equal to itself is nan: the memory has no such part.
                 known = {name: values[at] for name, values in parts if values[at] == values[at]}
-                entries.append(entry_of(copy, score=score, score_parts=known))
+                entries.append(entry_of(copy, relevance=relevance[at], is_match=is_match, score_parts=known))
         return entries
 
     async def _fresh_index(self, agent_id: str) -> AgentIndex:

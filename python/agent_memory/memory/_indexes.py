@@ -250,6 +250,8 @@ class Indexes:
             loaded = in_thread(lambda: MemoryIndex.load(path, vectors="mapped", model=self._settings.model))
         except (OSError, ValueError):
             return  # it is read from the feed instead
+        if not loaded.has_present_rules or loaded.language != self._settings.language:
+            return  # its words were found by other rules: the feed has the texts
         _, generation, seq, has_vectors, _ = path.name.rsplit(".", 4)
         index.index = loaded
         index.dimensions = loaded.dimensions if has_vectors == "v" else index.dimensions

@@ -192,10 +192,22 @@ class MemoryEntry:
     embedding: NDArray[np.float32] | None = field(compare=False, repr=False)
     """Read-only, shape (dimensions,)."""
     score: float | None = None
-    """Set by `retrieve`."""
+    """What `retrieve` ranked by: the relevance, or what its `rerank` gave."""
+    relevance: float | None = None
+    """How well it matches, 0..1, set by `retrieve` and comparable between calls: 1 is a vector of the same direction and a
+    text that has every word asked for; 0 has nothing in common. See `docs/scoring.md`."""
+    is_match: bool = True
+    """False for what `retrieve` gives where no memory matches: the most recent and important ones."""
     score_parts: Mapping[str, float] | None = None
     """The parts of the score, set by `retrieve`: `"similarity"`, `"lexical"`, `"recency"`, `"importance"`, those that had a
     weight and that the memory has, as they are, neither scaled nor weighted."""
+
+    @property
+    def similarity(self) -> float | None:
+        """The cosine to the embedding asked for (or what `IndexSettings.similarity` says), -1..1; set by `retrieve`, None
+        where either has no vector.
+        """
+        return None if self.score_parts is None else self.score_parts.get("similarity")
 
     @property
     def updated_at(self) -> float:
@@ -357,7 +369,13 @@ def hash_of(namespace: str, user_id: str, content_kind: int, content: bytes) -> 
     return digest.digest()
 
 
-def entry_of(copy: Copy, *, score: float | None = None, score_parts: Mapping[str, float] | None = None) -> MemoryEntry:
+def entry_of(
+    copy: Copy,
+    *,
+    relevance: float | None = None,
+    is_match: bool = True,
+    score_parts: Mapping[str, float] | None = None,
+) -> MemoryEntry:
     """What a user sees of a copy that is no tombstone."""
     return MemoryEntry(
         id=copy.id,
@@ -378,7 +396,9 @@ def entry_of(copy: Copy, *, score: float | None = None, score_parts: Mapping[str
         created_at=copy.created_us / 1e6,
         expires_at=copy.expires_at,
         embedding=np.frombuffer(copy.vector, dtype="<f4") if copy.vector else None,
-        score=score,
+        score=relevance,
+        relevance=relevance,
+        is_match=is_match,
         score_parts=score_parts,
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from agent_memory.scoring import languages
 from agent_memory.storage import _check
 
 __all__ = [
@@ -137,7 +138,8 @@ class IndexSettings:
     """The name of the embedding model; an index or a store of another model is refused."""
     similarity: Literal["cosine", "inner_product", "euclidean"] = "cosine"
     language: str = "english"
-    """Whose stemmer is used; `"none"`: words as they are."""
+    """Whose stemmer words in Latin letters have, one of `agent_memory.scoring.languages()`; `"none"`: words as they are. What
+    is written in other scripts is stemmed or cut into n-grams by its script, whatever the language."""
     max_bytes: int = 2 * 1024 * 1024 * 1024
     """`index_memory_bytes`: the most memory of all agents' indexes; beyond it the least recently used agent goes. >= 1."""
     snapshot_entries: int = 50_000
@@ -151,6 +153,8 @@ class IndexSettings:
         if self.similarity not in ("cosine", "inner_product", "euclidean"):
             raise ValueError(f"similarity must be 'cosine', 'inner_product' or 'euclidean', got {self.similarity!r}")
         _check.text("language", self.language)
+        if self.language not in languages():
+            raise ValueError(f"language must be one of {', '.join(languages())}, got {self.language!r}")
         _check.whole("max_bytes", self.max_bytes, 1)
         _check.whole("snapshot_entries", self.snapshot_entries, 1)
         _check.whole("feed_entries", self.feed_entries, 1)

@@ -2,7 +2,7 @@
 
 from agent_memory.scoring._index import MemoryIndex, SearchResult
 from agent_memory.scoring._score import kernel_tiers, score
-from agent_memory.scoring._settings import Diversity, Filters, HalfLife, PowerLaw, ScoreWeights
+from agent_memory.scoring._settings import Diversity, Filters, HalfLife, PowerLaw, ScoreWeights, languages
 
 __all__ = [
     "Diversity",
@@ -13,5 +13,6 @@ __all__ = [
     "ScoreWeights",
     "SearchResult",
     "kernel_tiers",
+    "languages",
     "score",
 ]

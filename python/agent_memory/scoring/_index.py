@@ -129,6 +129,16 @@ class MemoryIndex:
         """The name of the embedding model."""
         return self._core.model
 
+    @property
+    def language(self) -> str:
+        """What `language` was given."""
+        return self._core.language
+
+    @property
+    def has_present_rules(self) -> bool:
+        """Whether its words were made by the rules of this version; a loaded snapshot keeps those it was made by."""
+        return self._core.analyzer_version == _core.ANALYZER_VERSION
+
     def __len__(self) -> int:
         return len(self._core)
 

@@ -6,6 +6,13 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 
+from agent_memory import _core
+
+
+def languages() -> list[str]:
+    """The names that `language` takes: those Snowball has a stemmer for, `"auto"` and `"none"`."""
+    return _core.languages()
+
 
 def check_positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):

@@ -218,7 +218,7 @@ async def test_an_update_is_a_new_version_over_the_one_that_was_named(memory):
     entry = await memory.get(AGENT, first)
     assert second.version > first.version
     assert (entry.content, entry.tags, entry.version) == ("two", ("kept",), second.version)
-    assert np.array_equal(entry.embedding, np.array([1, 2], dtype=np.float32))
+    assert entry.embedding is None  # it belonged to the old content
     assert await memory.retrieve(AGENT, "one") == []
     assert [found.content for found in await memory.retrieve(AGENT, "two")] == ["two"]
 
@@ -289,7 +289,7 @@ async def test_a_process_sees_what_another_one_stores(memory, open_memory):
     await memory.delete(AGENT, first)
 
     async def is_gone():
-        return await other.retrieve(AGENT, "first second") == []
+        return not any(entry.is_match for entry in await other.retrieve(AGENT, "first second"))
 
     await until(is_gone)
 
@@ -653,7 +653,7 @@ async def test_an_index_starts_from_a_snapshot_and_the_feed(open_memory, tmp_pat
     await memory.update(AGENT, ids[1], content="changed")
 
     fresh = await open_memory(config=settings)
-    assert await fresh.retrieve(AGENT, "word0 word1") == []
+    assert not any(entry.is_match for entry in await fresh.retrieve(AGENT, "word0 word1"))
     assert [entry.id for entry in await fresh.retrieve(AGENT, "changed")] == [ids[1]]
     assert [entry.id for entry in await fresh.retrieve(AGENT, embedding=vectors[7], k=1)] == [ids[7]]
     assert (await fresh.stats())["index"]["loads"] == 1
@@ -880,3 +880,85 @@ async def test_the_default_system_has_a_server_of_its_own_and_keeps_what_was_sto
         assert (await memory.get("a", stored)).content == "kept"
         assert (await memory.sync()).synced == 1
         assert await memory.count("a") == 1
+
+
+async def test_a_new_content_has_no_old_vector(open_memory):
+    own = await open_memory()
+    note = await own.store(AGENT, "lives in Lisbon", embedding=[1.0, 0.0, 0.0])
+    await own.update(AGENT, note, content="has a cat", embedding=[0.0, 1.0, 0.0])
+    assert (await own.retrieve(AGENT, embedding=[0.0, 1.0, 0.0]))[0].similarity == pytest.approx(1.0)
+    await own.update(AGENT, note, importance=0.9)
+    assert (await own.get(AGENT, note)).embedding is not None  # the content is the same
+    await own.update(AGENT, note, content={"fact": "has a dog"})
+    assert (await own.get(AGENT, note)).embedding is None
+
+
+async def test_of_equal_memories_the_newer_comes_first(open_memory):
+    memory = await open_memory()
+    await memory.store(AGENT, "The colour is blue.", timestamp=1.70e9)
+    await memory.store(AGENT, "The colour is green.", timestamp=1.75e9)
+    found = await memory.retrieve(AGENT, "What is the colour?", k=1)
+    assert [entry.content for entry in found] == ["The colour is green."]
+
+
+async def test_relevance_is_comparable_between_calls(open_memory):
+    memory = await open_memory()
+    await memory.store("alone", "The user lives in Rome.", embedding=[1.0, 0.0])
+    await memory.store("two", "The user likes green tea.", embedding=[1.0, 0.0])
+    await memory.store("two", "The user drinks coffee.", embedding=[0.6, 0.8])
+    exact = (await memory.retrieve("alone", "The user lives in Rome.", embedding=[1.0, 0.0]))[0]
+    best, other = await memory.retrieve("two", "zebra tea", embedding=[0.8, -0.6])
+    assert exact.relevance == exact.score > 0.9 > best.relevance > other.relevance >= 0.0
+    assert (exact.similarity, best.similarity, other.similarity) == (
+        pytest.approx(1.0),
+        pytest.approx(0.8),
+        pytest.approx(0.0),
+    )
+    assert await memory.retrieve("two", "zebra tea", embedding=[0.8, -0.6], min_relevance=0.9) == []
+    with pytest.raises(ValueError, match=r"min_relevance must be in 0\.\.1, got 2"):
+        await memory.retrieve("two", "tea", min_relevance=2)
+
+
+async def test_a_question_without_any_match_gives_what_is_recent_and_important(open_memory):
+    memory = await open_memory()
+    await memory.store(AGENT, "Bob: hello", importance=0.1, timestamp=1.6e9)
+    await memory.store(AGENT, "The user is called Ann.", importance=1.0)
+    found = await memory.retrieve(AGENT, "Who am I?", k=1)
+    assert [(entry.content, entry.is_match, entry.relevance) for entry in found] == [
+        ("The user is called Ann.", False, 0.0)
+    ]
+    assert await memory.retrieve(AGENT, "Who am I?", min_relevance=0.01) == []
+
+
+async def test_a_reranker_orders_the_best_of_the_pool(open_memory):
+    memory = await open_memory()
+    for number in range(6):
+        await memory.store(AGENT, f"tea {number}")
+
+    async def prefer(text, entries):
+        assert (text, len(entries)) == ("tea", 6)
+        return [int(entry.content[-1] == "2") for entry in entries]
+
+    best = (await memory.retrieve(AGENT, "tea", k=2, rerank=prefer))[0]
+    assert (best.content, best.score) == ("tea 2", 1.0)
+    with pytest.raises(ValueError, match="rerank must return 6 finite scores, got 1"):
+        await memory.retrieve(AGENT, "tea", rerank=lambda _, __: [1.0])
+    with pytest.raises(ValueError, match="rerank must be a callable"):
+        await memory.retrieve(AGENT, embedding=[1.0], rerank=prefer)
+
+
+@pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp": 1.7e9}])
+async def test_the_order_of_storing_is_the_step_of_a_session(open_memory, given):
+    memory = await open_memory()
+    turns = [
+        "Ann: What did you name your new puppy?", "Bob: Biscuit! She is asleep on my feet.", "Ann: Did you fix the sink?",
+        "Bob: Yes, with tape and hope.", "Ann: How was the puppy show?", "Bob: Long. I fell asleep.",
+    ]  # fmt: skip
+    await memory.store_many(AGENT, [{"content": turn, "session_id": "s", **given} for turn in turns])
+    found = await memory.retrieve(AGENT, "What is the name of Bob's new puppy?", k=3)
+    assert turns[1] in [entry.content for entry in found]
+
+
+def test_an_unknown_language_is_refused_where_it_is_set():
+    with pytest.raises(ValueError, match=r"language must be one of .*, got 'klingon'"):
+        IndexSettings(language="klingon")

@@ -220,7 +220,7 @@ def test_an_update_is_a_new_version_over_the_one_that_was_named(memory):
     entry = memory.get(AGENT, first)
     assert second.version > first.version
     assert (entry.content, entry.tags, entry.version) == ("two", ("kept",), second.version)
-    assert np.array_equal(entry.embedding, np.array([1, 2], dtype=np.float32))
+    assert entry.embedding is None  # it belonged to the old content
     assert memory.retrieve(AGENT, "one") == []
     assert [found.content for found in memory.retrieve(AGENT, "two")] == ["two"]
 
@@ -874,3 +874,81 @@ def test_the_default_system_has_a_server_of_its_own_and_keeps_what_was_stored(tm
         assert memory.get("a", stored).content == "kept"
         assert memory.sync().synced == 1
         assert memory.count("a") == 1
+
+
+def test_a_new_content_has_no_old_vector(open_memory):
+    own = open_memory()
+    note = own.store(AGENT, "lives in Lisbon", embedding=[1.0, 0.0, 0.0])
+    own.update(AGENT, note, content="has a cat", embedding=[0.0, 1.0, 0.0])
+    assert own.retrieve(AGENT, embedding=[0.0, 1.0, 0.0])[0].similarity == pytest.approx(1.0)
+    own.update(AGENT, note, importance=0.9)
+    assert own.get(AGENT, note).embedding is not None  # the content is the same
+    own.update(AGENT, note, content={"fact": "has a dog"})
+    assert own.get(AGENT, note).embedding is None
+
+
+def test_of_equal_memories_the_newer_comes_first(open_memory):
+    memory = open_memory()
+    memory.store(AGENT, "The colour is blue.", timestamp=1.70e9)
+    memory.store(AGENT, "The colour is green.", timestamp=1.75e9)
+    found = memory.retrieve(AGENT, "What is the colour?", k=1)
+    assert [entry.content for entry in found] == ["The colour is green."]
+
+
+def test_relevance_is_comparable_between_calls(open_memory):
+    memory = open_memory()
+    memory.store("alone", "The user lives in Rome.", embedding=[1.0, 0.0])
+    memory.store("two", "The user likes green tea.", embedding=[1.0, 0.0])
+    memory.store("two", "The user drinks coffee.", embedding=[0.6, 0.8])
+    exact = memory.retrieve("alone", "The user lives in Rome.", embedding=[1.0, 0.0])[0]
+    best, other = memory.retrieve("two", "zebra tea", embedding=[0.0, 1.0])
+    assert exact.relevance == exact.score > 0.9 > best.relevance > other.relevance >= 0.0
+    assert (exact.similarity, other.similarity) == (pytest.approx(1.0), pytest.approx(0.0))
+    assert memory.retrieve("two", "zebra tea", embedding=[0.0, 1.0], min_relevance=0.9) == []
+    with pytest.raises(ValueError, match="min_relevance must be in 0..1, got 2"):
+        memory.retrieve("two", "tea", min_relevance=2)
+
+
+def test_a_question_without_any_match_gives_what_is_recent_and_important(open_memory):
+    memory = open_memory()
+    memory.store(AGENT, "Bob: hello", importance=0.1, timestamp=1.6e9)
+    memory.store(AGENT, "The user is called Ann.", importance=1.0)
+    found = memory.retrieve(AGENT, "Who am I?", k=1)
+    assert [(entry.content, entry.is_match, entry.relevance) for entry in found] == [
+        ("The user is called Ann.", False, 0.0)
+    ]
+    assert memory.retrieve(AGENT, "Who am I?", min_relevance=0.01) == []
+
+
+def test_a_reranker_orders_the_best_of_the_pool(open_memory):
+    memory = open_memory()
+    for number in range(6):
+        memory.store(AGENT, f"tea {number}")
+
+    def prefer(text, entries):
+        assert (text, len(entries)) == ("tea", 6)
+        return [int(entry.content[-1] == "2") for entry in entries]
+
+    best = memory.retrieve(AGENT, "tea", k=2, rerank=prefer)[0]
+    assert (best.content, best.score) == ("tea 2", 1.0)
+    with pytest.raises(ValueError, match="rerank must return 6 finite scores, got 1"):
+        memory.retrieve(AGENT, "tea", rerank=lambda _, __: [1.0])
+    with pytest.raises(ValueError, match="rerank must be a callable"):
+        memory.retrieve(AGENT, embedding=[1.0], rerank=prefer)
+
+
+@pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp": 1.7e9}])
+def test_the_order_of_storing_is_the_step_of_a_session(open_memory, given):
+    memory = open_memory()
+    turns = [
+        "Ann: What did you name your new puppy?", "Bob: Biscuit! She is asleep on my feet.", "Ann: Did you fix the sink?",
+        "Bob: Yes, with tape and hope.", "Ann: How was the puppy show?", "Bob: Long. I fell asleep.",
+    ]  # fmt: skip
+    memory.store_many(AGENT, [{"content": turn, "session_id": "s", **given} for turn in turns])
+    found = memory.retrieve(AGENT, "What is the name of Bob's new puppy?", k=3)
+    assert turns[1] in [entry.content for entry in found]
+
+
+def test_an_unknown_language_is_refused_where_it_is_set():
+    with pytest.raises(ValueError, match="language must be one of .*, got 'klingon'"):
+        IndexSettings(language="klingon")

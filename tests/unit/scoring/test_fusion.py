@@ -60,7 +60,7 @@ def test_rank_fusion_adds_reciprocal_ranks(seed, k, lexical):
         (1.0, index.search(query, k=depth, weights=ScoreWeights(lexical=0)).ids),
         (lexical, index.search(text=text, k=depth).ids),
     ]
-    by_vector = sorted(ids, key=lambda name: (-float(vectors[ids.index(name)] @ query), name))
+    by_vector = sorted(ids, key=lambda name: (float(vectors[ids.index(name)] @ query), name), reverse=True)
     assert rankings[0][1] == by_vector[:depth]
     for weight, ranking in rankings:
         for place, name in enumerate(ranking):

@@ -133,6 +133,11 @@ impl IndexCore {
         self.index.settings().metric.name()
     }
 
+    #[getter]
+    fn language(&self) -> &str {
+        self.index.settings().analyzer.language()
+    }
+
     /// The version of the rules that its terms were made by.
     #[getter]
     fn analyzer_version(&self) -> u32 {
