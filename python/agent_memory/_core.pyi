@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "ANALYZER_VERSION",
     "Backoff",
     "Breaker",
     "BreakerRules",
@@ -35,6 +36,7 @@ __all__ = [
     "fence_step",
     "is_expired",
     "kernel_tiers",
+    "languages",
     "monotonic_ns",
     "next_step",
     "pack_command",

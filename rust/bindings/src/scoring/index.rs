@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
+type Parts<'py> = Bound<'py, PyArray2<f64>>;
 type Answer<'py> = (Vec<String>, Bound<'py, PyArray1<f64>>, usize);
 type WeightTuple = (f64, f64, f64, f64, f64);
 
@@ -311,7 +312,7 @@ impl IndexCore {
         vector: Option<&Bound<'py, PyAny>>,
         text: Option<&str>,
         options: Options,
-    ) -> PyResult<(Answer<'py>, Bound<'py, PyArray2<f64>>, Bound<'py, PyArray1<f64>>)> {
+    ) -> PyResult<(Answer<'py>, Parts<'py>, Bound<'py, PyArray1<f64>>)> {
         let settings = self.index.settings();
         let vector = vector.map(|array| self::vector(array, "vector", Some(settings.dimensions))).transpose()?;
         let plan = Plan::new(options)?;

@@ -239,8 +239,10 @@ impl Searcher<'_> {
             Some(vectors) if first.diversity.is_none() && first.terms.is_none() && self.is_by_vector_alone(first) => {
                 let mut found = self.nearest(&vectors, first.k, &self.eligible(first.filter));
                 let weight = self.alone(first, first.weights.similarity);
-                found.iter_mut().flat_map(|found| &mut found.hits).for_each(|hit| hit.score *= weight);
-                found.iter_mut().for_each(|found| found.slopes[SIMILARITY] = weight);
+                for found in &mut found {
+                    found.hits.iter_mut().for_each(|hit| hit.score *= weight);
+                    found.slopes[SIMILARITY] = weight;
+                }
                 found
             }
             _ => queries.iter().map(|query| self.search(query)).collect(),
@@ -499,8 +501,7 @@ impl Searcher<'_> {
         hits.retain(|hit| !hit.score.is_nan());
         let newer = |a: &Hit, b: &Hit| self.time(b.row).total_cmp(&self.time(a.row));
         let ids = |a: &Hit, b: &Hit| self.state.id(b.row).cmp(self.state.id(a.row));
-        let compare =
-            |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then_with(|| newer(a, b)).then_with(|| ids(a, b));
+        let compare = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then_with(|| newer(a, b)).then_with(|| ids(a, b));
         if hits.len() > k {
             hits.select_nth_unstable_by(k - 1, compare);
             hits.truncate(k);
@@ -510,7 +511,8 @@ impl Searcher<'_> {
 
     /// The time of a row, before all times where it is unknown.
     fn time(&self, row: u32) -> f64 {
-        let time = self.state.locate(row).map_or(f64::NAN, |(slot, local)| self.state.slots[slot].data.timestamps_s[local]);
+        let time =
+            self.state.locate(row).map_or(f64::NAN, |(slot, local)| self.state.slots[slot].data.timestamps_s[local]);
         if time.is_nan() { f64::NEG_INFINITY } else { time }
     }
 

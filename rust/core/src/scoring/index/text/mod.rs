@@ -392,7 +392,8 @@ impl Present {
         };
         let stem = stemmer.map_or(Cow::Borrowed(lowered), |stemmer| stemmer.stem(lowered));
         buffers.folded.clear();
-        let by_ngrams = matches!(script, Script::Arabic | Script::Hebrew) || (self.has_ngrams && script == Script::Latin);
+        let by_ngrams =
+            matches!(script, Script::Arabic | Script::Hebrew) || (self.has_ngrams && script == Script::Latin);
         fold::fold_into(if by_ngrams { lowered } else { &stem }, &mut buffers.folded);
         if by_ngrams {
             let mut is_first = counts_as_word;
@@ -458,6 +459,69 @@ fn ngrams(run: &str, size: usize, role: Role, each: &mut impl FnMut(&str, bool))
     if size == CJK_NGRAM && role == Role::Text && characters > 1 {
         for window in borders.windows(2) {
             each(&run[window[0]..window[1]], false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ANALYZER_VERSION, Analyzer, LANGUAGES, LONGEST_WORD_BYTES, OTHER_LANGUAGES};
+    use proptest::prelude::*;
+
+    #[test]
+    fn words_are_lowered_stopped_and_stemmed() {
+        let analyzer = Analyzer::new("english").unwrap();
+        assert_eq!(
+            analyzer.query_terms("What did Caroline's DOGS, and the running dog do in 2023?"),
+            ["carolin", "dog", "run", "2023"]
+        );
+        assert!(Analyzer::new("klingon").is_none());
+        assert_eq!(Analyzer::new("none").unwrap().query_terms("The dogs"), ["the", "dogs"]);
+    }
+
+    #[test]
+    fn a_compound_has_its_parts_and_the_whole_and_is_one_word_long() {
+        let analyzer = Analyzer::new("english").unwrap();
+        let (counts, length) = analyzer.count("getUserName e-mail");
+        let mut terms: Vec<&str> = counts.keys().map(String::as_str).collect();
+        terms.sort_unstable();
+        assert_eq!(terms, ["e", "email", "getusernam", "mail", "name", "user"]);
+        assert_eq!(length, 2); // `get` is a stop word
+    }
+
+    #[test]
+    fn an_older_version_keeps_its_rules() {
+        let older = Analyzer::of_version(1, "english").unwrap();
+        assert_eq!(
+            (older.version(), older.query_terms("Besançon").as_slice()),
+            (1, ["besançon".to_owned()].as_slice())
+        );
+        let present = Analyzer::of_version(ANALYZER_VERSION, "english").unwrap();
+        assert_eq!(present.query_terms("Besançon"), ["besancon"]);
+        assert!(Analyzer::of_version(1, "turkish").is_none());
+        assert!(Analyzer::of_version(ANALYZER_VERSION + 1, "english").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_short_terms_in_every_language(text in any::<String>(), repeat in 1_usize..40) {
+            for language in LANGUAGES.map(|(name, _)| name).into_iter().chain(OTHER_LANGUAGES) {
+                let analyzer = Analyzer::new(language).unwrap();
+                let (counts, length) = analyzer.count(&text.repeat(repeat));
+                prop_assert!(length as usize <= counts.values().map(|&count| usize::from(count)).sum::<usize>());
+                prop_assert!(counts.keys().all(|term| term.len() <= 4 * LONGEST_WORD_BYTES && !term.is_empty()));
+            }
+        }
+
+        #[test]
+        fn a_word_is_found_by_itself(word in "[a-zA-Z\u{c0}-\u{24f}\u{370}-\u{3ff}\u{400}-\u{4ff}\u{5d0}-\u{5ea}\u{620}-\u{64a}]{1,30}") {
+            for language in ["auto", "german", "greek", "none"] {
+                let analyzer = Analyzer::new(language).unwrap();
+                // Behind a stop word, so that it opens no sentence: a stop word in small letters may be left out.
+                let (counts, _) = analyzer.count(&format!("of {word}"));
+                let asked = analyzer.query_terms(&format!("of {word}"));
+                prop_assert!(counts.is_empty() || asked.iter().any(|term| counts.contains_key(term)), "{asked:?} {counts:?}");
+            }
         }
     }
 }
