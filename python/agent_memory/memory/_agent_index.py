@@ -12,6 +12,7 @@ import numpy as np
 from agent_memory.memory.entries import Copy, text_of
 from agent_memory.memory.settings import IndexSettings
 from agent_memory.scoring import MemoryIndex
+from agent_memory.scoring._settings import AttributeValue
 
 __all__ = ["AgentIndex", "DimensionsLearnedError", "attributes_of"]
 
@@ -25,9 +26,9 @@ _DELETED: Final = 1 << 60
 """Added to the version of a tombstone: greater than every living one."""
 
 
-def attributes_of(copy: Copy) -> dict[str, str | int | float | bool]:
+def attributes_of(copy: Copy) -> dict[str, AttributeValue | list[AttributeValue]]:
     """What the filters of a retrieval look at."""
-    found: dict[str, str | int | float | bool] = {}
+    found: dict[str, AttributeValue | list[AttributeValue]] = {}
     if copy.memory_type:
         found["memory_type"] = copy.memory_type
     if copy.user_id:
@@ -43,8 +44,13 @@ def attributes_of(copy: Copy) -> dict[str, str | int | float | bool]:
             found[f"tag:{tag}"] = True
     if copy.metadata:
         for name, value in json.loads(copy.metadata).items():
-            if isinstance(value, (str, int, float, bool)) and "\x1f" not in name:
+            if "\x1f" in name:
+                continue
+            if isinstance(value, (str, int, float, bool)):
                 found[f"metadata.{name}"] = value
+            elif isinstance(value, list):
+                # A filter matches any of them.
+                found[f"metadata.{name}"] = [one for one in value if isinstance(one, (str, int, float, bool))]
     return found
 
 

@@ -66,10 +66,11 @@ REDIS_ERRORS: Final = (RedisError, OSError)
 
 
 class _Flight:
-    __slots__ = ("copy", "error", "is_overtaken", "landed")
+    __slots__ = ("copy", "error", "is_abandoned", "is_overtaken", "landed")
 
     def __init__(self) -> None:
         self.copy: Copy | None = None
+        self.is_abandoned = False  # its caller was cancelled or interrupted: the others ask for themselves
         self.is_overtaken = False  # the id came into being while SQL was asked
         self.error: BaseException | None = None
         self.landed = AsyncEvent()
@@ -130,19 +131,30 @@ class AsyncDataLoader:
                         self._flights[memory_id] = flight
         if own:
             await self._fly(agent_id, own, found, dirty)
+        abandoned: list[str] = []
         for memory_id, flight in others.items():
             self.shared += 1
             await flight.landed.wait()
+            if flight.is_abandoned:
+                abandoned.append(memory_id)
+                continue
             if flight.error is not None:
                 raise flight.error
             if flight.copy is not None:
                 found[memory_id] = flight.copy
+        if abandoned:
+            found |= await self.load(
+                agent_id,
+                [memory_id for memory_id in abandoned if memory_id not in dirty],
+                [memory_id for memory_id in abandoned if memory_id in dirty],
+            )
         return found
 
     async def _fly(
         self, agent_id: str, flights: dict[str, _Flight], found: dict[str, Copy], dirty: Collection[str]
     ) -> None:
-        error: BaseException | None = MemoryStoreUnavailableError("the load was cancelled")
+        error: BaseException | None = None
+        is_abandoned = True
         ids = list(flights)
         try:
             epoch = await self._copies.epoch_for(agent_id)
@@ -152,22 +164,24 @@ class AsyncDataLoader:
                     found[memory_id] = flights[memory_id].copy = copy
             self.loaded += len(found)
             self._copies.put_behind([copy for copy in found.values() if not copy.deleted], epoch)
-            error = None
+            is_abandoned = False
         except Exception as failure:
-            error = failure
+            error, is_abandoned = failure, False
             raise
         finally:
-            self._land(flights, error, dirty)
+            self._land(flights, error, dirty, is_abandoned)
 
-    def _land(self, flights: dict[str, _Flight], error: BaseException | None, dirty: Collection[str]) -> None:
+    def _land(
+        self, flights: dict[str, _Flight], error: BaseException | None, dirty: Collection[str], is_abandoned: bool
+    ) -> None:
         until = time.monotonic() + self._settings.absent_ttl_s
         with self._mutex:
             for memory_id, flight in flights.items():
-                flight.error = error
+                flight.error, flight.is_abandoned = error, is_abandoned
                 is_known = self._flights.get(memory_id) is flight
                 if is_known:
                     del self._flights[memory_id]
-                is_absent = error is None and flight.copy is None and memory_id not in dirty
+                is_absent = error is None and not is_abandoned and flight.copy is None and memory_id not in dirty
                 # A flight beyond `max_flights` is not in the books, so nobody could have told it.
                 is_absent = is_absent and is_known and not flight.is_overtaken
                 if is_absent and self._settings.absent_ttl_s > 0:

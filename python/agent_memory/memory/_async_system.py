@@ -156,6 +156,9 @@ class AsyncMemorySystem:
         embed: Callable[[list[str]], Any] | None = None,
         config: MemorySettings = DEFAULT_MEMORY_SETTINGS,
     ) -> None:
+        if isinstance(path, str) and "://" in path:
+            # Not repeated in the message: it may hold a password.
+            raise ValueError("path must be a folder, got a URL: a database is given as store=, a server as redis=")
         if embed is not None and not callable(embed):
             raise TypeError(f"embed must be callable, got {type(embed).__name__}")
         self.settings = config
@@ -211,7 +214,11 @@ class AsyncMemorySystem:
         if self._redis == "embedded":
             self._copies.on_redis_lost = self._find_server
         self._is_open = True
-        await self._service.replay()
+        try:
+            await self._service.replay()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     def _open_journal(self) -> AsyncMemoryJournal | None:
@@ -701,7 +708,8 @@ class AsyncMemorySystem:
         found = index.index.search(vector, text, k, components=True, **options)
         if not found.ids and vector is None:
             # No memory has a word of the text: `Who am I?` is answered by what is recent and important.
-            found = index.index.search(None, None, k, **options | {"weights": _WITHOUT_MATCH})
+            without: dict[str, Any] = {**options, "weights": _WITHOUT_MATCH}
+            found = index.index.search(None, None, k, **without)
         return found
 
     @staticmethod

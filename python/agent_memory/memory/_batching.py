@@ -80,21 +80,23 @@ class AsyncBatcher(Generic[T, R]):
 
 
 class _Seat(Generic[T, R]):
-    __slots__ = ("error", "item", "ready", "result")
+    __slots__ = ("error", "item", "leads", "ready", "result")
 
     def __init__(self, item: T) -> None:
         self.item = item
         self.ready = threading.Lock()
         self.ready.acquire()
+        self.leads = False  # whether its turn to lead has come
         self.result: tuple[R] | None = None
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
 
 
 class Batcher(Generic[T, R]):
     """`call(key, item)` gives the item's result of `function(items)`, called with up to `max_items` of one key.
 
-    The thread that finds nobody at work for its key works for all that come meanwhile, until its own item is done; then
-    the next one that waits takes over.
+    A thread that comes while none is at work for its key works for itself; then the first of those that came meanwhile works
+    for all of them, and so on. A thread that is interrupted (KeyboardInterrupt) leaves the line. If it was at work for others,
+    the first of them does that work again, so `function` must be idempotent.
     """
 
     def __init__(self, function: Callable[[Sequence[T]], Sequence[R]], max_items: int) -> None:
@@ -117,16 +119,21 @@ class Batcher(Generic[T, R]):
                 self._waiting[key] = [seat]
             else:
                 waiting.append(seat)
-        if not leads:
-            seat.ready.acquire()
-        if seat.error is None and seat.result is None:  # nobody has done it: it is this thread's turn to lead
-            self._lead(key)
+            seat.leads = leads
+        try:
+            if not leads:
+                seat.ready.acquire()
+            if seat.error is None and seat.result is None:  # it has not been done: it is this thread's turn to lead
+                self._lead(key, seat)
+        except BaseException:
+            self._leave(key, seat)
+            raise
         if seat.error is not None:
             raise seat.error
         assert seat.result is not None
         return seat.result[0]
 
-    def _lead(self, key: Hashable) -> None:
+    def _lead(self, key: Hashable, own: _Seat[T, R]) -> None:
         with self._lock:
             waiting = self._waiting[key]
             batch = waiting[: self._max_items]
@@ -136,17 +143,40 @@ class Batcher(Generic[T, R]):
             results = self._function([seat.item for seat in batch])
             for seat, result in zip(batch, results, strict=True):
                 seat.result = (result,)
-        except BaseException as error:
+        except Exception as error:
             for seat in batch:
                 seat.error = error
-        with self._lock:
-            successor = waiting[0] if waiting else None
-            if successor is None:
-                del self._waiting[key]
+        except BaseException:
+            # An interruption is this thread's alone: the others are in the line again, in their order.
+            with self._lock:
+                others = [seat for seat in batch if seat is not own]
+                waiting[:0] = others
+                self._count += len(others)
+            raise
+        self._hand_over(key)
         for seat in batch:
             seat.ready.release()
-        if successor is not None:
-            successor.ready.release()
+
+    def _hand_over(self, key: Hashable) -> None:
+        with self._lock:
+            waiting = self._waiting[key]
+            if not waiting:
+                del self._waiting[key]
+                return
+            successor = waiting[0]
+            successor.leads = True
+        successor.ready.release()
+
+    def _leave(self, key: Hashable, seat: _Seat[T, R]) -> None:
+        """An interrupted thread leaves the line; if it was its turn to lead, the next one's has come."""
+        with self._lock:
+            waiting = self._waiting.get(key, [])
+            if seat in waiting:
+                waiting.remove(seat)
+                self._count -= 1
+            must_hand_over = seat.leads and seat.result is None and seat.error is None
+        if must_hand_over:
+            self._hand_over(key)
 
 
 class AsyncTurns(Generic[T, R]):

@@ -158,6 +158,9 @@ class MemorySystem:
         embed: Callable[[list[str]], Any] | None = None,
         config: MemorySettings = DEFAULT_MEMORY_SETTINGS,
     ) -> None:
+        if isinstance(path, str) and "://" in path:
+            # Not repeated in the message: it may hold a password.
+            raise ValueError("path must be a folder, got a URL: a database is given as store=, a server as redis=")
         if embed is not None and not callable(embed):
             raise TypeError(f"embed must be callable, got {type(embed).__name__}")
         self.settings = config
@@ -213,7 +216,11 @@ class MemorySystem:
         if self._redis == "embedded":
             self._copies.on_redis_lost = self._find_server
         self._is_open = True
-        self._service.replay()
+        try:
+            self._service.replay()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def _open_journal(self) -> MemoryJournal | None:
@@ -701,7 +708,8 @@ class MemorySystem:
         found = index.index.search(vector, text, k, components=True, **options)
         if not found.ids and vector is None:
             # No memory has a word of the text: `Who am I?` is answered by what is recent and important.
-            found = index.index.search(None, None, k, **options | {"weights": _WITHOUT_MATCH})
+            without: dict[str, Any] = {**options, "weights": _WITHOUT_MATCH}
+            found = index.index.search(None, None, k, **without)
         return found
 
     @staticmethod

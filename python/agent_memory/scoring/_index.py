@@ -21,7 +21,7 @@ from agent_memory.scoring._settings import (
     Filters,
     ScoreWeights,
     check_count,
-    encode_attribute,
+    encode_attributes,
 )
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class MemoryIndex:
         texts: Sequence[str | None] | None = None,
         importance: ArrayLike | None = None,
         timestamps: ArrayLike | None = None,
-        attributes: Sequence[Mapping[str, AttributeValue]] | None = None,
+        attributes: Sequence[Mapping[str, AttributeValue | list[AttributeValue]]] | None = None,
         sequence: Sequence[tuple[str, int] | None] | None = None,
         *,
         access_counts: ArrayLike | None = None,
@@ -173,7 +173,7 @@ class MemoryIndex:
         - `texts`: n str or None. With an embedder and no `vectors`, every text is embedded, and none may be None.
         - `importance`, `access_counts` (>= 0): shape (n,), finite; 0 if not given.
         - `timestamps`: shape (n,), seconds since the epoch, NaN for unknown.
-        - `attributes`: n mappings from a name to a str, int, float or bool, for filters.
+        - `attributes`: n mappings from a name to a str, int, float or bool, or a list of them, for filters.
         - `sequence`: n pairs (session, step) or None, for the context field.
 
         Raises `TypeError` or `ValueError` naming what is wrong; then nothing was written. Large batches are fastest.
@@ -187,7 +187,7 @@ class MemoryIndex:
             vectors = self._embed(_strings("texts", given_texts))  # type: ignore[arg-type]
         encoded = None
         if attributes is not None:
-            encoded = [[encode_attribute(name, value) for name, value in one.items()] for one in attributes]
+            encoded = [encode_attributes(one) for one in attributes]
 
         def numbers(values: ArrayLike | None) -> NDArray[np.float64] | None:
             return None if values is None else np.asarray(values, dtype=np.float64)

@@ -93,7 +93,8 @@ DEFAULT_DECAY = HalfLife()
 class Filters:
     """Which memories take part in a search; decided from indexes, before any vector is looked at.
 
-    `attributes` maps a name to a value or to a collection of values of which one must match; all names must match.
+    `attributes` maps a name to a value or to a collection of values of which one must match; all names must match. Where a
+    memory has a list, any of its elements may match.
     Values are str, int, float or bool, and match by type and value. `time_from_s` (included) and `time_to_s`
     (excluded) are seconds since the epoch; a memory without a timestamp never matches a time range.
     """
@@ -106,6 +107,11 @@ class Filters:
         for name, value in (("time_from_s", self.time_from_s), ("time_to_s", self.time_to_s)):
             if value is not None and math.isnan(value):
                 raise ValueError(f"{name} must be a number, got nan")
+        for name, wanted in self.attributes.items():
+            if isinstance(wanted, Mapping):
+                raise TypeError(
+                    f"attributes must give {name!r} a value or a collection of values, got a dict: there are no operators"
+                )
 
     def _time_range(self) -> tuple[float, float] | None:
         if self.time_from_s is None and self.time_to_s is None:
@@ -149,3 +155,12 @@ def encode_attribute(name: str, value: AttributeValue) -> str:
     if not isinstance(value, (str, bool, int, float)):
         raise TypeError(f"attributes must have values that are str, int, float or bool, got {type(value).__name__}")
     return f"{name}\x1f{type(value).__name__}\x1f{value}"
+
+
+def encode_attributes(attributes: Mapping[str, AttributeValue | list[AttributeValue]]) -> list[str]:
+    """The names and values of one memory, a list's elements one by one."""
+    return [
+        encode_attribute(name, one)
+        for name, value in attributes.items()
+        for one in (value if isinstance(value, list) else (value,))
+    ]

@@ -73,9 +73,17 @@ fn map(file: &File) -> io::Result<SharedBytes> {
     Ok(Arc::new(Mapping(mapping)))
 }
 
+/// Options that make a file for this user alone: texts are in it.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 /// The file that is returned is the one that was written, whoever has replaced its name meanwhile.
 fn write_aside(index: &Index, aside: &PathBuf) -> io::Result<(Written, File)> {
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(aside)?;
+    let file = private().read(true).write(true).create_new(true).open(aside)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let written = write_snapshot(index, &mut out)?;
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;

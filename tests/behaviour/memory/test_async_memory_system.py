@@ -22,6 +22,7 @@ from agent_memory.memory import (
     MaintenanceSettings,
     MemoryConflictError,
     MemoryId,
+    MemorySchemaError,
     MemorySettings,
     MemoryStoreUnavailableError,
     MemorySystemError,
@@ -958,3 +959,43 @@ async def test_the_order_of_storing_is_the_step_of_a_session(open_memory, given)
 def test_an_unknown_language_is_refused_where_it_is_set():
     with pytest.raises(ValueError, match=r"language must be one of .*, got 'klingon'"):
         IndexSettings(language="klingon")
+
+
+async def test_filters_match_any_element_of_a_list_and_know_no_operators(open_memory):
+    memory = await open_memory()
+    await memory.store(AGENT, "tea", metadata={"topics": ["drinks", "food"], "year": 2024})
+    await memory.store(AGENT, "tea", metadata={"topics": ["cars"], "year": 2024})
+    assert len(await memory.retrieve(AGENT, "tea", filters={"topics": "drinks"})) == 1
+    assert len(await memory.retrieve(AGENT, "tea", filters={"topics": ["food", "cars"]})) == 2
+    assert await memory.retrieve(AGENT, "tea", filters={"topics": "boats"}) == []
+    with pytest.raises(TypeError, match="there are no operators"):
+        await memory.retrieve(AGENT, "tea", filters={"year": {"$gt": 2000}})
+
+
+async def test_files_are_for_this_user_alone_in_whatever_folder(open_memory, tmp_path):
+    home = tmp_path / "memory"
+    home.mkdir(mode=0o755)
+    (home / "memories.sqlite").touch(mode=0o644)  # as earlier versions made it
+    memory = await open_memory(home, redis=None, config=MemorySettings(index=IndexSettings(snapshot_entries=1)))
+    await memory.store(AGENT, "secret")
+    await memory.retrieve(AGENT, "secret")
+    assert (await memory.maintain()).snapshots == 1
+    modes = {path.name: path.stat().st_mode & 0o777 for path in home.rglob("*") if path.is_file()}
+    assert len(modes) >= 3
+    assert set(modes.values()) == {0o600}, modes
+
+
+async def test_what_is_no_file_of_this_user_is_refused(open_memory, tmp_path):
+    home = tmp_path / "memory"
+    home.mkdir()
+    os.mkfifo(home / "memories.sqlite")
+    with pytest.raises(MemorySchemaError, match="must be a regular file"):
+        await open_memory(home, redis=None)
+
+
+def test_a_url_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="path must be a folder, got a URL") as caught:
+        AsyncMemorySystem("postgresql://user:secret@db.example/agents")
+    assert "secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from agent_memory.memory import _batching
-from agent_memory.memory._batching import AsyncTurns, Turns
+from agent_memory.memory._batching import AsyncTurns, Batcher, Turns
 
 
 def refuse(item):
@@ -68,3 +69,88 @@ def test_a_thread_calls_alone():
     assert turns.call(2) == 20
     with pytest.raises(ValueError, match="-1 is refused"):
         turns.call(-1)
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def in_thread(said, call, item):
+    def run():
+        try:
+            said[item] = call("key", item)
+        except BaseException as error:
+            said[item] = type(error).__name__
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def until(condition):
+    while not condition():
+        threading.Event().wait(0.001)
+
+
+def test_an_interrupted_leader_hands_over_and_the_others_get_their_own_results():
+    has_begun, gate, said = threading.Event(), threading.Event(), {}
+
+    def work(items):
+        has_begun.set()
+        assert gate.wait(30)
+        if items[0] == 2 and "interrupted" not in said:
+            said["interrupted"] = list(items)
+            raise Interrupted
+        return [10 * item for item in items]
+
+    batcher = Batcher(work, 10)
+    threads = [in_thread(said, batcher.call, 1)]
+    assert has_begun.wait(30)
+    for item in (2, 3, 4):
+        threads.append(in_thread(said, batcher.call, item))
+        until(lambda item=item: len(batcher._waiting["key"]) == item - 1)
+    gate.set()
+    for thread in threads:
+        thread.join(30)
+    assert said == {1: 10, 2: "Interrupted", 3: 30, 4: 40, "interrupted": [2, 3, 4]}
+    assert (batcher._waiting, batcher._count) == ({}, 0)
+
+
+@pytest.mark.parametrize("takes_its_turn", [True, False])
+def test_an_interrupted_caller_leaves_the_line(takes_its_turn):
+    has_begun, gate, said = threading.Event(), threading.Event(), {}
+
+    def work(items):
+        has_begun.set()
+        assert gate.wait(30)
+        return [10 * item for item in items]
+
+    class Lock:
+        """Of a seat; the thread that waits for it is interrupted."""
+
+        def acquire(self):
+            if takes_its_turn:
+                gate.set()
+                leader.join(30)  # which has handed over by now
+            raise Interrupted
+
+        def release(self):
+            pass
+
+    batcher = Batcher(work, 10)
+    leader = in_thread(said, batcher.call, 1)
+    assert has_begun.wait(30)
+    seat = _batching._Seat
+    interrupted = type(
+        "Seat", (seat,), {"__init__": lambda self, item: (seat.__init__(self, item), setattr(self, "ready", Lock()))[0]}
+    )
+    _batching._Seat = interrupted
+    try:
+        with pytest.raises(Interrupted):
+            batcher.call("key", 2)
+    finally:
+        _batching._Seat = seat
+    gate.set()
+    leader.join(30)
+    assert batcher.call("key", 3) == 30
+    assert (said, batcher._waiting, batcher._count) == ({1: 10}, {}, 0)

@@ -6,7 +6,9 @@ the number. `PRAGMA application_id` tells our databases from others.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -32,11 +34,36 @@ def migrations() -> list[str]:
 SCHEMA_VERSION: Final = len(migrations())
 
 
+def _make_private(path: str | Path) -> None:
+    """Makes the file, or an existing one, readable by this user alone; the log and its index get the same mode.
+
+    Raises MemorySchemaError for what is no regular file of this user: a FIFO would be waited for, a link leads elsewhere.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
+            raise MemorySchemaError(f"{path} must be a regular file, got something else") from error
+        return  # SQLite says what is wrong, or reads a file that it may not write
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise MemorySchemaError(f"{path} must be a regular file of this user, got something else")
+        for name in (path, f"{path}-wal", f"{path}-shm"):
+            if os.path.exists(name) and os.stat(name).st_mode & 0o077:
+                os.chmod(name, 0o600)
+    finally:
+        os.close(descriptor)
+
+
 def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqlite3.Connection:
     """A connection that begins and ends its transactions itself. A reader cannot write."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         needed = ".".join(map(str, _OLDEST_SQLITE))
         raise MemorySchemaError(f"the SQLite library must be >= {needed}, got {sqlite3.sqlite_version}")
+    if writer:
+        _make_private(path)
     connection = sqlite3.connect(
         path,
         timeout=settings.busy_timeout_s,
