@@ -31,8 +31,8 @@ from agent_memory.redis.calls import (
     describe,
     is_unknown_command,
     pack_command,
-    pack_with_buffers,
     read_timeout_s,
+    refused_words,
 )
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
@@ -235,7 +235,7 @@ class AsyncGuardedCalls:
         try:
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
-            packed = pack_with_buffers(args, head, error)
+            raise refused_words(error) from None
         return await self._execute_leased(transport, plan, packed, args, options, keep)
 
     async def _execute_leased(

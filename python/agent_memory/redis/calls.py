@@ -36,9 +36,9 @@ __all__ = [
     "call_back",
     "deadline_of",
     "describe",
-    "pack_with_buffers",
     "pipeline_operation",
     "read_timeout_s",
+    "refused_words",
 ]
 
 # dict's own `get`: the client's dictionary upper-cases every name it is asked for, in Python.
@@ -56,13 +56,9 @@ SELECT_WARNING: Final = (
 """redis-py's pooled clients accept SELECT and leave one connection of many in the other database, so this is no error."""
 
 
-def pack_with_buffers(args: tuple[Any, ...], head: tuple[bytes, ...] | None, error: TypeError) -> bytes:
-    """Pack arguments that hiredis does not take as they are: bytearray and memoryview; raises DataError for the rest."""
-    plain: Any = tuple(bytes(value) if isinstance(value, bytearray | memoryview) else value for value in args)
-    try:
-        return pack_command(plain if head is None else (*head, *plain[1:]))
-    except TypeError:
-        raise DataError(str(error)) from None
+def refused_words(error: TypeError) -> DataError:
+    """What redis-py raises for arguments that cannot be sent."""
+    return DataError(str(error))
 
 
 def call_back(callback: Callable[..., Any], reply: Any, options: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._guarded import GuardedCalls
-from agent_memory.redis.calls import call_back, callback_of, pack_command, pack_with_buffers
+from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
 from agent_memory.redis.pipeline import Pipeline
 from agent_memory.redis.pubsub import PubSub
 from agent_memory.redis.transport.blocking import BlockingTransport
@@ -95,7 +95,7 @@ class Redis(GuardedCalls, RedisPy):
         try:
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
-            packed = pack_with_buffers(args, head, error)
+            raise refused_words(error) from None
         if (plan.route and len(args) > plan.plain) or self._detour:
             return self._execute_leased(transport, plan, packed, args, options)
         raw = _NEVER_DECODE in options

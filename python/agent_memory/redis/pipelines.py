@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.exceptions import ExecAbortError, ResponseError, WatchError
 
 from agent_memory.redis import private
-from agent_memory.redis.calls import call_back, callback_of, pack_command, pack_with_buffers
+from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
 from agent_memory.redis.commands import READING_PIPELINE
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def prepare(plans: PlanTable, commands: Sequence[Command], transaction: bool) ->
         try:
             append(pack_command(args) if head is None else pack_command((*head, *args[1:])))
         except TypeError as error:
-            append(pack_with_buffers(args, head, error))
+            raise refused_words(error) from None
     return Prepared(commands, READING_PIPELINE if only_reads else "PIPELINE", packed, frozenset(raw), transaction)
 
 

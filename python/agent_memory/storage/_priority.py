@@ -19,7 +19,7 @@ from agent_memory._compat import settle, sleep
 from agent_memory.errors import Outcome, RecoveryJournalError
 from agent_memory.policy import Priority, exponential_backoff
 from agent_memory.redis._guarded import GuardedCalls
-from agent_memory.redis.calls import pack_command, pack_with_buffers
+from agent_memory.redis.calls import pack_command, refused_words
 from agent_memory.redis.keys import (
     KNOWN_NAMES,
     check_queueable,
@@ -306,4 +306,4 @@ def _packed(args: tuple[Any, ...]) -> bytes:
     try:
         return pack_command((*head, *args[1:]))
     except TypeError as error:
-        return pack_with_buffers(args, head, error)
+        raise refused_words(error) from None

@@ -16,7 +16,7 @@ from agent_memory.redis import private
 from agent_memory.redis._async_guarded import AsyncGuardedCalls
 from agent_memory.redis.asyncio.pipeline import Pipeline
 from agent_memory.redis.asyncio.pubsub import PubSub
-from agent_memory.redis.calls import call_back, callback_of, pack_command, pack_with_buffers
+from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
 from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         try:
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
-            packed = pack_with_buffers(args, head, error)
+            raise refused_words(error) from None
         try:
             transport = self._transports[get_running_loop()]
         except KeyError:
