@@ -255,8 +255,8 @@ class BlockingTransport:
         except BaseException:
             self.discard(channel, in_doubt=True)
             raise
-        if reader.has_data():
-            self._check_rest(channel)
+        if reader.has_data() and not self._check_rest(channel):
+            return reply
         channel.last_used_ns = started_ns
         self.idle.append(channel)
         if self._waiting:
@@ -318,11 +318,20 @@ class BlockingTransport:
             self.release(channel, started_ns)
         return replies
 
-    def _check_rest(self, channel: Channel) -> None:
-        """Behind the last reply only pushes may follow: another reply means that the stream is out of step."""
-        while (extra := channel.gets(False)) is not _INCOMPLETE:
+    def _check_rest(self, channel: Channel) -> bool:
+        """Whether the channel may be used again: behind the last reply only whole pushes may stand.
+
+        A whole reply means that the stream is out of step, which is an error. A part of something may be a push or a reply
+        that no command asked for: its rest would be taken for the next caller's reply, so the channel is closed.
+        """
+        while channel.has_data():
+            extra = channel.gets(False)
+            if extra is _INCOMPLETE:
+                self.discard(channel)
+                return False
             if extra.__class__ is not _PushNotification:
                 raise self._broken(channel, redis_py.InvalidResponse("a reply that no command asked for"), True)
+        return True
 
     def call_within(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None) -> Any:
         """The same within `timeout_s` from `started_ns` to the reply (None: wait for ever), getting a connection included."""

@@ -107,6 +107,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_feed",
         "_first_byte",
         "_gets",
+        "_has_data",
         "_health_timer",
         "_last_read_s",
         "_loop",
@@ -119,6 +120,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_sweep_at_s",
         "_sweeper",
         "_timeout_s",
+        "_torn",
         "_transport",
         "_writable",
         "_writer",
@@ -148,6 +150,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self.protocol = int(connection.protocol)
         self._feed: Callable[..., None] = reader.feed
         self._gets: Callable[..., Any] = reader.gets
+        self._has_data: Callable[[], bool] = reader.has_data
+        # Whether the reader holds the beginning of something that came while no command was unanswered: a push, or a reply
+        # that no command asked for, whose rest must not be taken for the next command's.
+        self._torn = False
         # A view: asyncio's TLS reads record by record into slices of it, and a slice of a bytearray would be a copy.
         self._buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self._slots: collections.deque[asyncio.Future[Any] | _Window | OnceSlot] = collections.deque()
@@ -304,7 +310,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             return  # it is open only until it is fenced
         try:
             self._feed(self._buffer, 0, nbytes)
-            answered = self._match_raw() if self._raw else self._match()
+            if self._torn and not self._skip_torn():
+                answered = self._answered
+            else:
+                answered = self._match_raw() if self._raw else self._match()
         except redis_py.RedisError as error:
             # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
             self.fail(RedisUnavailableError(f"protocol error: {error}", endpoint=self._owner.endpoint))
@@ -319,17 +328,28 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if not self.accepting:
             self._owner.admit_waiters(self)
 
+    def _skip_torn(self) -> bool:
+        """Whether the push that had begun while no command was unanswered is complete; anything else is not the protocol."""
+        reply = self._gets(False)
+        if reply is _INCOMPLETE:
+            return False
+        if reply.__class__ is not _PushNotification:
+            raise redis_py.InvalidResponse("a reply that no command asked for")
+        self._torn = False
+        return True
+
     def _match(self) -> int:
         gets, slots = self._gets, self._slots
         popleft = slots.popleft
         answered = self._answered
-        while True:
+        while slots or self._has_data():
             try:
                 reply = gets()
             except UnicodeError as error:
                 reply = undecodable(error)
             if reply is _INCOMPLETE:
-                return answered
+                self._torn = not slots
+                break
             if reply.__class__ is _PushNotification:
                 continue
             if not slots:
@@ -338,18 +358,20 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             answered += 1
             if not future.done():
                 future.set_result(reply)
+        return answered
 
     def _match_raw(self) -> int:
         """The same while some slot in flight wants its reply undecoded."""
         raw, slots, answered = self._raw, self._slots, self._answered
-        while True:
+        while slots or self._has_data():
             wants_bytes = bool(raw) and raw[0] == answered
             try:
                 reply = self._gets(False) if wants_bytes else self._gets()
             except UnicodeError as error:
                 reply = undecodable(error)
             if reply is _INCOMPLETE:
-                return answered
+                self._torn = not slots
+                break
             if reply.__class__ is _PushNotification:
                 continue
             if not slots:
@@ -360,6 +382,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             answered += 1
             if not future.done():
                 future.set_result(reply)
+        return answered
 
     def pause_writing(self) -> None:
         """The socket's buffer is full: close admission."""
