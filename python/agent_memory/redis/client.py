@@ -53,10 +53,13 @@ class Redis(GuardedCalls, RedisPy):
         exactly_once: bool | ExactlyOnce = False,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("connection_pool") is None:
+        given = kwargs.get("connection_pool") is not None
+        if given:
+            private.pack_safely(kwargs["connection_pool"])
+        else:
             private.fill_arguments(kwargs, asynchronous=False)
         super().__init__(*args, **kwargs)
-        given = kwargs.get("connection_pool") is not None
+        private.pack_safely(self.connection_pool)
         private.register_for_renewal(self, given=given, asynchronous=False)
         self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"), exactly_once)
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.

@@ -25,11 +25,12 @@ from redis.asyncio.connection import Connection as AsyncConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
+from redis.connection import HiredisRespSerializer
 from redis.credentials import StreamingCredentialProvider
 from redis.driver_info import DriverInfo
 from redis.event import AfterPooledConnectionsInstantiationEvent, AfterPubSubConnectionInstantiationEvent, ClientType
 from redis.exceptions import ConnectionError as RedisPyConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import DataError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.observability.providers import get_observability_instance
@@ -79,6 +80,7 @@ __all__ = [
     "no_retries",
     "on_disconnect",
     "on_renewal",
+    "pack_safely",
     "parse_reply_error",
     "read_push",
     "register_for_renewal",
@@ -308,9 +310,50 @@ def no_maintenance_notifications() -> MaintNotificationsConfig:
     return MaintNotificationsConfig(enabled=False)
 
 
+class _Packer(HiredisRespSerializer):
+    """Packs by our own packer: hiredis' ends the process where a signal handler raises while it asks a number for its text."""
+
+    def pack(self, *args: Any) -> list[bytes]:
+        name, *others = args
+        words = (name if isinstance(name, str) else bytes(name)).split()
+        try:
+            return [pack_command((*words, *map(_as_number_text, others)))]
+        except TypeError as error:
+            raise DataError(str(error)) from None
+
+
+def _as_number_text(word: Any) -> Any:
+    # What hiredis takes and our packer leaves to the caller: True is "True" to it, an IntEnum what str() says.
+    return str(word) if isinstance(word, int) and type(word) is not int else word
+
+
+def pack_safely(pool: Any) -> None:
+    """Have the connections that redis-py makes for the pool pack their commands without hiredis' packer; once."""
+    if "make_connection" in pool.__dict__ or not hasattr(pool, "make_connection"):
+        return
+    make = pool.make_connection
+
+    def make_connection() -> Any:
+        connection = make()
+        _use_packer(connection)
+        return connection
+
+    pool.make_connection = make_connection
+
+
+def _use_packer(connection: Any) -> None:
+    connection = getattr(connection, "_conn", connection)  # the one behind a cache
+    if type(getattr(connection, "_command_packer", None)) is HiredisRespSerializer:
+        connection._command_packer = _PACKER
+
+
+_PACKER = _Packer()
+
+
 def new_connection(pool: Any) -> redis.Connection:
     """An unconnected connection as `pool` would make it, without retries of its own."""
     connection = pool.connection_class(**_arguments(pool))
+    _use_packer(connection)
     connection.retry = no_retries()
     return cast(redis.Connection, connection)
 
