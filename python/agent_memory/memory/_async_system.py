@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import numpy as np
 
 from agent_memory import _at_fork
-from agent_memory._compat import async_in_thread, async_settle
+from agent_memory._compat import ASYNC, async_in_thread, async_settle
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments
 from agent_memory.memory._agent_index import AgentIndex
@@ -34,6 +34,7 @@ from agent_memory.memory._async_redis_tier import AsyncRedisTier
 from agent_memory.memory._async_sync_service import AsyncSyncService
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._presence import Written
+from agent_memory.memory._redis_argument import check_redis
 from agent_memory.memory._reports import ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory.entries import (
     Copy,
@@ -134,8 +135,8 @@ class AsyncMemorySystem:
 
     - `path`: the folder of the embedded server, of the SQLite file and of index snapshots; made if missing. One process owns
       the server, others on the machine attach to it.
-    - `redis`: a redis-py compatible asyncio client without `decode_responses` (ours, or a RedisCluster; it stays the caller's),
-      a URL, `"embedded"` (default: a private server in `path`), or None for no Redis.
+    - `redis`: an asyncio client, redis-py compatible and without `decode_responses` (ours, or a RedisCluster; it stays the
+      caller's), a URL, `"embedded"` (default: a private server in `path`), or None for no Redis.
     - `store`: `"sqlite:///FILE"`, `"postgresql://..."`, a store object of `agent_memory.memory.stores` (opened and closed
       here), or None for SQLite in `path`.
     - `embed`: called with a list of texts in a thread (or a coroutine function); gives an array of shape
@@ -161,6 +162,7 @@ class AsyncMemorySystem:
             raise ValueError("path must be a folder, got a URL: a database is given as store=, a server as redis=")
         if embed is not None and not callable(embed):
             raise TypeError(f"embed must be callable, got {type(embed).__name__}")
+        check_redis(redis, ASYNC)
         self.settings = config
         self._directory = MemoryDirectory(path)
         self._redis = redis

@@ -34,6 +34,7 @@ from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._indexes import Indexes
 from agent_memory.memory._memory_journal import MemoryJournal
 from agent_memory.memory._presence import Written
+from agent_memory.memory._redis_argument import check_redis
 from agent_memory.memory._redis_tier import RedisTier
 from agent_memory.memory._reports import ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory._sync_service import SyncService
@@ -136,8 +137,8 @@ class MemorySystem:
 
     - `path`: the folder of the embedded server, of the SQLite file and of index snapshots; made if missing. One process owns
       the server, others on the machine attach to it.
-    - `redis`: a redis-py compatible asyncio client without `decode_responses` (ours, or a RedisCluster; it stays the caller's),
-      a URL, `"embedded"` (default: a private server in `path`), or None for no Redis.
+    - `redis`: a client, redis-py compatible and without `decode_responses` (ours, or a RedisCluster; it stays the
+      caller's), a URL, `"embedded"` (default: a private server in `path`), or None for no Redis.
     - `store`: `"sqlite:///FILE"`, `"postgresql://..."`, a store object of `agent_memory.memory.stores` (opened and closed
       here), or None for SQLite in `path`.
     - `embed`: called with a list of texts in a thread (or a function); gives an array of shape
@@ -163,6 +164,7 @@ class MemorySystem:
             raise ValueError("path must be a folder, got a URL: a database is given as store=, a server as redis=")
         if embed is not None and not callable(embed):
             raise TypeError(f"embed must be callable, got {type(embed).__name__}")
+        check_redis(redis, False)
         self.settings = config
         self._directory = MemoryDirectory(path)
         self._redis = redis
