@@ -6,14 +6,16 @@ import inspect
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-import redis
-import redis.asyncio
+from redis import Redis
+from redis.asyncio import Redis as AsyncioRedis
+from redis.asyncio.cluster import RedisCluster as AsyncioRedisCluster
+from redis.cluster import RedisCluster
 
 __all__ = ["check_redis", "check_redis_client"]
 
 _SCHEMES: Final = ("redis", "rediss", "unix")
-_SYNC_CLIENTS: Final = (redis.Redis, redis.RedisCluster)
-_ASYNCIO_CLIENTS: Final = (redis.asyncio.Redis, redis.asyncio.RedisCluster)
+_SYNC_CLIENTS: Final = (Redis, RedisCluster)
+_ASYNCIO_CLIENTS: Final = (AsyncioRedis, AsyncioRedisCluster)
 _FALSE: Final = frozenset(("", "0", "f", "false", "n", "no"))
 """What redis-py reads as False in a URL."""
 

@@ -22,7 +22,9 @@ ASYNCIO = [redis.asyncio.Redis, agent_memory.redis.asyncio.Redis]
 def test_a_blocking_client_is_for_the_blocking_system(make, tmp_path):
     with contextlib.closing(make()) as client:
         MemorySystem(tmp_path, redis=client)
-        with pytest.raises(TypeError, match="redis must be an asyncio client.* got .*Redis, which is for MemorySystem"):
+        with pytest.raises(
+            TypeError, match=r"redis must be an asyncio client.* got .*Redis, which is for MemorySystem"
+        ):
             AsyncMemorySystem(tmp_path, redis=client)
 
 
@@ -31,7 +33,7 @@ def test_an_asyncio_client_is_for_the_asyncio_system(make, tmp_path):
     client = make()
     AsyncMemorySystem(tmp_path, redis=client)
     with pytest.raises(
-        TypeError, match="redis must be a blocking client.* got .*Redis, which is for AsyncMemorySystem"
+        TypeError, match=r"redis must be a blocking client.* got .*Redis, which is for AsyncMemorySystem"
     ):
         MemorySystem(tmp_path, redis=client)
     asyncio.run(client.aclose())
