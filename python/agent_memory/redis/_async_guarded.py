@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from redis.asyncio.client import Redis as RedisPy
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from agent_memory._compat import ASYNC
+from agent_memory._compat import ASYNC, AsyncEvent
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
-from agent_memory.redis._async_probe import AsyncProber
+from agent_memory.redis._async_probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async_retry import AsyncSettle, async_retry
 from agent_memory.redis.calls import (
     SELECT_WARNING,
@@ -39,6 +39,7 @@ from agent_memory.redis.exactly_once.settings import settings_of
 from agent_memory.redis.exactly_once.tickets import Next, adopt
 from agent_memory.redis.outcomes import as_ours, classify
 from agent_memory.redis.plans import Plan, PlanTable, Route
+from agent_memory.redis.shared import shared_by
 from agent_memory.redis.transport.blocking import endpoint_of
 
 if TYPE_CHECKING:
@@ -91,13 +92,14 @@ class AsyncGuardedCalls:
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
         self._own_callbacks: dict[str, Callable[..., Any]] = {}
+        self._shared = shared_by(self.connection_pool, AsyncEvent)
         self._prober: AsyncProber | None = None
         if guard is None and resilience is not None:
-            guard = resilience.make_guard(name, self.endpoint)
-            if resilience.probe_interval is not None:
-                self._prober = AsyncProber(
-                    guard, _ping_of(weakref.ref(self)), interval_s=resilience.probe_interval, name=name
-                )
+            ping = _ping_of(weakref.ref(self.connection_pool), self._view_of)
+            interval_s = DEFAULT_INTERVAL_S if resilience.probe_interval is None else resilience.probe_interval
+            guard, self._prober = self._shared.guard_of(
+                name, resilience, self.endpoint, lambda made: AsyncProber(made, ping, interval_s=interval_s, name=name)
+            )
         self.guard = guard
         self._once = mode_of(self.connection_pool, settings_of(exactly_once), self.endpoint)
         self.plans = PlanTable(guard, None if resilience is None else resilience.categories, self._once)
@@ -126,7 +128,7 @@ class AsyncGuardedCalls:
     def _note_rejection(self) -> None:
         """The circuit is open: makes sure that something probes, which may have ended with its event loop or with a fork."""
         if self._prober is not None:
-            self._prober.ensure_running()
+            self._prober.ensure_running(again=True)
 
     async def _retry(
         self, plan: Plan, attempt: AsyncAttempt, permit: int, error: Exception, settle: AsyncSettle | None = None
@@ -365,6 +367,11 @@ class AsyncGuardedCalls:
         """The transport that commands of the caller travel by; None when they go redis-py's own way."""
         raise NotImplementedError
 
+    @staticmethod
+    def _view_of(pool: Any) -> AsyncGuardedCalls:
+        """A client of the pool that admits everything and tries once."""
+        raise NotImplementedError
+
     async def ping_afresh(self) -> None:
         """PING on a new connection, outside the guard: what the background probe asks. Raises what the connection raises."""
         transport = self.transport_here()
@@ -374,11 +381,11 @@ class AsyncGuardedCalls:
             await transport.ping_afresh()
 
 
-def _ping_of(client: weakref.ref[AsyncGuardedCalls]) -> Callable[[], Awaitable[object]]:
-    # The prober lives in the background: through a strong reference it would keep an abandoned client alive.
+def _ping_of(pool: weakref.ref[Any], view_of: Callable[[Any], AsyncGuardedCalls]) -> Callable[[], Awaitable[object]]:
+    # The prober lives in the background: through a strong reference it would keep an abandoned pool alive.
     async def ping() -> None:
-        alive = client()
+        alive = pool()
         if alive is not None:
-            await alive.ping_afresh()
+            await view_of(alive).ping_afresh()
 
     return ping

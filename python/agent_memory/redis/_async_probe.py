@@ -85,8 +85,13 @@ class AsyncProber:
         self._stopped = AsyncEvent()
         self._task: AsyncTask[None] | None = None
 
-    def ensure_running(self) -> None:
-        """Starts probing if the circuit is not closed and no probing is under way. Cheap; called on every rejection."""
+    def ensure_running(self, *, again: bool = False) -> None:
+        """Starts probing if the circuit is not closed and no probing is under way. Cheap; called on every rejection.
+
+        With `again` also after `stop()`: a client that was closed is being used once more.
+        """
+        if again and self._stopped.is_set():
+            self.reopen()
         task = self._task
         if task is None or task.is_done():
             self._home.post(self._start)

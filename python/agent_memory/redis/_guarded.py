@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from redis.client import Redis as RedisPy
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from agent_memory._compat import ASYNC
+from agent_memory._compat import ASYNC, Event
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
-from agent_memory.redis._probe import Prober
+from agent_memory.redis._probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._retry import Settle, retry
 from agent_memory.redis.calls import (
     SELECT_WARNING,
@@ -41,6 +41,7 @@ from agent_memory.redis.exactly_once.settings import settings_of
 from agent_memory.redis.exactly_once.tickets import Next, adopt
 from agent_memory.redis.outcomes import as_ours, classify
 from agent_memory.redis.plans import Plan, PlanTable, Route
+from agent_memory.redis.shared import shared_by
 from agent_memory.redis.transport.blocking import endpoint_of
 
 if TYPE_CHECKING:
@@ -93,13 +94,14 @@ class GuardedCalls:
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
         self._own_callbacks: dict[str, Callable[..., Any]] = {}
+        self._shared = shared_by(self.connection_pool, Event)
         self._prober: Prober | None = None
         if guard is None and resilience is not None:
-            guard = resilience.make_guard(name, self.endpoint)
-            if resilience.probe_interval is not None:
-                self._prober = Prober(
-                    guard, _ping_of(weakref.ref(self)), interval_s=resilience.probe_interval, name=name
-                )
+            ping = _ping_of(weakref.ref(self.connection_pool), self._view_of)
+            interval_s = DEFAULT_INTERVAL_S if resilience.probe_interval is None else resilience.probe_interval
+            guard, self._prober = self._shared.guard_of(
+                name, resilience, self.endpoint, lambda made: Prober(made, ping, interval_s=interval_s, name=name)
+            )
         self.guard = guard
         self._once = mode_of(self.connection_pool, settings_of(exactly_once), self.endpoint)
         self.plans = PlanTable(guard, None if resilience is None else resilience.categories, self._once)
@@ -128,7 +130,7 @@ class GuardedCalls:
     def _note_rejection(self) -> None:
         """The circuit is open: makes sure that something probes, which may have ended with its thread or with a fork."""
         if self._prober is not None:
-            self._prober.ensure_running()
+            self._prober.ensure_running(again=True)
 
     def _retry(self, plan: Plan, attempt: Attempt, permit: int, error: Exception, settle: Settle | None = None) -> Any:
         """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
@@ -363,6 +365,11 @@ class GuardedCalls:
         """The transport that commands of the caller travel by; None when they go redis-py's own way."""
         raise NotImplementedError
 
+    @staticmethod
+    def _view_of(pool: Any) -> GuardedCalls:
+        """A client of the pool that admits everything and tries once."""
+        raise NotImplementedError
+
     def ping_afresh(self) -> None:
         """PING on a new connection, outside the guard: what the background probe asks. Raises what the connection raises."""
         transport = self.transport_here()
@@ -372,11 +379,11 @@ class GuardedCalls:
             transport.ping_afresh()
 
 
-def _ping_of(client: weakref.ref[GuardedCalls]) -> Callable[[], object]:
-    # The prober lives in the background: through a strong reference it would keep an abandoned client alive.
+def _ping_of(pool: weakref.ref[Any], view_of: Callable[[Any], GuardedCalls]) -> Callable[[], object]:
+    # The prober lives in the background: through a strong reference it would keep an abandoned pool alive.
     def ping() -> None:
-        alive = client()
+        alive = pool()
         if alive is not None:
-            alive.ping_afresh()
+            view_of(alive).ping_afresh()
 
     return ping

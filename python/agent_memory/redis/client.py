@@ -34,7 +34,8 @@ class Redis(GuardedCalls, RedisPy):
 
     - `resilience`: the `ResiliencePolicy` (breaker, retries, budget, deadline, probe); None switches resilience off: one
       attempt, no admission. Default: `DEFAULT_RESILIENCE`.
-    - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`.
+    - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`. Clients of one pool with equal
+      `resilience` and name share one by themselves.
     - `exactly_once` (False): True, or an `ExactlyOnce` with settings: writes whose answer was lost are resolved, and sent again
       only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
       not redis-py's own, is already in use without it, or `single_connection_client` is set.
@@ -81,10 +82,14 @@ class Redis(GuardedCalls, RedisPy):
 
     def unguarded(self) -> Redis:
         """A view on the same transport that admits everything and tries once; for callers who guard by themselves."""
-        view = Redis(connection_pool=self.connection_pool, resilience=None)
+        view = self._view_of(self.connection_pool)
         view.response_callbacks = self.response_callbacks
         view._own_callbacks = self._own_callbacks
         return view
+
+    @staticmethod
+    def _view_of(pool: Any) -> Redis:
+        return Redis(connection_pool=pool, resilience=None)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -142,11 +147,12 @@ class Redis(GuardedCalls, RedisPy):
 
     def close(self) -> None:
         """Close the connections of this client; those of a pool that was given to it stay open."""
-        if getattr(self, "auto_close_connection_pool", False) and getattr(self, "_transport", None) is not None:
-            cast(BlockingTransport, self._transport).close()
-        prober = getattr(self, "_prober", None)
-        if prober is not None:
-            prober.stop(0)
+        if getattr(self, "auto_close_connection_pool", False):
+            prober = getattr(self, "_prober", None)
+            if prober is not None:
+                prober.stop(0)
+            if getattr(self, "_transport", None) is not None:
+                cast(BlockingTransport, self._transport).close()
         super().close()
 
 

@@ -39,7 +39,8 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
 
     - `resilience`: the `ResiliencePolicy` (breaker, retries, budget, deadline, probe); None switches resilience off: one
       attempt, no admission. Default: `DEFAULT_RESILIENCE`.
-    - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`.
+    - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`. Clients of one pool with equal
+      `resilience` and name share one by themselves.
     - `exactly_once` (False): True, or an `ExactlyOnce` with settings: writes whose answer was lost are resolved, and sent again
       only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
       not redis-py's own, is already in use without it, or `single_connection_client` is set.
@@ -86,10 +87,14 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
 
     def unguarded(self) -> Redis:
         """A view on the same transport that admits everything and tries once; for callers who guard by themselves."""
-        view = Redis(connection_pool=self.connection_pool, resilience=None)
+        view = self._view_of(self.connection_pool)
         view.response_callbacks = self.response_callbacks
         view._own_callbacks = self._own_callbacks
         return view
+
+    @staticmethod
+    def _view_of(pool: Any) -> Redis:
+        return Redis(connection_pool=pool, resilience=None)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -161,10 +166,10 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close the connections of this client in every loop; those of a pool that was given to it stay open."""
         if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
+            if self._prober is not None:
+                await self._prober.stop(0)
             self._transports.close()
             await asyncio.sleep(0)  # the turn in which the loop closes the sockets
-        if self._prober is not None:
-            await self._prober.stop(0)
         await super().aclose(close_connection_pool)
 
     def __del__(self, *args: Any) -> None:
