@@ -56,6 +56,8 @@ from agent_memory.storage._async_writes import (
 )
 from agent_memory.storage._damage import tell_of_damage
 from agent_memory.storage._data import copy_of, estimate_bytes
+from agent_memory.storage._records import encode
+from agent_memory.storage._unregistered import Unregistered
 from agent_memory.storage.results import DeadLetter, PendingWrite, StoreStatus
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class AsyncRecovery:
         self.sender = AsyncSender(commands)
         """Sends the entries of a drain."""
         self._registered: dict[str, Registered] = {}
-        self._unregistered: dict[str, list[tuple[int, Record]]] = {}
+        self._unregistered = Unregistered()
         self._told_of_closures = False
         self._journal: AsyncJournal | None = None
         self._gated: weakref.ref[Any] | None = None
@@ -185,23 +187,26 @@ class AsyncRecovery:
         if entry.kind == "function":
             registered = self._registered.get(entry.parts[0].decode())
             if registered is None:
-                self._unregistered.setdefault(entry.parts[0].decode(), []).append((record, entry))
+                self._unregistered.add(record, entry)
                 return
             agent_id = entry.parts[1].decode("utf-8", "surrogatepass")
             try:
                 state = registered.loads(entry.parts[2])
+                size_bytes = estimate_bytes(state)
             except Exception as error:
+                self._unregistered.add(record, entry)
                 logger.error(
                     "%s: a record of %r cannot be read by its loads (%s): it stays in the journal",
                     self._client_name,
                     registered.name,
                     type(error).__name__,
                 )
-                self._unregistered.setdefault(registered.name, []).append((record, entry))
                 return
+            except BaseException:
+                self._unregistered.put_back(record, entry)
+                raise
             write = AsyncWrite(self._client_name, agent_id, state, registered.function, entry.priority)
             write.name = registered.name
-            size_bytes = estimate_bytes(state)
             if "d" in entry.flags:
                 write.doubt = entry.doubt
         else:
@@ -270,11 +275,32 @@ class AsyncRecovery:
         for parameter, value in (("function", function), ("dumps", dumps), ("loads", loads)):
             _check.function(parameter, value)
         self._registered[name] = Registered(name, function, dumps, loads)
-        waiting = self._unregistered.pop(name, [])
-        for record, entry in waiting:
+        found = False
+        for record, entry in self._unregistered.take(name):
             self._restore(record, entry)
-        if waiting:
+            found = True
+        if found:
             self.start_working()
+
+    async def overtake(self, agent_id: str) -> None:
+        """`agent_id` was stored anew, or a newer write of it waits: what a predecessor left for it is executed no more.
+
+        Older data would replace newer if a function were registered afterwards. Such writes become dead letters
+        ("overtaken") once their function is registered; until then they stay in the journal.
+        """
+        for record, entry in self._unregistered.overtake(agent_id):
+            self.given_up += 1
+            logger.error(
+                "%s: gave up a write that a predecessor left for %r, which is not registered: its agent was stored anew",
+                self._client_name,
+                entry.parts[0].decode(),
+            )
+            if self._journal is None:
+                continue
+            try:
+                await self._journal.replace_now(record, encode(entry))
+            except RecoveryJournalError as error:
+                logger.error("%s: the journal could not keep that: %s", self._client_name, error)
 
     def registered(self, store: Callable[[str, Any], Any] | str) -> tuple[str | None, Callable[[str, Any], Any]]:
         """The name (None if there is none) and the function of a `store_func`.
@@ -737,7 +763,7 @@ class AsyncRecovery:
         }
         if self._journal is not None:
             totals["journal"] = self._journal.stats()
-            totals["unregistered"] = sum(map(len, self._unregistered.values()))
+            totals["unregistered"] = len(self._unregistered)
         return totals
 
     @property

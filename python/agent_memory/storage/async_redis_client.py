@@ -499,9 +499,13 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         write = AsyncWrite(self.client_name, agent_id, state_data, function, Priority(priority))
         write.name = name
         async with self.recovery.turn(agent_id) as joins:
-            if not joins and await self._store_now(write, attempts, base_delay, max_delay):
+            stored = not joins and await self._store_now(write, attempts, base_delay, max_delay)
+            if not stored:
+                await self._defer(write)
+            if stored or write.result.status is StoreStatus.QUEUED:
+                await self.recovery.overtake(agent_id)
+            if stored:
                 return write.result
-            await self._defer(write)
         if joins and self._guard.state == "closed":
             # Only this key's backlog is in the way: wait for it as long as a call may take.
             await write.result.wait(self._deadline_s)

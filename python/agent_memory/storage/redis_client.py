@@ -490,9 +490,13 @@ class ResilientRedisClient(ListedCommands):
         write = Write(self.client_name, agent_id, state_data, function, Priority(priority))
         write.name = name
         with self.recovery.turn(agent_id) as joins:
-            if not joins and self._store_now(write, attempts, base_delay, max_delay):
+            stored = not joins and self._store_now(write, attempts, base_delay, max_delay)
+            if not stored:
+                self._defer(write)
+            if stored or write.result.status is StoreStatus.QUEUED:
+                self.recovery.overtake(agent_id)
+            if stored:
                 return write.result
-            self._defer(write)
         if joins and self._guard.state == "closed":
             # Only this key's backlog is in the way: wait for it as long as a call may take.
             write.result.wait(self._deadline_s)

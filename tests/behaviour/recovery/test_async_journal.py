@@ -132,6 +132,65 @@ async def test_data_that_cannot_be_encoded_waits_in_memory(mortal_server, journa
                 client.recovery.register("wrong", **{"function": store} | wrong)
 
 
+async def test_what_was_stored_anew_is_not_replaced_by_what_a_predecessor_left(mortal_server, journal, caplog):
+    """The function is registered only after a newer write of the same agent; nothing of another agent is given up."""
+
+    async def save(agent_id, state):
+        return await client.set(f"agent:{agent_id}", state["value"])
+
+    async with open_client(mortal_server, journal) as client:
+        client.recovery.register("save", save)
+        client.recovery.pause()
+        client.guard.force_open()
+        for agent_id in ("stored", "waits", "dropped", "other"):
+            assert (await client.store_with_retry(agent_id, {"value": "old"}, "save")).durable
+    async with open_client(mortal_server, journal) as client:
+        assert await client.store_with_retry("stored", {"value": "new"}, save)
+        client.recovery.pause()
+        client.guard.force_open()
+        assert (await client.store_with_retry("waits", {"value": "new"}, save)).status == "queued"
+        assert (await client.store_with_retry("dropped", {"value": "new"}, save, Priority.LOW)).status == "dropped"
+        assert caplog.text.count("is not registered: its agent was stored anew") == 2
+        client.guard.reset()
+        client.recovery.resume()
+        assert await client.recovery.flush(WAIT_S)
+    async with open_client(mortal_server, journal) as client:  # a restart forgets nothing of it
+        client.recovery.register("save", save)
+        assert await client.recovery.flush(WAIT_S)
+        letters = {letter.agent_id: letter.reason for letter in client.recovery.dead_letters()}
+        assert letters == {"stored": "overtaken", "waits": "overtaken"}
+        values = await client.mget(*(f"agent:{agent_id}" for agent_id in ("stored", "waits", "dropped", "other")))
+        assert values == ["new", "new", "old", "old"]
+
+
+async def test_a_registration_that_is_interrupted_loses_nothing(mortal_server, journal):
+    def fails(agent_id, state):
+        return False
+
+    async def store(agent_id, state):
+        return await client.rpush("log", state)
+
+    def interrupted(body):
+        if body == b"2" and interruptions:
+            raise interruptions.pop()
+        return body.decode()
+
+    async with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.recovery.register("store", fails, dumps=str)
+        for number in range(4):
+            assert (await client.store_with_retry("agent", number, "store")).durable
+    interruptions = [KeyboardInterrupt()]
+    async with open_client(mortal_server, journal) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.recovery.register("store", store, loads=interrupted)
+        assert client.recovery.stats()["unregistered"] == 2
+        client.recovery.register("store", store, loads=interrupted)
+        assert await client.recovery.flush(WAIT_S)
+        assert client.recovery.stats()["unregistered"] == 0
+        assert await client.lrange("log", 0, -1) == ["0", "1", "2", "3"]
+
+
 async def test_data_that_cannot_be_read_stays_in_the_journal(mortal_server, journal, caplog):
     async def fails(agent_id, state):
         return False

@@ -134,6 +134,65 @@ def test_data_that_cannot_be_encoded_waits_in_memory(mortal_server, journal, cap
                 client.recovery.register("wrong", **{"function": store} | wrong)
 
 
+def test_what_was_stored_anew_is_not_replaced_by_what_a_predecessor_left(mortal_server, journal, caplog):
+    """The function is registered only after a newer write of the same agent; nothing of another agent is given up."""
+
+    def save(agent_id, state):
+        return client.set(f"agent:{agent_id}", state["value"])
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.register("save", save)
+        client.recovery.pause()
+        client.guard.force_open()
+        for agent_id in ("stored", "waits", "dropped", "other"):
+            assert client.store_with_retry(agent_id, {"value": "old"}, "save").durable
+    with open_client(mortal_server, journal) as client:
+        assert client.store_with_retry("stored", {"value": "new"}, save)
+        client.recovery.pause()
+        client.guard.force_open()
+        assert client.store_with_retry("waits", {"value": "new"}, save).status == "queued"
+        assert client.store_with_retry("dropped", {"value": "new"}, save, Priority.LOW).status == "dropped"
+        assert caplog.text.count("is not registered: its agent was stored anew") == 2
+        client.guard.reset()
+        client.recovery.resume()
+        assert client.recovery.flush(WAIT_S)
+    with open_client(mortal_server, journal) as client:  # a restart forgets nothing of it
+        client.recovery.register("save", save)
+        assert client.recovery.flush(WAIT_S)
+        letters = {letter.agent_id: letter.reason for letter in client.recovery.dead_letters()}
+        assert letters == {"stored": "overtaken", "waits": "overtaken"}
+        values = client.mget(*(f"agent:{agent_id}" for agent_id in ("stored", "waits", "dropped", "other")))
+        assert values == ["new", "new", "old", "old"]
+
+
+def test_a_registration_that_is_interrupted_loses_nothing(mortal_server, journal):
+    def fails(agent_id, state):
+        return False
+
+    def store(agent_id, state):
+        return client.rpush("log", state)
+
+    def interrupted(body):
+        if body == b"2" and interruptions:
+            raise interruptions.pop()
+        return body.decode()
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.recovery.register("store", fails, dumps=str)
+        for number in range(4):
+            assert client.store_with_retry("agent", number, "store").durable
+    interruptions = [KeyboardInterrupt()]
+    with open_client(mortal_server, journal) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.recovery.register("store", store, loads=interrupted)
+        assert client.recovery.stats()["unregistered"] == 2
+        client.recovery.register("store", store, loads=interrupted)
+        assert client.recovery.flush(WAIT_S)
+        assert client.recovery.stats()["unregistered"] == 0
+        assert client.lrange("log", 0, -1) == ["0", "1", "2", "3"]
+
+
 def test_data_that_cannot_be_read_stays_in_the_journal(mortal_server, journal, caplog):
     def fails(agent_id, state):
         return False
