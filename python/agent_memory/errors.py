@@ -127,7 +127,8 @@ class RedisTimeoutError(_Described, RedisPyTimeoutError):
 class CircuitOpenError(RedisUnavailableError):
     """The circuit breaker rejected the call without trying: nothing was sent.
 
-    `retry_after_s` is the time until the next probe is allowed.
+    `retry_after_s` is the time until the server is asked again: by the background probe, where there is one, within its
+    interval, else by the first call after `reset_timeout`.
     """
 
     outcome = Outcome.NOT_SENT

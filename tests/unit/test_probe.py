@@ -3,11 +3,12 @@
 """The background probe, on a guard whose server is a function."""
 
 import copy
+import gc
 
 import pytest
 from redis.exceptions import AuthenticationError
 
-from agent_memory._compat import Event, in_thread
+from agent_memory._compat import Event, in_thread, sleep
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy import BreakerSettings, make_guard
 from agent_memory.redis._probe import Prober
@@ -162,6 +163,34 @@ def test_an_abandoned_prober_leaves_the_guard(circuit, server):
     task = prober._task
     del prober
     assert task.join(WAIT_S)
+    gc.collect()
+    circuit.guard.reset()
+    circuit.fail()
+    assert circuit.guard.retry_after_s > 0.01  # nothing probes any more
+
+
+def test_the_wait_is_the_probes_while_one_is_there(prober, circuit, server):
+    server.release.clear()
+    seen = []
+    circuit.guard.add_listener(lambda *_: seen.append(circuit.guard.retry_after_s))
+    circuit.fail()
+    assert len(seen) == 1
+    assert 0 < seen[0] <= 0.01  # before the prober's thread or thread has begun
+    assert server.asked.wait(WAIT_S)
+    sleep(0.02)  # the probe that is under way takes longer than the interval
+    state, retry_after_s = circuit.guard.state_and_retry_after_s()
+    assert state == circuit.guard.stats()["state"] == "open"
+    assert 0 < retry_after_s <= 0.01
+    assert 0 < circuit.guard.stats()["retry_after_s"] <= 0.01
+    server.release.set()
+    prober.stop(WAIT_S)
+    circuit.guard.reset()
+    circuit.fail()
+    assert circuit.guard.retry_after_s > 0.01
+    prober.reopen()
+    circuit.guard.reset()
+    circuit.fail()
+    assert circuit.guard.retry_after_s <= 0.01
 
 
 @pytest.mark.parametrize("interval_s", [0, -1.0, float("nan")])

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import AuthenticationError
 
 from agent_memory import _at_fork
+from agent_memory._check import above
 from agent_memory._compat import ASYNC, AsyncEvent, AsyncHome, AsyncTask, async_spawn
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError
@@ -60,8 +61,7 @@ class AsyncProber:
         interval_s: float = DEFAULT_INTERVAL_S,
         name: str = "redis",
     ) -> None:
-        if not interval_s > 0:
-            raise ValueError(f"interval_s must be > 0, got {interval_s!r}")
+        above("interval_s", interval_s, 0)
         self._guard = guard
         self._ping = ping
         self._interval_s = interval_s
@@ -73,10 +73,17 @@ class AsyncProber:
         guard.add_listener(listener)
         # The guard may be shared and live longer: it must neither keep the prober alive nor call it for ever.
         weakref.finalize(self, guard.remove_listener, listener).atexit = False
+        self._expect()
+        weakref.finalize(self, guard.expect_no_probes, id(self)).atexit = False
         _at_fork.in_child(self._after_fork)
+
+    def _expect(self) -> None:
+        # From the first error on callers are told of the probe, before it has been started.
+        self._guard.expect_probes(id(self), self._interval_s)
 
     def _after_fork(self) -> None:
         self._start_afresh()
+        self._expect()
         if not ASYNC:
             self.ensure_running()  # the circuit may be open already: then no change of state would start it here
 
@@ -106,6 +113,7 @@ class AsyncProber:
     async def stop(self, timeout: float | None = 1.0) -> None:
         """Ends the probing for good and waits for the probe under way, at most `timeout` seconds (default 1)."""
         self._stopped.set()
+        self._guard.expect_no_probes(id(self))
         task = self._task
         if task is not None:
             await task.join(timeout)
@@ -114,6 +122,7 @@ class AsyncProber:
         """The client was opened (again): probing is allowed, and the running event loop is where it happens."""
         self._home.settle()
         self._stopped.clear()
+        self._expect()
 
     def _hand_over(self) -> None:
         with self._mutex:
@@ -179,8 +188,6 @@ async def _probe_until_closed(prober: weakref.ref[AsyncProber], stopped: AsyncEv
         if owner is None or owner._is_finished():
             return
         started_s = monotonic_ns() / 1e9
-        # What rejected callers are told to wait for, instead of the breaker's own time, which is far away.
-        owner._guard.announce_probe(owner._interval_s)
         if await owner._probe() is None and not stopped.is_set():
             owner._guard.server_answered()
             await owner._confirm()

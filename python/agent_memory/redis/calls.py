@@ -109,9 +109,9 @@ def describe(error: Exception, guard: Guard | None, operation: str) -> None:
         error.operation = operation
         if guard is not None:
             error.client = guard.name
-            error.state = guard.state
+            error.state, retry_after_s = guard.state_and_retry_after_s()
             if error.state == "open":
-                error.retry_after_s = guard.retry_after_s
+                error.retry_after_s = retry_after_s
 
 
 def pipeline_operation(plans: PlanTable, commands: Sequence[Any], watching: bool) -> str:

@@ -361,12 +361,12 @@ class AsyncResilientRedisClient(AsyncListedCommands):
 
     def health(self) -> Health:
         """How the client is doing, from what it knows: sends nothing."""
-        state = self._guard.state
+        state, retry_after_s = self._guard.state_and_retry_after_s()
         waiting = self.recovery.stats()
         return Health(
             healthy=state == "closed",
             state=state,
-            retry_after_s=self._guard.retry_after_s if state == "open" else None,
+            retry_after_s=retry_after_s if state == "open" else None,
             queued=waiting["queued"],
             dead_letters=waiting["dead_letters"],
             damaged_records=self.recovery.damaged_records,

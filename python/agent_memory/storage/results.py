@@ -70,7 +70,8 @@ class Health:
     state: str
     """ "closed", "open" or "half_open"."""
     retry_after_s: float | None
-    """Seconds until a call is let through again, while open; a background probe may bring that about earlier."""
+    """Seconds until the server is asked again, while open, and more than 0 then: by the background probe, or by the first call
+    that is let through. Infinite when forced open; None while not open."""
     queued: int
     """Writes that wait in the recovery queue."""
     dead_letters: int

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agent_memory_core::breaker::Change;
 use agent_memory_core::config::ns_to_seconds;
-use agent_memory_core::guard::Guard;
+use agent_memory_core::guard::{Guard, GuardSnapshot};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -30,9 +30,20 @@ impl Circuit {
         Ok(state.name())
     }
 
+    /// The guard's own figures, all of one moment.
+    pub(crate) fn snapshot(&self, py: Python<'_>) -> PyResult<GuardSnapshot> {
+        let (snapshot, change) = self.core.snapshot(self.clock.now_ns(py)?);
+        self.announce(py, change);
+        Ok(snapshot)
+    }
+
     pub(crate) fn retry_after_s(&self, py: Python<'_>) -> PyResult<f64> {
-        let snapshot = self.core.snapshot(self.clock.now_ns(py)?);
-        Ok(snapshot.retry_after_ns.map_or(f64::INFINITY, ns_to_seconds))
+        Ok(seconds_of(self.snapshot(py)?.retry_after_ns))
+    }
+
+    pub(crate) fn state_and_retry_after_s(&self, py: Python<'_>) -> PyResult<(&'static str, f64)> {
+        let snapshot = self.snapshot(py)?;
+        Ok((snapshot.state.name(), seconds_of(snapshot.retry_after_ns)))
     }
 
     pub(crate) fn server_answered(&self, py: Python<'_>) -> PyResult<bool> {
@@ -116,6 +127,11 @@ impl Circuit {
     fn listeners(&self) -> MutexGuard<'_, Vec<Py<PyAny>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Seconds to wait; infinite where the circuit was forced open.
+pub(crate) fn seconds_of(retry_after_ns: Option<u64>) -> f64 {
+    retry_after_ns.map_or(f64::INFINITY, ns_to_seconds)
 }
 
 fn log_listener_error(py: Python<'_>, name: &Bound<'_, PyString>, error: PyErr) {

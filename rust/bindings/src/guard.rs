@@ -127,10 +127,25 @@ impl Guard {
         self.circuit.state(py)
     }
 
-    /// Seconds until the next probe may be admitted: 0.0 when calls are admitted, infinite when forced open.
+    /// Seconds until the next probe: 0.0 when calls are admitted, never 0.0 while open, infinite when forced open.
     #[getter]
     fn retry_after_s(&self, py: Python<'_>) -> PyResult<f64> {
         self.circuit.retry_after_s(py)
+    }
+
+    /// The state and the seconds until the next probe (as `retry_after_s`), both of one moment.
+    fn state_and_retry_after_s(&self, py: Python<'_>) -> PyResult<(&'static str, f64)> {
+        self.circuit.state_and_retry_after_s(py)
+    }
+
+    /// The prober `id` asks the server every `interval_s` at least while the circuit is open: what callers are told.
+    fn expect_probes(&self, id: u64, interval_s: f64) {
+        self.circuit.core.expect_probes(id, seconds_to_ns(interval_s));
+    }
+
+    /// The prober `id` has ended.
+    fn expect_no_probes(&self, id: u64) {
+        self.circuit.core.expect_no_probes(id);
     }
 
     /// A background probe found the server answering: an open circuit becomes half-open. Tells whether it did.

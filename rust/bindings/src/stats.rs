@@ -7,12 +7,12 @@ use agent_memory_core::retry::FailureKind;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::circuit::Circuit;
+use crate::circuit::{Circuit, seconds_of};
 
 /// The statistics of a guard with all its operations.
 pub(crate) fn guard_stats<'py>(py: Python<'py>, circuit: &Circuit) -> PyResult<Bound<'py, PyDict>> {
     let stats = circuit_stats(py, circuit)?;
-    let snapshot = circuit.core.snapshot(circuit.clock.now_ns(py)?);
+    let snapshot = circuit.snapshot(py)?;
     stats.set_item("budget_level", snapshot.budget_level)?;
     let operations = PyDict::new(py);
     for index in 0..circuit.core.operation_count() {
@@ -42,11 +42,11 @@ pub(crate) fn breaker_stats<'py>(
 }
 
 fn circuit_stats<'py>(py: Python<'py>, circuit: &Circuit) -> PyResult<Bound<'py, PyDict>> {
-    let snapshot = circuit.core.snapshot(circuit.clock.now_ns(py)?);
+    let snapshot = circuit.snapshot(py)?;
     let stats = PyDict::new(py);
     stats.set_item("name", &circuit.name)?;
     stats.set_item("state", snapshot.state.name())?;
-    stats.set_item("retry_after_s", snapshot.retry_after_ns.map_or(f64::INFINITY, ns_to_seconds))?;
+    stats.set_item("retry_after_s", seconds_of(snapshot.retry_after_ns))?;
     stats.set_item("state_changes", snapshot.state_changes)?;
     stats.set_item("times_opened", snapshot.times_opened)?;
     Ok(stats)

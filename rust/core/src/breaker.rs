@@ -263,8 +263,10 @@ pub struct Breaker {
     window: Window,
     /// When the open time is over; `None` when the circuit was forced open.
     reopen_ns: Option<u64>,
-    /// When a background probe will ask the server next, if somebody runs one and has said so.
+    /// When a background probe will ask the server next, if one runs and has said so.
     announced_ns: Option<u64>,
+    /// The probers that are at work while the circuit is open, and their intervals: one entry for each that lives.
+    probers: Vec<(u64, u64)>,
     open_time_ns: u64,
     probes: Probes,
 }
@@ -285,6 +287,7 @@ impl Breaker {
             },
             reopen_ns: None,
             announced_ns: None,
+            probers: Vec::new(),
             open_time_ns: config.reset_timeout_ns,
             probes: Probes::default(),
         }
@@ -322,13 +325,13 @@ impl Breaker {
         self.state
     }
 
-    /// The time until the next probe may be admitted: zero when calls are admitted now, `None` when forced open.
+    /// The time until the next probe: zero when calls are admitted now, never zero while open, `None` when forced open.
     #[must_use]
     pub fn retry_after_ns(&self, now_ns: u64) -> Option<u64> {
         match self.state {
             State::Closed => Some(0),
             State::Open => self.still_open_ns(now_ns),
-            State::HalfOpen => Some(self.next_place_ns(now_ns)),
+            State::HalfOpen => Some(self.half_open_wait_ns(now_ns)),
         }
     }
 
@@ -397,6 +400,22 @@ impl Breaker {
         (old != State::Open).then_some(change)
     }
 
+    /// The prober `id` asks the server at least every `interval_ns` while the circuit is open, until
+    /// [`Breaker::expect_no_probes`]. It has no effect but on what callers are told to wait for, from the first error on.
+    pub fn expect_probes(&mut self, id: u64, interval_ns: u64) {
+        self.expect_no_probes(id);
+        self.probers.push((id, interval_ns));
+    }
+
+    /// The prober `id` has ended.
+    pub fn expect_no_probes(&mut self, id: u64) {
+        self.probers.retain(|(known, _)| *known != id);
+    }
+
+    fn probe_interval_ns(&self) -> Option<u64> {
+        self.probers.iter().map(|(_, interval_ns)| *interval_ns).min()
+    }
+
     /// A background probe will ask the server at `at_ns`: what callers are told to wait for, if it is sooner than the
     /// breaker's own time. It has no other effect, and is forgotten at the next change of state.
     pub fn announce_probe(&mut self, at_ns: u64) {
@@ -404,8 +423,19 @@ impl Breaker {
     }
 
     /// The time until something is tried while open: the announced probe or the end of the open time.
+    ///
+    /// A probe whose time has come is under way or late: what it finds is known within another interval.
     fn still_open_ns(&self, now_ns: u64) -> Option<u64> {
-        self.reopen_ns.map(|at| self.announced_ns.map_or(at, |announced| announced.min(at)).saturating_sub(now_ns))
+        let announced_ns = self.announced_ns.filter(|at| *at > now_ns);
+        let probe_ns =
+            announced_ns.or_else(|| self.probe_interval_ns().map(|interval_ns| now_ns.saturating_add(interval_ns)));
+        self.reopen_ns.map(|at| probe_ns.map_or(at, |probe| probe.min(at)).saturating_sub(now_ns).max(1))
+    }
+
+    /// The time until a place is free while half-open; with a prober, which is what holds it, an interval at most.
+    fn half_open_wait_ns(&self, now_ns: u64) -> u64 {
+        let place_ns = self.next_place_ns(now_ns);
+        self.probe_interval_ns().map_or(place_ns, |interval_ns| interval_ns.min(place_ns))
     }
 
     fn admit_probe(&mut self, now_ns: u64) -> Result<u64, Rejection> {
@@ -413,7 +443,7 @@ impl Breaker {
         self.probes.outstanding.retain(|(_, started_ns)| started_ns.saturating_add(timeout_ns) > now_ns);
         let under_way = u32::try_from(self.probes.outstanding.len()).unwrap_or(u32::MAX);
         if under_way + self.probes.successes >= self.config.half_open_max_calls {
-            let retry_after_ns = Some(self.next_place_ns(now_ns));
+            let retry_after_ns = Some(self.half_open_wait_ns(now_ns));
             return Err(Rejection { state: State::HalfOpen, retry_after_ns });
         }
         let permit = now_ns.max(self.oldest_permit()).max(self.probes.newest + 1);

@@ -277,6 +277,16 @@ impl Guard {
         self.lock().budget.as_mut().is_none_or(|budget| budget.pay(now_ns))
     }
 
+    /// See [`Breaker::expect_probes`].
+    pub fn expect_probes(&self, id: u64, interval_ns: u64) {
+        self.lock().breaker.expect_probes(id, interval_ns);
+    }
+
+    /// See [`Breaker::expect_no_probes`].
+    pub fn expect_no_probes(&self, id: u64) {
+        self.lock().breaker.expect_no_probes(id);
+    }
+
     /// See [`Breaker::announce_probe`].
     pub fn announce_probe(&self, at_ns: u64) {
         self.lock().breaker.announce_probe(at_ns);
@@ -313,16 +323,19 @@ impl Guard {
         (state, self.settle(&mut inner, change))
     }
 
-    /// The guard's own figures.
-    pub fn snapshot(&self, now_ns: u64) -> GuardSnapshot {
+    /// The guard's own figures, all of one moment; an open circuit whose time is over becomes half-open here too.
+    pub fn snapshot(&self, now_ns: u64) -> (GuardSnapshot, Option<Change>) {
         let mut inner = self.lock();
-        GuardSnapshot {
+        let change = inner.breaker.poll(now_ns);
+        let change = self.settle(&mut inner, change);
+        let snapshot = GuardSnapshot {
             state: inner.breaker.state(),
             state_changes: inner.state_changes,
             times_opened: inner.times_opened,
             retry_after_ns: inner.breaker.retry_after_ns(now_ns),
             budget_level: inner.budget.as_mut().map(|budget| budget.level(now_ns)),
-        }
+        };
+        (snapshot, change)
     }
 
     /// How many operations there are.

@@ -74,6 +74,48 @@ fn an_announced_probe_is_what_callers_are_told_to_wait_for() {
 }
 
 #[test]
+fn a_prober_is_told_of_from_the_first_error_on_and_never_as_no_wait() {
+    let mut breaker = breaker(|options| options.failure_threshold = Some(1));
+    breaker.expect_probes(1, SECOND);
+    breaker.expect_probes(2, 3 * SECOND);
+    breaker.expect_probes(1, 2 * SECOND);
+    fail(&mut breaker, 1);
+    assert_eq!(breaker.retry_after_ns(1), Some(2 * SECOND));
+    assert_eq!(breaker.admit(1).0, Err(Rejection { state: State::Open, retry_after_ns: Some(2 * SECOND) }));
+    breaker.announce_probe(SECOND);
+    assert_eq!(breaker.retry_after_ns(1), Some(SECOND - 1));
+    // Its time has come, so it is under way or late.
+    for now_ns in [SECOND, SECOND + 1, 7 * SECOND] {
+        assert_eq!(breaker.retry_after_ns(now_ns), Some(2 * SECOND));
+    }
+    assert_eq!(breaker.retry_after_ns(9 * SECOND), Some(SECOND + 1));
+    breaker.expect_no_probes(1);
+    breaker.expect_no_probes(1);
+    assert_eq!(breaker.retry_after_ns(SECOND), Some(3 * SECOND));
+    breaker.expect_no_probes(2);
+    assert_eq!(breaker.retry_after_ns(SECOND), Some(9 * SECOND + 1));
+}
+
+#[test]
+fn the_wait_of_a_forced_open_circuit_is_unknown_whoever_probes() {
+    let mut breaker = breaker(|_| ());
+    breaker.expect_probes(1, SECOND);
+    breaker.force_open(1);
+    assert_eq!(breaker.retry_after_ns(1), None);
+}
+
+#[test]
+fn half_open_behind_a_probe_tells_of_the_interval() {
+    let mut breaker = breaker(|options| options.failure_threshold = Some(1));
+    breaker.expect_probes(1, SECOND);
+    fail(&mut breaker, 1);
+    breaker.server_answered(2);
+    admit(&mut breaker, 3);
+    assert_eq!(breaker.retry_after_ns(4), Some(SECOND));
+    assert_eq!(breaker.admit(4).0, Err(Rejection { state: State::HalfOpen, retry_after_ns: Some(SECOND) }));
+}
+
+#[test]
 fn half_open_tells_when_a_place_is_free() {
     let mut breaker = breaker(|options| {
         options.failure_threshold = Some(1);

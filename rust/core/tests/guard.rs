@@ -177,7 +177,7 @@ fn fifty_threads_at_half_open_admit_one() {
         });
         assert_eq!(admitted.into_inner(), 1, "round {round}");
         assert_eq!(guard.operation_metrics(operation).1.rejections, 49);
-        assert_eq!(guard.snapshot(400 * SECOND).state, State::HalfOpen);
+        assert_eq!(guard.snapshot(400 * SECOND).0.state, State::HalfOpen);
     }
 }
 
@@ -197,7 +197,7 @@ fn the_gate_opens_with_the_circuit() {
     guard.reset(7);
     guard.failure(operation, call(7).expect("closed by the reset"), FailureKind::Reset, 7);
     assert!(call(7).is_err());
-    assert_eq!(guard.snapshot(7).times_opened, 3);
+    assert_eq!(guard.snapshot(7).0.times_opened, 3);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn retries_are_counted_and_paid_for_within_a_call_and_outside_of_one() {
     assert_eq!(guard.retry_delay_s(set, &failed(1), Wait::ByPolicy, SECOND), Some(2.0));
     assert!(guard.pay_retry(SECOND));
     assert!(!guard.pay_retry(SECOND), "the budget is empty");
-    assert_eq!(guard.snapshot(SECOND).budget_level, Some(0.0));
+    assert_eq!(guard.snapshot(SECOND).0.budget_level, Some(0.0));
     for refused in 1..=2 {
         assert_eq!(guard.retry_delay_s(set, &failed(0), Wait::ByPolicy, SECOND), None);
         assert_eq!(guard.operation_metrics(set).1.retries_refused, refused);
@@ -237,7 +237,7 @@ fn retries_are_counted_and_paid_for_within_a_call_and_outside_of_one() {
 fn without_a_budget_every_retry_is_paid_for() {
     let guard = guard(1_000, None);
     assert!((0..1_000).all(|_| guard.pay_retry(SECOND)));
-    assert_eq!(guard.snapshot(SECOND).budget_level, None);
+    assert_eq!(guard.snapshot(SECOND).0.budget_level, None);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn an_error_that_says_nothing_of_the_server_is_counted_and_gives_its_probe_back(
         assert!(guard.admit(get, 3).0.is_err());
         guard.unrelated_error(get, probe);
         assert_eq!(guard.operation_metrics(get).1.command_errors, errors);
-        assert_eq!(guard.snapshot(3).state, State::HalfOpen);
+        assert_eq!(guard.snapshot(3).0.state, State::HalfOpen);
     }
 }
 
@@ -271,7 +271,7 @@ fn changes_of_state_are_told_and_counted_and_openings_apart() {
     assert_eq!(guard.server_answered(4), change(open, half_open));
     let probe = guard.admit(get, 5).0.expect("a probe");
     assert_eq!(guard.success(get, probe, 5), change(half_open, closed));
-    let snapshot = guard.snapshot(5);
+    let (snapshot, _) = guard.snapshot(5);
     assert_eq!((snapshot.state, snapshot.state_changes, snapshot.times_opened), (closed, 5, 2));
 }
 
@@ -281,7 +281,24 @@ fn an_announced_probe_is_what_callers_are_told_to_wait_for() {
     let get = guard.operation("get");
     let permit = guard.admit(get, 1).0.expect("closed");
     guard.failure(get, permit, FailureKind::Reset, 1);
-    assert_eq!(guard.snapshot(1).retry_after_ns, Some(300 * SECOND));
+    assert_eq!(guard.snapshot(1).0.retry_after_ns, Some(300 * SECOND));
     guard.announce_probe(SECOND);
-    assert_eq!(guard.snapshot(1).retry_after_ns, Some(SECOND - 1));
+    assert_eq!(guard.snapshot(1).0.retry_after_ns, Some(SECOND - 1));
+    guard.expect_probes(7, SECOND / 2);
+    assert_eq!(guard.snapshot(2 * SECOND).0.retry_after_ns, Some(SECOND / 2));
+    guard.expect_no_probes(7);
+    assert_eq!(guard.snapshot(2 * SECOND).0.retry_after_ns, Some(298 * SECOND + 1));
+}
+
+#[test]
+fn a_snapshot_says_the_state_and_the_wait_of_one_moment() {
+    let guard = guard(1, None);
+    let get = guard.operation("get");
+    let permit = guard.admit(get, 1).0.expect("closed");
+    guard.failure(get, permit, FailureKind::Reset, 1);
+    let (last, change) = guard.snapshot(300 * SECOND);
+    assert_eq!((last.state, last.retry_after_ns, change), (State::Open, Some(1), None));
+    let (due, change) = guard.snapshot(300 * SECOND + 1);
+    assert_eq!((due.state, due.retry_after_ns), (State::HalfOpen, Some(0)));
+    assert_eq!(change, Some(Change { old: State::Open, new: State::HalfOpen }));
 }
