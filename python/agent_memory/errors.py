@@ -120,6 +120,12 @@ class RedisUnavailableError(_Described, RedisPyConnectionError):
 class RedisTimeoutError(_Described, RedisPyTimeoutError):
     """The server did not answer in time. A timeout does not mean "not executed": look at `outcome`."""
 
+    moving: bool = False
+    """Whether bytes were arriving or leaving when the call's deadline passed: the link is slow, or the value large.
+
+    Such a timeout says nothing against the server: it does not count for the breaker and nothing is tried again.
+    """
+
     def _reason(self) -> str:
         return str(self.args[0]) if self.args else "timed out"
 

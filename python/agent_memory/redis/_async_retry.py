@@ -31,14 +31,13 @@ async def async_retry(
     attempt: Callable[[int, float | None], Awaitable[Any]],
     permit: int,
     error: Exception,
-    timeout_s: float | None,
     deadline_s: float,
     settle: AsyncSettle | None = None,
 ) -> Any:
     """Deal with the failure of a first attempt; return the reply of a later one or raise the last error.
 
-    `attempt(permit, timeout_s)` tries once more; it returns the reply, an error reply as a value. `permit` is the first
-    attempt's (and so says when the call began), `timeout_s` bounds one attempt, `deadline_s` the whole call.
+    `attempt(permit, left_s)` tries once more; it returns the reply, an error reply as a value. `permit` is the first
+    attempt's (and so says when the call began), `deadline_s` bounds the whole call, `left_s` is what is left of it.
     `settle(error, left_s)` finds out within `left_s` what became of a command whose answer was lost: with exactly once.
     """
     started_ns = permit
@@ -75,7 +74,7 @@ async def async_retry(
             failures += 1
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
             try:
-                reply = await attempt(permit, left_s if timeout_s is None else min(timeout_s, left_s))
+                reply = await attempt(permit, left_s)
             except Exception as again:
                 error = again
                 continue

@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from redis.client import Redis as RedisPy
@@ -53,7 +52,10 @@ if TYPE_CHECKING:
 __all__ = ["GuardedCalls"]
 
 Attempt = Callable[[int, float | None], Any]
-"""One attempt at a call: given its permit and the seconds it may take, returns the reply, an error reply as a value."""
+"""One attempt at a call: given its permit and the seconds it may take, returns the reply, an error reply as a value.
+
+That is what is left of the call; how long a connection may be silent meanwhile is the transport's to know.
+"""
 
 Keep = Callable[["Ticket | None"], None]
 """Keeps what a later process needs to know of an attempt before it is sent; None where nothing will tell what became of it."""
@@ -89,7 +91,7 @@ class GuardedCalls:
         """Gives what keeps plain writes behind queued ones (a client's recovery queue), while that lives."""
         self._detour = self._hurried
         """Whether commands leave the straight way: they are in a hurry, or writes have to be ordered behind queued ones."""
-        self._first_timeout_s = min(self._deadline_s, self._timeout_s or inf) if self._hurried else self._timeout_s
+        self._first_timeout_s = None if self._timeout_s is None and not self._hurried else self._deadline_s
         self._follows_master = private.follows_master(self.connection_pool)
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
@@ -137,7 +139,7 @@ class GuardedCalls:
         if self._follows_master:
             attempt = self._leave_demoted(attempt, error)
         try:
-            return retry(plan, attempt, permit, error, self._timeout_s, self._deadline_s, settle)
+            return retry(plan, attempt, permit, error, self._deadline_s, settle)
         except Exception as last:
             describe(last, self.guard, plan.name)
             raise
@@ -271,6 +273,7 @@ class GuardedCalls:
         keep: Keep | None,
     ) -> Any:
         timeout_s = read_timeout_s(plan, args, self._timeout_s)
+        extra_s = max(0.0, self._deadline_s - (self._timeout_s or self._deadline_s))
         raw = _NEVER_DECODE in options
         lasting = plan.route is not Route.STATE
         once = plan.route is Route.ONCE and len(args) > plan.plain
@@ -285,7 +288,9 @@ class GuardedCalls:
             reply: Any = None
             for barrier in barriers_of(plan):
                 # A blocking command may take longer than an ordinary one.
-                reply = transport.call_leased(packed, permit, raw, timeout_s, keep=lasting, ahead=barrier)
+                reply = transport.call_leased(
+                    packed, permit, raw, timeout_s, keep=lasting, ahead=barrier, extra_s=extra_s
+                )
                 if barrier is None or not is_unknown_command(reply):
                     break
             return reply

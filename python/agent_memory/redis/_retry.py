@@ -33,14 +33,13 @@ def retry(
     attempt: Callable[[int, float | None], Any],
     permit: int,
     error: Exception,
-    timeout_s: float | None,
     deadline_s: float,
     settle: Settle | None = None,
 ) -> Any:
     """Deal with the failure of a first attempt; return the reply of a later one or raise the last error.
 
-    `attempt(permit, timeout_s)` tries once more; it returns the reply, an error reply as a value. `permit` is the first
-    attempt's (and so says when the call began), `timeout_s` bounds one attempt, `deadline_s` the whole call.
+    `attempt(permit, left_s)` tries once more; it returns the reply, an error reply as a value. `permit` is the first
+    attempt's (and so says when the call began), `deadline_s` bounds the whole call, `left_s` is what is left of it.
     `settle(error, left_s)` finds out within `left_s` what became of a command whose answer was lost: with exactly once.
     """
     started_ns = permit
@@ -77,7 +76,7 @@ def retry(
             failures += 1
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
             try:
-                reply = attempt(permit, left_s if timeout_s is None else min(timeout_s, left_s))
+                reply = attempt(permit, left_s)
             except Exception as again:
                 error = again
                 continue

@@ -113,7 +113,7 @@ class Redis(GuardedCalls, RedisPy):
             self._note_rejection()
             raise
         try:
-            reply = transport.call(packed, permit, raw)
+            reply = transport.call(packed, permit, raw, self._deadline_s)
         except Exception as error:
             reply = self._recover(transport, plan, packed, raw, permit, error)
         except BaseException:

@@ -15,7 +15,7 @@ from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError
 from agent_memory.policy import FailureKind
 from agent_memory.redis.private import parse_reply_error
 
-__all__ = ["ERRORS_OF_CONNECTIONS", "as_ours", "classify", "reply_error", "undecodable"]
+__all__ = ["ERRORS_OF_CONNECTIONS", "as_ours", "classify", "is_full", "reply_error", "undecodable"]
 
 # First words of error replies that say "I did not run this, and it is not the command's fault".
 _UNAVAILABLE_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
@@ -50,6 +50,9 @@ _UNAVAILABLE: Final = _ReplyFacts(FailureKind.UNAVAILABLE_REPLY, Outcome.REJECTE
 _RETRYABLE: Final = _ReplyFacts(FailureKind.REJECTED_REPLY, Outcome.REJECTED)
 _PARTIAL: Final = _ReplyFacts(None, Outcome.APPLIED)
 
+_FULL: Final = "max number of clients reached"
+"""What a server answers to a connection beyond its maxclients, before it closes it."""
+
 _SCRIPT_MARKS: Final = ("script:", "user_script", "Error running script", "on @user_function")
 
 
@@ -63,7 +66,7 @@ def _facts_of(text: str) -> _ReplyFacts:
         return _UNAVAILABLE
     if code in _RETRYABLE_CODES:
         return _RETRYABLE
-    if text == "ERR max number of clients reached":
+    if text == f"ERR {_FULL}":
         return _UNAVAILABLE
     return _ORDINARY
 
@@ -75,6 +78,11 @@ def reply_error(text: str) -> Exception:
     error.outcome = facts.outcome  # type: ignore[attr-defined]
     error.failure_kind = facts.kind  # type: ignore[attr-defined]
     return error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether connecting failed with `error` because the server has no room for more clients."""
+    return isinstance(error, redis_py.ConnectionError) and error.args[:1] == (_FULL,)
 
 
 def undecodable(error: UnicodeError) -> UnicodeError:
@@ -99,6 +107,8 @@ def classify(error: BaseException) -> tuple[FailureKind | None, Outcome]:
             facts = _facts_of(f"{getattr(error, 'status_code', None) or ''} {error}")
             kind, outcome = facts.kind, facts.outcome
         return kind, outcome
+    if isinstance(error, RedisTimeoutError) and error.moving:
+        return FailureKind.CLIENT, error.outcome
     if isinstance(error, redis_py.TimeoutError | TimeoutError):
         return FailureKind.TIMEOUT, Outcome.UNKNOWN if outcome is None else outcome
     if isinstance(error, ERRORS_OF_CONNECTIONS):

@@ -421,7 +421,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
                 raise as_ours(again, endpoint) from again
 
         try:
-            return await async_retry(plan, attempt, permit, as_ours(error, endpoint), self._timeout_s, deadline_s)
+            return await async_retry(plan, attempt, permit, as_ours(error, endpoint), deadline_s)
         except Exception as last:
             if isinstance(last, _OURS):
                 describe(last, self._guard, plan.name)

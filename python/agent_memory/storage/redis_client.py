@@ -412,7 +412,7 @@ class ResilientRedisClient(ListedCommands):
                 raise as_ours(again, endpoint) from again
 
         try:
-            return retry(plan, attempt, permit, as_ours(error, endpoint), self._timeout_s, deadline_s)
+            return retry(plan, attempt, permit, as_ours(error, endpoint), deadline_s)
         except Exception as last:
             if isinstance(last, _OURS):
                 describe(last, self._guard, plan.name)

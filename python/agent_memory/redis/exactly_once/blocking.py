@@ -19,6 +19,7 @@ from agent_memory.redis.exactly_once._fencing import fence, greet
 from agent_memory.redis.exactly_once.multiplexed import conclude_by_reply, keeper_of
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
+from agent_memory.redis.outcomes import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,7 @@ class BlockingOnce:
         is_script = plan.name in SCRIPTS
 
         def wrap(stream: Stream) -> Wrapped:
-            return stream.wrap(packed, timeout_s, is_script=is_script)
+            return stream.wrap(packed, self._transport.patience_s(timeout_s), is_script=is_script)
 
         wrapped, replies = self._call(wrap, raw, timeout_s, keep)
         reply = wrapped.unwrap(replies)
@@ -156,7 +157,7 @@ class BlockingOnce:
         """A channel; where it has to be `ready`, one whose marker has been made: what is kept of a write names it."""
         transport = self._transport
         while True:
-            channel = transport.acquire(monotonic_ns(), timeout_s)
+            channel = transport.acquire(monotonic_ns(), transport.patience_s(timeout_s))
             making = channel.stream.fresh_marker() if ready and channel.stream is not None else None
             if not making:
                 return channel
@@ -243,11 +244,11 @@ class BlockingOnce:
             self._fencing.release()
 
     def _fence(self, deadline_ns: int | None) -> None:
-        # A connection of its own: those that are idle may be dead as well.
-        channel = self._transport.open_channel(deadline_ns)
+        generation = self._transport.generation
+        channel, held = self._channel_to_fence_from(deadline_ns)
+        stream, channel.stream = channel.stream, None  # nothing of a caller's goes over it meanwhile
+        assert stream is not None
         try:
-            stream, channel.stream = channel.stream, None  # nothing of a caller's goes over it
-            assert stream is not None
             self.left = False
             called_back = self.mode.called_back(stream)
             with self._parking:
@@ -261,12 +262,35 @@ class BlockingOnce:
                 fence(self.mode, ask, stream, old, self._transport.timeout_s)
                 with self._parking:
                     self.loose.remove(old)
-            keys = stream.markers(self.mode.litter)
+            keys = [] if held else stream.markers(self.mode.litter)
             if keys:
                 ask([pack_command((b"UNLINK", *keys))])
+            channel.stream = stream if held else None
         finally:
-            channel.close()
+            if channel.stream is None:
+                channel.close()
+            else:
+                self._transport.take_back(channel, generation)
         self._end_parking()
+
+    def _channel_to_fence_from(self, deadline_ns: int | None) -> tuple[Channel, bool]:
+        """A connection of its own: those that are idle may be dead as well. Where the server has no room for one, one of them.
+
+        The second says whether it is one of them.
+        """
+        transport = self._transport
+        while True:
+            try:
+                return transport.open_channel(deadline_ns), False
+            except RedisUnavailableError as error:
+                if not is_full(error):
+                    raise
+                for parked in (self._idle, transport.idle):
+                    channel = None if parked is None else transport.lend_held(parked)
+                    if channel is not None:
+                        return channel, True
+                if not transport.wait_for_return(deadline_ns):
+                    raise
 
     def _end_parking(self) -> None:
         transport = self._transport

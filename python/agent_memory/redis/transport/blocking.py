@@ -8,10 +8,13 @@ Rules
 - A channel is on the idle list only between a complete reply and the next command. Whatever interrupts a round trip (an
   error, a timeout, KeyboardInterrupt) closes the channel: a stream that may be out of step is never used again.
 - Timeouts are the kernel's (SO_RCVTIMEO and SO_SNDTIMEO on a blocking socket: no poll() per call). Where those cannot be
-  trusted (TLS, sockets patched by gevent) `settimeout` is used instead. They bound one system call; the deadline of the
-  whole attempt is checked after every partial read, and the kernel's timeout is shortened to what is left of it, so a
-  server that drips bytes cannot stretch a call.
+  trusted (TLS, sockets patched by gevent) `settimeout` is used instead. They bound one system call, so `socket_timeout` is
+  how long a connection may be silent: a large value on a slow link takes its time, and no failure of the server is made of
+  it. The deadline of the whole call is checked after every partial read and send, and the kernel's timeout is shortened to
+  what is left of it, so a server that drips bytes cannot stretch a call.
 - Opening a connection, its handshake included, has `socket_timeout` as well, however small the pieces of the handshake.
+- A server that has no room for more clients (maxclients) is no outage while we hold connections: whoever wanted a new one
+  waits for one of those, as at the bound of `max_connections`.
 - A place under the bound is held by an object that whoever interrupts a call (KeyboardInterrupt) cannot leak: weakly.
 - A child of fork() starts with an empty list and never touches a socket of its parent.
 """
@@ -37,8 +40,8 @@ from agent_memory.redis import private
 from agent_memory.redis.exactly_once.blocking import BlockingOnce
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.outcomes import reply_error, undecodable
-from agent_memory.redis.transport.proof import all_acknowledged
+from agent_memory.redis.outcomes import is_full, reply_error, undecodable
+from agent_memory.redis.transport.proof import acknowledged_bytes, all_acknowledged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +56,10 @@ RECEIVE_BUFFER_BYTES: Final = 65_536
 """Bytes asked of the kernel in one recv; larger replies take several."""
 USER_TIMEOUT_MS: Final = 45_000
 """TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged; as long as the keepalive needs to find a dead peer."""
+SEND_PIECE_BYTES: Final = 262_144
+"""The rest of a large command is handed to the kernel in such pieces, so that silence is told from slowness."""
+FULL_PAUSE_S: Final = 0.25
+"""Where the server has no room for more clients: how long to wait for a connection we hold before one is asked for again."""
 DEFAULT_MAX_CONNECTIONS: Final = 100
 """Bound of open channels where the pool names none (redis-py's default)."""
 
@@ -76,6 +83,7 @@ class Channel:
         "has_data",
         "kernel_timeouts",
         "last_used_ns",
+        "moved",
         "protocol",
         "reader",
         "receive_into",
@@ -103,6 +111,8 @@ class Channel:
         self.has_data: Callable[[], bool] = reader.has_data
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self.last_used_ns = now_ns
+        self.moved = False
+        """Whether bytes have moved in the call under way; kept for those off the common path only."""
         self.kernel_timeouts = _RELIABLE_KERNEL_TIMEOUTS and type(sock).__module__ == "socket"
         self.timeout_s: float | None = -1.0  # unlike any value, so that the first set_timeout acts
         if sock.family != getattr(socket, "AF_UNIX", None):
@@ -164,6 +174,10 @@ def _set_user_timeout(sock: socket.socket) -> None:
             pass  # a transport that is not TCP in the end, such as a tunnel's socket
 
 
+class _StillMovingError(TimeoutError):
+    """The deadline of a call has passed while bytes were arriving or leaving."""
+
+
 class _Place:
     """A place under the bound of connections, held while one is being opened."""
 
@@ -199,7 +213,7 @@ class BlockingTransport:
         self._open: weakref.WeakSet[Channel] = weakref.WeakSet()
         self._connecting: weakref.WeakSet[_Place] = weakref.WeakSet()
         self._waiting = 0
-        self._generation = 0
+        self.generation = 0
         self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
         self._stale: weakref.WeakSet[Channel] = weakref.WeakSet()  # channels that have not been told of them
         self._renewing = False  # whether there may be any: then this counts as one who waits for channels
@@ -220,11 +234,12 @@ class BlockingTransport:
 
     # --- one round trip -------------------------------------------------------------------------------------------
 
-    def call(self, packed: bytes, started_ns: int, raw: bool = False) -> Any:
+    def call(self, packed: bytes, started_ns: int, raw: bool = False, deadline_s: float | None = None) -> Any:
         """Send one packed command and return its reply; an error reply is returned as an exception instance.
 
-        `started_ns` (of `_core.monotonic_ns`) is when the attempt began: it has `socket_timeout` from then on, or from when
-        it has got a connection where it had to wait for one, which may take as long again. `raw` leaves bytes undecoded.
+        The connection may be silent for `socket_timeout`. While bytes arrive or leave, the call goes on for `deadline_s` from
+        `started_ns` (of `_core.monotonic_ns`) or from when it has got a connection; None: `socket_timeout`. Getting a
+        connection may take `socket_timeout`. `raw` leaves bytes undecoded.
         """
         try:
             channel = self.idle.pop()
@@ -239,15 +254,15 @@ class BlockingTransport:
         sent = 0
         try:
             sent = sock.send(packed)
-            if sent != len(packed):
-                sent = self._send_rest(channel, packed, sent, started_ns, self._timeout_ns)
+            if sent != len(packed) or sent > SEND_PIECE_BYTES:
+                sent = self._send_large(channel, packed, sent, self._until_ns(started_ns, deadline_s))
             count = sock.recv_into(buffer)
             if not count:
                 raise EOFError
             reader.feed(buffer, 0, count)
             reply = reader.gets(False) if raw else reader.gets()
             if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
-                reply = self._receive_rest(channel, started_ns, self._timeout_ns, raw)
+                reply = self._receive_rest(channel, self._until_ns(started_ns, deadline_s), raw)
         except (OSError, EOFError, redis_py.RedisError) as error:
             raise self._broken(channel, error, sent == len(packed)) from error
         except UnicodeError as error:
@@ -263,20 +278,23 @@ class BlockingTransport:
             self._wake_one()
         return reply
 
-    def round_trip(self, channel: Channel, packed: bytes, started_ns: int, timeout_ns: int | None, raw: bool) -> Any:
-        """Send and receive on a channel that the caller owns; on any error the channel is closed and forgotten."""
+    def round_trip(self, channel: Channel, packed: bytes, until_ns: int | None, raw: bool) -> Any:
+        """Send and receive on a channel that the caller owns; on any error the channel is closed and forgotten.
+
+        The channel's timeout bounds its silence; `until_ns` (of `monotonic_ns()`) is the end also while bytes come.
+        """
         sent = 0
         try:
             sent = channel.send(packed)
-            if sent != len(packed):
-                sent = self._send_rest(channel, packed, sent, started_ns, timeout_ns)
+            if sent != len(packed) or sent > SEND_PIECE_BYTES:
+                sent = self._send_large(channel, packed, sent, until_ns)
             count = channel.receive_into(channel.buffer)
             if not count:
                 raise EOFError
             channel.feed(channel.buffer, 0, count)
             reply = channel.gets(False) if raw else channel.gets()
             if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
-                reply = self._receive_rest(channel, started_ns, timeout_ns, raw)
+                reply = self._receive_rest(channel, until_ns, raw)
         except (OSError, EOFError, redis_py.RedisError) as error:
             raise self._broken(channel, error, sent == len(packed)) from error
         except UnicodeError as error:
@@ -298,15 +316,14 @@ class BlockingTransport:
         On any error the channel is closed and forgotten. A channel of the pool is put back.
         """
         started_ns = monotonic_ns()
-        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
-        self._begin(channel, started_ns, timeout_ns)
+        until_ns = self._begin(channel, started_ns, timeout_s)
         replies: list[Any] = []
         sent = 0
         try:
             sent = channel.send(packed)
-            if sent != len(packed):
-                sent = self._send_rest(channel, packed, sent, started_ns, timeout_ns)
-            self._receive_many(channel, count, replies, started_ns, timeout_ns, raw)
+            if sent != len(packed) or sent > SEND_PIECE_BYTES:
+                sent = self._send_large(channel, packed, sent, until_ns)
+            self._receive_many(channel, count, replies, until_ns, raw)
         except (OSError, EOFError, redis_py.RedisError) as error:
             raise self._broken(channel, error, sent == len(packed)) from error
         except BaseException:
@@ -335,22 +352,42 @@ class BlockingTransport:
 
     def call_within(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None) -> Any:
         """The same within `timeout_s` from `started_ns` to the reply (None: wait for ever), getting a connection included."""
-        channel = self.acquire(started_ns, timeout_s)
-        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
-        self._begin(channel, started_ns, timeout_ns)
-        reply = self.round_trip(channel, packed, started_ns, timeout_ns, raw)
+        channel = self.acquire(started_ns, self.patience_s(timeout_s))
+        until_ns = self._begin(channel, started_ns, timeout_s)
+        reply = self.round_trip(channel, packed, until_ns, raw)
         self.release(channel, started_ns)
         return reply
 
-    def _begin(self, channel: Channel, started_ns: int, timeout_ns: int | None) -> None:
-        """Give the socket of a leased channel what is left of a call's time; raises NOT_SENT when nothing is."""
+    def patience_s(self, timeout_s: float | None) -> float | None:
+        """How long a connection may be silent, or be waited for, in a call that may take `timeout_s` in all."""
+        if timeout_s is None or self.timeout_s is None:
+            return timeout_s
+        return min(timeout_s, self.timeout_s)
+
+    def _until_ns(self, started_ns: int, deadline_s: float | None) -> int | None:
+        """When a call of the straight way ends also while bytes come."""
+        timeout_ns = self._timeout_ns
+        if timeout_ns is None:
+            return None
+        return started_ns + (timeout_ns if deadline_s is None else int(deadline_s * _NS_PER_S))
+
+    def _begin(self, channel: Channel, started_ns: int, timeout_s: float | None) -> int | None:
+        """Give the socket of a leased channel what a call may take of silence; returns when the call ends.
+
+        Raises NOT_SENT when that has passed.
+        """
         try:
-            if timeout_ns is None:
-                channel.set_timeout(None)
-            else:
-                self._check_deadline(channel, started_ns, timeout_ns)
+            channel.moved = False
+            channel.set_timeout(self.patience_s(timeout_s))
+            if timeout_s is None:
+                return None
+            until_ns = started_ns + int(timeout_s * _NS_PER_S)
+            if until_ns <= monotonic_ns():
+                raise TimeoutError
+            self._shorten(channel, until_ns)
         except OSError as error:
             raise self._broken(channel, error, False) from error
+        return until_ns
 
     def call_leased(
         self,
@@ -361,23 +398,25 @@ class BlockingTransport:
         *,
         keep: bool,
         ahead: bytes | None = None,
+        extra_s: float = 0.0,
     ) -> Any:
         """The same for a command that blocks (`timeout_s` says how long) or changes its connection (`keep=False` closes it).
 
-        `ahead` is a packed command that is sent first; if it is refused, that is the reply and the connection is closed.
+        While bytes arrive it may take `extra_s` more. `ahead` is a packed command that is sent first; if it is refused, that is
+        the reply and the connection is closed.
         """
         channel = self.acquire(started_ns, self.timeout_s)
         started_ns = monotonic_ns()
-        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
+        until_ns = None if timeout_s is None else started_ns + int((timeout_s + extra_s) * _NS_PER_S)
         try:
             channel.set_timeout(timeout_s)
         except OSError as error:
             raise self._broken(channel, error, False) from error
-        refusal = None if ahead is None else self.round_trip(channel, ahead, started_ns, timeout_ns, False)
+        refusal = None if ahead is None else self.round_trip(channel, ahead, until_ns, False)
         if isinstance(refusal, Exception):
             self.discard(channel)
             return refusal
-        reply = self.round_trip(channel, packed, started_ns, timeout_ns, raw)
+        reply = self.round_trip(channel, packed, until_ns, raw)
         if keep:
             self.release(channel, started_ns)
         else:
@@ -385,14 +424,37 @@ class BlockingTransport:
         return reply
 
     def ping_afresh(self) -> None:
-        """PING on a new connection outside the bound, for a probe; raises what the connection raises."""
-        channel = self.open_channel(greet=False)
+        """PING on a new connection outside the bound, for a probe; raises what the connection raises.
+
+        Where the server has no room for one, on a connection that is held.
+        """
         try:
-            reply = self.round_trip(channel, _PING, monotonic_ns(), self._timeout_ns, False)
+            channel = self.open_channel(greet=False)
+        except RedisUnavailableError as error:
+            if not is_full(error):
+                raise
+            self._ping_held(error)
+            return
+        try:
+            reply = self.round_trip(channel, _PING, self._until_ns(monotonic_ns(), None), False)
         finally:
             channel.close()
         if isinstance(reply, Exception):
             raise reply
+
+    def _ping_held(self, full: RedisUnavailableError) -> None:
+        now_ns = monotonic_ns()
+        deadline_ns = None if self._timeout_ns is None else now_ns + self._timeout_ns
+        place = _Place()
+        while (channel := self._take(place, deadline_ns, may_connect=False)) is not None:
+            if channel.is_fresh():
+                reply = self.round_trip(channel, _PING, self._until_ns(now_ns, None), False)
+                self.release(channel, now_ns)
+                if isinstance(reply, Exception):
+                    raise reply
+                return
+            self.discard(channel)
+        raise full
 
     def call_many(
         self,
@@ -404,29 +466,34 @@ class BlockingTransport:
         """Send windows of packed commands and return all replies; error replies as exception instances.
 
         A window is its bytes and the number of its replies; the next one is sent before the replies of the one before are
-        read, so the server always has work. Every window has `timeout_s` (None: `socket_timeout`). `raw` numbers the replies
-        that stay bytes.
+        read, so the server always has work. Every window has `timeout_s` (None: `socket_timeout`), of which the connection may
+        be silent for `socket_timeout`. `raw` numbers the replies that stay bytes.
         """
         if timeout_s is None:
             timeout_s = self.timeout_s
-        channel = self.acquire(started_ns, timeout_s)
+        channel = self.acquire(started_ns, self.patience_s(timeout_s))
         started_ns = monotonic_ns()
-        timeout_ns = None if timeout_s is None else int(timeout_s * _NS_PER_S)
-        self._begin(channel, started_ns, timeout_ns)
+        until_ns = self._begin(channel, started_ns, timeout_s)
         replies: list[Any] = []
         unread = 0
+        packed = b""
         sent = False
         try:
             for packed, count in windows:
                 whole = channel.send(packed)
                 sent = sent or whole > 0
                 if whole != len(packed):
-                    self._send_rest(channel, packed, whole, started_ns, timeout_ns)
+                    self._send_rest(channel, packed, whole, until_ns)
                 if unread:
-                    self._receive_many(channel, unread, replies, started_ns, timeout_ns, raw)
+                    if len(packed) > SEND_PIECE_BYTES:
+                        self._see_off(channel, until_ns)
+                    self._receive_many(channel, unread, replies, until_ns, raw)
                     started_ns = monotonic_ns()
+                    until_ns = None if timeout_s is None else started_ns + int(timeout_s * _NS_PER_S)
                 unread = count
-            self._receive_many(channel, unread, replies, started_ns, timeout_ns, raw)
+            if len(packed) > SEND_PIECE_BYTES:
+                self._see_off(channel, until_ns)
+            self._receive_many(channel, unread, replies, until_ns, raw)
         except (OSError, EOFError, redis_py.RedisError) as error:
             failure = self._broken(channel, error, sent)
             failure.replies = replies  # type: ignore[union-attr]  # those that came: a replay need not doubt them
@@ -442,15 +509,9 @@ class BlockingTransport:
         return replies
 
     def _receive_many(
-        self,
-        channel: Channel,
-        count: int,
-        replies: list[Any],
-        started_ns: int,
-        timeout_ns: int | None,
-        raw: frozenset[int],
+        self, channel: Channel, count: int, replies: list[Any], until_ns: int | None, raw: frozenset[int]
     ) -> None:
-        buffer, receive_into, feed, gets = channel.buffer, channel.receive_into, channel.feed, channel.gets
+        gets = channel.gets
         append, upto = replies.append, len(replies) + count
         while len(replies) < upto:
             try:
@@ -458,50 +519,96 @@ class BlockingTransport:
             except UnicodeError as error:
                 reply = undecodable(error)
             if reply is _INCOMPLETE:
-                self._check_deadline(channel, started_ns, timeout_ns)
-                received = receive_into(buffer)
-                if not received:
-                    raise EOFError
-                feed(buffer, 0, received)
+                self._receive_more(channel, until_ns)
             elif reply.__class__ is not _PushNotification:
                 append(reply)
 
-    def _send_rest(self, channel: Channel, packed: bytes, sent: int, started_ns: int, timeout_ns: int | None) -> int:
-        view = memoryview(packed)
-        while sent < len(packed):
-            self._check_deadline(channel, started_ns, timeout_ns)
-            sent += channel.send(view[sent:])
+    def _send_large(self, channel: Channel, packed: bytes, sent: int, until_ns: int | None) -> int:
+        """The rest of a large command; returns when the reply begins, or where nobody can tell whether it does."""
+        timeout_s = channel.timeout_s
+        try:
+            sent = self._send_rest(channel, packed, sent, until_ns)
+            self._see_off(channel, until_ns)
+        finally:
+            channel.set_timeout(timeout_s)
         return sent
 
-    def _receive_rest(self, channel: Channel, started_ns: int, timeout_ns: int | None, raw: bool) -> Any:
-        buffer, receive_into, feed, gets = channel.buffer, channel.receive_into, channel.feed, channel.gets
+    def _send_rest(self, channel: Channel, packed: bytes, sent: int, until_ns: int | None) -> int:
+        view = memoryview(packed)
+        channel.moved = True
+        while sent < len(packed):
+            shortened = self._shorten(channel, until_ns)
+            try:
+                sent += channel.send(view[sent : sent + SEND_PIECE_BYTES])
+            except (BlockingIOError, TimeoutError):
+                if shortened:
+                    raise _StillMovingError from None
+                raise
+        return sent
+
+    def _see_off(self, channel: Channel, until_ns: int | None) -> None:
+        """Wait for the first byte of a reply: while the kernel still sends what it holds, the peer owes none."""
+        silence_s = channel.timeout_s
+        if silence_s is None or not channel.kernel_timeouts:
+            return
+        poller = select.poll()
+        poller.register(channel.sock, select.POLLIN)
+        acknowledged = acknowledged_bytes(channel.sock)
+        while True:
+            shortened = self._shorten(channel, until_ns)
+            if poller.poll(1000.0 * (channel.timeout_s or silence_s)):
+                return
+            before, acknowledged = acknowledged, acknowledged_bytes(channel.sock)
+            if acknowledged == before:
+                raise _StillMovingError if shortened and channel.moved else TimeoutError
+            channel.moved = True
+
+    def _receive_rest(self, channel: Channel, until_ns: int | None, raw: bool) -> Any:
+        gets, timeout_s = channel.gets, channel.timeout_s
+        channel.moved = True
         try:
             while True:
                 reply = gets(False) if raw else gets()
                 if reply is _INCOMPLETE:
-                    self._check_deadline(channel, started_ns, timeout_ns)
-                    count = receive_into(buffer)
-                    if not count:
-                        raise EOFError
-                    feed(buffer, 0, count)
+                    self._receive_more(channel, until_ns)
                 elif reply.__class__ is not _PushNotification:
                     return reply
         finally:
-            if timeout_ns == self._timeout_ns:
-                channel.set_timeout(self.timeout_s)
+            channel.set_timeout(timeout_s)
+
+    def _receive_more(self, channel: Channel, until_ns: int | None) -> None:
+        """More bytes for the reader; raises where the channel stays silent, and past the deadline."""
+        shortened = self._shorten(channel, until_ns)
+        try:
+            count = channel.receive_into(channel.buffer)
+        except (BlockingIOError, TimeoutError):
+            if shortened and channel.moved:
+                raise _StillMovingError from None
+            raise
+        if not count:
+            raise EOFError
+        channel.moved = True
+        channel.feed(channel.buffer, 0, count)
 
     @staticmethod
-    def _check_deadline(channel: Channel, started_ns: int, timeout_ns: int | None) -> None:
-        """Raise TimeoutError past the deadline, else shorten the socket's timeout to what is left of it."""
-        if timeout_ns is None:
-            return
-        left_ns = started_ns + timeout_ns - monotonic_ns()
+    def _shorten(channel: Channel, until_ns: int | None) -> bool:
+        """Shorten the socket's timeout to what is left of a call: whether that is less than its silence may last.
+
+        Raises past the deadline.
+        """
+        if until_ns is None:
+            return False
+        left_ns = until_ns - monotonic_ns()
         if left_ns <= 0:
-            raise TimeoutError
+            raise _StillMovingError if channel.moved else TimeoutError
         left_s = left_ns / _NS_PER_S
+        timeout_s = channel.timeout_s
+        if timeout_s is not None and left_s >= timeout_s:
+            return False
         # A large reply that streams in takes many reads in a millisecond: only a real change is worth a system call.
-        if channel.timeout_s is None or left_s < channel.timeout_s * 0.95:
+        if timeout_s is None or left_s < timeout_s * 0.95:
             channel.set_timeout(left_s)
+        return True
 
     def _broken(self, channel: Channel, error: Exception, all_sent: bool) -> RedisUnavailableError | RedisTimeoutError:
         """Close the channel and say what is known about the command."""
@@ -512,7 +619,9 @@ class BlockingTransport:
         self.discard(channel, in_doubt=outcome is Outcome.UNKNOWN)
         if isinstance(error, BlockingIOError | TimeoutError):
             what = "no answer in time" if all_sent else "could not send in time"
-            return RedisTimeoutError(what, outcome=outcome, endpoint=self.endpoint)
+            late = RedisTimeoutError(what, outcome=outcome, endpoint=self.endpoint)
+            late.moving = isinstance(error, _StillMovingError)
+            return late
         if isinstance(error, redis_py.RedisError):
             # The reader met bytes that are not the protocol: whatever sits there, it is not a Redis that we can trust.
             return RedisUnavailableError(f"protocol error: {error}", outcome=outcome, endpoint=self.endpoint)
@@ -616,7 +725,7 @@ class BlockingTransport:
         assert renewal is not None
         self._stale.discard(channel)
         try:
-            reply = self.round_trip(channel, renewal, monotonic_ns(), self._timeout_ns, False)
+            reply = self.round_trip(channel, renewal, self._until_ns(monotonic_ns(), None), False)
         except (RedisUnavailableError, RedisTimeoutError):
             return False
         if isinstance(reply, Exception):
@@ -641,7 +750,8 @@ class BlockingTransport:
             return True
         # Idle for so long, a connection may have been forgotten by something in between without a word to either end.
         try:
-            return not isinstance(self.round_trip(channel, _PING, monotonic_ns(), self._timeout_ns, False), Exception)
+            until_ns = self._until_ns(monotonic_ns(), None)
+            return not isinstance(self.round_trip(channel, _PING, until_ns, False), Exception)
         except (RedisUnavailableError, RedisTimeoutError):
             return False
 
@@ -650,6 +760,33 @@ class BlockingTransport:
         if self.once is not None:
             self.once.fence_now(deadline_ns)
         place = _Place()
+        while (channel := self._take(place, deadline_ns)) is None:
+            if place not in self._connecting:
+                bound = f"all {self._max_connections} connections"
+                raise ConnectionLimitError(f"{bound} stayed busy for {timeout_s} s", endpoint=self.endpoint)
+            try:
+                return self._connect(place, deadline_ns)
+            except RedisUnavailableError as error:
+                if not is_full(error) or not self._open:
+                    raise
+            channel = self._take_held(place, deadline_ns)
+            if channel is not None:
+                return channel
+            if deadline_ns is not None and monotonic_ns() >= deadline_ns:
+                bound = f"the server takes no more clients, and all {len(self._open)} connections"
+                raise ConnectionLimitError(f"{bound} stayed busy for {timeout_s} s", endpoint=self.endpoint)
+        return channel
+
+    def _take_held(self, place: _Place, deadline_ns: int | None) -> Channel | None:
+        """An open channel where the server admits no other; None after a pause in which none came back."""
+        pause_end_ns = monotonic_ns() + int(FULL_PAUSE_S * _NS_PER_S)
+        end_ns = pause_end_ns if deadline_ns is None else min(pause_end_ns, deadline_ns)
+        return self._take(place, end_ns, may_connect=False)
+
+    def _take(self, place: _Place, deadline_ns: int | None, *, may_connect: bool = True) -> Channel | None:
+        """An idle channel, as soon as there is one; None past the deadline, when none is open, or with the place counted
+        under the bound, for the caller to connect.
+        """
         with self._lock:
             self._waiting += 1
             try:
@@ -660,23 +797,51 @@ class BlockingTransport:
                         return self.idle.pop()
                     except IndexError:
                         pass
-                    if len(self._open) + len(self._connecting) < self._max_connections:
+                    if may_connect and len(self._open) + len(self._connecting) < self._max_connections:
                         self._connecting.add(place)
-                        break
+                        return None
                     left_s = None if deadline_ns is None else (deadline_ns - monotonic_ns()) / _NS_PER_S
-                    if left_s is not None and left_s <= 0:
-                        raise ConnectionLimitError(
-                            f"all {self._max_connections} connections stayed busy for {timeout_s} s",
-                            endpoint=self.endpoint,
-                        )
+                    if (left_s is not None and left_s <= 0) or not (may_connect or self._open):
+                        return None
                     self._changed.wait(left_s)
             finally:
                 self._waiting -= 1
-            generation = self._generation
-        return self._connect(place, generation, deadline_ns)
 
-    def _connect(self, place: _Place, generation: int, deadline_ns: int | None) -> Channel:
-        renewal = self._renewal
+    def lend_held(self, parked: list[Channel]) -> Channel | None:
+        """One of these idle channels for exactly once, outside the bound until `take_back`; None where none is alive."""
+        while True:
+            try:
+                channel = list.pop(parked)
+            except IndexError:  # also where another thread was first
+                return None
+            if channel.is_fresh():
+                with self._lock:
+                    self._open.discard(channel)
+                return channel
+            self.discard(channel)
+
+    def take_back(self, channel: Channel, generation: int) -> None:
+        """What `lend_held` has given is idle again."""
+        with self._lock:
+            if generation == self.generation:
+                self._open.add(channel)
+        self.release(channel, monotonic_ns())
+
+    def wait_for_return(self, deadline_ns: int | None) -> bool:
+        """Wait a little for a channel in use to come back; False past the deadline, and where there is none to wait for."""
+        left_s = FULL_PAUSE_S if deadline_ns is None else (deadline_ns - monotonic_ns()) / _NS_PER_S
+        with self._lock:
+            if left_s <= 0 or not self._open:
+                return False
+            self._waiting += 1
+            try:
+                self._changed.wait(min(left_s, FULL_PAUSE_S))
+            finally:
+                self._waiting -= 1
+        return True
+
+    def _connect(self, place: _Place, deadline_ns: int | None) -> Channel:
+        renewal, generation = self._renewal, self.generation
         try:
             channel = self.open_channel(deadline_ns)
         except BaseException:
@@ -687,7 +852,7 @@ class BlockingTransport:
             raise
         with self._lock:
             self._connecting.discard(place)
-            if generation == self._generation:
+            if generation == self.generation:
                 self._open.add(channel)
                 if self._renewal is not renewal:
                     self._mark_stale(channel)  # what it has just told the server was renewed meanwhile
@@ -728,7 +893,7 @@ class BlockingTransport:
         with self._lock:
             channels: list[Channel] = []
             if in_use:
-                self._generation += 1
+                self.generation += 1
                 channels = list(self._open)
                 self._open = weakref.WeakSet()
             if self.once is None:

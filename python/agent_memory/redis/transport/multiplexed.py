@@ -844,7 +844,7 @@ class MultiplexedTransport:
         replies: list[Any] = []
         under_way: collections.deque[asyncio.Future[list[Any]]] = collections.deque()
         sent = first = 0
-        in_a_hurry = timeout_s is not None and (self.timeout_s is None or timeout_s < self.timeout_s)
+        in_a_hurry = timeout_s is not None and (self.timeout_s is None or timeout_s < 2.0 * self.timeout_s)
         try:
             async with asyncio.timeout(timeout_s if in_a_hurry else None):
                 for packed, count in windows:
@@ -887,6 +887,7 @@ class MultiplexedTransport:
         *,
         keep: bool,
         ahead: bytes | None = None,
+        extra_s: float = 0.0,
     ) -> Any:
         """One command on a connection of its own, because it may block or changes its connection.
 

@@ -1,0 +1,160 @@
+"""A server at its maxclients: who holds connections goes on over them, and its circuit stays closed."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.policy import BreakerSettings, RetryPolicy
+from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.redis.exactly_once import ExactlyOnce
+
+TOUCHY = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(0), probe_interval=None)
+ONCE = Retry(NoBackoff(), 0)
+LIMIT = 8
+
+
+@pytest.fixture
+def full(start_server):
+    """full(leaving): a server with LIMIT clients at the most, `leaving` of which others have left; closes the others."""
+    with contextlib.ExitStack() as opened:
+        server = start_server(transport="tcp", config={"maxclients": LIMIT})
+
+        def fill():
+            others = []
+            for _ in range(LIMIT + 1):
+                try:
+                    other = redis.Redis(**server.connection_kwargs, single_connection_client=True, retry=ONCE)
+                except redis.ConnectionError:
+                    return others
+                others.append(opened.enter_context(other))
+            raise AssertionError("the server admits more than its limit")
+
+        yield server, fill
+
+
+def held(client):
+    return len(client.transport_here()._open)
+
+
+def hold_two(client, server):
+    """Two idle connections."""
+    waiting = threading.Thread(target=client.blpop, args=("list", 10))
+    waiting.start()
+    with redis.Redis(**server.connection_kwargs) as observer:
+        while not observer.info("clients")["blocked_clients"]:
+            time.sleep(0.001)
+        client.ping()
+        observer.rpush("list", "element")
+    waiting.join(10)
+    assert held(client) == 2
+
+
+def test_calls_wait_for_a_connection_that_is_held(full, connect):
+    server, fill = full
+    client = connect(server, socket_timeout=5, resilience=TOUCHY)
+    client.ping()
+    fill()
+    errors = []
+
+    def work():
+        try:
+            for _ in range(20):
+                client.incr("counter")
+        except redis.RedisError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert int(client.get("counter")) == 160
+    assert held(client) == 1
+    assert client.guard.state == "closed"
+
+
+def test_that_all_held_connections_are_busy_is_no_failure_of_the_server(full, connect):
+    server, fill = full
+    client = connect(server, socket_timeout=0.4, resilience=TOUCHY)
+    client.ping()
+    others = fill()
+    waiting = threading.Thread(target=client.blpop, args=("list", 10))
+    waiting.start()
+    while not others[0].info("clients")["blocked_clients"]:
+        time.sleep(0.001)
+    started_s = time.monotonic()
+    with pytest.raises(ConnectionLimitError, match="the server takes no more clients") as caught:
+        client.incr("counter")
+    assert 0.3 < time.monotonic() - started_s < 0.4 + 1.0
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert client.guard.state == "closed"
+    others[0].rpush("list", "element")
+    waiting.join(10)
+    assert client.incr("counter") == 1
+
+
+def test_who_holds_none_is_told_of_it(full, connect):
+    server, fill = full
+    fill()
+    client = connect(server, socket_timeout=0.4, resilience=TOUCHY)
+    with pytest.raises(RedisUnavailableError, match="max number of clients") as caught:
+        client.incr("counter")
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert client.guard.state == "open"
+
+
+def test_a_place_that_another_client_leaves_is_taken(full, connect):
+    server, fill = full
+    client = connect(server, socket_timeout=5, resilience=TOUCHY)
+    client.ping()
+    others = fill()
+    waiting = threading.Thread(target=client.blpop, args=("list", 10))
+    waiting.start()
+    while not others[0].info("clients")["blocked_clients"]:
+        time.sleep(0.001)
+    leaving = threading.Timer(0.2, others[1].close)
+    leaving.start()
+    assert client.incr("counter") == 1
+    leaving.join()
+    assert held(client) == 2
+    others[0].rpush("list", "element")
+    waiting.join(10)
+
+
+def test_a_probe_goes_over_a_connection_that_is_held(full, connect):
+    server, fill = full
+    client = connect(server, socket_timeout=5, resilience=TOUCHY)
+    client.ping()
+    others = fill()
+    client.ping_afresh()
+    assert held(client) == 1
+    others[0].client_kill_filter(laddr=others[0].client_info()["laddr"], skipme=True)
+    fill()
+    with pytest.raises(RedisUnavailableError, match="max number of clients"):
+        client.ping_afresh()
+    assert held(client) == 0
+
+
+@pytest.mark.parametrize("level", ["marker", "offset"])
+def test_exactly_once_fences_over_a_connection_that_is_held(full, connect, proxy, level):
+    server, fill = full
+    relay = proxy(server)
+    client = connect(relay, socket_timeout=0.5, exactly_once=ExactlyOnce(level))
+    hold_two(client, server)
+    others = fill()
+    lost = relay.drop_replies(1)  # the connection stays, and with it its place
+    with pytest.raises(RedisTimeoutError) as caught:
+        client.incr("counter")
+    assert lost.dropped == 1
+    assert caught.value.outcome is Outcome.APPLIED
+    assert client.stats()["exactly_once"]["fences"] == 1
+    assert client.stats()["exactly_once"]["applied"] == 1
+    assert client.incr("counter") == 2
+    assert int(others[0].get("counter")) == 2
