@@ -7,7 +7,7 @@ from agent_memory.memory._async_system import (
     AsyncMemorySystem,
     AsyncShortTermMemory,
 )
-from agent_memory.memory._reports import ImportReport, MaintenanceReport, SyncReport
+from agent_memory.memory._reports import Health, ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory._sync_service import SyncService
 from agent_memory.memory._system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
@@ -23,6 +23,7 @@ from agent_memory.memory.errors import (
     MemoryStoreFullError,
     MemoryStoreUnavailableError,
     MemorySystemError,
+    StoreFault,
 )
 from agent_memory.memory.settings import (
     AccessSettings,
@@ -44,6 +45,7 @@ __all__ = [
     "AsyncMemorySystem",
     "AsyncShortTermMemory",
     "AsyncSyncService",
+    "Health",
     "ImportReport",
     "IntermediateMemory",
     "LongTermMemory",
@@ -76,6 +78,7 @@ __all__ = [
     "PostgresSettings",
     "ShortTermSettings",
     "SqliteSettings",
+    "StoreFault",
     "SyncSettings",
     "Tier",
 ]

@@ -4,6 +4,8 @@ States of each of the two stores, as this process sees them (`Presence`)
 - *here*: every call goes there.
 - *away*: a call failed less than RETRY_S ago; calls are answered without it. The next one after that tries again: coming
   back needs nobody.
+SQL may be here and take no writes (`Writability`): full, read-only or locked. Then reads go on, and writes do what they do
+while it is away.
 
 Rules
 - A write is acknowledged at one level: SQL committed it, or Redis accepted it as a dirty copy. It goes to SQL unless Redis
@@ -37,14 +39,14 @@ from agent_memory._compat import (
 from agent_memory.memory._async_memory_journal import AsyncMemoryJournal
 from agent_memory.memory._async_redis_tier import AsyncRedisTier, bucket_of
 from agent_memory.memory._batching import AsyncBatcher, AsyncTurns
-from agent_memory.memory._presence import Presence, Written
+from agent_memory.memory._presence import Presence, Writability, Written
 from agent_memory.memory.entries import Copy, Durability, Tier, accepted, new_writer, tombstone_of
-from agent_memory.memory.errors import DurabilityError, MemoryStoreUnavailableError
+from agent_memory.memory.errors import DurabilityError, MemoryStoreError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores.async_protocol import AsyncMemoryStore
-from agent_memory.memory.stores.operations import Delete, Put, WriteResult, WriteStatus
+from agent_memory.memory.stores.operations import Delete, Operation, Put, WriteResult, WriteStatus
 
 __all__ = ["AsyncCopies", "AsyncDataLoader"]
 
@@ -63,6 +65,10 @@ REOPEN_INTERVAL_S: Final = 1.0
 """Between two looks for the embedded server, while it is away."""
 
 REDIS_ERRORS: Final = (RedisError, OSError)
+
+
+def _reason(error: MemoryStoreUnavailableError) -> str:
+    return f"SQL is {error.fault.value}: {error}"
 
 
 class _Flight:
@@ -210,6 +216,7 @@ class AsyncCopies:
         self.journal = journal
         self.settings = settings
         self.sql = Presence("SQL")
+        self.sql_writes = Writability()
         self.redis = Presence("Redis")
         self.loader = AsyncDataLoader(self)
         # The last two bits say which store's clock a version is of, so that equal versions have unequal writers.
@@ -241,16 +248,50 @@ class AsyncCopies:
     # --- asking the stores ---
 
     async def ask_sql(self, function: Any, *args: Any, **options: Any) -> Any:
-        """Calls a method of the store; MemoryStoreUnavailableError is remembered as its absence."""
+        """Calls a method of the store; a MemoryStoreUnavailableError that says so is remembered as its absence."""
         if self.sql.is_away():
             raise MemoryStoreUnavailableError(f"SQL was away a moment ago ({self.sql.last_error})")
         try:
             answer = await function(*args, **options)
         except MemoryStoreUnavailableError as error:
-            self.sql.failed(error)
+            if error.fault is StoreFault.AWAY:
+                self.sql.failed(error)
+            else:
+                self.sql.answered()
             raise
         self.sql.answered()
         return answer
+
+    async def change_sql(self, function: Any, *args: Any, **options: Any) -> Any:
+        """Calls a method of the store that writes; that SQL takes no writes is remembered, and concerns writes alone."""
+        if self.sql_writes.is_locked():
+            raise MemoryStoreUnavailableError(
+                f"SQL was locked a moment ago ({self.sql_writes.last_error})", fault=StoreFault.LOCKED
+            )
+        try:
+            return await self.ask_sql(function, *args, **options)
+        except MemoryStoreUnavailableError as error:
+            if error.fault is not StoreFault.AWAY:
+                self.sql_writes.refused(error)
+            raise
+
+    async def write_sql(self, operations: Sequence[Operation]) -> list[WriteResult]:
+        """Has the store apply operations."""
+        results: list[WriteResult] = await self.change_sql(self.store.write, operations)
+        if self.sql_writes.fault is not None and any(result.seq for result in results):
+            self.sql_writes.accepted()
+        return results
+
+    async def sql_state(self) -> str:
+        """`"here"`, or the fault that SQL has now; asks it, whether it takes writes too."""
+        try:
+            await self.ask_sql(self.store.agents, limit=1)
+            await self.change_sql(self.store.check_writable)
+        except MemoryStoreError as error:
+            is_locked = error.fault is StoreFault.TRANSIENT
+            return (StoreFault.LOCKED if is_locked else error.fault).value
+        fault = self.sql_writes.checked()
+        return "here" if fault is None else fault.value
 
     async def ask_redis(self, function: Any, *args: Any, **options: Any) -> Any:
         """Calls a method of the tier; returns None where Redis is away, or there is none."""
@@ -372,7 +413,8 @@ class AsyncCopies:
             written = await self._put_in_sql(put)
         except MemoryStoreUnavailableError as error:
             if not (degrade or durability != "sql"):
-                raise DurabilityError(durability, None, "SQL is away") from error
+                raise DurabilityError(durability, None, _reason(error), fault=error.fault) from error
+            failure = error
         else:
             self._replay_behind()
             return written
@@ -381,10 +423,14 @@ class AsyncCopies:
         if not is_journalled:
             try:
                 return await self._put_as_dirty(put, known_version)
-            except DurabilityError:
+            except DurabilityError as error:
                 if self.journal is None or not (degrade or durability == "journal"):
-                    raise
+                    raise self._both_refused(durability, failure, error) from failure
         return await self._put_in_journal(put, known_version)
+
+    @staticmethod
+    def _both_refused(durability: str, failure: MemoryStoreUnavailableError, error: DurabilityError) -> DurabilityError:
+        return DurabilityError(durability, None, f"{_reason(failure)}; {error.reason}", fault=failure.fault)
 
     async def _put_in_journal(self, put: Put, known_version: int) -> Written:
         journal = self.journal
@@ -421,11 +467,10 @@ class AsyncCopies:
         puts = [put for put, _ in items]
         results: Sequence[WriteResult | Exception]
         try:
-            results = await self.ask_sql(self.store.write, puts)
-        except MemoryStoreUnavailableError:
-            raise
+            results = await self.write_sql(puts)
         except Exception as error:
-            if len(puts) == 1:
+            is_away = isinstance(error, MemoryStoreUnavailableError) and error.fault is not StoreFault.FULL
+            if len(puts) == 1 or is_away:
                 raise
             logger.debug("%d writes are tried one by one, because of %s", len(puts), type(error).__name__)
             results = [await self._write_alone(put) for put in puts]
@@ -442,7 +487,7 @@ class AsyncCopies:
 
     async def _write_alone(self, put: Put) -> WriteResult | Exception:
         try:
-            results: list[WriteResult] = await self.ask_sql(self.store.write, [put])
+            results = await self.write_sql([put])
         except Exception as error:
             return error
         return results[0]
@@ -450,7 +495,7 @@ class AsyncCopies:
     async def put_many(self, puts: Sequence[Put]) -> list[Written]:
         """Stores copies in SQL, in one call of the store."""
         epochs = {agent_id: await self.epoch_for(agent_id) for agent_id in {put.copy.agent_id for put in puts}}
-        results = await self.ask_sql(self.store.write, puts)
+        results = await self.write_sql(puts)
         written = []
         for result in results:
             written.append(Written(result, "sql", result.copy))
@@ -472,7 +517,7 @@ class AsyncCopies:
     async def _put_as_dirty(self, put: Put, known_version: int) -> Written:
         tier = self.tier
         if tier is None or self.redis.is_away():
-            raise DurabilityError("redis", None, "SQL and Redis are away" if self.sql.is_away() else "Redis is away")
+            raise DurabilityError("redis", None, "there is no Redis" if tier is None else "Redis is away")
         await self.check_dirty_room()
         copy = put.copy
         clock_us = tier.now_us()
@@ -562,10 +607,11 @@ class AsyncCopies:
         try:
             epoch = await self.epoch_for(agent_id)
             operation = Delete(memory_id, agent_id, writer=self._writer, if_version=if_version)
-            (result,) = await self.ask_sql(self.store.write, [operation])
+            (result,) = await self.write_sql([operation])
         except MemoryStoreUnavailableError as error:
             if not degrade:
-                raise DurabilityError("sql", None, "SQL is away") from error
+                raise DurabilityError("sql", None, _reason(error), fault=error.fault) from error
+            failure = error
         else:
             tombstone = None
             if result.status is WriteStatus.APPLIED:
@@ -576,9 +622,9 @@ class AsyncCopies:
         if self.journal is None or not self.journal.find([memory_id]):
             try:
                 return await self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
-            except DurabilityError:
+            except DurabilityError as error:
                 if self.journal is None:
-                    raise
+                    raise self._both_refused("sql", failure, error) from failure
         version = next_version(known_version, time.time_ns() // 1_000)
         tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 2)
         await self.journal.keep(tombstone)
@@ -589,9 +635,9 @@ class AsyncCopies:
     ) -> Written:
         tier = self.tier
         if tier is None:
-            raise DurabilityError("sql", None, "SQL is away and there is no Redis")
+            raise DurabilityError("redis", None, "there is no Redis")
         if self.redis.is_away():
-            raise DurabilityError("sql", None, "SQL and Redis are away")
+            raise DurabilityError("redis", None, "Redis is away")
         await self.check_dirty_room()
         version = next_version(known_version, tier.now_us())
         tombstone = tombstone_of(memory_id, agent_id, version, self._writer | 1)

@@ -103,12 +103,28 @@ class AsyncSyncService:
                 self.dropped_accesses += 1
 
     async def flush_accesses(self) -> int:
-        """Writes the statistics of use; returns of how many memories."""
+        """Writes the statistics of use; returns of how many memories. What SQL does not take waits for the next time."""
         pending, self._accesses = self._accesses, {}
-        if pending:
-            accesses = [Access(memory_id, int(uses), last) for memory_id, (uses, last) in pending.items()]
-            await self._copies.ask_sql(self._copies.store.record_accesses, accesses)
+        if not pending:
+            return 0
+        accesses = [Access(memory_id, int(uses), last) for memory_id, (uses, last) in pending.items()]
+        try:
+            await self._copies.change_sql(self._copies.store.record_accesses, accesses)
+        except BaseException:
+            self._take_back(pending)
+            raise
         return len(pending)
+
+    def _take_back(self, pending: dict[str, list[float]]) -> None:
+        for memory_id, (uses, last) in pending.items():
+            entry = self._accesses.get(memory_id)
+            if entry is not None:
+                entry[0] += uses
+                entry[1] = max(entry[1], last)
+            elif len(self._accesses) < self._settings.accesses.max_pending:
+                self._accesses[memory_id] = [uses, last]
+            else:
+                self.dropped_accesses += int(uses)
 
     # --- dirty copies, the feed, residency ---
 
@@ -150,7 +166,7 @@ class AsyncSyncService:
             return
         try:
             while waiting := journal.oldest(self._settings.sync.batch_entries):
-                results = await copies.ask_sql(copies.store.write, [_absolute(copy) for copy in waiting])
+                results = await copies.write_sql([_absolute(copy) for copy in waiting])
                 changed: dict[str, list[str]] = {}
                 for copy, result in zip(waiting, results, strict=True):
                     copies.loader.forget_absent(copy.id)
@@ -215,7 +231,7 @@ class AsyncSyncService:
         if not dirty:
             return
         operations = [_absolute(copy) for copy in dirty]
-        results = await copies.ask_sql(copies.store.write, operations)
+        results = await copies.write_sql(operations)
         seen: list[tuple[str, Stamp, Stamp]] = []
         changed: list[str] = []
         for copy, result in zip(dirty, results, strict=True):
@@ -305,13 +321,13 @@ class AsyncSyncService:
         """One pass: synchronise, move memories between tiers, expire, finish erasures, purge, write snapshots."""
         report = MaintenanceReport(sync=await self.sync())
         settings = self._settings
-        store, ask = self._copies.store, self._copies.ask_sql
+        store, ask, change = self._copies.store, self._copies.ask_sql, self._copies.change_sql
         now = time.time()
         report.accesses = await self.flush_accesses()
         for erasure in await ask(store.erasures):
             report.erased += await self.finish_erasure(erasure)
         await self.scrub()
-        while results := await ask(store.expire, now, limit=settings.maintenance.batch_entries):
+        while results := await change(store.expire, now, limit=settings.maintenance.batch_entries):
             report.expired += len(results)
             await async_sleep(settings.maintenance.pause_s)
         for tier, ttl_s in ((Tier.STM, settings.short_term.ttl_s), (Tier.IM, settings.intermediate.ttl_s)):
@@ -322,11 +338,11 @@ class AsyncSyncService:
         ):
             await self._move_crowded(tier, limit, report)
         horizon_us = int((now - settings.maintenance.tombstone_ttl_s) * 1e6)
-        while purged := await ask(store.purge_tombstones, horizon_us):
+        while purged := await change(store.purge_tombstones, horizon_us):
             report.purged_tombstones += purged
             await async_sleep(settings.maintenance.pause_s)
         if report.moved["STM to LTM"] or report.moved["IM to LTM"]:
-            await ask(store.train_dictionary)
+            await change(store.train_dictionary)
         report.snapshots = await self._indexes.save_snapshots()
         return report
 
@@ -384,7 +400,7 @@ class AsyncSyncService:
             turn = candidates[start : start + TURN_ENTRIES]
             moves += [Move(one.id, one.agent_id, one.version, self._target(tier, one)) for one in turn]
             await async_give_way()
-        results = await self._copies.ask_sql(self._copies.store.write, moves)
+        results = await self._copies.write_sql(moves)
         to_intermediate: dict[str, list[str]] = {}
         to_long_term: dict[str, list[str]] = {}
         applied = WriteStatus.APPLIED
@@ -435,7 +451,7 @@ class AsyncSyncService:
             await self._indexes.delete_snapshots_of_user(name)
         erased: int = int(erasure.erased)
         while True:
-            progress = await copies.ask_sql(copies.store.erase, kind, name)
+            progress = await copies.change_sql(copies.store.erase, kind, name)
             erased += int(progress.erased)
             if not progress.remaining:
                 break

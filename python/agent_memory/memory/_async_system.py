@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from agent_memory.memory._async_sync_service import AsyncSyncService
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._presence import Written
 from agent_memory.memory._redis_argument import check_redis
-from agent_memory.memory._reports import ImportReport, MaintenanceReport, SyncReport
+from agent_memory.memory._reports import Health, ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory.entries import (
     Copy,
     Durability,
@@ -826,7 +826,9 @@ class AsyncMemorySystem:
         `maintain()` of any process.
         """
         copies = self._opened()
-        return await self._service.finish_erasure(await copies.ask_sql(copies.store.begin_erasure, "agent", agent_id))
+        return await self._service.finish_erasure(
+            await copies.change_sql(copies.store.begin_erasure, "agent", agent_id)
+        )
 
     async def delete_user(self, user_id: str) -> int:
         """Erases the memories of a user from all agents; returns how many.
@@ -836,7 +838,7 @@ class AsyncMemorySystem:
         """
         copies = self._opened()
         await self._service.sync()
-        return await self._service.finish_erasure(await copies.ask_sql(copies.store.begin_erasure, "user", user_id))
+        return await self._service.finish_erasure(await copies.change_sql(copies.store.begin_erasure, "user", user_id))
 
     # --- export and import ---
 
@@ -910,7 +912,13 @@ class AsyncMemorySystem:
         """What is where and how it goes: presence of SQL and Redis, counters of loader, index, synchronisation and store."""
         copies = self._opened()
         found: dict[str, Any] = {
-            "sql": {"here": copies.sql.away_s is None, "away_s": copies.sql.away_s, "failures": copies.sql.failures},
+            "sql": {
+                "here": copies.sql.away_s is None,
+                "away_s": copies.sql.away_s,
+                "failures": copies.sql.failures,
+                "refuses_writes": None if copies.sql_writes.fault is None else copies.sql_writes.fault.value,
+                "refused_writes": copies.sql_writes.refusals,
+            },
             "redis": {
                 "here": copies.tier is not None and copies.redis.away_s is None,
                 "away_s": copies.redis.away_s,
@@ -942,18 +950,15 @@ class AsyncMemorySystem:
             found["store"] = None
         return found
 
-    async def health(self) -> Literal["healthy", "degraded", "down"]:
-        """`"healthy"`: SQL and Redis answer (or there is no Redis); `"degraded"`: one does; `"down"`: none. Asks them."""
+    async def health(self) -> Health:
+        """`"healthy"`: SQL reads and writes, and Redis answers (or there is none); `"degraded"`: something of this does not,
+        or waits for a lock; `"down"`: neither SQL nor Redis answers. Asks them; `.sql` and `.redis` say which.
+        """
         copies = self._opened()
-        try:
-            await copies.ask_sql(copies.store.agents, limit=1)
-            sql = True
-        except MemoryStoreUnavailableError:
-            sql = False
-        redis = copies.tier is None or bool(await copies.ask_redis(copies.tier.client.ping))
-        if sql and redis:
-            return "healthy"
-        return "degraded" if sql or (redis and copies.tier is not None) else "down"
+        sql = await copies.sql_state()
+        if copies.tier is None:
+            return Health.of(sql, "none")
+        return Health.of(sql, "here" if await copies.ask_redis(copies.tier.client.ping) else "away")
 
 
 def _postgres_store(url: str, settings: MemorySettings) -> AsyncMemoryStore:

@@ -7,14 +7,20 @@ import time
 from typing import Final, NamedTuple
 
 from agent_memory.memory.entries import Copy, Durability
+from agent_memory.memory.errors import MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.stores.operations import WriteResult
 
-__all__ = ["RETRY_S", "Presence", "Written"]
+__all__ = ["FULL_STAYS_S", "RETRY_S", "Presence", "Writability", "Written"]
 
 logger = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.25
 """For how long a store that failed is not asked again."""
+
+
+FULL_STAYS_S: Final = 30.0
+"""For how long `health()` says that a database is full which has neither refused nor taken a write since: only a write can
+tell, and a smaller one may fit."""
 
 
 class Written(NamedTuple):
@@ -62,3 +68,40 @@ class Presence:
             since, self._away_since, self._retry_at = self._away_since, None, 0.0
             if since is not None:
                 logger.warning("%s is back after %.1f s", self.name, time.monotonic() - since)
+
+
+class Writability:
+    """Whether SQL takes writes, as its last ones showed. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self.refusals = 0
+        self.fault: StoreFault | None = None
+        """Why it refused the last write; None: it took it."""
+        self.last_error = ""
+        self._refused_at = 0.0
+
+    def is_locked(self) -> bool:
+        """Whether a write has just waited in vain for a lock: the next one would do so, too. Other refusals come at once."""
+        return self.fault is StoreFault.LOCKED and time.monotonic() - self._refused_at < RETRY_S
+
+    def refused(self, error: MemoryStoreUnavailableError) -> None:
+        """A write was refused; reads go on."""
+        self.refusals += 1
+        fault = StoreFault.LOCKED if error.fault is StoreFault.TRANSIENT else error.fault
+        self._refused_at = time.monotonic()
+        self.last_error = str(error)
+        if fault is not self.fault:
+            logger.warning("SQL takes no writes, it is %s (%s)", fault.value, error.code)
+            self.fault = fault
+
+    def accepted(self) -> None:
+        """A write was taken."""
+        if self.fault is not None:
+            before, self.fault = self.fault, None
+            logger.warning("SQL takes writes again, it was %s", before.value)
+
+    def checked(self) -> StoreFault | None:
+        """The database says that it takes writes: what is left of an earlier refusal."""
+        if self.fault is not StoreFault.FULL or time.monotonic() - self._refused_at > FULL_STAYS_S:
+            self.accepted()
+        return self.fault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["ImportReport", "MaintenanceReport", "SyncReport"]
+__all__ = ["Health", "ImportReport", "MaintenanceReport", "SyncReport"]
 
 
 class ImportReport(int):
@@ -32,6 +32,38 @@ class ImportReport(int):
 
     def __reduce__(self) -> tuple[type[ImportReport], tuple[int, int, dict[str, int]]]:
         return (ImportReport, (int(self), self.unchanged, self.skipped))
+
+
+class Health(str):
+    """`"healthy"`, `"degraded"` or `"down"`: a str, which also says why.
+
+    - `sql`: `"here"`, `"away"`, `"full"`, `"read-only"`, `"locked"` (of these three reads go on), `"damaged"` or `"wrong"`.
+    - `redis`: `"here"`, `"away"`, or `"none"` where the system has none.
+    """
+
+    __slots__ = ("redis", "sql")
+
+    sql: str
+    redis: str
+
+    @classmethod
+    def of(cls, sql: str, redis: str) -> Health:
+        """The health of a system whose parts are in these states."""
+        if sql == "here" and redis != "away":
+            word = "healthy"
+        elif redis == "here" or sql in ("here", "full", "read-only", "locked"):
+            word = "degraded"
+        else:
+            word = "down"
+        made = cls(word)
+        made.sql, made.redis = sql, redis
+        return made
+
+    def __repr__(self) -> str:
+        return f"Health({str(self)!r}, sql={self.sql!r}, redis={self.redis!r})"
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (Health.of, (self.sql, self.redis))
 
 
 @dataclass(slots=True)

@@ -105,12 +105,28 @@ class SyncService:
                 self.dropped_accesses += 1
 
     def flush_accesses(self) -> int:
-        """Writes the statistics of use; returns of how many memories."""
+        """Writes the statistics of use; returns of how many memories. What SQL does not take waits for the next time."""
         pending, self._accesses = self._accesses, {}
-        if pending:
-            accesses = [Access(memory_id, int(uses), last) for memory_id, (uses, last) in pending.items()]
-            self._copies.ask_sql(self._copies.store.record_accesses, accesses)
+        if not pending:
+            return 0
+        accesses = [Access(memory_id, int(uses), last) for memory_id, (uses, last) in pending.items()]
+        try:
+            self._copies.change_sql(self._copies.store.record_accesses, accesses)
+        except BaseException:
+            self._take_back(pending)
+            raise
         return len(pending)
+
+    def _take_back(self, pending: dict[str, list[float]]) -> None:
+        for memory_id, (uses, last) in pending.items():
+            entry = self._accesses.get(memory_id)
+            if entry is not None:
+                entry[0] += uses
+                entry[1] = max(entry[1], last)
+            elif len(self._accesses) < self._settings.accesses.max_pending:
+                self._accesses[memory_id] = [uses, last]
+            else:
+                self.dropped_accesses += int(uses)
 
     # --- dirty copies, the feed, residency ---
 
@@ -152,7 +168,7 @@ class SyncService:
             return
         try:
             while waiting := journal.oldest(self._settings.sync.batch_entries):
-                results = copies.ask_sql(copies.store.write, [_absolute(copy) for copy in waiting])
+                results = copies.write_sql([_absolute(copy) for copy in waiting])
                 changed: dict[str, list[str]] = {}
                 for copy, result in zip(waiting, results, strict=True):
                     copies.loader.forget_absent(copy.id)
@@ -217,7 +233,7 @@ class SyncService:
         if not dirty:
             return
         operations = [_absolute(copy) for copy in dirty]
-        results = copies.ask_sql(copies.store.write, operations)
+        results = copies.write_sql(operations)
         seen: list[tuple[str, Stamp, Stamp]] = []
         changed: list[str] = []
         for copy, result in zip(dirty, results, strict=True):
@@ -307,13 +323,13 @@ class SyncService:
         """One pass: synchronise, move memories between tiers, expire, finish erasures, purge, write snapshots."""
         report = MaintenanceReport(sync=self.sync())
         settings = self._settings
-        store, ask = self._copies.store, self._copies.ask_sql
+        store, ask, change = self._copies.store, self._copies.ask_sql, self._copies.change_sql
         now = time.time()
         report.accesses = self.flush_accesses()
         for erasure in ask(store.erasures):
             report.erased += self.finish_erasure(erasure)
         self.scrub()
-        while results := ask(store.expire, now, limit=settings.maintenance.batch_entries):
+        while results := change(store.expire, now, limit=settings.maintenance.batch_entries):
             report.expired += len(results)
             sleep(settings.maintenance.pause_s)
         for tier, ttl_s in ((Tier.STM, settings.short_term.ttl_s), (Tier.IM, settings.intermediate.ttl_s)):
@@ -324,11 +340,11 @@ class SyncService:
         ):
             self._move_crowded(tier, limit, report)
         horizon_us = int((now - settings.maintenance.tombstone_ttl_s) * 1e6)
-        while purged := ask(store.purge_tombstones, horizon_us):
+        while purged := change(store.purge_tombstones, horizon_us):
             report.purged_tombstones += purged
             sleep(settings.maintenance.pause_s)
         if report.moved["STM to LTM"] or report.moved["IM to LTM"]:
-            ask(store.train_dictionary)
+            change(store.train_dictionary)
         report.snapshots = self._indexes.save_snapshots()
         return report
 
@@ -386,7 +402,7 @@ class SyncService:
             turn = candidates[start : start + TURN_ENTRIES]
             moves += [Move(one.id, one.agent_id, one.version, self._target(tier, one)) for one in turn]
             give_way()
-        results = self._copies.ask_sql(self._copies.store.write, moves)
+        results = self._copies.write_sql(moves)
         to_intermediate: dict[str, list[str]] = {}
         to_long_term: dict[str, list[str]] = {}
         applied = WriteStatus.APPLIED
@@ -437,7 +453,7 @@ class SyncService:
             self._indexes.delete_snapshots_of_user(name)
         erased: int = int(erasure.erased)
         while True:
-            progress = copies.ask_sql(copies.store.erase, kind, name)
+            progress = copies.change_sql(copies.store.erase, kind, name)
             erased += int(progress.erased)
             if not progress.remaining:
                 break

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from agent_memory.memory._memory_journal import MemoryJournal
 from agent_memory.memory._presence import Written
 from agent_memory.memory._redis_argument import check_redis
 from agent_memory.memory._redis_tier import RedisTier
-from agent_memory.memory._reports import ImportReport, MaintenanceReport, SyncReport
+from agent_memory.memory._reports import Health, ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory._sync_service import SyncService
 from agent_memory.memory.entries import (
     Copy,
@@ -826,7 +826,7 @@ class MemorySystem:
         `maintain()` of any process.
         """
         copies = self._opened()
-        return self._service.finish_erasure(copies.ask_sql(copies.store.begin_erasure, "agent", agent_id))
+        return self._service.finish_erasure(copies.change_sql(copies.store.begin_erasure, "agent", agent_id))
 
     def delete_user(self, user_id: str) -> int:
         """Erases the memories of a user from all agents; returns how many.
@@ -836,7 +836,7 @@ class MemorySystem:
         """
         copies = self._opened()
         self._service.sync()
-        return self._service.finish_erasure(copies.ask_sql(copies.store.begin_erasure, "user", user_id))
+        return self._service.finish_erasure(copies.change_sql(copies.store.begin_erasure, "user", user_id))
 
     # --- export and import ---
 
@@ -910,7 +910,13 @@ class MemorySystem:
         """What is where and how it goes: presence of SQL and Redis, counters of loader, index, synchronisation and store."""
         copies = self._opened()
         found: dict[str, Any] = {
-            "sql": {"here": copies.sql.away_s is None, "away_s": copies.sql.away_s, "failures": copies.sql.failures},
+            "sql": {
+                "here": copies.sql.away_s is None,
+                "away_s": copies.sql.away_s,
+                "failures": copies.sql.failures,
+                "refuses_writes": None if copies.sql_writes.fault is None else copies.sql_writes.fault.value,
+                "refused_writes": copies.sql_writes.refusals,
+            },
             "redis": {
                 "here": copies.tier is not None and copies.redis.away_s is None,
                 "away_s": copies.redis.away_s,
@@ -942,18 +948,15 @@ class MemorySystem:
             found["store"] = None
         return found
 
-    def health(self) -> Literal["healthy", "degraded", "down"]:
-        """`"healthy"`: SQL and Redis answer (or there is no Redis); `"degraded"`: one does; `"down"`: none. Asks them."""
+    def health(self) -> Health:
+        """`"healthy"`: SQL reads and writes, and Redis answers (or there is none); `"degraded"`: something of this does not,
+        or waits for a lock; `"down"`: neither SQL nor Redis answers. Asks them; `.sql` and `.redis` say which.
+        """
         copies = self._opened()
-        try:
-            copies.ask_sql(copies.store.agents, limit=1)
-            sql = True
-        except MemoryStoreUnavailableError:
-            sql = False
-        redis = copies.tier is None or bool(copies.ask_redis(copies.tier.client.ping))
-        if sql and redis:
-            return "healthy"
-        return "degraded" if sql or (redis and copies.tier is not None) else "down"
+        sql = copies.sql_state()
+        if copies.tier is None:
+            return Health.of(sql, "none")
+        return Health.of(sql, "here" if copies.ask_redis(copies.tier.client.ping) else "away")
 
 
 def _postgres_store(url: str, settings: MemorySettings) -> MemoryStore:

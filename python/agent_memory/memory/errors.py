@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 __all__ = [
     "AgentErasedError",
     "CorruptMemoryError",
@@ -14,7 +16,27 @@ __all__ = [
     "MemoryStoreFullError",
     "MemoryStoreUnavailableError",
     "MemorySystemError",
+    "StoreFault",
 ]
+
+
+class StoreFault(enum.StrEnum):
+    """What an error of the database means. `docs/memory.md` has the tables of codes."""
+
+    AWAY = "away"
+    """It cannot be reached or does not answer: reads and writes go on without it, and it is asked again soon."""
+    TRANSIENT = "transient"
+    """The same again will do, and was done, until the attempts were used up: as LOCKED from there on."""
+    FULL = "full"
+    """It takes no more: disk, quota or memory. Reads go on."""
+    READ_ONLY = "read-only"
+    """It takes no writes: a standby, a file or a file system without the right to write. Reads go on."""
+    LOCKED = "locked"
+    """Another process held what was needed for too long. Reads go on."""
+    DAMAGED = "damaged"
+    """The database itself is damaged; raised, and nothing else is tried."""
+    WRONG = "wrong"
+    """The statement, the rights or the schema are wrong; raised, and nothing else is tried."""
 
 
 class MemorySystemError(Exception):
@@ -22,15 +44,29 @@ class MemorySystemError(Exception):
 
 
 class MemoryStoreError(MemorySystemError):
-    """The SQL store could not do what it was asked for."""
+    """The SQL store could not do what it was asked for.
+
+    `fault` says what that means, `code` is the SQLSTATE or the name of SQLite's extended code ("": the database has sent none).
+    """
+
+    default_fault = StoreFault.WRONG
+
+    def __init__(self, message: str, *, fault: StoreFault | None = None, code: str = "") -> None:
+        super().__init__(message)
+        self.fault = self.default_fault if fault is None else fault
+        self.code = code
 
 
 class MemoryStoreUnavailableError(MemoryStoreError):
-    """The SQL store cannot be reached, or does not answer: the reason to go on without it and to come back later.
+    """The store cannot do it now: the reason to go on without it and to come back later.
 
-    A write that raised it may have been committed. Repeating it is safe: copies with a version are applied once, and a
-    create is repeated under the same id.
+    `fault` is "away" (reads and writes fail), or "full", "read-only" or "locked" (reads go on).
+
+    A write that raised it with `fault` "away" may have been committed. Repeating it is safe: copies with a version are applied
+    once, and a create is repeated under the same id.
     """
+
+    default_fault = StoreFault.AWAY
 
 
 class MemoryStoreClosedError(MemoryStoreError):
@@ -49,7 +85,9 @@ class CorruptMemoryError(MemoryStoreError):
     """A copy of a memory does not match its checksum. `memory_id` names it."""
 
     def __init__(self, memory_id: str, where: str) -> None:
-        super().__init__(f"the copy of memory {memory_id!r} in {where} does not match its checksum")
+        super().__init__(
+            f"the copy of memory {memory_id!r} in {where} does not match its checksum", fault=StoreFault.DAMAGED
+        )
         self.memory_id = memory_id
         self.where = where
 
@@ -84,9 +122,14 @@ class MemoryDeletedError(MemorySystemError):
 
 
 class DurabilityError(MemorySystemError):
-    """A write did not reach the durability asked for. `asked` and, where something was reached, `reached` say so."""
+    """A write did not reach the durability asked for. `asked` and, where something was reached, `reached` say so.
 
-    def __init__(self, asked: str, reached: str | None, reason: str) -> None:
+    `fault` says what SQL's error meant, where it was SQL's.
+    """
+
+    def __init__(self, asked: str, reached: str | None, reason: str, *, fault: StoreFault | None = None) -> None:
         super().__init__(f"durability {asked!r} was not reached ({reason}); reached: {reached or 'none'}")
         self.asked = asked
         self.reached = reached
+        self.reason = reason
+        self.fault = fault

@@ -28,7 +28,7 @@ __all__ = ["AsyncMemoryStore"]
 
 
 class AsyncMemoryStore(Protocol):
-    """A SQL store. Any task may use it; every method may raise MemoryStoreUnavailableError."""
+    """A SQL store. Any task may use it; every method may raise MemoryStoreUnavailableError: its `fault` says why."""
 
     async def open(self) -> None:
         """Connects, and brings the schema up to date; raises MemorySchemaError for a foreign or newer one."""
@@ -137,6 +137,10 @@ class AsyncMemoryStore(Protocol):
 
         Returns its number. Contents are compressed with the newest, and each keeps the number of its own.
         """
+        ...
+
+    async def check_writable(self) -> None:
+        """Raises MemoryStoreUnavailableError where the database is away, takes no writes or is locked; writes nothing."""
         ...
 
     async def stats(self) -> StoreStats:

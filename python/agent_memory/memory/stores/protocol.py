@@ -30,7 +30,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore(Protocol):
-    """A SQL store. Any thread may use it; every method may raise MemoryStoreUnavailableError."""
+    """A SQL store. Any thread may use it; every method may raise MemoryStoreUnavailableError: its `fault` says why."""
 
     def open(self) -> None:
         """Connects, and brings the schema up to date; raises MemorySchemaError for a foreign or newer one."""
@@ -137,6 +137,10 @@ class MemoryStore(Protocol):
 
         Returns its number. Contents are compressed with the newest, and each keeps the number of its own.
         """
+        ...
+
+    def check_writable(self) -> None:
+        """Raises MemoryStoreUnavailableError where the database is away, takes no writes or is locked; writes nothing."""
         ...
 
     def stats(self) -> StoreStats:

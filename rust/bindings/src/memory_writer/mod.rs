@@ -234,7 +234,8 @@ impl MemoryWriter {
 }
 
 impl MemoryWriter {
-    /// Writes jobs of one kind in one transaction, or, where the plan has to decide one of them, each in one of its own.
+    /// Writes jobs of one kind in one transaction, or, where the plan has to decide one of them or the database is full for all
+    /// of them, each in one of its own.
     fn write(&self, jobs: &[Arc<DirectJob>]) {
         let began = Instant::now();
         match self.outcomes(jobs) {
@@ -244,6 +245,7 @@ impl MemoryWriter {
             }
             Ok(None) if jobs.len() > 1 => jobs.chunks(1).for_each(|alone| self.write(alone)),
             Ok(None) => jobs.iter().for_each(|job| job.end(Outcome::Undecided)),
+            Err(error) if jobs.len() > 1 && error.is_full() => jobs.chunks(1).for_each(|alone| self.write(alone)),
             Err(error) => jobs.iter().for_each(|job| job.end(Outcome::Failed(error.clone()))),
         }
     }

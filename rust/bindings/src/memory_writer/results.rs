@@ -59,7 +59,7 @@ impl PendingWrites {
 
     /// The results of the operations, once the ticket is done; None, with nothing written, where the plan has to decide: a
     /// memory was not new in every respect, or would have to be compressed. Raises `sqlite3.OperationalError` where the database
-    /// is away, busy or full.
+    /// is away, busy or full, with its `sqlite_errorcode`.
     fn results<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
         match &*locked(&self.job.outcome) {
             None => Err(PyRuntimeError::new_err("results must be asked for when the ticket is done")),
@@ -113,7 +113,14 @@ fn new_tuple<'py>(class: &Bound<'py, PyType>, words: Bound<'py, PyTuple>) -> PyR
 fn operational_error(py: Python<'_>, error: &SqliteError) -> PyErr {
     static ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     match ERROR.import(py, "sqlite3", "OperationalError") {
-        Ok(class) => PyErr::from_type(class.clone(), (error.to_string(),)),
+        Ok(class) => {
+            let failure = PyErr::from_type(class.clone(), (error.to_string(),));
+            // As `sqlite3` sets it: what the error means is told by the code.
+            match failure.value(py).setattr("sqlite_errorcode", error.code()) {
+                Ok(()) => failure,
+                Err(error) => error,
+            }
+        }
         Err(error) => error,
     }
 }

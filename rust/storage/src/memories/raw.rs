@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const OK: c_int = 0;
 const ROW: c_int = 100;
 const DONE: c_int = 101;
+const FULL: c_int = 13;
+/// Also of a quota, and of a limit on the size of files.
+const IOERR_WRITE: c_int = 778;
 /// The codes that say that the database is away, busy or full: BUSY, LOCKED, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN,
 /// PROTOCOL.
 const UNAVAILABLE: [c_int; 8] = [5, 6, 8, 9, 10, 13, 14, 15];
@@ -123,6 +126,18 @@ impl SqliteError {
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         UNAVAILABLE.contains(&(self.code & 0xff))
+    }
+
+    /// Whether the database takes no more, so that a smaller transaction may fit.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.code & 0xff == FULL || self.code == IOERR_WRITE
+    }
+
+    /// The code, extended where the connection gives extended ones, as those of `sqlite3` do.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        self.code
     }
 }
 

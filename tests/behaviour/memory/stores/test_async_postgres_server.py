@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from store_samples import copy, put
 
 from agent_memory._compat import ASYNC, async_gather, async_spawn
@@ -14,6 +17,7 @@ from agent_memory.memory import (
     MemoryStoreFullError,
     MemoryStoreUnavailableError,
     PostgresSettings,
+    StoreFault,
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
 from agent_memory.memory.stores.postgres import AsyncPostgresStore
@@ -75,16 +79,57 @@ async def test_nobody_there_is_unavailable_and_no_secret_is_told(tmp_path):
     assert "hunter2" not in f"{caught.value} {store!r} {(await store.stats())!r}"
 
 
-async def test_a_server_that_ends_its_sessions_costs_one_error_at_most(async_make, statement):
+async def test_a_server_that_ends_its_idle_sessions_costs_no_call(async_make, statement):
     async with async_make() as store:
         await store.write([put(memory_id="m")])
         statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent_memory'")
         assert (await store.get(["m"]))[0] is not None  # a read is tried again
         statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent_memory'")
-        with pytest.raises(MemoryStoreUnavailableError):
-            await store.write([put(memory_id="n", create=True)])
         (result,) = await store.write([put(memory_id="n", create=True)])
-        assert result.status in (WriteStatus.APPLIED, WriteStatus.EXISTING)
+        assert result.status is WriteStatus.APPLIED
+        assert (await store.stats()).transactions == 2
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_the_isolation_is_the_stores_own(postgres_url, statement, level):
+    """Defaults of roles and databases are a policy; transactions that lock what they decide by need READ COMMITTED."""
+    options = "-c default_transaction_isolation=" + level.replace(" ", "\\ ")
+    url = make_conninfo(postgres_url, options=options)
+    stores = [AsyncPostgresStore(url, settings=PostgresSettings(schema=SCHEMA)) for _ in range(3)]
+    await stores[0].open()
+
+    async def store_some(store):
+        await store.open()
+        for number in range(20):
+            await store.write([put(f"content {number}", key=f"key {number % 3}")])
+
+    await async_gather(*[async_spawn(store_some, store) for store in stores])
+    assert await stores[0].count(MemoryQuery(agent_id="agent")) == 3
+    for store in stores:
+        await store.close()
+
+
+async def test_a_standby_takes_no_writes_and_is_left_when_it_is_one_no_longer(async_make, statement, postgres_url):
+    role = statement("SELECT current_user")[0][0]
+    async with async_make() as store:
+        await store.write([put(memory_id="m")])
+        statement(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+        try:
+            statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent_memory'")
+            for call in (lambda: store.write([put(memory_id="n")]), store.check_writable):
+                with pytest.raises(MemoryStoreUnavailableError) as caught:
+                    await call()
+                assert (caught.value.fault, caught.value.code) == (StoreFault.READ_ONLY, "25006")
+            assert (await store.get(["m", "n"]))[1] is None
+        finally:
+            with psycopg.connect(
+                postgres_url, options="-c default_transaction_read_only=off", autocommit=True
+            ) as admin:
+                admin.execute(f"ALTER ROLE {role} RESET default_transaction_read_only")
+        with contextlib.suppress(MemoryStoreUnavailableError):
+            await store.check_writable()  # an idle session of before is as it was, and goes
+        await store.check_writable()
+        assert (await store.write([put(memory_id="n")]))[0].status is WriteStatus.APPLIED
 
 
 async def test_what_was_acknowledged_is_there_after_kill_9(async_make, statement, postgres_server):

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from store_samples import copy, put
 
 from agent_memory._compat import gather, spawn
@@ -16,6 +19,7 @@ from agent_memory.memory import (
     MemoryStoreFullError,
     MemoryStoreUnavailableError,
     PostgresSettings,
+    StoreFault,
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
 from agent_memory.memory.stores.postgres import PostgresStore
@@ -77,16 +81,57 @@ def test_nobody_there_is_unavailable_and_no_secret_is_told(tmp_path):
     assert "hunter2" not in f"{caught.value} {store!r} {store.stats()!r}"
 
 
-def test_a_server_that_ends_its_sessions_costs_one_error_at_most(make, statement):
+def test_a_server_that_ends_its_idle_sessions_costs_no_call(make, statement):
     with make() as store:
         store.write([put(memory_id="m")])
         statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent_memory'")
         assert store.get(["m"])[0] is not None  # a read is tried again
         statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent_memory'")
-        with pytest.raises(MemoryStoreUnavailableError):
-            store.write([put(memory_id="n", create=True)])
         (result,) = store.write([put(memory_id="n", create=True)])
-        assert result.status in (WriteStatus.APPLIED, WriteStatus.EXISTING)
+        assert result.status is WriteStatus.APPLIED
+        assert store.stats().transactions == 2
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_the_isolation_is_the_stores_own(postgres_url, statement, level):
+    """Defaults of roles and databases are a policy; transactions that lock what they decide by need READ COMMITTED."""
+    options = "-c default_transaction_isolation=" + level.replace(" ", "\\ ")
+    url = make_conninfo(postgres_url, options=options)
+    stores = [PostgresStore(url, settings=PostgresSettings(schema=SCHEMA)) for _ in range(3)]
+    stores[0].open()
+
+    def store_some(store):
+        store.open()
+        for number in range(20):
+            store.write([put(f"content {number}", key=f"key {number % 3}")])
+
+    gather(*[spawn(store_some, store) for store in stores])
+    assert stores[0].count(MemoryQuery(agent_id="agent")) == 3
+    for store in stores:
+        store.close()
+
+
+def test_a_standby_takes_no_writes_and_is_left_when_it_is_one_no_longer(make, statement, postgres_url):
+    role = statement("SELECT current_user")[0][0]
+    with make() as store:
+        store.write([put(memory_id="m")])
+        statement(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+        try:
+            statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent_memory'")
+            for call in (lambda: store.write([put(memory_id="n")]), store.check_writable):
+                with pytest.raises(MemoryStoreUnavailableError) as caught:
+                    call()
+                assert (caught.value.fault, caught.value.code) == (StoreFault.READ_ONLY, "25006")
+            assert store.get(["m", "n"])[1] is None
+        finally:
+            with psycopg.connect(
+                postgres_url, options="-c default_transaction_read_only=off", autocommit=True
+            ) as admin:
+                admin.execute(f"ALTER ROLE {role} RESET default_transaction_read_only")
+        with contextlib.suppress(MemoryStoreUnavailableError):
+            store.check_writable()  # an idle session of before is as it was, and goes
+        store.check_writable()
+        assert store.write([put(memory_id="n")])[0].status is WriteStatus.APPLIED
 
 
 def test_what_was_acknowledged_is_there_after_kill_9(make, statement, postgres_server):

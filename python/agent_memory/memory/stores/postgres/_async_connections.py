@@ -3,27 +3,41 @@
 Rules
 - At most `max_connections` at a time; who finds all of them at work waits for the next one.
 - The connection that was used last is used next.
-- A connection that broke takes all idle ones with it: whatever broke it (a restart, a network) has broken them as well.
+- A connection that broke takes all idle ones with it: whatever broke it (a restart, a network) has broken them as well. So does
+  one that takes no writes: the address may lead to the new primary by now.
+- Who meets a connection that broke while it was idle goes on with another one: nothing can have reached the server, or nothing
+  of it was committed.
+- Transactions are READ COMMITTED, whatever the role's or the database's default: they lock what they decide by.
 - In a child of fork() there are none; the parent's are left alone.
 """
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, IsolationLevel, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agent_memory import _at_fork
-from agent_memory._compat import AsyncSemaphore
-from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreError, MemoryStoreUnavailableError
+from agent_memory._compat import AsyncSemaphore, async_sleep
+from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
+from agent_memory.memory.stores.postgres._errors import translated
 
-__all__ = ["AsyncConnections", "AsyncSession", "translated"]
+__all__ = ["MAX_ATTEMPTS", "AsyncConnections", "AsyncSession"]
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS: Final = 8
+"""How often a call is tried, the first time included, where its transaction was undone or its pooled connection had broken."""
+
+PAUSE_S: Final = 0.02
+"""The longest pause before the second attempt after a conflict; before each further one it is longer by as much."""
 
 AsyncSession: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
 
@@ -55,6 +69,42 @@ class AsyncConnections:
         shown = {name: self._parameters.get(name) for name in ("host", "port", "dbname", "user")}
         return " ".join(f"{name}={value}" for name, value in shown.items() if value)
 
+    async def transact(self, function: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Runs a function in a transaction and commits it; both again, on another connection, where nothing was committed.
+
+        After a COMMIT whose answer was lost nothing is repeated: MemoryStoreUnavailableError says that the outcome is unknown.
+        """
+        is_ending = False
+
+        async def run(connection: AsyncSession) -> T:
+            nonlocal is_ending
+            is_ending = False
+            async with connection.transaction():
+                result = await function(connection)
+                is_ending = True
+            return result
+
+        return await self._repeated(run, lambda: not is_ending)
+
+    async def read(self, function: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Runs a function that only reads; again, on another connection, as `transact` does."""
+        return await self._repeated(function, lambda: True)
+
+    async def _repeated(self, function: Callable[[AsyncSession], Awaitable[T]], is_repeatable: Callable[[], bool]) -> T:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with self.use() as connection:
+                    return await function(connection)
+            except MemoryStoreUnavailableError as error:
+                if attempt == MAX_ATTEMPTS:
+                    raise
+                if error.fault is StoreFault.TRANSIENT:
+                    await async_sleep(random.random() * PAUSE_S * attempt)
+                elif not (isinstance(error, _PooledConnectionError) and is_repeatable()):
+                    raise
+
     @asynccontextmanager
     async def use(self) -> AsyncIterator[AsyncSession]:
         """A connection for the length of the block; not in a transaction, neither before nor after.
@@ -64,16 +114,24 @@ class AsyncConnections:
         if not self.is_open:
             raise MemoryStoreClosedError("the store is not open: open() it first")
         async with self._slots:
-            try:
-                connection = self._take() or await self._connect()
-            except psycopg.Error as error:
-                raise translated(error) from error
+            connection = self._take()
+            is_pooled = connection is not None
+            if connection is None:
+                try:
+                    connection = await self._connect()
+                except psycopg.Error as error:
+                    raise translated(error) from error
+            is_useless = False
             try:
                 yield connection
             except psycopg.Error as error:
-                raise translated(error) from error
+                failure = translated(error)
+                is_useless = failure.fault in (StoreFault.AWAY, StoreFault.READ_ONLY)
+                if is_pooled and failure.fault is StoreFault.AWAY:
+                    raise _PooledConnectionError(str(failure), code=failure.code) from error
+                raise failure from error
             finally:
-                await self._give_back(connection)
+                await self._give_back(connection, is_useless)
 
     def _take(self) -> AsyncSession | None:
         with self._mutex:
@@ -91,44 +149,47 @@ class AsyncConnections:
         conninfo = make_conninfo("", **given)
         connection: AsyncSession = await AsyncConnection.connect(conninfo, autocommit=True)
         try:
+            # Said by each BEGIN, and for single statements once.
+            await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
             await connection.execute(
-                sql.SQL("SET search_path TO {}; SET statement_timeout = {}").format(
-                    sql.Identifier(settings.schema), sql.Literal(round(settings.statement_timeout_s * 1_000))
-                )
+                sql.SQL(
+                    "SET search_path TO {}; SET statement_timeout = {};"
+                    " SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off"
+                ).format(sql.Identifier(settings.schema), sql.Literal(round(settings.statement_timeout_s * 1_000)))
             )
         except BaseException:
             await connection.close()
             raise
         return connection
 
-    async def _give_back(self, connection: AsyncSession) -> None:
+    async def _give_back(self, connection: AsyncSession, is_useless: bool) -> None:
         idle = psycopg.pq.TransactionStatus.IDLE
-        if not connection.closed and connection.info.transaction_status == idle and self.is_open:
+        is_idle = not connection.closed and connection.info.transaction_status == idle
+        if is_idle and self.is_open and not is_useless:
             with self._mutex:
                 self._idle.append(connection)
             return
-        broken = [connection]
-        if connection.broken:
-            with self._mutex:
-                broken += self._idle
-                self._idle = []
-        for one in broken:
+        useless = [connection]
+        if connection.broken or is_useless:
+            useless += self._take_all()
+        for one in useless:
             await one.close()
+
+    def _take_all(self) -> list[AsyncSession]:
+        with self._mutex:
+            idle, self._idle = self._idle, []
+        return idle
+
+    async def drop_idle(self) -> None:
+        """Closes the connections that are idle."""
+        for connection in self._take_all():
+            await connection.close()
 
     async def close(self) -> None:
         """Closes the idle ones; those at work close when they are given back."""
         self.is_open = False
-        with self._mutex:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.close()
+        await self.drop_idle()
 
 
-def translated(error: psycopg.Error) -> Exception:
-    """Our error for one of psycopg's, without the detail, which may hold values."""
-    if isinstance(error, psycopg.DataError):  # its message quotes what was refused
-        return MemoryStoreError(f"PostgreSQL: {type(error).__name__} (SQLSTATE {error.sqlstate})")
-    message = error.diag.message_primary or (str(error).splitlines() or ["no reason given"])[0]
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return MemoryStoreUnavailableError(f"PostgreSQL: {message}")
-    return MemoryStoreError(f"PostgreSQL: {message}")
+class _PooledConnectionError(MemoryStoreUnavailableError):
+    """A connection that had been idle before turned out to be broken."""

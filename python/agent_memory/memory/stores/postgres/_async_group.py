@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from agent_memory._compat import ASYNC, AsyncLock, AsyncTask, async_spawn
-from agent_memory.memory.errors import MemoryStoreFullError, MemoryStoreUnavailableError
+from agent_memory.memory.errors import MemoryStoreFullError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.operations import Operation, WriteResult
 
@@ -106,7 +106,8 @@ class AsyncGroupCommit:
                 return
             results = await self._transact([operation for call in calls for operation in call.operations])
         except Exception as error:
-            if len(calls) > 1 and not isinstance(error, MemoryStoreUnavailableError):
+            is_away = isinstance(error, MemoryStoreUnavailableError) and error.fault is not StoreFault.FULL
+            if len(calls) > 1 and not is_away:  # a smaller write may fit
                 for call in calls:
                     await self._run([call])
                 return

@@ -5,27 +5,41 @@
 Rules
 - At most `max_connections` at a time; who finds all of them at work waits for the next one.
 - The connection that was used last is used next.
-- A connection that broke takes all idle ones with it: whatever broke it (a restart, a network) has broken them as well.
+- A connection that broke takes all idle ones with it: whatever broke it (a restart, a network) has broken them as well. So does
+  one that takes no writes: the address may lead to the new primary by now.
+- Who meets a connection that broke while it was idle goes on with another one: nothing can have reached the server, or nothing
+  of it was committed.
+- Transactions are READ COMMITTED, whatever the role's or the database's default: they lock what they decide by.
 - In a child of fork() there are none; the parent's are left alone.
 """
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection, IsolationLevel, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agent_memory import _at_fork
-from agent_memory._compat import Semaphore
-from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreError, MemoryStoreUnavailableError
+from agent_memory._compat import Semaphore, sleep
+from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
+from agent_memory.memory.stores.postgres._errors import translated
 
-__all__ = ["Connections", "Session", "translated"]
+__all__ = ["MAX_ATTEMPTS", "Connections", "Session"]
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS: Final = 8
+"""How often a call is tried, the first time included, where its transaction was undone or its pooled connection had broken."""
+
+PAUSE_S: Final = 0.02
+"""The longest pause before the second attempt after a conflict; before each further one it is longer by as much."""
 
 Session: TypeAlias = "Connection[tuple[Any, ...]]"
 
@@ -57,6 +71,42 @@ class Connections:
         shown = {name: self._parameters.get(name) for name in ("host", "port", "dbname", "user")}
         return " ".join(f"{name}={value}" for name, value in shown.items() if value)
 
+    def transact(self, function: Callable[[Session], T]) -> T:
+        """Runs a function in a transaction and commits it; both again, on another connection, where nothing was committed.
+
+        After a COMMIT whose answer was lost nothing is repeated: MemoryStoreUnavailableError says that the outcome is unknown.
+        """
+        is_ending = False
+
+        def run(connection: Session) -> T:
+            nonlocal is_ending
+            is_ending = False
+            with connection.transaction():
+                result = function(connection)
+                is_ending = True
+            return result
+
+        return self._repeated(run, lambda: not is_ending)
+
+    def read(self, function: Callable[[Session], T]) -> T:
+        """Runs a function that only reads; again, on another connection, as `transact` does."""
+        return self._repeated(function, lambda: True)
+
+    def _repeated(self, function: Callable[[Session], T], is_repeatable: Callable[[], bool]) -> T:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                with self.use() as connection:
+                    return function(connection)
+            except MemoryStoreUnavailableError as error:
+                if attempt == MAX_ATTEMPTS:
+                    raise
+                if error.fault is StoreFault.TRANSIENT:
+                    sleep(random.random() * PAUSE_S * attempt)
+                elif not (isinstance(error, _PooledConnectionError) and is_repeatable()):
+                    raise
+
     @contextmanager
     def use(self) -> Iterator[Session]:
         """A connection for the length of the block; not in a transaction, neither before nor after.
@@ -66,16 +116,24 @@ class Connections:
         if not self.is_open:
             raise MemoryStoreClosedError("the store is not open: open() it first")
         with self._slots:
-            try:
-                connection = self._take() or self._connect()
-            except psycopg.Error as error:
-                raise translated(error) from error
+            connection = self._take()
+            is_pooled = connection is not None
+            if connection is None:
+                try:
+                    connection = self._connect()
+                except psycopg.Error as error:
+                    raise translated(error) from error
+            is_useless = False
             try:
                 yield connection
             except psycopg.Error as error:
-                raise translated(error) from error
+                failure = translated(error)
+                is_useless = failure.fault in (StoreFault.AWAY, StoreFault.READ_ONLY)
+                if is_pooled and failure.fault is StoreFault.AWAY:
+                    raise _PooledConnectionError(str(failure), code=failure.code) from error
+                raise failure from error
             finally:
-                self._give_back(connection)
+                self._give_back(connection, is_useless)
 
     def _take(self) -> Session | None:
         with self._mutex:
@@ -93,44 +151,47 @@ class Connections:
         conninfo = make_conninfo("", **given)
         connection: Session = Connection.connect(conninfo, autocommit=True)
         try:
+            # Said by each BEGIN, and for single statements once.
+            connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
             connection.execute(
-                sql.SQL("SET search_path TO {}; SET statement_timeout = {}").format(
-                    sql.Identifier(settings.schema), sql.Literal(round(settings.statement_timeout_s * 1_000))
-                )
+                sql.SQL(
+                    "SET search_path TO {}; SET statement_timeout = {};"
+                    " SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off"
+                ).format(sql.Identifier(settings.schema), sql.Literal(round(settings.statement_timeout_s * 1_000)))
             )
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _give_back(self, connection: Session) -> None:
+    def _give_back(self, connection: Session, is_useless: bool) -> None:
         idle = psycopg.pq.TransactionStatus.IDLE
-        if not connection.closed and connection.info.transaction_status == idle and self.is_open:
+        is_idle = not connection.closed and connection.info.transaction_status == idle
+        if is_idle and self.is_open and not is_useless:
             with self._mutex:
                 self._idle.append(connection)
             return
-        broken = [connection]
-        if connection.broken:
-            with self._mutex:
-                broken += self._idle
-                self._idle = []
-        for one in broken:
+        useless = [connection]
+        if connection.broken or is_useless:
+            useless += self._take_all()
+        for one in useless:
             one.close()
+
+    def _take_all(self) -> list[Session]:
+        with self._mutex:
+            idle, self._idle = self._idle, []
+        return idle
+
+    def drop_idle(self) -> None:
+        """Closes the connections that are idle."""
+        for connection in self._take_all():
+            connection.close()
 
     def close(self) -> None:
         """Closes the idle ones; those at work close when they are given back."""
         self.is_open = False
-        with self._mutex:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self.drop_idle()
 
 
-def translated(error: psycopg.Error) -> Exception:
-    """Our error for one of psycopg's, without the detail, which may hold values."""
-    if isinstance(error, psycopg.DataError):  # its message quotes what was refused
-        return MemoryStoreError(f"PostgreSQL: {type(error).__name__} (SQLSTATE {error.sqlstate})")
-    message = error.diag.message_primary or (str(error).splitlines() or ["no reason given"])[0]
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return MemoryStoreUnavailableError(f"PostgreSQL: {message}")
-    return MemoryStoreError(f"PostgreSQL: {message}")
+class _PooledConnectionError(MemoryStoreUnavailableError):
+    """A connection that had been idle before turned out to be broken."""

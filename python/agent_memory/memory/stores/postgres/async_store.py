@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
 
 from agent_memory._compat import async_in_thread
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace, new_writer
-from agent_memory.memory.errors import MemoryStoreUnavailableError
+from agent_memory.memory.errors import MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import LongTermSettings, PostgresSettings
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
@@ -121,36 +121,23 @@ class AsyncPostgresStore:
 
     # --- transactions -----------------------------------------------------------------------------------------------------
 
-    async def _transact(self, function: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        async with self._connections.use() as connection, connection.transaction():
-            return await function(connection)
-
-    async def _read(self, function: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        # A connection that waited may have died with the server since: a read is worth a second attempt.
-        try:
-            async with self._connections.use() as connection:
-                return await function(connection)
-        except MemoryStoreUnavailableError:
-            async with self._connections.use() as connection:
-                return await function(connection)
-
     async def _fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         async def fetch(connection: AsyncSession) -> list[tuple[Any, ...]]:
             return await async_fetch_all(connection, statement, parameters)
 
-        return await self._read(fetch)
+        return await self._connections.read(fetch)
 
     async def _apply(self, operations: Sequence[Operation]) -> list[WriteResult]:
         async def apply(connection: AsyncSession) -> list[WriteResult]:
             return await async_apply_operations(connection, operations, self._compression, self._clock_us())
 
-        return await self._transact(apply)
+        return await self._connections.transact(apply)
 
     async def _copies(self, rows: Sequence[Sequence[Any]], vectors: bool) -> list[Copy]:
         try:
             return [copy_of_row(row, self._compression, "PostgreSQL", vectors=vectors) for row in rows]
         except UnknownDictionaryError:
-            await self._transact(self._load_dictionaries)
+            await self._connections.transact(self._load_dictionaries)
             return [copy_of_row(row, self._compression, "PostgreSQL", vectors=vectors) for row in rows]
 
     async def _load_dictionaries(self, connection: AsyncSession) -> None:
@@ -181,7 +168,7 @@ class AsyncPostgresStore:
                 ([one.id for one in given], [one.uses for one in given], [one.last_at for one in given]),
             )
 
-        await self._transact(record)
+        await self._connections.transact(record)
 
     async def expire(self, now: float, *, limit: int = 1_000) -> list[WriteResult]:
         """Leaves tombstones for at most `limit` memories with `expires_at <= now`; returns them."""
@@ -216,12 +203,12 @@ class AsyncPostgresStore:
             )
             return len(gone)
 
-        return await self._transact(purge)
+        return await self._connections.transact(purge)
 
     async def train_dictionary(self, *, force: bool = False) -> int | None:
         """Trains a dictionary on long-term memory, where there is enough of it and no dictionary yet (or `force`)."""
         settings = self._long_term
-        await self._transact(self._load_dictionaries)
+        await self._connections.transact(self._load_dictionaries)
         if not settings.compression_level or not settings.dictionary_bytes or (self._compression.newest and not force):
             return None
         rows = await self._fetch(
@@ -246,7 +233,7 @@ class AsyncPostgresStore:
             )
             return int(rows[0][0])
 
-        number = await self._transact(add)
+        number = await self._connections.transact(add)
         self._compression.add([(number, data)])
         return number
 
@@ -265,7 +252,7 @@ class AsyncPostgresStore:
             await connection.execute(note, (kind, name, now_us))
             return await self._erasure(connection, kind, name)
 
-        return await self._transact(begin)
+        return await self._connections.transact(begin)
 
     async def _fence_agent(self, connection: AsyncSession, name: str, now_us: int) -> None:
         plan = Plan(now_us)
@@ -303,7 +290,7 @@ class AsyncPostgresStore:
                 await connection.execute("DELETE FROM erasures WHERE kind = %s AND name = %s", (kind, name))
             return await self._erasure(connection, kind, name, erased)
 
-        return await self._transact(erase)
+        return await self._connections.transact(erase)
 
     async def _erase_agent(self, connection: AsyncSession, name: str, limit: int) -> tuple[int, int]:
         agent = (await async_lock_agents(connection, [name]))[name]
@@ -373,7 +360,7 @@ class AsyncPostgresStore:
             rows = await async_fetch_all(connection, "SELECT kind, name FROM erasures ORDER BY begun_us, name")
             return [await self._erasure(connection, kind, name) for kind, name in rows]
 
-        return await self._read(find)
+        return await self._connections.read(find)
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 
@@ -436,7 +423,7 @@ class AsyncPostgresStore:
                 )
                 return agents, rows
 
-        agents, rows = await self._read(find)
+        agents, rows = await self._connections.read(find)
         if not agents:
             return ChangePage([], after_seq, 1, False, False)
         agent = agent_of_row(agents[0])
@@ -505,6 +492,15 @@ class AsyncPostgresStore:
             (list(map(str, ids)),),
         )
         return [Access._make(row) for row in rows]
+
+    async def check_writable(self) -> None:
+        """Asks whether transactions may write: raises on a standby, and where the database is away."""
+        ((is_read_only,),) = await self._fetch("SELECT current_setting('transaction_read_only') = 'on'")
+        if is_read_only:
+            await self._connections.drop_idle()
+            raise MemoryStoreUnavailableError(
+                "PostgreSQL: transactions are read-only (SQLSTATE 25006)", fault=StoreFault.READ_ONLY, code="25006"
+            )
 
     async def stats(self) -> StoreStats:
         """Counters since the store was made."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from agent_memory._compat import in_thread
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace, new_writer
-from agent_memory.memory.errors import MemoryStoreUnavailableError
+from agent_memory.memory.errors import MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import LongTermSettings, PostgresSettings
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
@@ -123,36 +123,23 @@ class PostgresStore:
 
     # --- transactions -----------------------------------------------------------------------------------------------------
 
-    def _transact(self, function: Callable[[Session], T]) -> T:
-        with self._connections.use() as connection, connection.transaction():
-            return function(connection)
-
-    def _read(self, function: Callable[[Session], T]) -> T:
-        # A connection that waited may have died with the server since: a read is worth a second attempt.
-        try:
-            with self._connections.use() as connection:
-                return function(connection)
-        except MemoryStoreUnavailableError:
-            with self._connections.use() as connection:
-                return function(connection)
-
     def _fetch(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         def fetch(connection: Session) -> list[tuple[Any, ...]]:
             return fetch_all(connection, statement, parameters)
 
-        return self._read(fetch)
+        return self._connections.read(fetch)
 
     def _apply(self, operations: Sequence[Operation]) -> list[WriteResult]:
         def apply(connection: Session) -> list[WriteResult]:
             return apply_operations(connection, operations, self._compression, self._clock_us())
 
-        return self._transact(apply)
+        return self._connections.transact(apply)
 
     def _copies(self, rows: Sequence[Sequence[Any]], vectors: bool) -> list[Copy]:
         try:
             return [copy_of_row(row, self._compression, "PostgreSQL", vectors=vectors) for row in rows]
         except UnknownDictionaryError:
-            self._transact(self._load_dictionaries)
+            self._connections.transact(self._load_dictionaries)
             return [copy_of_row(row, self._compression, "PostgreSQL", vectors=vectors) for row in rows]
 
     def _load_dictionaries(self, connection: Session) -> None:
@@ -183,7 +170,7 @@ class PostgresStore:
                 ([one.id for one in given], [one.uses for one in given], [one.last_at for one in given]),
             )
 
-        self._transact(record)
+        self._connections.transact(record)
 
     def expire(self, now: float, *, limit: int = 1_000) -> list[WriteResult]:
         """Leaves tombstones for at most `limit` memories with `expires_at <= now`; returns them."""
@@ -218,12 +205,12 @@ class PostgresStore:
             )
             return len(gone)
 
-        return self._transact(purge)
+        return self._connections.transact(purge)
 
     def train_dictionary(self, *, force: bool = False) -> int | None:
         """Trains a dictionary on long-term memory, where there is enough of it and no dictionary yet (or `force`)."""
         settings = self._long_term
-        self._transact(self._load_dictionaries)
+        self._connections.transact(self._load_dictionaries)
         if not settings.compression_level or not settings.dictionary_bytes or (self._compression.newest and not force):
             return None
         rows = self._fetch(
@@ -248,7 +235,7 @@ class PostgresStore:
             )
             return int(rows[0][0])
 
-        number = self._transact(add)
+        number = self._connections.transact(add)
         self._compression.add([(number, data)])
         return number
 
@@ -267,7 +254,7 @@ class PostgresStore:
             connection.execute(note, (kind, name, now_us))
             return self._erasure(connection, kind, name)
 
-        return self._transact(begin)
+        return self._connections.transact(begin)
 
     def _fence_agent(self, connection: Session, name: str, now_us: int) -> None:
         plan = Plan(now_us)
@@ -305,7 +292,7 @@ class PostgresStore:
                 connection.execute("DELETE FROM erasures WHERE kind = %s AND name = %s", (kind, name))
             return self._erasure(connection, kind, name, erased)
 
-        return self._transact(erase)
+        return self._connections.transact(erase)
 
     def _erase_agent(self, connection: Session, name: str, limit: int) -> tuple[int, int]:
         agent = lock_agents(connection, [name])[name]
@@ -369,7 +356,7 @@ class PostgresStore:
             rows = fetch_all(connection, "SELECT kind, name FROM erasures ORDER BY begun_us, name")
             return [self._erasure(connection, kind, name) for kind, name in rows]
 
-        return self._read(find)
+        return self._connections.read(find)
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 
@@ -428,7 +415,7 @@ class PostgresStore:
                 )
                 return agents, rows
 
-        agents, rows = self._read(find)
+        agents, rows = self._connections.read(find)
         if not agents:
             return ChangePage([], after_seq, 1, False, False)
         agent = agent_of_row(agents[0])
@@ -497,6 +484,15 @@ class PostgresStore:
             (list(map(str, ids)),),
         )
         return [Access._make(row) for row in rows]
+
+    def check_writable(self) -> None:
+        """Asks whether transactions may write: raises on a standby, and where the database is away."""
+        ((is_read_only,),) = self._fetch("SELECT current_setting('transaction_read_only') = 'on'")
+        if is_read_only:
+            self._connections.drop_idle()
+            raise MemoryStoreUnavailableError(
+                "PostgreSQL: transactions are read-only (SQLSTATE 25006)", fault=StoreFault.READ_ONLY, code="25006"
+            )
 
     def stats(self) -> StoreStats:
         """Counters since the store was made."""

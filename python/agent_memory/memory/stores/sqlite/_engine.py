@@ -37,14 +37,15 @@ from agent_memory._core import MemoryWriter, PendingWrites
 from agent_memory.memory.entries import Copy, new_writer
 from agent_memory.memory.errors import (
     MemoryStoreClosedError,
-    MemoryStoreError,
     MemoryStoreFullError,
     MemoryStoreUnavailableError,
+    StoreFault,
 )
 from agent_memory.memory.settings import LongTermSettings, SqliteSettings
 from agent_memory.memory.stores._compression import Compression
 from agent_memory.memory.stores.operations import Move, Operation, Put, StoreStats, WriteResult, WriteStatus
 from agent_memory.memory.stores.sqlite import _schema
+from agent_memory.memory.stores.sqlite._errors import translated
 from agent_memory.memory.stores.sqlite._reading import Reader
 from agent_memory.memory.stores.sqlite._waiters import AsyncWaiter, Waiter, deliver_all
 from agent_memory.memory.stores.sqlite._writing import apply_operations, load_dictionaries
@@ -157,7 +158,7 @@ class SqliteEngine:
                     connection.close()
                     raise
             except sqlite3.Error as error:
-                raise _translated(error) from error
+                raise translated(error) from error
             self._connection, self._writer, self._progress = connection, writer, AsyncProgress(writer)
             self._folded_changes = connection.total_changes
             self._transactions = self._writes = self._longest_ns = 0
@@ -232,7 +233,7 @@ class SqliteEngine:
         try:
             return pending.results()
         except sqlite3.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     def submit(self, waiter: Waiter | AsyncWaiter, operations: Sequence[Operation]) -> None:
         """Queues operations that the plan decides; `waiter` gets their results, or the error."""
@@ -277,8 +278,8 @@ class SqliteEngine:
         try:
             answers = self._transact(connection, writer.room, jobs)
         except Exception as error:  # whatever it is, its callers must learn of it
-            failure = _translated(error)
-            if len(jobs) > 1 and not isinstance(failure, MemoryStoreUnavailableError):
+            failure = translated(error)
+            if len(jobs) > 1 and _is_of_one(failure):
                 for job in jobs:
                     self._run(connection, writer, [job])
                 return
@@ -344,7 +345,7 @@ class SqliteEngine:
     def scrub(self) -> bool:
         """Takes what is erased out of the files: a database of up to `vacuum_bytes` is written anew, and the log is emptied.
 
-        On a connection of its own. False where a reader or writer is in the way, or the disk is full.
+        On a connection of its own. False where a reader or writer is in the way, or the disk is full or takes no writes.
         """
         if self._state != "open":
             raise MemoryStoreClosedError(f"the store is {self._state}: open() it first")
@@ -354,8 +355,11 @@ class SqliteEngine:
                     connection.execute("PRAGMA temp_store = DEFAULT")  # the copy goes to a file
                     connection.execute("VACUUM")
                 busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.OperationalError:
-            return False
+        except sqlite3.Error as error:
+            failure = translated(error)
+            if isinstance(failure, MemoryStoreUnavailableError) and failure.fault is not StoreFault.AWAY:
+                return False
+            raise failure from error
         return not busy
 
     def _log_bytes(self, connection: sqlite3.Connection, writer: MemoryWriter) -> int:
@@ -377,7 +381,7 @@ class SqliteEngine:
         try:
             return function(self._reader())
         except sqlite3.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def async_read(self, function: Callable[[Reader], T]) -> T:
         """Runs a function on the connection of a reader thread."""
@@ -415,10 +419,6 @@ class SqliteEngine:
         )
 
 
-def _translated(error: Exception) -> Exception:
-    """Our error for one of SQLite's; others pass. SQLite's messages hold names of tables and no values."""
-    if isinstance(error, sqlite3.OperationalError):
-        return MemoryStoreUnavailableError(f"SQLite: {error}")
-    if isinstance(error, sqlite3.Error):
-        return MemoryStoreError(f"SQLite: {error}")
-    return error
+def _is_of_one(failure: Exception) -> bool:
+    """Whether the others of a transaction may succeed without the one that it failed for. A smaller write may fit."""
+    return not isinstance(failure, MemoryStoreUnavailableError) or failure.fault is StoreFault.FULL

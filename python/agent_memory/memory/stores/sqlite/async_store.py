@@ -241,6 +241,12 @@ class AsyncSqliteStore:
         """Those that were begun and are not finished."""
         return await self._engine.async_read(lambda reader: reader.erasures())
 
+    async def check_writable(self) -> None:
+        """Takes the write lock and lets it go: raises where the file takes no writes. A full disk is not noticed."""
+        waiter = AsyncWaiter()
+        self._engine.submit_function(waiter, lambda _: None)
+        await waiter.wait()
+
     async def stats(self) -> StoreStats:
         """Counters since `open()`."""
         return self._engine.stats()

@@ -241,6 +241,12 @@ class SqliteStore:
         """Those that were begun and are not finished."""
         return self._engine.read(lambda reader: reader.erasures())
 
+    def check_writable(self) -> None:
+        """Takes the write lock and lets it go: raises where the file takes no writes. A full disk is not noticed."""
+        waiter = Waiter()
+        self._engine.submit_function(waiter, lambda _: None)
+        waiter.wait()
+
     def stats(self) -> StoreStats:
         """Counters since `open()`."""
         return self._engine.stats()

@@ -1,0 +1,144 @@
+"""What a fault of the database means: writes that it refuses leave the reads alone, and health() says why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+
+import pytest
+
+from agent_memory.memory import (
+    AsyncMemorySystem,
+    DurabilityError,
+    MemorySettings,
+    MemoryStoreUnavailableError,
+    SqliteSettings,
+    StoreFault,
+)
+from agent_memory.redis.asyncio import Redis as AsyncRedis
+
+AGENT = "agent"
+SETTINGS = MemorySettings(sqlite=SqliteSettings(busy_timeout_s=0.05))
+
+
+@pytest.fixture(params=["with Redis", "without Redis"])
+async def memory(request, tmp_path):
+    async with contextlib.AsyncExitStack() as opened:
+        client = None
+        if request.param == "with Redis":
+            valkey = request.getfixturevalue("valkey")
+            client = await opened.enter_async_context(AsyncRedis(**valkey.connection_kwargs))
+        yield await opened.enter_async_context(AsyncMemorySystem(tmp_path / "m", redis=client, config=SETTINGS))
+
+
+def writing_connection(memory):
+    """The connection of the store's writer: limits of SQLite's are of a connection."""
+    return memory._copies.store._engine._connection
+
+
+@contextlib.contextmanager
+def full(memory):
+    connection = writing_connection(memory)
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    yield
+    connection.execute("PRAGMA max_page_count = 1000000")
+
+
+@contextlib.contextmanager
+def read_only(memory):
+    writing_connection(memory).execute("PRAGMA query_only = ON")
+    yield
+    writing_connection(memory).execute("PRAGMA query_only = OFF")
+
+
+@contextlib.contextmanager
+def locked(memory):
+    other = sqlite3.connect(memory._copies.store._engine.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
+
+
+FAULTS = pytest.mark.parametrize(
+    ("fault", "begin", "words"),
+    [
+        (StoreFault.FULL, full, "SQL is full: SQLite: database or disk is full"),
+        (StoreFault.READ_ONLY, read_only, "SQL is read-only: SQLite: attempt to write a readonly database"),
+        (StoreFault.LOCKED, locked, "SQL is locked: SQLite: database is locked"),
+    ],
+    ids=["full", "read-only", "locked"],
+)
+
+
+@FAULTS
+async def test_a_refused_write_says_why_and_reads_go_on(memory, fault, begin, words):
+    first = await memory.store(AGENT, "the first")
+    with begin(memory):
+        for _ in range(2):
+            with pytest.raises(DurabilityError) as caught:
+                await memory.store(AGENT, os.urandom(100_000).hex())
+            assert caught.value.fault is fault
+            assert words in str(caught.value) or "a moment ago" in str(caught.value)
+            assert (await memory.get(AGENT, first)).content == "the first"
+            assert await memory.count(AGENT) == 1
+            assert [entry.id async for entry in memory.query(AGENT)] == [first]
+            assert [entry.id for entry in await memory.retrieve(AGENT, "first")] == [first]
+        health = await memory.health()
+        assert (health, health.sql) == ("degraded", fault.value)
+        stats = (await memory.stats())["sql"]
+        assert (stats["here"], stats["refuses_writes"], stats["failures"]) == (True, fault.value, 0)
+    memory._copies.sql_writes._refused_at = 0.0  # as if it were long ago
+    assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")
+    await memory.store(AGENT, os.urandom(100_000).hex())
+    assert (await memory.stats())["sql"]["refuses_writes"] is None
+
+
+@FAULTS
+async def test_a_write_that_may_degrade_does(memory, fault, begin, words):
+    base = await memory.store(AGENT, "base")
+    content = os.urandom(100_000).hex()
+    with begin(memory):
+        if memory._copies.tier is None:
+            with pytest.raises(DurabilityError, match="there is no Redis") as caught:
+                await memory.store(AGENT, content, degrade=True)
+            assert caught.value.fault is fault
+            return
+        stored = await memory.store(AGENT, content, degrade=True)
+        changed = await memory.update(AGENT, base, content=content, degrade=True)
+        assert (stored.durability, changed.durability) == ("redis", "redis")
+        assert (await memory.get(AGENT, stored)).content == content
+        assert (await memory.sync()).remaining
+    memory._copies.sql_writes._refused_at = 0.0
+    assert (await memory.sync()).synced == 2
+    assert await memory.count(AGENT) == 2
+
+
+async def test_a_small_write_fits_where_a_large_one_does_not(memory):
+    await memory.store(AGENT, "the first")
+    with full(memory):
+        with pytest.raises(DurabilityError):
+            await memory.store(AGENT, os.urandom(100_000).hex())
+        await memory.store(AGENT, "small")
+        assert (await memory.health()).sql == "here"
+
+
+async def test_uses_wait_for_sql_and_are_dropped_only_beyond_their_bound(memory):
+    first = await memory.store(AGENT, "likes tea")
+    for _ in range(5):
+        await memory.get(AGENT, first)
+    with locked(memory):
+        with pytest.raises(MemoryStoreUnavailableError):
+            await memory.maintain()
+        await memory.get(AGENT, first)
+    memory._copies.sql_writes._refused_at = 0.0
+    assert (await memory.maintain()).accesses == 1
+    (uses,) = await memory._copies.store.accesses([first])
+    assert (uses.uses, (await memory.stats())["service"]["dropped_accesses"]) == (6, 0)
+
+    service, bound = memory._service, memory.settings.accesses.max_pending
+    service.note_accesses([f"m{number}" for number in range(bound)])
+    service._take_back({"other": [3, 0.0], "m0": [2, 0.0]})
+    assert (service._accesses["m0"][0], service.dropped_accesses) == (3, 3)
