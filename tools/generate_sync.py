@@ -83,6 +83,7 @@ PAIRS = [
     ("python/agent_memory/redis/_async_retry.py", "python/agent_memory/redis/_retry.py"),
     ("python/agent_memory/redis/exactly_once/_async_fencing.py", "python/agent_memory/redis/exactly_once/_fencing.py"),
     ("python/agent_memory/redis/asyncio/pipeline.py", "python/agent_memory/redis/pipeline.py"),
+    ("python/agent_memory/redis/asyncio/monitor.py", "python/agent_memory/redis/monitor.py"),
     ("python/agent_memory/redis/asyncio/pubsub.py", "python/agent_memory/redis/pubsub.py"),
     ("python/agent_memory/redis/asyncio/sentinel.py", "python/agent_memory/redis/sentinel.py"),
     ("python/agent_memory/storage/_async_commands.py", "python/agent_memory/storage/_commands.py"),

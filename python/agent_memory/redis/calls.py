@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import DataError, ResponseError
 
 from agent_memory._core import pack_command
-from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
+from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
 from agent_memory.redis.commands import (
@@ -67,7 +68,13 @@ def call_back(callback: Callable[..., Any], reply: Any, options: dict[str, Any])
         options.pop("keys", None)
         options.pop(private.NEVER_DECODE, None)
         options.pop(private.EMPTY_RESPONSE, None)
-    return callback(reply, **options)
+    try:
+        return callback(reply, **options)
+    except Exception as error:
+        # The reply came whole, only that it is not what the callback expects: the command was executed.
+        with contextlib.suppress(AttributeError):
+            error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]
+        raise
 
 
 def read_timeout_s(plan: Plan, args: Sequence[Any], timeout_s: float | None) -> float | None:

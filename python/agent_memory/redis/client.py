@@ -13,6 +13,7 @@ from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._guarded import GuardedCalls
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
+from agent_memory.redis.monitor import Monitor
 from agent_memory.redis.pipeline import Pipeline
 from agent_memory.redis.pubsub import PubSub
 from agent_memory.redis.transport.blocking import BlockingTransport
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
-__all__ = ["Pipeline", "PubSub", "Redis"]
+__all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
 
 _EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
 _NEVER_DECODE: Final = private.NEVER_DECODE
@@ -140,6 +141,10 @@ class Redis(GuardedCalls, RedisPy):
     def pubsub(self, **kwargs: Any) -> PubSub:
         """A subscriber as redis-py's that reconnects by itself; `PubSub` says what it takes beyond redis-py's arguments."""
         return PubSub(self, event_dispatcher=self._event_dispatcher, **kwargs)
+
+    def monitor(self) -> Monitor:
+        """What the server runs, line by line, as redis-py's `monitor()`."""
+        return Monitor(self)
 
     def transport_here(self) -> BlockingTransport | None:
         """The transport; None when commands travel redis-py's own way."""

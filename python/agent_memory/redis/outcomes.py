@@ -15,7 +15,17 @@ from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError
 from agent_memory.policy import FailureKind
 from agent_memory.redis.private import parse_reply_error
 
-__all__ = ["ERRORS_OF_CONNECTIONS", "as_ours", "classify", "is_full", "reply_error", "undecodable"]
+__all__ = [
+    "ERRORS_OF_CONNECTIONS",
+    "UNREADABLE",
+    "as_ours",
+    "breaks_connection",
+    "classify",
+    "is_full",
+    "is_misreading",
+    "reply_error",
+    "undecodable",
+]
 
 # First words of error replies that say "I did not run this, and it is not the command's fault".
 _UNAVAILABLE_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
@@ -25,6 +35,16 @@ _RETRYABLE_CODES: Final = frozenset({"TRYAGAIN", "READONLY", "NOREPLICAS"})
 
 ERRORS_OF_CONNECTIONS: Final = (redis_py.ConnectionError, redis_py.TimeoutError, OSError, asyncio.IncompleteReadError)
 """What a broken or missing connection raises, in our transports, in redis-py's and in injected clients."""
+
+UNREADABLE: Final = (redis_py.RedisError, MemoryError, TypeError)
+"""What hiredis raises over bytes that are no reply: not the protocol, longer than memory, a map with a list for a key."""
+
+_MISREADINGS: Final = (AttributeError, LookupError, MemoryError, TypeError, ValueError)
+"""What redis-py's own code raises over a reply of another shape than it expects, beside `InvalidResponse`."""
+_READING_FUNCTIONS: Final = frozenset(
+    {"read_response", "on_connect_check_health", "next_command", "_execute_transaction"}
+)
+"""redis-py's functions that read: an error out of what they call speaks of what was read."""
 
 _CALLERS_CONNECTION_ERRORS: Final = (
     redis_py.MaxConnectionsError,
@@ -85,10 +105,38 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, redis_py.ConnectionError) and error.args[:1] == (_FULL,)
 
 
+def breaks_connection(error: Exception) -> bool:
+    """Whether a connection that raised this over what it read or sent is of no use any more."""
+    if isinstance(error, ERRORS_OF_CONNECTIONS):
+        return classify(error)[0] is not FailureKind.CLIENT
+    return is_misreading(error)
+
+
 def undecodable(error: UnicodeError) -> UnicodeError:
     """The same error with its outcome: the reply came whole, so the command ran and the stream is in step."""
     error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]
     return error
+
+
+def is_misreading(error: BaseException) -> bool:
+    """Whether redis-py raised `error` over what it read: then it is no Redis that answers, or not in the protocol.
+
+    An AttributeError may as well come out of the caller's own code, such as a credential provider: what tells is where it was
+    raised.
+    """
+    if isinstance(error, redis_py.InvalidResponse):
+        return True
+    if not isinstance(error, _MISREADINGS) or isinstance(error, UnicodeError):  # that comes of a whole reply
+        return False
+    reading = False
+    module = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        reading = reading or frame.f_code.co_name in _READING_FUNCTIONS
+        module = frame.f_globals.get("__name__", "")
+        traceback = traceback.tb_next
+    return reading and module.startswith(("redis.", "agent_memory.redis."))
 
 
 def classify(error: BaseException) -> tuple[FailureKind | None, Outcome]:
@@ -116,7 +164,7 @@ def classify(error: BaseException) -> tuple[FailureKind | None, Outcome]:
         if outcome is None:
             outcome = Outcome.NOT_SENT if refused else Outcome.UNKNOWN
         return (FailureKind.REFUSED if refused else FailureKind.RESET), outcome
-    return None, Outcome.UNKNOWN if outcome is None else outcome
+    return FailureKind.RESET if is_misreading(error) else None, Outcome.UNKNOWN if outcome is None else outcome
 
 
 def as_ours(error: Exception, endpoint: str) -> Exception:
@@ -124,7 +172,14 @@ def as_ours(error: Exception, endpoint: str) -> Exception:
 
     Errors that are ours already, replies of the server and callers' bugs come back as they are.
     """
-    if isinstance(error, RedisUnavailableError | RedisTimeoutError) or not isinstance(error, ERRORS_OF_CONNECTIONS):
+    if isinstance(error, RedisUnavailableError | RedisTimeoutError):
+        return error
+    if is_misreading(error):
+        reason = f"protocol error: {str(error) or type(error).__name__}"
+        return RedisUnavailableError(reason, outcome=classify(error)[1], endpoint=endpoint)
+    if isinstance(error, UnicodeDecodeError):
+        return undecodable(error)
+    if not isinstance(error, ERRORS_OF_CONNECTIONS):
         return error
     kind, outcome = classify(error)
     if kind is FailureKind.CLIENT or kind is FailureKind.UNAVAILABLE_REPLY:

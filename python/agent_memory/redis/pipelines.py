@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import ExecAbortError, ResponseError, WatchError
 
+from agent_memory.errors import RedisUnavailableError
 from agent_memory.redis import private
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
 from agent_memory.redis.commands import READING_PIPELINE
@@ -120,6 +121,11 @@ def _results_of_pipeline(
     return shaped
 
 
+def _check_results(outcome: object) -> None:
+    if not isinstance(outcome, list):
+        raise RedisUnavailableError(f"protocol error: EXEC was answered with {type(outcome).__name__}, not an array")
+
+
 def _check_whole(replies: list[Any], error: Exception) -> None:
     """A rejected command may be sent again, a pipeline of which other commands have run may not."""
     if not all(isinstance(reply, Exception) for reply in replies):
@@ -151,6 +157,7 @@ def _results_of_transaction(
         raise outcome
     if outcome is None:
         raise WatchError("Watched variable changed.")
+    _check_results(outcome)
     for index, gap in gaps:
         outcome.insert(index, gap)
     if len(outcome) != len(commands):

@@ -29,8 +29,8 @@ from redis.connection import HiredisRespSerializer
 from redis.credentials import StreamingCredentialProvider
 from redis.driver_info import DriverInfo
 from redis.event import AfterPooledConnectionsInstantiationEvent, AfterPubSubConnectionInstantiationEvent, ClientType
+from redis.exceptions import AuthenticationError, DataError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisPyConnectionError
-from redis.exceptions import DataError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.observability.providers import get_observability_instance
@@ -96,7 +96,10 @@ PushNotification = hiredis.PushNotification
 
 def parse_reply_error(text: str) -> Exception:
     """redis-py's exception for the text of an error reply."""
-    return cast(Exception, BaseParser.parse_error(text))
+    try:
+        return cast(Exception, BaseParser.parse_error(text))
+    except (ValueError, LookupError):  # MOVED and ASK without the address that they are made of
+        return ResponseError(text)
 
 
 def callbacks_after_fallback(asked: int | None, legacy_responses: bool) -> dict[str, Any]:
@@ -365,6 +368,70 @@ def new_async_connection(pool: Any) -> AsyncConnection:
     return cast(AsyncConnection, connection)
 
 
+class _Handshake:
+    """Follows the handshake of one connection: who greets, and that nothing comes that was not asked for.
+
+    Redis-py looks at the answer to HELLO sometimes, at those to CLIENT SETINFO never, so that a reply too many would become the
+    reply of the first command.
+    """
+
+    def __init__(self, connection: Any, *, asynchronous: bool) -> None:
+        self._connection = connection
+        self._greeting: Any = None
+        self._is_greeted = False
+        self._unanswered = 0
+        self._send, self._read = connection.send_command, connection.read_response
+        connection.send_command = self._send_command
+        connection.read_response = self._async_read_response if asynchronous else self._read_response
+
+    def let_go(self) -> None:
+        """The handshake is over."""
+        for name in ("send_command", "read_response"):
+            self._connection.__dict__.pop(name, None)
+
+    def _send_command(self, *args: Any, **kwargs: Any) -> Any:
+        self._unanswered += 1
+        return self._send(*args, **kwargs)
+
+    def _read_response(self, *args: Any, **kwargs: Any) -> Any:
+        self._unanswered -= 1
+        return self._note(self._read(*args, **kwargs))
+
+    async def _async_read_response(self, *args: Any, **kwargs: Any) -> Any:
+        self._unanswered -= 1
+        return self._note(await self._read(*args, **kwargs))
+
+    def _note(self, reply: Any) -> Any:
+        if not self._is_greeted:
+            self._greeting, self._is_greeted = reply, True
+        if not self._unanswered:
+            self._check_rest()
+        return reply
+
+    def _check_rest(self) -> None:
+        reader = reply_reader(self._connection)
+        while reader is not None and reader.has_data():
+            if not isinstance(reader.gets(), PushNotification):
+                raise RedisPyConnectionError("the handshake was answered with more than was asked for")
+
+    def check(self, error: AttributeError | None = None) -> None:
+        """Make sure, at the end or after redis-py's `error`, that whoever sits there greeted as a Redis that speaks RESP3."""
+        if int(self._connection.protocol) != 3 or not self._is_greeted:
+            return
+        greeting = self._greeting
+        if not isinstance(greeting, dict):
+            raise RedisPyConnectionError(f"HELLO was answered with {greeting!r:.100}") from error
+        if 3 not in (greeting.get("proto"), greeting.get(b"proto")):
+            raise RedisPyConnectionError("HELLO 3 was answered in another version of the protocol") from error
+
+
+def _seen_through(error: AuthenticationError) -> Exception:
+    """The same error where the server refused; where redis-py made it of an answer that is no refusal, what that is."""
+    if str(error) == "Invalid Username or Password":
+        return RedisPyConnectionError("AUTH was answered with neither OK nor an error")
+    return error
+
+
 def _hello_was_refused(error: ResponseError, connection: Any) -> bool:
     # Servers before 6.0 do not know HELLO, a proxy may not pass it, an ACL may forbid it, -NOPROTO says "not version 3".
     return int(connection.protocol) == 3 and ("hello" in str(error).lower() or "NOPROTO" in str(error))
@@ -401,10 +468,27 @@ class _BoundedSocket:
         return getattr(self.sock, name)
 
 
+def _connect_once(connection: Any) -> None:
+    if connection.redis_connect_func is not None:
+        connection.connect()
+        return
+    handshake = _Handshake(connection, asynchronous=False)
+    try:
+        connection.connect()
+        handshake.check()
+    except AttributeError as error:
+        handshake.check(error)
+        raise
+    except AuthenticationError as error:
+        raise _seen_through(error) from None
+    finally:
+        handshake.let_go()
+
+
 def _connect_within(connection: redis.Connection, deadline_ns: int | None) -> None:
     connection_: Any = connection
     if deadline_ns is None:
-        connection_.connect()
+        _connect_once(connection)
         return
     left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
     asked_s = connection_.socket_connect_timeout
@@ -412,7 +496,7 @@ def _connect_within(connection: redis.Connection, deadline_ns: int | None) -> No
     connect: Any = type(connection)._connect
     connection_._connect = lambda: _BoundedSocket(connect(connection), deadline_ns)
     try:
-        connection_.connect()
+        _connect_once(connection)
         connection_._sock = connection_._sock.sock
     finally:
         del connection_._connect
@@ -433,13 +517,25 @@ def blocking_connect(connection: redis.Connection, deadline_ns: int | None) -> N
 
 
 async def _async_connect_once(connection: AsyncConnection) -> None:
+    if connection.redis_connect_func is not None:
+        await connection.connect()
+        return
+    handshake = _Handshake(connection, asynchronous=True)
     try:
         await connection.connect()
+        handshake.check()
+    except AuthenticationError as error:
+        raise _seen_through(error) from None
+    except AttributeError as error:
+        handshake.check(error)
+        raise
     except RedisPyConnectionError as error:
         # redis-py handshakes over a unix socket while it still counts as connecting, and wraps what the server answers.
         if isinstance(error.__cause__, RedisError):
             raise error.__cause__ from None
         raise
+    finally:
+        handshake.let_go()
 
 
 async def async_connect(connection: AsyncConnection) -> None:
@@ -468,10 +564,10 @@ def detach_stream(connection: AsyncConnection) -> tuple[asyncio.Transport, async
     writer, reader = connection._writer, connection._reader
     assert writer is not None
     assert reader is not None
+    if cast(Any, reader)._buffer:
+        raise RedisPyConnectionError("the handshake was answered with more than was asked for")
     connection._reader = connection._writer = None
     connection._parser.on_disconnect()
-    # Nothing can be buffered: the handshake is request and answer, and nothing was subscribed to.
-    assert not cast(Any, reader)._buffer
     return cast(asyncio.Transport, writer.transport), writer
 
 

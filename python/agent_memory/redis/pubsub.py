@@ -32,15 +32,13 @@ import random
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.client import PubSub as RedisPyPubSub
-from redis.exceptions import InvalidResponse
 
 from agent_memory._compat import Lock, settle, sleep
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, Outcome, RedisTimeoutError
-from agent_memory.policy import FailureKind
 from agent_memory.redis import private
 from agent_memory.redis.gaps import SubscriptionGap
-from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours, classify
+from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
 from agent_memory.redis.transport.blocking import connect_failure
 
 if TYPE_CHECKING:
@@ -199,7 +197,9 @@ class PubSub(RedisPyPubSub):
                 reply: Any
                 try:
                     reply = reader.gets()
-                except InvalidResponse as error:
+                except UnicodeError as error:
+                    raise undecodable(error) from None
+                except UNREADABLE as error:
                     self._give_up(error)
                     reply = _INCOMPLETE
                 if reply is not _INCOMPLETE:
@@ -224,8 +224,10 @@ class PubSub(RedisPyPubSub):
                 cast(Any, self).check_health()  # redis-py's own, where `health_check_interval` asks for it
                 reply = private.read_push(connection, self._patience_s(until_ns))
                 something = reply is not None or self._watch(connection)
-            except (*ERRORS_OF_CONNECTIONS, InvalidResponse) as error:
-                if classify(error)[0] is FailureKind.CLIENT:
+            except UnicodeError as error:
+                raise undecodable(error) from None
+            except Exception as error:
+                if not breaks_connection(error):
                     raise
                 self._give_up(error)
                 if self._reconnect_timeout_ns == 0 and self.connection is not None:

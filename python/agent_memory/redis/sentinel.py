@@ -23,6 +23,7 @@ from redis.sentinel import Sentinel as RedisPySentinel
 from redis.sentinel import SentinelConnectionPool as RedisPySentinelConnectionPool
 from redis.sentinel import SentinelManagedConnection as RedisPySentinelManagedConnection
 
+from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis import private
 from agent_memory.redis.client import Redis
 
@@ -35,6 +36,19 @@ __all__ = [
     "SentinelManagedSSLConnection",
     "SlaveNotFoundError",
 ]
+
+
+class _Watcher(Redis):
+    """A client of one sentinel. One that answers nonsense is as good as away: the next one is asked."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """As the client's; raises RedisUnavailableError for an answer of another shape than a Sentinel's."""
+        try:
+            return super().execute_command(*args, **options)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise RedisUnavailableError(
+                f"no answer of a Sentinel: {error}", outcome=Outcome.APPLIED, endpoint=self.endpoint
+            ) from error
 
 
 class SentinelManagedConnection(RedisPySentinelManagedConnection):
@@ -93,8 +107,16 @@ class Sentinel(RedisPySentinel):
             sentinels, min_other_sentinels, sentinel_kwargs, force_master_ip, **connection_kwargs
         )
         self.sentinels = [
-            Redis(host=host, port=port, resilience=None, **self.sentinel_kwargs) for host, port in sentinels
+            _Watcher(host=host, port=port, resilience=None, **self.sentinel_kwargs) for host, port in sentinels
         ]
+
+    def discover_master(self, service_name: str) -> Any:
+        """The address of the service's master; MasterNotFoundError, with outcome NOT_SENT, where no sentinel knows one."""
+        try:
+            return cast(Any, super()).discover_master(service_name)
+        except MasterNotFoundError as error:
+            error.outcome = Outcome.NOT_SENT  # type: ignore[attr-defined]
+            raise
 
     def master_for(
         self,

@@ -14,6 +14,7 @@ from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._async_guarded import AsyncGuardedCalls
+from agent_memory.redis.asyncio.monitor import Monitor
 from agent_memory.redis.asyncio.pipeline import Pipeline
 from agent_memory.redis.asyncio.pubsub import PubSub
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
-__all__ = ["Pipeline", "PubSub", "Redis"]
+__all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
 
 _EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
 _NEVER_DECODE: Final = private.NEVER_DECODE
@@ -156,6 +157,10 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     def pubsub(self, **kwargs: Any) -> PubSub:
         """A subscriber as redis-py's that reconnects by itself; `PubSub` says what it takes beyond redis-py's arguments."""
         return PubSub(self, event_dispatcher=self._event_dispatcher, **kwargs)
+
+    def monitor(self) -> Monitor:
+        """What the server runs, line by line, as redis-py's `monitor()`."""
+        return Monitor(self)
 
     def transport_here(self) -> MultiplexedTransport | None:
         """The transport of the running event loop; None when commands travel redis-py's own way."""

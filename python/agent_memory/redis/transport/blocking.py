@@ -40,7 +40,7 @@ from agent_memory.redis import private
 from agent_memory.redis.exactly_once.blocking import BlockingOnce
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.outcomes import is_full, reply_error, undecodable
+from agent_memory.redis.outcomes import UNREADABLE, is_full, is_misreading, reply_error, undecodable
 from agent_memory.redis.transport.proof import acknowledged_bytes, all_acknowledged
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ FULL_PAUSE_S: Final = 0.25
 """Where the server has no room for more clients: how long to wait for a connection we hold before one is asked for again."""
 DEFAULT_MAX_CONNECTIONS: Final = 100
 """Bound of open channels where the pool names none (redis-py's default)."""
+
+BROKEN_STREAM: Final = (OSError, EOFError, *UNREADABLE)
+"""After any of these nothing more can be read from a socket."""
 
 _LOGGER: Final = logging.getLogger("agent_memory.redis")
 _PING: Final = hiredis.pack_command(("PING",))
@@ -263,7 +266,7 @@ class BlockingTransport:
             reply = reader.gets(False) if raw else reader.gets()
             if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
                 reply = self._receive_rest(channel, self._until_ns(started_ns, deadline_s), raw)
-        except (OSError, EOFError, redis_py.RedisError) as error:
+        except BROKEN_STREAM as error:
             raise self._broken(channel, error, sent == len(packed)) from error
         except UnicodeError as error:
             reply = undecodable(error)
@@ -295,7 +298,7 @@ class BlockingTransport:
             reply = channel.gets(False) if raw else channel.gets()
             if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
                 reply = self._receive_rest(channel, until_ns, raw)
-        except (OSError, EOFError, redis_py.RedisError) as error:
+        except BROKEN_STREAM as error:
             raise self._broken(channel, error, sent == len(packed)) from error
         except UnicodeError as error:
             reply = undecodable(error)
@@ -324,7 +327,7 @@ class BlockingTransport:
             if sent != len(packed) or sent > SEND_PIECE_BYTES:
                 sent = self._send_large(channel, packed, sent, until_ns)
             self._receive_many(channel, count, replies, until_ns, raw)
-        except (OSError, EOFError, redis_py.RedisError) as error:
+        except BROKEN_STREAM as error:
             raise self._broken(channel, error, sent == len(packed)) from error
         except BaseException:
             self.discard(channel, in_doubt=True)
@@ -341,13 +344,16 @@ class BlockingTransport:
         A whole reply means that the stream is out of step, which is an error. A part of something may be a push or a reply
         that no command asked for: its rest would be taken for the next caller's reply, so the channel is closed.
         """
-        while channel.has_data():
-            extra = channel.gets(False)
-            if extra is _INCOMPLETE:
-                self.discard(channel)
-                return False
-            if extra.__class__ is not _PushNotification:
-                raise self._broken(channel, redis_py.InvalidResponse("a reply that no command asked for"), True)
+        try:
+            while channel.has_data():
+                extra = channel.gets(False)
+                if extra is _INCOMPLETE:
+                    self.discard(channel)
+                    return False
+                if extra.__class__ is not _PushNotification:
+                    raise redis_py.InvalidResponse("a reply that no command asked for")
+        except UNREADABLE as error:
+            raise self._broken(channel, error, True) from error
         return True
 
     def call_within(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None) -> Any:
@@ -494,7 +500,7 @@ class BlockingTransport:
             if len(packed) > SEND_PIECE_BYTES:
                 self._see_off(channel, until_ns)
             self._receive_many(channel, unread, replies, until_ns, raw)
-        except (OSError, EOFError, redis_py.RedisError) as error:
+        except BROKEN_STREAM as error:
             failure = self._broken(channel, error, sent)
             failure.replies = replies  # type: ignore[union-attr]  # those that came: a replay need not doubt them
             if sent:
@@ -622,9 +628,9 @@ class BlockingTransport:
             late = RedisTimeoutError(what, outcome=outcome, endpoint=self.endpoint)
             late.moving = isinstance(error, _StillMovingError)
             return late
-        if isinstance(error, redis_py.RedisError):
+        if isinstance(error, UNREADABLE):
             # The reader met bytes that are not the protocol: whatever sits there, it is not a Redis that we can trust.
-            return RedisUnavailableError(f"protocol error: {error}", outcome=outcome, endpoint=self.endpoint)
+            return RedisUnavailableError(f"protocol error: {_reason(error)}", outcome=outcome, endpoint=self.endpoint)
         what = "connection closed by the server" if isinstance(error, EOFError) else _reason(error)
         return RedisUnavailableError(what, outcome=outcome, endpoint=self.endpoint)
 
@@ -937,6 +943,11 @@ def connect_failure(error: BaseException, endpoint: str) -> BaseException:
         return RedisTimeoutError("timed out while connecting", outcome=Outcome.NOT_SENT, endpoint=endpoint)
     if isinstance(error, redis_py.ConnectionError | OSError):
         return RedisUnavailableError(_reason(error), outcome=Outcome.NOT_SENT, endpoint=endpoint)
+    if is_misreading(error) or isinstance(error, UnicodeDecodeError):
+        # A TLS port spoken to in clear, an HTTP proxy, whatever answers HELLO with something else.
+        return RedisUnavailableError(
+            f"what answers is no Redis: {_reason(error)}", outcome=Outcome.NOT_SENT, endpoint=endpoint
+        )
     return error
 
 
@@ -949,7 +960,7 @@ def endpoint_of(arguments: dict[str, Any]) -> str:
     return str(path) if path else f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     return text[:-1] if text.endswith(".") else text
 

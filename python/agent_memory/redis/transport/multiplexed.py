@@ -41,7 +41,7 @@ from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce, OnceSlot
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import Verdict
-from agent_memory.redis.outcomes import reply_error, undecodable
+from agent_memory.redis.outcomes import UNREADABLE, reply_error, undecodable
 from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_TIMEOUT_MS, connect_failure, endpoint_of
 from agent_memory.redis.transport.proof import acknowledged_bytes
 
@@ -308,15 +308,18 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         """asyncio has read `nbytes`: match the replies in them to the slots."""
         if self.closed:
             return  # it is open only until it is fenced
+        unanswered = len(self._slots)
         try:
             self._feed(self._buffer, 0, nbytes)
             if self._torn and not self._skip_torn():
                 answered = self._answered
             else:
                 answered = self._match_raw() if self._raw else self._match()
-        except redis_py.RedisError as error:
+        except UNREADABLE as error:
             # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
-            self.fail(RedisUnavailableError(f"protocol error: {error}", endpoint=self._owner.endpoint))
+            self._answered += unanswered - len(self._slots)
+            reason = f"protocol error: {str(error) or type(error).__name__}"
+            self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
             return
         self._last_read_s = self._loop.time()
         self._answered = answered
