@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
     ("python/agent_memory/memory/_async_redis_tier.py", "python/agent_memory/memory/_redis_tier.py"),
     ("python/agent_memory/memory/_async_copies.py", "python/agent_memory/memory/_copies.py"),
+    ("python/agent_memory/memory/_async_langgraph.py", "python/agent_memory/memory/_langgraph.py"),
     ("python/agent_memory/memory/_async_memory_journal.py", "python/agent_memory/memory/_memory_journal.py"),
     ("python/agent_memory/memory/_async_indexes.py", "python/agent_memory/memory/_indexes.py"),
     ("python/agent_memory/memory/_async_sync_service.py", "python/agent_memory/memory/_sync_service.py"),

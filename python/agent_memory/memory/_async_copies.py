@@ -630,6 +630,24 @@ class AsyncCopies:
         await self.journal.keep(tombstone)
         return Written(WriteResult(WriteStatus.APPLIED, memory_id, version, existed=True), "journal", tombstone)
 
+    async def delete_many(self, agent_id: str, ids: Sequence[str]) -> list[Written]:
+        """Leaves tombstones in SQL, in one call of the store."""
+        try:
+            epoch = await self.epoch_for(agent_id)
+            results = await self.write_sql([Delete(memory_id, agent_id, writer=self._writer) for memory_id in ids])
+        except MemoryStoreUnavailableError as error:
+            raise DurabilityError("sql", None, _reason(error), fault=error.fault) from error
+        written = []
+        for memory_id, result in zip(ids, results, strict=True):
+            tombstone = None
+            if result.status is WriteStatus.APPLIED:
+                tombstone = tombstone_of(memory_id, agent_id, result.version, self._writer, seq=result.seq)
+            written.append(Written(result, "sql", tombstone))
+        tombstones = [one.copy for one in written if one.copy is not None]
+        for start in range(0, len(tombstones) if epoch is not None else 0, MAX_ENTRIES):
+            await self.put_clean(tombstones[start : start + MAX_ENTRIES], epoch or "")
+        return written
+
     async def _delete_as_dirty(
         self, agent_id: str, memory_id: str, if_version: int | None, known_version: int
     ) -> Written:

@@ -581,6 +581,30 @@ class AsyncMemorySystem:
         is_dirty = index is not None and memory_id in index.dirty
         return result.status is WriteStatus.APPLIED and (result.existed or is_dirty)
 
+    async def _delete_many(self, agent_id: str, ids: Sequence[str]) -> int:
+        """Deletes memories for good, a batch in one transaction; returns how many there were."""
+        copies = self._opened()
+        deleted = 0
+        for start in range(0, len(ids), _BATCH):
+            for written in await copies.delete_many(agent_id, ids[start : start + _BATCH]):
+                deleted += written.result.status is WriteStatus.APPLIED and written.result.existed
+                if written.copy is not None:
+                    self._indexes.learn(written.copy)
+        return deleted
+
+    async def _renew(self, agent_id: str, lives: Mapping[str, tuple[int, float]]) -> None:
+        """Gives memories that still have the version named a new `ttl_s`; those that were changed meanwhile keep theirs."""
+        copies = self._opened()
+        now = time.time()
+        puts = [
+            Put(_arguments.changed_copy(row, {"ttl_s": lives[row.id][1]}, now, copies.writer), row.version)
+            for row in await copies.ask_sql(copies.store.get, list(lives))
+            if row is not None and not row.deleted and row.agent_id == agent_id and row.version == lives[row.id][0]
+        ]
+        for written in await copies.put_many(puts) if puts else []:
+            if written.copy is not None:
+                self._indexes.learn(written.copy)
+
     # --- reading ---
 
     async def _read_one(self, agent_id: str, memory_id: str) -> Copy | None:

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_CONTENT_BYTES",
     "MAX_DIMENSIONS",
     "MAX_NAME_LENGTH",
+    "SEARCHED_TEXT",
     "ContentKind",
     "Copy",
     "Durability",
@@ -71,6 +72,8 @@ MAX_METADATA_CHARACTERS: Final = 1024 * 1024
 MAX_DIMENSIONS: Final = 65_536
 MAX_TAGS: Final = 1_000
 """The most tags of one memory."""
+SEARCHED_TEXT: Final = "agent_memory:searched_text"
+"""The name in a memory's metadata of what is found by words instead of its content; an empty text: it is found by none."""
 
 
 class Tier(enum.IntEnum):
@@ -413,7 +416,13 @@ def content_of(copy: Copy) -> Any:
 
 
 def text_of(copy: Copy) -> str | None:
-    """The words of a content, for the text index: the text itself, the strings of a JSON value, None for bytes."""
+    """The words of a memory, for the text index: what its metadata say (`SEARCHED_TEXT`), else those of its content, which are
+    the text itself, the strings of a JSON value, None for bytes.
+    """
+    if SEARCHED_TEXT in copy.metadata:
+        searched = json.loads(copy.metadata).get(SEARCHED_TEXT)
+        if isinstance(searched, str):
+            return searched
     if copy.content_kind == ContentKind.TEXT:
         return copy.content.decode()
     if copy.content_kind == ContentKind.BYTES:
