@@ -64,7 +64,7 @@ from agent_memory.policy import Priority
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 from agent_memory.scoring import Filters, ScoreWeights, SearchResult
 from agent_memory.scoring._settings import DEFAULT_DECAY, DEFAULT_WEIGHTS, Decay, Diversity
-from agent_memory.testing import ServerError
+from agent_memory.testing import ServerError, ServerInUseError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -246,7 +246,12 @@ class AsyncMemorySystem:
         if redis is None:
             return None
         if redis == "embedded":
-            self._server_kwargs = await async_in_thread(self._directory.open_server)
+            try:
+                self._server_kwargs = await async_in_thread(self._directory.open_server)
+            except ServerInUseError as error:
+                # Another process holds the folder and its server does not answer: the next call that misses it looks again.
+                logger.warning("no embedded server yet, going on without Redis: %s", error)
+                self._server_kwargs = self._directory.nowhere
             self._client, self._owns_client = AsyncRedis(**self._server_kwargs), True
         elif isinstance(redis, str):
             self._client, self._owns_client = AsyncRedis.from_url(redis), True
@@ -257,7 +262,7 @@ class AsyncMemorySystem:
     async def _find_server(self) -> None:
         """Starts the embedded server again, or the one of an owner that has gone, or attaches to a new owner's."""
         try:
-            kwargs = await async_in_thread(self._directory.open_server)
+            kwargs = await async_in_thread(self._directory.open_server, 0.0)
         except (MemorySystemError, ServerError, OSError) as error:
             logger.warning("the embedded server is away, and no other was found or started: %s", type(error).__name__)
             return

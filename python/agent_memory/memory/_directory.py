@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Final
 
 from agent_memory.memory.errors import MemorySystemError
 from agent_memory.testing import EmbeddedServer
+from agent_memory.testing._readiness import ask_ping
 from agent_memory.testing.errors import ServerInUseError
 
 __all__ = ["MemoryDirectory"]
+
+OPENING_WAIT_S: Final = 10.0
+"""How long a process that opens a folder waits for the server of another one that is just starting or closing."""
+
+OPENING_POLL_S: Final = 0.02
+"""Seconds between two attempts meanwhile."""
+
+PING_TIMEOUT_S: Final = 1.0
+"""How long another process's server may take to answer before it counts as none."""
 
 _SERVER_FILE: Final = "server.json"
 
@@ -22,6 +33,9 @@ class MemoryDirectory:
     The owner runs the embedded server, whose data are in the folder and which ends with it. `server.json` (readable by the
     user alone) tells other processes where it is. When the owner has gone, the first of them that misses the server becomes the
     owner of a new one on the same data (`open_server()` again), and the others attach to that. All of this blocks.
+
+    Any number of processes may open a folder at the same time. One becomes the owner; the others wait until its server
+    answers. One that comes while the owner is closing waits for that to end, and becomes the owner itself.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -75,44 +89,64 @@ class MemoryDirectory:
         except OSError as error:
             raise MemorySystemError(f"path must be a folder that can be made, got {str(self.path)!r}") from error
 
-    def open_server(self) -> dict[str, Any]:
+    def open_server(self, wait_s: float = OPENING_WAIT_S) -> dict[str, Any]:
         """Starts the server, or finds the one that runs; returns what a client is made with.
 
-        Raises MemorySystemError where the folder is in use by a process whose server cannot be found, and the errors of
-        `EmbeddedServer.start`.
+        While another process holds the folder and its server does not answer, because that process has just begun or is
+        about to end, tries again for `wait_s` seconds. Then raises ServerInUseError. Raises MemorySystemError where the
+        folder cannot be made, and the errors of `EmbeddedServer.start`.
         """
         if self._server is not None and os.getpid() == self._owner_pid:
             self._server.start()  # it runs, or was killed: then it comes back at the same place
             return dict(self._server.connection_kwargs)
         self.make()
+        deadline = time.monotonic() + wait_s
+        while True:
+            found = self._find_owner()
+            if found is not None:
+                return found
+            try:
+                return self._become_owner()
+            except ServerInUseError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(OPENING_POLL_S)
+
+    def _become_owner(self) -> dict[str, Any]:
         server = EmbeddedServer(self.path / "redis", config={"maxmemory-policy": "noeviction"})
         try:
             server.start()
-        except ServerInUseError as error:
-            server.close()
-            return self._attach(error)
+            kwargs = dict(server.connection_kwargs)
+            self._tell(server.pid, kwargs)
         except BaseException:
             server.close()
             raise
         self._server, self._owner_pid = server, os.getpid()
-        kwargs = server.connection_kwargs
-        content = json.dumps({"pid": server.pid, "connection": kwargs})
+        return kwargs
+
+    def _tell(self, pid: int | None, kwargs: dict[str, Any]) -> None:
+        """Writes where the server is, for other processes."""
+        content = json.dumps({"pid": pid, "connection": kwargs})
         temporary = self.path / f"{_SERVER_FILE}.{os.getpid()}"
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(content)
         temporary.replace(self.path / _SERVER_FILE)
-        return dict(kwargs)
 
-    def _attach(self, error: Exception) -> dict[str, Any]:
+    def _find_owner(self) -> dict[str, Any] | None:
+        """Where another process's server is; None where none is told of, or it does not answer."""
         try:
-            found = json.loads((self.path / _SERVER_FILE).read_text())
-            os.kill(int(found["pid"]), 0)
-            return dict(found["connection"])
+            told = json.loads((self.path / _SERVER_FILE).read_text())
+            os.kill(int(told["pid"]), 0)
+            kwargs = dict(told["connection"])
+            answer = ask_ping(Path(kwargs["unix_socket_path"]), kwargs["password"], None, PING_TIMEOUT_S)
         except (OSError, ValueError, KeyError, TypeError):
-            raise MemorySystemError(
-                f"the server of {str(self.path)!r} could not be started ({error}), and none that runs was found; "
-                "if another process has just begun to use this folder, try again"
-            ) from error
+            return None
+        return kwargs if answer == "+PONG" else None
+
+    @property
+    def nowhere(self) -> dict[str, Any]:
+        """What a client is made with as long as no server is found: an address at which nothing listens."""
+        return {"unix_socket_path": os.fspath(self.path / "redis" / "no-server.sock")}
 
     def close(self) -> None:
         """Ends the server, where this process owns it. In a forked child, does nothing."""

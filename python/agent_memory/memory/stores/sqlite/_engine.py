@@ -14,7 +14,7 @@ Rules
   library of `sqlite3`.
 - If a transaction fails, nothing of it is there. Where the database is not to blame, its jobs are tried again one by one,
   so that one bad write does not fail its neighbours.
-- Reads have a connection per thread. Tasks read in `reader_threads` threads.
+- Reads have a connection per thread, closed with the thread or the store. Tasks read in `reader_threads` threads.
 - The write-ahead log is folded back by the writer after its callers have been answered.
 """
 
@@ -25,6 +25,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -120,11 +121,13 @@ class SqliteEngine:
     def _forget(self) -> None:
         self._state = "new"
         self._opening = threading.Lock()
+        self._registering = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._writer: MemoryWriter | None = None
         self._progress: AsyncProgress | None = None
         self._readers = threading.local()
+        self._opened_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._epoch = object()
         self._executor: ThreadPoolExecutor | None = None
         self._transactions = 0
@@ -138,7 +141,8 @@ class SqliteEngine:
         # with locks that nobody will let go of.
         writer = self._writer
         if writer is not None:
-            writer.abandon([writer, self._progress, self._connection, self._readers, self._executor])
+            kept = list(self._opened_readers)
+            writer.abandon([writer, self._progress, self._connection, self._readers, self._executor, kept])
         self._forget()
 
     # --- opening and closing -----------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ class SqliteEngine:
             try:
                 connection, writer = self._connect()
                 try:
-                    _schema.migrate(connection, self.path)
+                    _schema.migrate(connection, self.path, self.settings.busy_timeout_s)
                     load_dictionaries(connection, self.compression)
                 except BaseException:
                     writer.release()
@@ -201,6 +205,10 @@ class SqliteEngine:
                 executor.shutdown(wait=True)
             self._readers = threading.local()
             self._state = "closed"
+            with self._registering:
+                readers = list(self._opened_readers)
+            for reader in readers:
+                reader.close()
 
     # --- writing --------------------------------------------------------------------------------------------------------
 
@@ -379,7 +387,9 @@ class SqliteEngine:
     def read(self, function: Callable[[Reader], T]) -> T:
         """Runs a function on this thread's connection."""
         try:
-            return function(self._reader())
+            reader = self._reader()
+            with reader.in_use:
+                return function(reader)
         except sqlite3.Error as error:
             raise translated(error) from error
 
@@ -398,10 +408,16 @@ class SqliteEngine:
             raise MemoryStoreClosedError(f"the store is {self._state}: open() it first")
         local = self._readers
         if getattr(local, "epoch", None) is not self._epoch:
-            local.reader = Reader(_schema.connect(self.path, self.settings, writer=False), self.compression)
-            local.epoch = self._epoch
-        reader: Reader = local.reader
-        return reader
+            reader = Reader(_schema.connect(self.path, self.settings, writer=False), self.compression)
+            with self._registering:
+                self._opened_readers.add(reader)
+            if self._state == "closed":  # meanwhile, and it has closed those that it knew of
+                reader.close()
+                raise MemoryStoreClosedError("the store is closed: open() it first")
+            local.reader, local.epoch = reader, self._epoch
+            return reader
+        known: Reader = local.reader
+        return known
 
     def stats(self) -> StoreStats:
         """Counters since `open()`."""

@@ -46,9 +46,9 @@ def expire(
 def record_accesses(connection: sqlite3.Connection, accesses: Iterable[Access]) -> None:
     """Adds up; ids that are not there are passed over."""
     connection.executemany(
-        "INSERT INTO accesses SELECT row_id, ?2, ?3 FROM memories WHERE id = ?1 AND deleted = 0"
+        "INSERT INTO accesses SELECT row_id, ?, ? FROM memories WHERE id = ? AND deleted = 0"
         " ON CONFLICT (row_id) DO UPDATE SET uses = uses + excluded.uses, last_at = max(last_at, excluded.last_at)",
-        accesses,
+        [(access.uses, access.last_at, access.id) for access in accesses],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -48,11 +49,18 @@ _YIELDING_ROWS: Final = 100
 class Reader:
     """The reads of one connection, which belongs to one thread."""
 
-    __slots__ = ("_compression", "connection")
+    __slots__ = ("__weakref__", "_compression", "connection", "in_use")
 
     def __init__(self, connection: sqlite3.Connection, compression: Compression) -> None:
         self.connection = connection
+        self.in_use = threading.Lock()
+        """Held while its thread reads."""
         self._compression = compression
+
+    def close(self) -> None:
+        """Closes the connection, from any thread; waits for a read that is under way."""
+        with self.in_use:
+            self.connection.close()
 
     def __del__(self) -> None:
         # A thread that ended leaves its connection behind.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
+import time
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,8 @@ APPLICATION_ID: Final = 0x41674D65
 PAGE_BYTES: Final = 16_384
 """Four times SQLite's default: batches of rows with vectors are written twice as fast."""
 _OLDEST_SQLITE: Final = (3, 38, 0)
+_BUSY_POLL_S: Final = 0.01
+"""Seconds between two attempts to bring a database up to date that another process is bringing up to date."""
 
 
 def migrations() -> list[str]:
@@ -34,27 +38,34 @@ def migrations() -> list[str]:
 SCHEMA_VERSION: Final = len(migrations())
 
 
+_making = threading.Lock()
+
+
 def _make_private(path: str | Path) -> None:
     """Makes the file, or an existing one, readable by this user alone; the log and its index get the same mode.
 
     Raises MemorySchemaError for what is no regular file of this user: a FIFO would be waited for, a link leads elsewhere.
+
+    A file that is there is never opened here. To close a descriptor of it would drop the locks of all connections of this
+    process; another process would then take itself for the last one, and remove the log with what is committed to it.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
-            raise MemorySchemaError(f"{path} must be a regular file, got something else") from error
-        return  # SQLite says what is wrong, or reads a file that it may not write
+        with _making:  # a connection of another thread must not be open yet when the new file's descriptor is closed
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600))
+    except OSError:
+        pass  # it is there, or SQLite says what is wrong
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise MemorySchemaError(f"{path} must be a regular file of this user, got something else")
-        for name in (path, f"{path}-wal", f"{path}-shm"):
-            if os.path.exists(name) and os.stat(name).st_mode & 0o077:
+        status = os.lstat(path)
+    except OSError:
+        return
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise MemorySchemaError(f"{path} must be a regular file of this user, got something else")
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        try:
+            if os.stat(name).st_mode & 0o077:
                 os.chmod(name, 0o600)
-    finally:
-        os.close(descriptor)
+        except FileNotFoundError:
+            pass
 
 
 def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqlite3.Connection:
@@ -90,8 +101,25 @@ def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqli
     return connection
 
 
-def migrate(connection: sqlite3.Connection, path: str | Path) -> None:
-    """Brings the database to SCHEMA_VERSION; raises MemorySchemaError, having changed nothing, where it must not."""
+def migrate(connection: sqlite3.Connection, path: str | Path, timeout_s: float) -> None:
+    """Brings the database to SCHEMA_VERSION; raises MemorySchemaError, having changed nothing, where it must not.
+
+    Tries again for `timeout_s` while another process that makes the same database is in the way: SQLite's own waiting does
+    not cover the change to a write-ahead log.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            _migrate(connection, path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_BUSY_POLL_S)
+        else:
+            return
+
+
+def _migrate(connection: sqlite3.Connection, path: str | Path) -> None:
     _check(connection, path)
     if _pragma(connection, "page_count") == 0:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -114,9 +142,13 @@ def migrate(connection: sqlite3.Connection, path: str | Path) -> None:
 
 
 def _check(connection: sqlite3.Connection, path: str | Path) -> None:
-    application_id = _pragma(connection, "application_id")
-    version = _pragma(connection, "user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    connection.execute("BEGIN")  # one view of all three: another process may just be making the database
+    try:
+        application_id = _pragma(connection, "application_id")
+        version = _pragma(connection, "user_version")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    finally:
+        connection.execute("ROLLBACK")
     if application_id != APPLICATION_ID and (tables or application_id):
         raise MemorySchemaError(f"{path} is a database of another application (application_id {application_id:#x})")
     if version > SCHEMA_VERSION:

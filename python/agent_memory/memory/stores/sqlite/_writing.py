@@ -70,9 +70,9 @@ _BURY: Final = (
     " seq = ? WHERE row_id = ? AND version = ?"
 )
 _LABEL: Final = (
-    "UPDATE memories SET tier = ?2, seq = moved.seq FROM ("
+    "UPDATE memories SET tier = ?, seq = moved.seq FROM ("
     "SELECT json_extract(value, '$[0]') AS row_id, json_extract(value, '$[1]') AS seq,"
-    " json_extract(value, '$[2]') AS version FROM json_each(?1)) moved"
+    " json_extract(value, '$[2]') AS version FROM json_each(?)) moved"
     " WHERE memories.row_id = moved.row_id AND memories.version = moved.version"
 )
 _AGENT_VALUES: Final = [name.strip() for name in AGENT_COLUMNS.split(",")][1:]
@@ -214,6 +214,8 @@ def _insert_rows(connection: sqlite3.Connection, table: str, rows: list[tuple[An
 
 def _insertion(table: str, rows: list[tuple[Any, ...]]) -> tuple[str, list[Any]]:
     """One INSERT and its parameters. Binding them is most of the work: what a column has in all rows is bound once."""
+    if len(rows) == 1:
+        return _insert_statement(table, len(rows[0]), None, 1), list(rows[0])
     shared: list[int] = []
     parameters: list[Any] = []
     varying = []
@@ -230,11 +232,15 @@ def _insertion(table: str, rows: list[tuple[Any, ...]]) -> tuple[str, list[Any]]
 
 
 @lru_cache(maxsize=_STATEMENTS)
-def _insert_statement(table: str, width: int, shared: tuple[int, ...], rows: int) -> str:
-    own = count(len(shared) + 1)
-    marks = {number: f"?{place}" for place, number in enumerate(shared, 1)}
-    values = (", ".join(marks.get(number) or f"?{next(own)}" for number in range(width)) for _ in range(rows))
-    return f"INSERT INTO {table} VALUES {', '.join(f'({row})' for row in values)}"
+def _insert_statement(table: str, width: int, shared: tuple[int, ...] | None, rows: int) -> str:
+    """An INSERT of rows whose `shared` columns are bound once, before all others; no column is shared where it is None."""
+    if shared is None:
+        return f"INSERT INTO {table} VALUES ({', '.join('?' * width)})"
+    # Marks without numbers only: a sequence of parameters cannot be given to numbered ones from Python 3.14 on.
+    own = count(1)
+    columns = ("?" if number in shared else f"column{next(own)}" for number in range(width))
+    row = f"({', '.join('?' * (width - len(shared)))})"
+    return f"INSERT INTO {table} SELECT {', '.join(columns)} FROM (VALUES {', '.join([row] * rows)})"
 
 
 def _replace(
@@ -279,7 +285,7 @@ def _label(connection: sqlite3.Connection, labels: list[Held], compression: Comp
     for held in labels:
         by_tier.setdefault(held.tier, []).append((held.row, held.seq, held.version))
     for tier, moved in by_tier.items():
-        _expect(connection.execute(_LABEL, (json.dumps(moved), tier)), len(moved))
+        _expect(connection.execute(_LABEL, (tier, json.dumps(moved))), len(moved))
     rows = [row for row, _, _ in by_tier.get(Tier.LTM, ())]
     if rows and compression.keeps_vectors:
         _compress_contents(connection, rows, compression)
