@@ -41,7 +41,7 @@ from agent_memory.redis.exactly_once.tickets import Next, adopt
 from agent_memory.redis.outcomes import as_ours, classify
 from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.shared import shared_by
-from agent_memory.redis.transport.blocking import endpoint_of
+from agent_memory.redis.transport.blocking import connect_failure, endpoint_of
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
@@ -315,12 +315,26 @@ class GuardedCalls:
 
         def attempt(permit: int, timeout_s: float | None) -> Any:
             del permit, timeout_s  # the connection's own timeouts bound it
+            self._connect_pinned()
             try:
                 return RedisPy.execute_command(cast(RedisPy, self), *args, **options)
             except Exception as error:
                 raise as_ours(error, self.endpoint) from error
 
         return self.guarded(plan, attempt)
+
+    def _connect_pinned(self) -> None:
+        """A pinned connection that was lost connects again apart from sending, so that a refusal is known to be one."""
+        connection = cast(Any, self).connection
+        if connection is None or getattr(connection, "is_connected", True):
+            return
+        try:
+            private.connect_pinned(self)
+        except Exception as error:
+            failure = connect_failure(error, self.endpoint)
+            if failure is error:
+                raise
+            raise failure from error
 
     # --- replies --------------------------------------------------------------------------------------------------
 

@@ -67,6 +67,8 @@ class Redis(GuardedCalls, RedisPy):
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
         stock = private.is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         self._transport = transport_of(self.connection_pool) if stock else None
+        if not stock:
+            private.mark_unsent(self.connection_pool)
         if self._once is not None and (self._transport is None or self.connection is not None):
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
 

@@ -7,6 +7,7 @@ here and nowhere else, so that a new redis-py is checked by reading one file.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import socket
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from redis.retry import Retry
 from redis.utils import SENTINEL, str_if_bytes
 
 from agent_memory._core import monotonic_ns, pack_command
+from agent_memory.errors import Outcome
 
 __all__ = [
     "DEFAULT_SOCKET_TIMEOUT",
@@ -56,6 +58,7 @@ __all__ = [
     "async_can_read",
     "async_connect",
     "async_connect_again",
+    "async_connect_pinned",
     "async_drop",
     "async_lease",
     "async_read_push",
@@ -63,6 +66,7 @@ __all__ = [
     "callbacks_after_fallback",
     "can_read",
     "connect_again",
+    "connect_pinned",
     "detach_stream",
     "detach_socket",
     "drop",
@@ -72,6 +76,7 @@ __all__ = [
     "is_stock_async_pool",
     "is_stock_pool",
     "lease",
+    "mark_unsent",
     "metrics_are_on",
     "new_async_connection",
     "new_connection",
@@ -139,6 +144,43 @@ def on_disconnect(pool: Any, close: Callable[[bool], None]) -> None:
         reset()
 
     pool.disconnect, pool.reset = disconnect_all, reset_all
+
+
+def mark_unsent(pool: Any) -> None:
+    """Have errors of `pool.get_connection()` say that nothing was sent: the caller has no connection yet.
+
+    For pools whose connections redis-py uses by itself, so that nothing else tells connecting from what comes after. It asks
+    for a connection once a call, before the first attempt of its own retries. Pools come from outside: it is this one pool.
+    """
+    if getattr(pool, "_agent_memory_marks_unsent", None) is True:
+        return
+    get_connection = pool.get_connection
+
+    def leave_mark(error: BaseException) -> None:
+        if isinstance(error, RedisPyConnectionError | RedisPyTimeoutError | OSError):
+            error.outcome = Outcome.NOT_SENT  # type: ignore[union-attr]
+
+    if inspect.iscoroutinefunction(get_connection):
+
+        async def async_get_marked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await get_connection(*args, **kwargs)
+            except Exception as error:
+                leave_mark(error)
+                raise
+
+        pool.get_connection = async_get_marked
+    else:
+
+        def get_marked(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return get_connection(*args, **kwargs)
+            except Exception as error:
+                leave_mark(error)
+                raise
+
+        pool.get_connection = get_marked
+    pool._agent_memory_marks_unsent = True
 
 
 def on_renewal(pool: Any, renew: Callable[[bytes], None], asynchronous: bool) -> None:
@@ -659,6 +701,18 @@ async def async_connect_again(connection: Any) -> None:
     if task is not None and task.cancelling() > cancellations:
         # redis-py sends through asyncio.wait_for, which before Python 3.12 may lose a cancellation.
         raise asyncio.CancelledError
+
+
+def connect_pinned(client: Any) -> None:
+    """Connect the one connection of a client again where it was lost, before anything is sent; one caller at a time."""
+    with client.single_connection_lock:
+        client.connection.connect()
+
+
+async def async_connect_pinned(client: Any) -> None:
+    """The same for asyncio."""
+    async with client._single_conn_lock:
+        await client.connection.connect()
 
 
 def lease(pool: Any) -> Any:

@@ -34,6 +34,7 @@ from agent_memory.policy import (
     exponential_backoff,
 )
 from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.redis import private
 from agent_memory.redis._async_probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async_retry import async_retry
 from agent_memory.redis.asyncio import Redis
@@ -239,6 +240,8 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         self._commands: Any
         self._direct: SimpleNamespace | None = None
         if not isinstance(wrapped, Redis):
+            if type(wrapped) is RedisPy:
+                private.mark_unsent(wrapped.connection_pool)
             self._client = wrapped
             self._commands = AsyncForeignCommands(wrapped, self._run)
             return

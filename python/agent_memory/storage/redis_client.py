@@ -36,7 +36,7 @@ from agent_memory.policy import (
     exponential_backoff,
 )
 from agent_memory.policy.resilience import ResiliencePolicy
-from agent_memory.redis import Redis
+from agent_memory.redis import Redis, private
 from agent_memory.redis._probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._retry import retry
 from agent_memory.redis.calls import describe
@@ -236,6 +236,8 @@ class ResilientRedisClient(ListedCommands):
         self._commands: Any
         self._direct: SimpleNamespace | None = None
         if not isinstance(wrapped, Redis):
+            if type(wrapped) is RedisPy:
+                private.mark_unsent(wrapped.connection_pool)
             self._client = wrapped
             self._commands = ForeignCommands(wrapped, self._run)
             return

@@ -70,6 +70,8 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         stock = (
             private.is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         )
+        if not stock:
+            private.mark_unsent(self.connection_pool)
         self._foreign = self.single_connection_client or not stock
         if self._foreign and self._once is not None:
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
