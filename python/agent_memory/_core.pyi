@@ -25,6 +25,7 @@ __all__ = [
     "RecoveryEntry",
     "RecoveryQueue",
     "RetryRules",
+    "Wire",
     "__version__",
     "accept_copy",
     "choose_level",
@@ -436,3 +437,10 @@ class IndexCore:
     def search_many(
         self, vectors: NDArray[Any] | None, texts: Sequence[str] | None, options: Mapping[str, Any]
     ) -> list[tuple[list[str], NDArray[np.float64], int]]: ...
+
+@final
+class Wire:
+    def __new__(cls, sock: Any) -> Wire: ...
+    def set_timeout(self, timeout_s: float | None, /) -> None: ...
+    def send(self, data: Any, /) -> int: ...
+    def recv_into(self, buffer: bytearray, /) -> int: ...

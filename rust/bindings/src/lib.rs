@@ -19,6 +19,7 @@ mod recovery;
 mod scoring;
 mod settings;
 mod stats;
+mod wire;
 
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -52,5 +53,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<settings::RetryRules>()?;
     module.add_class::<settings::BudgetRules>()?;
     module.add_class::<guard::Guard>()?;
+    module.add_class::<wire::Wire>()?;
     module.add_class::<guard::Operation>()
 }

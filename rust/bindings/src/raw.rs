@@ -2,12 +2,19 @@
 #![expect(unsafe_code, reason = "what this module is for")]
 
 use std::ffi::c_void;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use numpy::{PyArray1, PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{RecvFlags, SendFlags};
 
 /// The processor's time-stamp counter.
 #[cfg(target_arch = "x86_64")]
@@ -56,4 +63,61 @@ pub(crate) fn bytes_of_floats<'py>(array: &Bound<'py, PyArray1<f32>>) -> PyResul
         }
         Ok(())
     })
+}
+
+/// What `function` does with the descriptor of an open socket. Another thread may close it meanwhile, as it may with `CPython`'s
+/// sockets: then the system call fails, or meets what was opened since.
+#[inline]
+fn with_socket<T>(fd: i32, function: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: the borrow ends with the call, and a number that is not an open descriptor is an error of the system call.
+    function(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Sets how long one send and one receive may wait in the kernel; None is for ever.
+pub(crate) fn set_socket_timeouts(fd: i32, timeout: Option<Duration>) -> Result<(), Errno> {
+    with_socket(fd, |socket| {
+        set_socket_timeout(socket, Timeout::Recv, timeout)?;
+        set_socket_timeout(socket, Timeout::Send, timeout)
+    })
+}
+
+/// Whether the socket became ready (an end or an error counts) within `left`.
+pub(crate) fn wait_for_socket(fd: i32, readiness: PollFlags, left: Option<Duration>) -> Result<bool, Errno> {
+    let left = left.map(|left| Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    });
+    with_socket(fd, |socket| Ok(poll(&mut [PollFd::from_borrowed_fd(socket, readiness)], left.as_ref())? > 0))
+}
+
+/// One `send`; `at_once` fails where it would have to wait.
+#[inline]
+pub(crate) fn send(fd: i32, bytes: &[u8], at_once: bool) -> Result<usize, Errno> {
+    let flags = if at_once { SendFlags::DONTWAIT } else { SendFlags::empty() };
+    with_socket(fd, |socket| rustix::net::send(socket, bytes, flags))
+}
+
+/// The same with what an object exports. Its bytes may change meanwhile, if its owner wants so; it cannot be resized or freed.
+pub(crate) fn send_buffer(fd: i32, buffer: &PyBuffer<u8>, at_once: bool) -> Result<usize, Errno> {
+    if !buffer.is_c_contiguous() {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: the export holds so many contiguous bytes where it says, for as long as the buffer lives. The kernel reads them.
+    send(fd, unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) }, at_once)
+}
+
+/// One `recv` into a bytearray that only the caller uses.
+#[inline]
+pub(crate) fn receive(fd: i32, buffer: &PyBuffer<u8>, at_once: bool) -> Result<usize, Errno> {
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(Errno::INVAL);
+    }
+    let flags = if at_once { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+    // SAFETY: the export holds so many contiguous bytes where it says and keeps them from being resized or freed; it is a
+    // channel's own buffer, which one call uses at a time, so nobody else has a reference to them.
+    let room = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
+    with_socket(fd, |socket| rustix::net::recv(socket, room, flags).map(|(count, _)| count))
 }

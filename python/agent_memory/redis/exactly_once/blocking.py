@@ -43,27 +43,27 @@ class _Parking(list[Any]):
 
 
 class CountingSocket:
-    """A socket that counts what is sent, for the level of the offset."""
+    """A channel's wire that counts what is sent, for the level of the offset."""
 
-    __slots__ = ("_sock", "written")
+    __slots__ = ("_wire", "written")
 
-    def __init__(self, sock: Any) -> None:
-        self._sock = sock
+    def __init__(self, wire: Any) -> None:
+        self._wire = wire
         self.written = 0
 
     def send(self, data: Any) -> int:
         """As the socket's."""
-        sent: int = self._sock.send(data)
+        sent: int = self._wire.send(data)
         self.written += sent
         return sent
 
     def recv_into(self, buffer: Any) -> int:
         """As the socket's."""
-        received: int = self._sock.recv_into(buffer)
+        received: int = self._wire.recv_into(buffer)
         return received
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
+        return getattr(self._wire, name)
 
 
 class BlockingOnce:
@@ -138,7 +138,7 @@ class BlockingOnce:
                 ticket.conclude(Verdict.NOT_APPLIED)
                 transport.release(channel, monotonic_ns())
                 raise
-        before = getattr(channel.sock, "written", 0)
+        before = getattr(channel.wire, "written", 0)
         ticket.end_bytes = stream.first_byte + before + len(wrapped.packed)
         # Before anything can go wrong: a thread that fences at once must find it.
         stream.lose(ticket)
@@ -196,12 +196,12 @@ class BlockingOnce:
 
     def greet(self, channel: Channel) -> None:
         """Learn what has to be known of a new channel."""
-        counting = CountingSocket(channel.sock)
+        counting = CountingSocket(channel.wire)
         channel.use(counting)
         stream = greet(self.mode, self._asker(channel), channel.protocol)
         stream.first_byte -= counting.written
         if stream.level is not Level.OFFSET:
-            channel.use(counting._sock)
+            channel.use(counting._wire)
         timeout_s = self._transport.timeout_s
         stream.allowance_us = int((60.0 if timeout_s is None else timeout_s) * 1e6)
         channel.stream = stream

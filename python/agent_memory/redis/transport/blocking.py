@@ -11,7 +11,8 @@ Rules
   trusted (TLS, sockets patched by gevent) `settimeout` is used instead. They bound one system call, so `socket_timeout` is
   how long a connection may be silent: a large value on a slow link takes its time, and no failure of the server is made of
   it. The deadline of the whole call is checked after every partial read and send, and the kernel's timeout is shortened to
-  what is left of it, so a server that drips bytes cannot stretch a call.
+  what is left of it, so a server that drips bytes cannot stretch a call. A signal ends the kernel's wait:
+  `Wire` waits again for what is left only, where CPython's sockets would begin anew.
 - Opening a connection, its handshake included, has `socket_timeout` as well, however small the pieces of the handshake.
 - A server that has no room for more clients (maxclients) is no outage while we hold connections: whoever wanted a new one
   waits for one of those, as at the bound of `max_connections`.
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory._core import monotonic_ns
+from agent_memory._core import Wire, monotonic_ns
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import private
 from agent_memory.redis.exactly_once.blocking import BlockingOnce
@@ -94,6 +95,7 @@ class Channel:
         "sock",
         "stream",
         "timeout_s",
+        "wire",
     )
 
     def __init__(self, connection: Any, timeout_s: float | None, now_ns: int) -> None:
@@ -107,7 +109,11 @@ class Channel:
         self.protocol = int(connection.protocol)
         self.stream: Stream | None = None
         """What exactly once knows of the connection; None without it."""
-        self.use(sock)
+        self.kernel_timeouts = _RELIABLE_KERNEL_TIMEOUTS and type(sock).__module__ == "socket"
+        self.sock = sock
+        if self.kernel_timeouts:
+            sock.settimeout(None)
+        self.use(Wire(sock) if self.kernel_timeouts else sock)
         self.reader: Any = reader  # its stub does not know that feed takes any buffer
         self.feed: Callable[..., None] = reader.feed
         self.gets: Callable[..., Any] = reader.gets
@@ -116,28 +122,23 @@ class Channel:
         self.last_used_ns = now_ns
         self.moved = False
         """Whether bytes have moved in the call under way; kept for those off the common path only."""
-        self.kernel_timeouts = _RELIABLE_KERNEL_TIMEOUTS and type(sock).__module__ == "socket"
         self.timeout_s: float | None = -1.0  # unlike any value, so that the first set_timeout acts
         if sock.family != getattr(socket, "AF_UNIX", None):
             _set_user_timeout(sock)
         self.set_timeout(timeout_s)
 
-    def use(self, sock: Any) -> None:
+    def use(self, wire: Any) -> None:
         """Send and receive by this object, the socket or one that stands for it."""
-        self.sock = sock
-        self.send: Callable[[Any], int] = sock.send
-        self.receive_into: Callable[[Any], int] = sock.recv_into
+        self.wire = wire
+        self.send: Callable[[Any], int] = wire.send
+        self.receive_into: Callable[[Any], int] = wire.recv_into
 
     def set_timeout(self, timeout_s: float | None) -> None:
         """Bound every later send and receive; None waits for ever."""
         if timeout_s == self.timeout_s:
             return
         if self.kernel_timeouts:
-            self.sock.settimeout(None)
-            whole_s, rest = divmod(0.0 if timeout_s is None else max(timeout_s, 1e-6), 1.0)
-            timeval = struct.pack("ll", int(whole_s), int(rest * 1e6))
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+            self.wire.set_timeout(timeout_s)
         else:
             self.sock.settimeout(timeout_s)
         self.timeout_s = timeout_s
@@ -158,7 +159,7 @@ class Channel:
 
     def never_arrived(self) -> bool:
         """After an end of stream: whether it is proven that the last command was not received whole."""
-        return type(self.sock) is socket.socket and not all_acknowledged(self.sock)
+        return type(self.wire) in (Wire, socket.socket) and not all_acknowledged(self.sock)
 
     def close(self) -> None:
         """Close the socket; never raises."""
@@ -253,13 +254,13 @@ class BlockingTransport:
             channel = self._freshen(channel, started_ns)
         # `round_trip`, written out: a frame less on the way that most commands take. Methods are called on their objects
         # because CPython remembers where it found them; a bound method of hiredis or of a socket costs a tuple more.
-        sock, reader, buffer = channel.sock, channel.reader, channel.buffer
+        wire, reader, buffer = channel.wire, channel.reader, channel.buffer
         sent = 0
         try:
-            sent = sock.send(packed)
+            sent = wire.send(packed)
             if sent != len(packed) or sent > SEND_PIECE_BYTES:
                 sent = self._send_large(channel, packed, sent, self._until_ns(started_ns, deadline_s))
-            count = sock.recv_into(buffer)
+            count = wire.recv_into(buffer)
             if not count:
                 raise EOFError
             reader.feed(buffer, 0, count)
