@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CircuitOpenError",
+    "ClientClosedError",
     "ConnectionLimitError",
     "ConnectionStateError",
     "Outcome",
@@ -142,6 +143,16 @@ class CircuitOpenError(RedisUnavailableError):
 
     def _reason(self) -> str:
         return str(self.args[0]) if self.args else "rejected, the circuit is open"
+
+
+class ClientClosedError(RedisUnavailableError):
+    """The client or its pool was closed while the call was under way.
+
+    NOT_SENT while the call waited to be sent, else UNKNOWN. It is not tried again, and says nothing about the server.
+    """
+
+    def _reason(self) -> str:
+        return str(self.args[0]) if self.args else "the client was closed"
 
 
 class ConnectionLimitError(RedisUnavailableError, MaxConnectionsError):

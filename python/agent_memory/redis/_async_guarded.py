@@ -70,6 +70,8 @@ class AsyncGuardedCalls:
 
     connection_pool: Any
     response_callbacks: Any
+    subscribers_reconnect = False
+    """Whether subscribers reconnect also where the pool was given to the client: set by a client that made both."""
 
     def _bind(
         self,
@@ -90,7 +92,6 @@ class AsyncGuardedCalls:
         self._detour = self._hurried
         """Whether commands leave the straight way: they are in a hurry, or writes have to be ordered behind queued ones."""
         self._first_timeout_s = None if self._timeout_s is None and not self._hurried else self._deadline_s
-        self._follows_master = private.follows_master(self.connection_pool)
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
         self._own_callbacks: dict[str, Callable[..., Any]] = {}
@@ -136,33 +137,48 @@ class AsyncGuardedCalls:
         self, plan: Plan, attempt: AsyncAttempt, permit: int, error: Exception, settle: AsyncSettle | None = None
     ) -> Any:
         """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
-        if self._follows_master:
-            attempt = self._leave_demoted(attempt, error)
+        attempt = self._leaving_demoted(attempt)
+        if isinstance(error, ReadOnlyError) and await self._leave_demoted() and self.guard is None:
+            # It is known not to have been executed, so without retries, too, it goes to where the name leads now.
+            try:
+                reply = await attempt(permit, self._timeout_s)
+            except Exception as again:
+                error = again
+            else:
+                if not isinstance(reply, Exception):
+                    return reply
+                error = reply
         try:
-            return await async_retry(plan, attempt, permit, error, self._deadline_s, settle)
+            return await async_retry(plan, attempt, permit, error, self._deadline_s, settle, self._shared)
         except Exception as last:
             describe(last, self.guard, plan.name)
             raise
 
-    def _leave_demoted(self, attempt: AsyncAttempt, error: object) -> AsyncAttempt:
-        """`attempt` that stays with no server which says READONLY: what it was is no longer the master."""
-
-        def look_at(result: object) -> None:
-            transport = self.transport_here() if isinstance(result, ReadOnlyError) else None
-            if transport is not None:
-                transport.retire()
+    def _leaving_demoted(self, attempt: AsyncAttempt) -> AsyncAttempt:
+        """`attempt` that stays with no server which says READONLY: it is no longer the master."""
 
         async def attempt_at_master(permit: int, timeout_s: float | None) -> Any:
             try:
                 reply = await attempt(permit, timeout_s)
-            except ReadOnlyError as again:  # a pipeline raises it
-                look_at(again)
+            except ReadOnlyError:  # a pipeline raises it
+                await self._leave_demoted()
                 raise
-            look_at(reply)
+            if isinstance(reply, ReadOnlyError):
+                await self._leave_demoted()
             return reply
 
-        look_at(error)
         return attempt_at_master
+
+    async def _leave_demoted(self) -> bool:
+        """Close the connections to a server that says READONLY, so that the next attempt resolves the name anew.
+
+        Returns False where they have just been closed for that.
+        """
+        transport = self.transport_here()
+        if transport is not None and not transport.retire_demoted():
+            return False
+        await private.async_disconnect_idle(self)
+        return True
 
     async def _recover(
         self, transport: Any, plan: Plan, packed: bytes, raw: bool, permit: int, error: Exception
@@ -369,6 +385,11 @@ class AsyncGuardedCalls:
     def endpoint(self) -> str:
         """host:port or socket path of the server."""
         return endpoint_of(self.connection_pool.connection_kwargs)
+
+    def keeps_subscribers(self) -> bool:
+        """Whether its subscribers reconnect by themselves for as long as it takes, unless they are told otherwise."""
+        mine: Any = self
+        return self.guard is not None and (self.subscribers_reconnect or mine.auto_close_connection_pool)
 
     def stats(self) -> dict[str, Any]:
         """The guard's figures: state of the circuit, calls, errors by kind, retries, rejections, latencies by operation.

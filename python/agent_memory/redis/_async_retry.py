@@ -9,13 +9,14 @@ from redis.exceptions import ResponseError
 
 from agent_memory._compat import async_sleep
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import CircuitOpenError, Outcome
+from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome
 from agent_memory.policy import FailureKind
 from agent_memory.redis.exactly_once.tickets import MISSING, Next
 from agent_memory.redis.outcomes import classify
 
 if TYPE_CHECKING:
     from agent_memory.redis.plans import Plan
+    from agent_memory.redis.shared import SharedByPool
 
 __all__ = ["AsyncSettle", "async_retry"]
 
@@ -33,12 +34,14 @@ async def async_retry(
     error: Exception,
     deadline_s: float,
     settle: AsyncSettle | None = None,
+    shared: SharedByPool | None = None,
 ) -> Any:
     """Deal with the failure of a first attempt; return the reply of a later one or raise the last error.
 
     `attempt(permit, left_s)` tries once more; it returns the reply, an error reply as a value. `permit` is the first
     attempt's (and so says when the call began), `deadline_s` bounds the whole call, `left_s` is what is left of it.
     `settle(error, left_s)` finds out within `left_s` what became of a command whose answer was lost: with exactly once.
+    `shared` says whether the client was closed meanwhile: then the call ends at once, with ClientClosedError.
     """
     started_ns = permit
     deadline_ns = started_ns + int(deadline_s * 1e9)
@@ -48,11 +51,11 @@ async def async_retry(
         while True:
             kind, outcome = classify(error)
             if kind is None:
-                if isinstance(error, ResponseError):
-                    plan.answered_error(permit)
-                else:
-                    plan.abandon(permit)
+                (plan.answered_error if isinstance(error, ResponseError) else plan.abandon)(permit)
                 raise error
+            if shared is not None and shared.was_closed_since(started_ns):
+                plan.abandon(permit)
+                raise _closed(error, perhaps_executed or outcome is Outcome.UNKNOWN)
             delay_s = plan.failure(permit, kind, outcome, failures, started_ns, deadline_ns)
             if settle is not None and outcome is Outcome.UNKNOWN:
                 step, late = await settle(error, (deadline_ns - monotonic_ns()) / 1e9)
@@ -63,31 +66,54 @@ async def async_retry(
                     # The failure has been counted; that it is settled says that the server is there again.
                     delay_s = plan.failure(permit, _SETTLED, Outcome.NOT_SENT, failures, started_ns, deadline_ns)
             perhaps_executed = perhaps_executed or outcome is Outcome.UNKNOWN
-            if delay_s < 0:
-                raise _with_doubt(error, perhaps_executed)
-            await async_sleep(delay_s)
-            try:
-                permit = plan.admit()
-            except CircuitOpenError:
+            if delay_s >= 0 and shared is None:
+                await async_sleep(delay_s)
+            if shared is not None and await shared.pause(started_ns, max(0.0, delay_s)):
+                raise _closed(error, perhaps_executed)
+            if delay_s < 0 or (admitted := _admit(plan)) is None:
                 # The error of the transport says what is wrong; "the circuit is open" would only say that we know it.
-                raise _with_doubt(error, perhaps_executed) from None
+                raise _with_doubt(error, perhaps_executed)
+            permit = admitted
             failures += 1
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
-            try:
-                reply = await attempt(permit, left_s)
-            except Exception as again:
-                error = again
-                continue
-            except BaseException:
-                plan.abandon(permit)
-                raise
-            if isinstance(reply, Exception):
-                error = reply
-                continue
-            plan.success(permit)
-            return reply
+            reply = await _attempt(plan, attempt, permit, left_s)
+            if not isinstance(reply, Exception):
+                plan.success(permit)
+                return reply
+            error = reply
     finally:
         del error  # its traceback refers to this frame: without this each failed call would leave a cycle
+
+
+def _admit(plan: Plan) -> int | None:
+    try:
+        return plan.admit()
+    except CircuitOpenError:
+        return None
+
+
+async def _attempt(
+    plan: Plan, attempt: Callable[[int, float | None], Awaitable[Any]], permit: int, timeout_s: float
+) -> Any:
+    """The reply of one more attempt, or its error as a value."""
+    try:
+        return await attempt(permit, timeout_s)
+    except Exception as error:
+        return error
+    except BaseException:
+        plan.abandon(permit)
+        raise
+
+
+def _closed(error: Exception, perhaps_executed: bool) -> Exception:
+    """What a call raises whose client was closed: its own error where the server had answered."""
+    if isinstance(error, ResponseError | ClientClosedError):
+        return _with_doubt(error, perhaps_executed)
+    outcome = Outcome.UNKNOWN if perhaps_executed else Outcome.NOT_SENT
+    closed = ClientClosedError(outcome=outcome, endpoint=getattr(error, "endpoint", None))
+    closed.ticket = getattr(error, "ticket", None)
+    closed.__cause__ = error
+    return closed
 
 
 def _with_doubt(error: Exception, perhaps_executed: bool) -> Exception:

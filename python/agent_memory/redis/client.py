@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from redis.client import Redis as RedisPy
@@ -158,6 +159,8 @@ class Redis(GuardedCalls, RedisPy):
             prober = getattr(self, "_prober", None)
             if prober is not None:
                 prober.stop(0)
+            if hasattr(self, "_shared"):
+                self._shared.end()
             if getattr(self, "_transport", None) is not None:
                 cast(BlockingTransport, self._transport).close()
         super().close()
@@ -172,5 +175,6 @@ def transport_of(pool: Any) -> BlockingTransport:
         transport = pool.__dict__.setdefault("_agent_memory_transport", made)
         if transport is made:
             private.on_disconnect(pool, made.close)
+            weakref.finalize(pool, made.close).atexit = False
             private.on_renewal(pool, made.renew, asynchronous=False)
     return cast(BlockingTransport, transport)

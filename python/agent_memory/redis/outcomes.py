@@ -11,7 +11,13 @@ from typing import Final
 
 from redis import exceptions as redis_py
 
-from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.errors import (
+    ClientClosedError,
+    ConnectionLimitError,
+    Outcome,
+    RedisTimeoutError,
+    RedisUnavailableError,
+)
 from agent_memory.policy import FailureKind
 from agent_memory.redis.private import parse_reply_error
 
@@ -51,6 +57,7 @@ _CALLERS_CONNECTION_ERRORS: Final = (
     redis_py.AuthenticationError,
     redis_py.AuthorizationError,
     ConnectionLimitError,
+    ClientClosedError,
 )
 """ConnectionErrors by type that say nothing about the health of the server."""
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from redis.exceptions import ExecAbortError, ResponseError, WatchError
+from redis.exceptions import ExecAbortError, ReadOnlyError, ResponseError, WatchError
 
-from agent_memory.errors import RedisUnavailableError
+from agent_memory.errors import Outcome, RedisUnavailableError
+from agent_memory.policy import FailureKind
 from agent_memory.redis import private
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
 from agent_memory.redis.commands import READING_PIPELINE
+from agent_memory.redis.outcomes import classify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ __all__ = [
     "MAX_WINDOW",
     "Prepared",
     "prepare",
+    "refusal_of",
     "results",
 ]
 
@@ -45,11 +48,18 @@ _EXEC: Final = pack_command((b"EXEC",))
 class Prepared:
     """A pipeline that is ready to travel with others' commands: its plan's name, its commands packed, who wants bytes."""
 
-    __slots__ = ("commands", "operation", "packed", "raw", "transaction")
+    __slots__ = ("commands", "operation", "packed", "plans", "raw", "transaction")
 
     def __init__(
-        self, commands: Sequence[Command], operation: str, packed: list[bytes], raw: frozenset[int], transaction: bool
+        self,
+        plans: PlanTable,
+        commands: Sequence[Command],
+        operation: str,
+        packed: list[bytes],
+        raw: frozenset[int],
+        transaction: bool,
     ) -> None:
+        self.plans = plans
         self.commands = commands
         self.operation = operation
         self.packed = packed
@@ -90,7 +100,29 @@ def prepare(plans: PlanTable, commands: Sequence[Command], transaction: bool) ->
             append(pack_command(args) if head is None else pack_command((*head, *args[1:])))
         except TypeError as error:
             raise refused_words(error) from None
-    return Prepared(commands, READING_PIPELINE if only_reads else "PIPELINE", packed, frozenset(raw), transaction)
+    return Prepared(
+        plans, commands, READING_PIPELINE if only_reads else "PIPELINE", packed, frozenset(raw), transaction
+    )
+
+
+def refusal_of(prepared: Prepared, replies: list[Any]) -> ReadOnlyError | None:
+    """The READONLY of a server that was demoted, where it has run none of the pipeline's writes; else None.
+
+    What the pipeline read besides may be read again, so such a pipeline may be sent again as a whole.
+    """
+    for reply in replies:
+        if isinstance(reply, ReadOnlyError) and getattr(reply, "failure_kind", None) is FailureKind.REJECTED_REPLY:
+            refusal = reply
+            break
+    else:
+        return None
+    if prepared.transaction:
+        return refusal if isinstance(replies[-1], ExecAbortError) else None
+    for (args, _), reply in zip(prepared.commands, replies, strict=True):
+        refused = isinstance(reply, Exception) and classify(reply)[1] in (Outcome.NOT_SENT, Outcome.REJECTED)
+        if not refused and not prepared.plans[args[0]].only_reads:
+            return None
+    return refusal
 
 
 def results(pipeline: Any, callbacks: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool) -> list[Any]:

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import math
 import socket
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ from redis.connection import HiredisRespSerializer
 from redis.credentials import StreamingCredentialProvider
 from redis.driver_info import DriverInfo
 from redis.event import AfterPooledConnectionsInstantiationEvent, AfterPubSubConnectionInstantiationEvent, ClientType
-from redis.exceptions import AuthenticationError, DataError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, DataError, RedisError, ResponseError, WatchError
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -39,7 +40,7 @@ from redis.retry import Retry
 from redis.utils import SENTINEL, str_if_bytes
 
 from agent_memory._core import monotonic_ns, pack_command
-from agent_memory.errors import Outcome
+from agent_memory.errors import ClientClosedError, Outcome
 
 __all__ = [
     "DEFAULT_SOCKET_TIMEOUT",
@@ -59,6 +60,7 @@ __all__ = [
     "async_connect",
     "async_connect_again",
     "async_connect_pinned",
+    "async_disconnect_idle",
     "async_drop",
     "async_lease",
     "async_read_push",
@@ -68,14 +70,16 @@ __all__ = [
     "connect_again",
     "connect_pinned",
     "detach_stream",
+    "disconnect_idle",
     "detach_socket",
     "drop",
-    "follows_master",
+    "end_with_client",
     "fill_arguments",
     "hide_arguments",
     "is_stock_async_pool",
     "is_stock_pool",
     "lease",
+    "lost_while_watching",
     "mark_unsent",
     "metrics_are_on",
     "new_async_connection",
@@ -83,6 +87,7 @@ __all__ = [
     "no_async_retries",
     "no_maintenance_notifications",
     "no_retries",
+    "on_close",
     "on_disconnect",
     "on_renewal",
     "pack_safely",
@@ -90,6 +95,7 @@ __all__ = [
     "read_push",
     "register_for_renewal",
     "reply_reader",
+    "shut_down",
     "service_of",
     "take_renewal",
     "trust_async_pool",
@@ -133,7 +139,8 @@ def on_disconnect(pool: Any, close: Callable[[bool], None]) -> None:
 
     Pools come from outside and are shared, so it is this one pool that learns of them, not its class.
     """
-    disconnect, reset = pool.disconnect, pool.reset
+    # The pool must not refer to itself: it would live on, with its connections, until the garbage collector comes.
+    disconnect, reset = _weakly_bound(pool, "disconnect"), _weakly_bound(pool, "reset")
 
     def disconnect_all(inuse_connections: bool = True) -> Any:
         close(inuse_connections)
@@ -154,13 +161,14 @@ def mark_unsent(pool: Any) -> None:
     """
     if getattr(pool, "_agent_memory_marks_unsent", None) is True:
         return
-    get_connection = pool.get_connection
+    get_connection = _weakly_bound(pool, "get_connection")
+    is_coroutine = inspect.iscoroutinefunction(pool.get_connection)
 
     def leave_mark(error: BaseException) -> None:
         if isinstance(error, RedisPyConnectionError | RedisPyTimeoutError | OSError):
             error.outcome = Outcome.NOT_SENT  # type: ignore[union-attr]
 
-    if inspect.iscoroutinefunction(get_connection):
+    if is_coroutine:
 
         async def async_get_marked(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -183,6 +191,36 @@ def mark_unsent(pool: Any) -> None:
     pool._agent_memory_marks_unsent = True
 
 
+def on_close(pool: Any, end: Callable[[], None]) -> None:
+    """Call `end()` before the pool's own `close()` or `aclose()`, which `disconnect()` cannot be told from."""
+    for name in ("close", "aclose"):
+        if callable(getattr(type(pool), name, None)):
+            setattr(pool, name, _preceded(end, _weakly_bound(pool, name)))
+
+
+def _preceded(first: Callable[[], None], then: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        first()
+        return then(*args)
+
+    return call
+
+
+def _weakly_bound(owner: Any, name: str) -> Callable[..., Any]:
+    """The method `name` of `owner`, which it does not keep alive."""
+    method = getattr(owner, name)
+    if getattr(method, "__self__", None) is not owner:
+        return cast("Callable[..., Any]", method)
+    weak = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        bound = weak()
+        assert bound is not None  # it is called through its owner
+        return bound(*args)
+
+    return call
+
+
 def on_renewal(pool: Any, renew: Callable[[bytes], None], asynchronous: bool) -> None:
     """Call `renew(packed AUTH)` when the pool's streaming credential provider has new credentials, in the provider's thread.
 
@@ -191,7 +229,7 @@ def on_renewal(pool: Any, renew: Callable[[bytes], None], asynchronous: bool) ->
     provider = pool.connection_kwargs.get("credential_provider")
     if not isinstance(provider, StreamingCredentialProvider):
         return
-    re_auth = pool.re_auth_callback
+    re_auth = _weakly_bound(pool, "re_auth_callback")
 
     def tell(token: Any) -> None:
         user = token.try_get("oid")
@@ -272,14 +310,6 @@ def trust_async_pool(pool_class: type, *connection_classes: type) -> None:
     """The same for asyncio."""
     _STOCK_ASYNC_POOLS.add(pool_class)
     _STOCK_ASYNC_CONNECTIONS.update(connection_classes)
-
-
-def follows_master(pool: Any) -> bool:
-    """Whether the pool's connections go to whoever is master now, as sentinels say."""
-    return isinstance(pool, _SENTINEL_POOLS) and bool(pool.is_master)
-
-
-_SENTINEL_POOLS = (redis.sentinel.SentinelConnectionPool, redis.asyncio.sentinel.SentinelConnectionPool)
 
 
 def service_of(arguments: dict[str, Any]) -> str | None:
@@ -597,6 +627,20 @@ def detach_socket(connection: redis.Connection) -> socket.socket:
     return cast(socket.socket, connection._sock)
 
 
+def shut_down(connection: Any) -> None:
+    """End what another thread sends or receives on a connection, which stays that thread's to close; never raises."""
+    sock = None if connection is None else connection._sock
+    sock = getattr(sock, "sock", sock) if isinstance(sock, _BoundedSocket) else sock
+    if sock is None:
+        return
+    try:
+        # TLS's own shutdown() would have the other thread read what is encrypted.
+        shutdown = socket.socket.shutdown if isinstance(sock, socket.socket) else type(sock).shutdown
+        shutdown(sock, socket.SHUT_RDWR)
+    except (OSError, AttributeError):
+        pass  # it is not connected any more
+
+
 def detach_stream(connection: AsyncConnection) -> tuple[asyncio.Transport, asyncio.StreamWriter]:
     """Take the asyncio transport out of a freshly connected connection.
 
@@ -651,12 +695,24 @@ def read_push(connection: Any, timeout_s: float | None) -> Any:
         return connection.read_response(timeout=timeout_s, disconnect_on_error=False, push_request=True)
     except RedisPyTimeoutError:
         return None
+    except AttributeError as error:
+        if connection._sock is not None:
+            raise
+        # Another thread has disconnected it meanwhile, its parser included.
+        raise RedisPyConnectionError("closed on this side") from error
 
 
 async def async_read_push(connection: Any, timeout_s: float | None) -> Any:
     """The same for asyncio."""
     patience_s = math.inf if timeout_s is None else timeout_s
     return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
+
+
+def end_with_client(error: BaseException, _subscriber: Any, thread: Any) -> None:
+    """What redis-py's thread of a subscriber does with an error: it ends quietly where its client was closed."""
+    if not isinstance(error, ClientClosedError):
+        raise error
+    thread.stop()
 
 
 def can_read(connection: Any, timeout_s: float) -> bool:
@@ -686,6 +742,27 @@ async def async_drop(connection: Any) -> None:
         await connection.disconnect(nowait=True)
     except (OSError, RedisError):
         pass
+
+
+def lost_while_watching(error: BaseException) -> bool:
+    """Whether redis-py says by this WatchError that the connection was lost, not that a watched key has changed."""
+    return isinstance(error, WatchError) and "occurred while watching" in str(error)
+
+
+def disconnect_idle(client: Any) -> None:
+    """Close what redis-py has for the client and is not in use: the idle connections of its pool, and its own one."""
+    if client.connection is not None:
+        client.connection.disconnect()
+    if isinstance(client.connection_pool, redis.ConnectionPool):
+        client.connection_pool.disconnect(False)
+
+
+async def async_disconnect_idle(client: Any) -> None:
+    """The same for asyncio."""
+    if client.connection is not None:
+        await client.connection.disconnect(nowait=True)
+    if isinstance(client.connection_pool, redis.asyncio.ConnectionPool):
+        await client.connection_pool.disconnect(False)
 
 
 def connect_again(connection: Any) -> None:

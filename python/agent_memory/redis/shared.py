@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from agent_memory import _at_fork
 from agent_memory._core import monotonic_ns
+from agent_memory.redis import private
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +31,7 @@ class SharedByPool:
     def __init__(self, make_event: Callable[[], Any]) -> None:
         self._make_event = make_event
         self._guards: list[tuple[str, ResiliencePolicy, Guard, Any]] = []
-        self._closed_ns = -1
+        self._closed_ns = self._ended_ns = -1
         self._start_afresh()
         _at_fork.in_child(self._start_afresh)
 
@@ -59,6 +60,15 @@ class SharedByPool:
         closing, self._closing = self._closing, self._make_event()
         closing.set()
 
+    def end(self) -> None:
+        """The same, and not for a fresh start of the connections: what lasts beyond a call, a subscriber, ends too."""
+        self._ended_ns = monotonic_ns()
+        self.close()
+
+    def was_ended_since(self, started_ns: int) -> bool:
+        """Whether the client or the pool was closed, not only disconnected, since `started_ns`."""
+        return self._ended_ns >= started_ns
+
     def was_closed_since(self, started_ns: int) -> bool:
         """Whether the pool was closed since `started_ns` of the monotonic clock."""
         return self._closed_ns >= started_ns
@@ -80,6 +90,9 @@ def shared_by(pool: Any, make_event: Callable[[], Any]) -> SharedByPool:
     """The shared state of a pool; `make_event` gives events that its clients can wait for."""
     shared = pool.__dict__.get("_agent_memory_shared")
     if shared is None:
+        made = SharedByPool(make_event)
         # setdefault is atomic: of two threads' states both use the same.
-        shared = pool.__dict__.setdefault("_agent_memory_shared", SharedByPool(make_event))
+        shared = pool.__dict__.setdefault("_agent_memory_shared", made)
+        if shared is made:
+            private.on_close(pool, made.end)
     return cast(SharedByPool, shared)

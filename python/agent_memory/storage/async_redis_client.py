@@ -239,6 +239,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
         self._commands: Any
         self._direct: SimpleNamespace | None = None
+        self._shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
             if type(wrapped) is RedisPy:
                 private.mark_unsent(wrapped.connection_pool)
@@ -249,6 +250,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         pool = wrapped.connection_pool
         self._commands = Redis(connection_pool=pool, guard=self._guard, resilience=self._policy)
         self._commands.response_callbacks = wrapped.response_callbacks
+        self._commands.subscribers_reconnect = True
         if type(self)._execute_with_circuit_breaker is AsyncResilientRedisClient._execute_with_circuit_breaker:
             self._direct = SimpleNamespace(client=self._commands)
 
@@ -424,7 +426,8 @@ class AsyncResilientRedisClient(AsyncListedCommands):
                 raise as_ours(again, endpoint) from again
 
         try:
-            return await async_retry(plan, attempt, permit, as_ours(error, endpoint), deadline_s)
+            failure = as_ours(error, endpoint)
+            return await async_retry(plan, attempt, permit, failure, deadline_s, shared=self._shared)
         except Exception as last:
             if isinstance(last, _OURS):
                 describe(last, self._guard, plan.name)

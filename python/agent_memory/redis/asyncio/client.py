@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from asyncio import get_running_loop
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -10,6 +11,7 @@ from redis.asyncio.client import Redis as RedisPy
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
+from agent_memory._compat import AsyncEvent
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
@@ -18,6 +20,7 @@ from agent_memory.redis.asyncio.monitor import Monitor
 from agent_memory.redis.asyncio.pipeline import Pipeline
 from agent_memory.redis.asyncio.pubsub import PubSub
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
+from agent_memory.redis.shared import shared_by
 from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
@@ -175,14 +178,12 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         if close_connection_pool or (close_connection_pool is None and self.auto_close_connection_pool):
             if self._prober is not None:
                 await self._prober.stop(0)
-            self._transports.close()
-            await asyncio.sleep(0)  # the turn in which the loop closes the sockets
+            await self._transports.aclose()
         await super().aclose(close_connection_pool)
 
-    def __del__(self, *args: Any) -> None:
-        if getattr(self, "auto_close_connection_pool", False) and hasattr(self, "_transports"):
-            self._transports.close()
-        super().__del__(*args)
+
+CLOSING_TURNS: Final = 10
+"""Turns of the loop that closing gives connections which are being opened to end."""
 
 
 class TransportsByLoop(dict[Any, MultiplexedTransport]):
@@ -190,24 +191,42 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
 
     def __init__(self, pool: Any) -> None:
         super().__init__()
-        self._pool = pool
+        self._pool = weakref.ref(pool)
+        self._shared = shared_by(pool, AsyncEvent)
+        # The loops hold the connections: without this those of a pool that is dropped would stay open.
+        weakref.finalize(pool, _close_dropped, self).atexit = False
 
     def open(self) -> MultiplexedTransport:
         """The transport of the running loop, made now."""
         for loop in [loop for loop in self.copy() if loop.is_closed()]:
             self.pop(loop, None)
-        return self.setdefault(get_running_loop(), MultiplexedTransport(self._pool))
+        pool = self._pool()
+        assert pool is not None  # its client asks
+        return self.setdefault(get_running_loop(), MultiplexedTransport(pool))
 
     def close(self) -> None:
         """Close all transports: here if this is their loop, else by asking their loop."""
+        self._shared.end()
         transports = self.copy()
         for loop, transport in transports.items():
             self.pop(loop, None)
             transport.dismissed = True
         _close_all(transports, in_use=True)
 
+    async def aclose(self) -> None:
+        """`close()`, and the turns of this loop in which it closes the sockets."""
+        transport = self.get(get_running_loop())
+        self.close()
+        for _ in range(CLOSING_TURNS):
+            await asyncio.sleep(0)
+            if transport is None or not transport.opening:
+                break
+        await asyncio.sleep(0)
+
     def disconnect(self, in_use: bool) -> None:
         """Close their connections, also those with calls under way if `in_use`; the next call connects anew."""
+        if in_use:
+            self._shared.close()
         _close_all(self.copy(), in_use=in_use)
 
     def renew(self, authentication: bytes) -> None:
@@ -217,6 +236,16 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
 
 def _close_all(transports: dict[Any, MultiplexedTransport], *, in_use: bool) -> None:
     _in_their_loops(transports, lambda transport: transport.close(in_use))
+
+
+def _close_dropped(transports: TransportsByLoop) -> None:
+    """Their pool was collected, by whichever thread and in the midst of whatever it did: each loop closes its own, later."""
+    for loop, transport in transports.items():
+        transport.dismissed = True
+        try:
+            loop.call_soon_threadsafe(transport.close)
+        except RuntimeError:
+            pass  # it is closed, and its sockets with it
 
 
 def _in_their_loops(transports: dict[Any, MultiplexedTransport], act: Callable[[MultiplexedTransport], None]) -> None:

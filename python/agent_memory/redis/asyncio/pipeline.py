@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.asyncio.client import Pipeline as RedisPyPipeline
+from redis.exceptions import ReadOnlyError
 
 from agent_memory._compat import ASYNC
+from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import CommandCategory
+from agent_memory.redis import private
 from agent_memory.redis.calls import pipeline_operation
 from agent_memory.redis.outcomes import as_ours
-from agent_memory.redis.pipelines import Prepared, prepare, results
+from agent_memory.redis.pipelines import Prepared, prepare, refusal_of, results
 from agent_memory.redis.transport.blocking import connect_failure
 
 if TYPE_CHECKING:
@@ -79,20 +82,35 @@ class Pipeline(RedisPyPipeline):
         # A transaction happens as a whole, so a lost answer can be resolved as that of one write can.
         once = transport.once if prepared.transaction and plan.category is not CommandCategory.READ else None
 
-        async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
+        refused: list[list[Any]] = []  # the replies of the last attempt, where a demoted server refused all of it
+
+        async def attempt(permit: int, timeout_s: float | None) -> Any:
             if once is None and self.keep is not None:
                 await self.keep(None)
             if once is None:
                 replies = await transport.call_many(prepared.windows(), permit, prepared.raw, timeout_s)
             else:
                 replies = await once.call_transaction(*next(prepared.windows()), timeout_s, self.keep)
-            callbacks = client.callbacks_for(transport.protocol)
-            if ASYNC:
-                shaped = results(self, callbacks, prepared, replies, raise_on_error)
-                return [await one if hasattr(one, "__await__") else one for one in shaped]
-            return results(self, callbacks, prepared, replies, raise_on_error)
+            refusal = refusal_of(prepared, replies)
+            if refusal is not None:
+                refused[:] = [replies]
+                return refusal
+            refused.clear()
+            return await self._shape(transport, prepared, replies, raise_on_error)
 
-        return cast("list[Any]", await client.guarded(plan, attempt, client.settler(transport, plan)))
+        try:
+            return cast("list[Any]", await client.guarded(plan, attempt, client.settler(transport, plan)))
+        except ReadOnlyError:
+            if not refused:
+                raise
+        return await self._shape(transport, prepared, refused[0], raise_on_error)
+
+    async def _shape(self, transport: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool) -> list[Any]:
+        callbacks = self._client.callbacks_for(transport.protocol)
+        if ASYNC:
+            shaped = results(self, callbacks, prepared, replies, raise_on_error)
+            return [await one if hasattr(one, "__await__") else one for one in shaped]
+        return results(self, callbacks, prepared, replies, raise_on_error)
 
     async def _load_scripts(self) -> None:
         """Make sure that the server has the scripts that the pipeline is about to call."""
@@ -109,7 +127,7 @@ class Pipeline(RedisPyPipeline):
         plan = client.plans[pipeline_operation(client.plans, commands, self.watching)]
 
         async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
-            del permit, timeout_s  # the connection's own timeouts bound it
+            del timeout_s  # the connection's own timeouts bound it
             # Executing empties the pipeline, also when it fails.
             self.command_stack, self.scripts = list(commands), set(scripts)
             if self.keep is not None:
@@ -118,7 +136,7 @@ class Pipeline(RedisPyPipeline):
             try:
                 return await RedisPyPipeline.execute(self, raise_on_error)
             except Exception as error:
-                raise as_ours(error, client.endpoint) from error
+                raise self._as_ours(error, permit) from error
 
         return cast("list[Any]", await client.guarded(plan, attempt))
 
@@ -127,14 +145,32 @@ class Pipeline(RedisPyPipeline):
         client = self._client
 
         async def attempt(permit: int, timeout_s: float | None) -> Any:
-            del permit, timeout_s
+            del timeout_s
             await self._lease()
             try:
                 return await RedisPyPipeline.immediate_execute_command(self, *args, **options)
+            except ReadOnlyError:
+                connection: Any = self.connection
+                connection.mark_for_reconnect()  # once it is given back: it still has what WATCH has begun
+                raise
             except Exception as error:
-                raise as_ours(error, client.endpoint) from error
+                raise self._as_ours(error, permit) from error
 
         return await client.guarded(client.plans[args[0]], attempt)
+
+    def _as_ours(self, error: Exception, started_ns: int) -> Exception:
+        client = self._client
+        if private.lost_while_watching(error) and client._shared.was_closed_since(started_ns):
+            # A WatchError would have the caller begin again.
+            return ClientClosedError(outcome=Outcome.UNKNOWN, endpoint=client.endpoint)
+        return as_ours(error, client.endpoint)
+
+    async def reset(self) -> None:  # type: ignore[override]  # the command of that name is not a pipeline's
+        """Empty the pipeline and give its connection back."""
+        connection: Any = self.connection
+        if connection is not None and not connection.is_connected:
+            self.watching = False  # it ended with its connection: nothing is to be undone on a new one
+        await cast(Any, super()).reset()
 
     async def _lease(self) -> None:
         if self.connection is None:

@@ -16,6 +16,7 @@ Rules
   nor a reconnect of the listener says anything to the circuit breaker, and an open circuit does not stop a listener.
 - A subscription lives and dies with its connection, so a SUBSCRIBE that met a broken one is NOT_SENT, whatever left.
 - Writing to a socket proves nothing: a call that only wrote counts as neither success nor failure.
+- Closing the client or its pool ends a subscriber: waiting for messages raises ClientClosedError until it subscribes again.
 - A connection that was silent for `ping_interval` is pinged; silent for `socket_timeout` after that, it is given up. It is
   judged only after a read that found nothing, so unread messages are never mistaken for silence.
 - What is received and not yet asked for stays with the socket: the parser holds one read (redis-py's `socket_read_size`), and
@@ -32,9 +33,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.asyncio.client import PubSub as RedisPyPubSub
 
-from agent_memory._compat import ASYNC, AsyncLock, async_settle, async_sleep
+from agent_memory._compat import ASYNC, AsyncLock, async_settle
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import CircuitOpenError, Outcome, RedisTimeoutError
+from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisTimeoutError
 from agent_memory.redis import private
 from agent_memory.redis.gaps import SubscriptionGap
 from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
@@ -115,8 +116,7 @@ class PubSub(RedisPyPubSub):
         elif ping_interval is not None and not ping_interval > 0:
             raise ValueError(f"ping_interval must be > 0 or None, got {ping_interval!r}")
         if reconnect_timeout is _UNSET:
-            owned = client.guard is not None and client.auto_close_connection_pool
-            reconnect_timeout = None if owned else 0.0
+            reconnect_timeout = None if client.keeps_subscribers() else 0.0
         elif reconnect_timeout is not None and not reconnect_timeout >= 0:
             raise ValueError(f"reconnect_timeout must be >= 0 or None, got {reconnect_timeout!r}")
         self._client = client
@@ -129,6 +129,7 @@ class PubSub(RedisPyPubSub):
         self._connecting = AsyncLock()
         self._loss: _Loss | None = None
         self._heard_ns = self._pinged_ns = 0
+        self._subscribed_ns = 0  # when it was last told to (un)subscribe
         self._held_back: Any = None  # the first reply of a new connection, while the gap's message goes before it
         super().__init__(client.connection_pool, *args, **kwargs)
 
@@ -139,6 +140,7 @@ class PubSub(RedisPyPubSub):
         if _restoring.get() is self:
             await self._send(args)
             return
+        self._subscribed_ns = monotonic_ns()
         plan = self._client.plans[args[0]]
         opened = False
 
@@ -238,6 +240,7 @@ class PubSub(RedisPyPubSub):
                 if not breaks_connection(error):
                     raise
                 await self._give_up(error)
+                self._check_not_closed(error)
                 if self._reconnect_timeout_ns == 0 and self.connection is not None:
                     await self._restore(None)
                     raise as_ours(error, self._client.endpoint) from error
@@ -290,6 +293,20 @@ class PubSub(RedisPyPubSub):
                 handler(message)
             return None
         return message
+
+    if not ASYNC:
+
+        def run_in_thread(
+            self,
+            sleep_time: float = 0.0,
+            daemon: bool = False,
+            exception_handler: Callable[..., Any] | None = None,
+            pubsub: Any = None,
+            sharded_pubsub: bool = False,
+        ) -> Any:
+            """Handle messages in a thread, as redis-py does; without `exception_handler` it ends quietly with its client."""
+            handler = private.end_with_client if exception_handler is None else exception_handler
+            return cast(Any, super()).run_in_thread(sleep_time, daemon, handler, pubsub, sharded_pubsub)
 
     if ASYNC:
 
@@ -357,6 +374,10 @@ class PubSub(RedisPyPubSub):
         if self._loss is None and self.subscribed:
             self._loss = _Loss(error, self._heard_ns)
 
+    def _check_not_closed(self, error: Exception | None) -> None:
+        if self._client._shared.was_ended_since(self._subscribed_ns):
+            raise ClientClosedError(outcome=Outcome.NOT_SENT, endpoint=self._client.endpoint) from error
+
     async def _give_up(self, error: Exception) -> None:
         """The connection is of no use any more."""
         self._lose(error)
@@ -368,10 +389,12 @@ class PubSub(RedisPyPubSub):
         self._lose(None)
         loss = self._loss
         while True:
+            self._check_not_closed(None)
             now_ns = monotonic_ns()
             if loss is not None and loss.not_before_ns > now_ns:
                 wake_ns = loss.not_before_ns if until_ns is None else min(loss.not_before_ns, until_ns)
-                await async_sleep(max(0.0, (wake_ns - now_ns) / 1e9))
+                await self._client._shared.pause(now_ns, max(0.0, (wake_ns - now_ns) / 1e9))
+                self._check_not_closed(None)
                 if until_ns is not None and wake_ns == until_ns:
                     return False
                 if self.connection is None:
@@ -381,6 +404,7 @@ class PubSub(RedisPyPubSub):
             except ERRORS_OF_CONNECTIONS as error:
                 if self.connection is None:
                     return False
+                self._check_not_closed(error)
                 failure = connect_failure(error, self._client.endpoint)
                 if loss is None or failure is error or loss.is_over(self._reconnect_timeout_ns):
                     raise failure from (None if failure is error else error)

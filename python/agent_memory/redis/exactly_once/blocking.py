@@ -175,7 +175,8 @@ class BlockingOnce:
             level = self.mode.level
             fenced = level is not None and level not in (Level.NOTHING, Level.GATE)
             return Next(next_step(category, fenced, None)), MISSING
-        deadline_ns = monotonic_ns() + int(max(0.0, left_s) * 1e9)
+        started_ns = monotonic_ns()
+        deadline_ns = started_ns + int(max(0.0, left_s) * 1e9)
         pause_s = 0.01
         while ticket.verdict is None:
             self._take_over(ticket.stream)
@@ -186,7 +187,8 @@ class BlockingOnce:
                 left_ns = deadline_ns - monotonic_ns()
                 if left_ns <= 0:
                     break
-                threading.Event().wait(min(pause_s, left_ns / 1e9))
+                if self._transport.shared.pause(started_ns, min(pause_s, left_ns / 1e9)):
+                    break  # the client was closed
                 pause_s = min(0.5, pause_s * 2.0)
                 continue
             break

@@ -9,7 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory._core import fence_step, next_step, pack_command
-from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.errors import ClientClosedError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
 from agent_memory.redis.exactly_once._async_fencing import async_fence, async_greet
@@ -238,9 +238,9 @@ class MultiplexedOnce:
         self.settling += 1
         try:
             transport.reconnect()
-            async with asyncio.timeout(max(0.0, left_s)):
+            async with transport.until_closed(max(0.0, left_s)):
                 await known
-        except TimeoutError:
+        except (TimeoutError, ClientClosedError):
             pass
         finally:
             self.settling -= 1

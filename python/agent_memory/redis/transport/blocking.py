@@ -36,12 +36,19 @@ import hiredis
 from redis import exceptions as redis_py
 
 from agent_memory._core import Wire, monotonic_ns
-from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.errors import (
+    ClientClosedError,
+    ConnectionLimitError,
+    Outcome,
+    RedisTimeoutError,
+    RedisUnavailableError,
+)
 from agent_memory.redis import private
 from agent_memory.redis.exactly_once.blocking import BlockingOnce
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.outcomes import UNREADABLE, is_full, is_misreading, reply_error, undecodable
+from agent_memory.redis.shared import shared_by
 from agent_memory.redis.transport.proof import acknowledged_bytes, all_acknowledged
 
 if TYPE_CHECKING:
@@ -53,6 +60,8 @@ __all__ = ["BlockingTransport", "Channel"]
 
 IDLE_CHECK_NS: Final = 1_000_000_000
 """A channel idle for longer is looked at before use: the server may have closed it meanwhile."""
+DEMOTION_PAUSE_NS: Final = 100_000_000
+"""A READONLY within this time after one that retired the connections does not retire their successors."""
 RECEIVE_BUFFER_BYTES: Final = 65_536
 """Bytes asked of the kernel in one recv; larger replies take several."""
 USER_TIMEOUT_MS: Final = 45_000
@@ -85,6 +94,7 @@ class Channel:
         "feed",
         "gets",
         "has_data",
+        "hung_up",
         "kernel_timeouts",
         "last_used_ns",
         "moved",
@@ -109,6 +119,8 @@ class Channel:
         self.protocol = int(connection.protocol)
         self.stream: Stream | None = None
         """What exactly once knows of the connection; None without it."""
+        self.hung_up = False
+        """Whether this side ended it while it was in use."""
         self.kernel_timeouts = _RELIABLE_KERNEL_TIMEOUTS and type(sock).__module__ == "socket"
         self.sock = sock
         if self.kernel_timeouts:
@@ -161,6 +173,14 @@ class Channel:
         """After an end of stream: whether it is proven that the last command was not received whole."""
         return type(self.wire) in (Wire, socket.socket) and not all_acknowledged(self.sock)
 
+    def hang_up(self) -> None:
+        """End the round trip of another thread, which then closes the socket; never raises.
+
+        Closed by this thread, the socket's number could be another connection's by the time the other thread reads from it.
+        """
+        self.hung_up = True
+        private.shut_down(self.connection)
+
     def close(self) -> None:
         """Close the socket; never raises."""
         try:
@@ -197,7 +217,11 @@ class BlockingTransport:
 
     def __init__(self, pool: Any) -> None:
         arguments = pool.connection_kwargs
-        self._pool = pool
+        # Weakly: a pool that is dropped goes at once, with its connections.
+        self._pool = weakref.ref(pool)
+        self.shared = shared_by(pool, threading.Event)
+        """What the clients of the pool share."""
+        self._retired_ns = -DEMOTION_PAUSE_NS
         self.timeout_s: float | None = arguments.get("socket_timeout", 5)
         self._timeout_ns = None if self.timeout_s is None else int(self.timeout_s * _NS_PER_S)
         self._health_check_ns = int((arguments.get("health_check_interval") or 0) * _NS_PER_S)
@@ -216,6 +240,7 @@ class BlockingTransport:
         """Channels between a complete reply and the next command; exactly once puts one that gives none away in its place."""
         self._open: weakref.WeakSet[Channel] = weakref.WeakSet()
         self._connecting: weakref.WeakSet[_Place] = weakref.WeakSet()
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()  # redis-py's: of channels, and of what will be one
         self._waiting = 0
         self.generation = 0
         self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
@@ -452,8 +477,8 @@ class BlockingTransport:
     def _ping_held(self, full: RedisUnavailableError) -> None:
         now_ns = monotonic_ns()
         deadline_ns = None if self._timeout_ns is None else now_ns + self._timeout_ns
-        place = _Place()
-        while (channel := self._take(place, deadline_ns, may_connect=False)) is not None:
+        place, generation = _Place(), self.generation
+        while (channel := self._take(place, generation, deadline_ns, may_connect=False)) is not None:
             if channel.is_fresh():
                 reply = self.round_trip(channel, _PING, self._until_ns(now_ns, None), False)
                 self.release(channel, now_ns)
@@ -619,11 +644,12 @@ class BlockingTransport:
 
     def _broken(self, channel: Channel, error: Exception, all_sent: bool) -> RedisUnavailableError | RedisTimeoutError:
         """Close the channel and say what is known about the command."""
-        if not all_sent or (isinstance(error, EOFError | BrokenPipeError) and channel.never_arrived()):
-            outcome = Outcome.NOT_SENT
-        else:
-            outcome = Outcome.UNKNOWN
+        # What was not acknowledged when this side hung up may still arrive.
+        proven = isinstance(error, EOFError | BrokenPipeError) and not channel.hung_up and channel.never_arrived()
+        outcome = Outcome.NOT_SENT if not all_sent or proven else Outcome.UNKNOWN
         self.discard(channel, in_doubt=outcome is Outcome.UNKNOWN)
+        if channel.hung_up:
+            return ClientClosedError(outcome=outcome, endpoint=self.endpoint)
         if isinstance(error, BlockingIOError | TimeoutError):
             what = "no answer in time" if all_sent else "could not send in time"
             late = RedisTimeoutError(what, outcome=outcome, endpoint=self.endpoint)
@@ -766,17 +792,17 @@ class BlockingTransport:
         deadline_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)
         if self.once is not None:
             self.once.fence_now(deadline_ns)
-        place = _Place()
-        while (channel := self._take(place, deadline_ns)) is None:
+        place, generation = _Place(), self.generation
+        while (channel := self._take(place, generation, deadline_ns)) is None:
             if place not in self._connecting:
                 bound = f"all {self._max_connections} connections"
                 raise ConnectionLimitError(f"{bound} stayed busy for {timeout_s} s", endpoint=self.endpoint)
             try:
-                return self._connect(place, deadline_ns)
+                return self._connect(place, generation, deadline_ns)
             except RedisUnavailableError as error:
                 if not is_full(error) or not self._open:
                     raise
-            channel = self._take_held(place, deadline_ns)
+            channel = self._take_held(place, generation, deadline_ns)
             if channel is not None:
                 return channel
             if deadline_ns is not None and monotonic_ns() >= deadline_ns:
@@ -784,15 +810,17 @@ class BlockingTransport:
                 raise ConnectionLimitError(f"{bound} stayed busy for {timeout_s} s", endpoint=self.endpoint)
         return channel
 
-    def _take_held(self, place: _Place, deadline_ns: int | None) -> Channel | None:
+    def _take_held(self, place: _Place, generation: int, deadline_ns: int | None) -> Channel | None:
         """An open channel where the server admits no other; None after a pause in which none came back."""
         pause_end_ns = monotonic_ns() + int(FULL_PAUSE_S * _NS_PER_S)
         end_ns = pause_end_ns if deadline_ns is None else min(pause_end_ns, deadline_ns)
-        return self._take(place, end_ns, may_connect=False)
+        return self._take(place, generation, end_ns, may_connect=False)
 
-    def _take(self, place: _Place, deadline_ns: int | None, *, may_connect: bool = True) -> Channel | None:
+    def _take(
+        self, place: _Place, generation: int, deadline_ns: int | None, *, may_connect: bool = True
+    ) -> Channel | None:
         """An idle channel, as soon as there is one; None past the deadline, when none is open, or with the place counted
-        under the bound, for the caller to connect.
+        under the bound, for the caller to connect. Raises ClientClosedError where the transport was closed meanwhile.
         """
         with self._lock:
             self._waiting += 1
@@ -800,6 +828,8 @@ class BlockingTransport:
                 while True:
                     # Counting ourselves as waiting first makes this look decisive: whoever returns a channel after it
                     # sees the count and notifies. (Others take channels without the lock, so it may still be too late.)
+                    if generation != self.generation:
+                        raise self._closed()
                     try:
                         return self.idle.pop()
                     except IndexError:
@@ -847,23 +877,32 @@ class BlockingTransport:
                 self._waiting -= 1
         return True
 
-    def _connect(self, place: _Place, deadline_ns: int | None) -> Channel:
-        renewal, generation = self._renewal, self.generation
+    def _connect(self, place: _Place, generation: int, deadline_ns: int | None) -> Channel:
+        renewal = self._renewal
         try:
             channel = self.open_channel(deadline_ns)
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 self._connecting.discard(place)
                 if self._waiting:
                     self._changed.notify()
+            if generation != self.generation and isinstance(error, RedisUnavailableError | RedisTimeoutError):
+                raise self._closed() from error
             raise
         with self._lock:
             self._connecting.discard(place)
-            if generation == self.generation:
+            stays = generation == self.generation
+            if stays:
                 self._open.add(channel)
                 if self._renewal is not renewal:
                     self._mark_stale(channel)  # what it has just told the server was renewed meanwhile
+        if not stays:
+            channel.close()
+            raise self._closed()
         return channel
+
+    def _closed(self) -> ClientClosedError:
+        return ClientClosedError(outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
 
     def open_channel(self, deadline_ns: int | None = None, *, greet: bool = True) -> Channel:
         """Connect and handshake outside the bound (a probe, or under `_connect`'s count); the caller owns the channel.
@@ -873,7 +912,12 @@ class BlockingTransport:
         """
         if deadline_ns is None and self._timeout_ns is not None:
             deadline_ns = monotonic_ns() + self._timeout_ns
-        connection = private.new_connection(self._pool)
+        pool = self._pool()
+        if pool is None:
+            raise self._closed()
+        connection = private.new_connection(pool)
+        with self._lock:
+            self._connections.add(connection)
         try:
             private.blocking_connect(connection, deadline_ns)
             channel = Channel(connection, self.timeout_s, monotonic_ns())
@@ -892,12 +936,24 @@ class BlockingTransport:
         """The server is no longer the one to ask: close what is idle, so that the next call connects anew."""
         self.close(in_use=False)
 
+    def retire_demoted(self) -> bool:
+        """The same after a READONLY; returns False where that was just done: those that were under way say it one by one."""
+        now_ns = monotonic_ns()
+        if now_ns - self._retired_ns < DEMOTION_PAUSE_NS:
+            return False
+        self._retired_ns = now_ns
+        self.retire()
+        return True
+
     def close(self, in_use: bool = True) -> None:
         """Close every channel, also those in use (their calls fail); the transport stays usable.
 
         Without `in_use` no call fails: a channel that carries one closes when it is answered.
         """
+        if in_use:
+            self.shared.close()
         with self._lock:
+            connections = set(self._connections) if in_use else set()
             channels: list[Channel] = []
             if in_use:
                 self.generation += 1
@@ -921,8 +977,12 @@ class BlockingTransport:
         if self.once is not None:
             self.once.left = in_use
             self.once.bid_farewell(idle)
-        for channel in channels:
+        for channel in idle:
             channel.close()
+        for channel in set(channels).difference(idle):
+            channel.hang_up()
+        for connection in connections:  # those that are being opened, too, and a probe's
+            private.shut_down(connection)
 
 
 _OF_THE_CALLER: Final = (
@@ -931,6 +991,7 @@ _OF_THE_CALLER: Final = (
     redis_py.ResponseError,
     redis_py.MaxConnectionsError,
     ConnectionLimitError,
+    ClientClosedError,
 )
 """What is raised on the way to a connection and is passed on as it is: it says nothing about the server's health."""
 

@@ -25,17 +25,26 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import itertools
 import logging
 import random
 import socket
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory._core import monotonic_ns
+from agent_memory.errors import (
+    ClientClosedError,
+    ConnectionLimitError,
+    Outcome,
+    RedisTimeoutError,
+    RedisUnavailableError,
+)
 from agent_memory.redis import private
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce, OnceSlot
@@ -46,7 +55,7 @@ from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_
 from agent_memory.redis.transport.proof import acknowledged_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from agent_memory.redis.exactly_once.tickets import Stream, Wrapped
 
@@ -61,6 +70,8 @@ RECEIVE_BUFFER_BYTES: Final = 65_536
 MAX_RECONNECT_DELAY_S: Final = 0.5
 """Longest pause between two attempts to connect; short, because a refused attempt costs next to nothing."""
 FIRST_RECONNECT_DELAY_S: Final = 0.02
+DEMOTION_PAUSE_NS: Final = 100_000_000
+"""A READONLY within this time after one that retired the connections does not retire their successors."""
 LATE_SWEEP_S: Final = 0.05
 """A sweep that runs this late means that the loop was blocked: replies may be waiting in the kernel, so let it read first."""
 
@@ -545,7 +556,8 @@ class MultiplexedTransport:
 
     def __init__(self, pool: Any) -> None:
         arguments = pool.connection_kwargs
-        self._pool = pool
+        # Weakly: the loop holds the connections and through them the transport, but a pool that is dropped is to be collected.
+        self._pool = weakref.ref(pool)
         self.loop = asyncio.get_running_loop()
         self.timeout_s: float | None = arguments.get("socket_timeout", 5)
         self.health_check_s: float = arguments.get("health_check_interval") or 0.0
@@ -566,6 +578,12 @@ class MultiplexedTransport:
         self._max_leases = max(1, (pool.max_connections or DEFAULT_MAX_CONNECTIONS) - 1)
         self._leases = asyncio.Semaphore(self._max_leases)
         self._idle_leases: list[MultiplexedConnection] = []  # at most _max_leases, by the semaphore
+        self._leased: set[MultiplexedConnection] = set()  # likewise
+        self._open: set[MultiplexedConnection] = set()  # all that are not closed: the shared one, leases, a probe's
+        self._waits: set[asyncio.Timeout] = set()  # of callers and probes that wait for a connection of their own
+        self.opening = 0
+        """Connections that are being opened."""
+        self._retired_ns = -DEMOTION_PAUSE_NS
         self.dismissed = False
         """Whether its pool was closed. The pool's next call has a transport of its own; one that was under way must not
         open a connection beside that."""
@@ -755,12 +773,12 @@ class MultiplexedTransport:
         Raises with outcome NOT_SENT. The caller owns the connection.
         """
         if self.dismissed:
-            raise RedisUnavailableError("the client was closed", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
+            raise self._closed()
         if self.once is None or not greet:
             return await self._open_connection(timeout_s)
         connection = await self._open_connection(timeout_s)
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with self.until_closed(self.timeout_s):
                 await self.once.greet(connection)
         except BaseException as error:
             connection.fail(RedisUnavailableError("the greeting failed", endpoint=self.endpoint))
@@ -772,23 +790,31 @@ class MultiplexedTransport:
 
     async def _open_connection(self, timeout_s: float | None) -> MultiplexedConnection:
         renewal = self._renewal
-        connection = private.new_async_connection(self._pool)
+        pool = self._pool()
+        if pool is None:
+            raise self._closed()
+        connection = private.new_async_connection(pool)
+        del pool
+        self.opening += 1
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with self.until_closed(self.timeout_s):
                 await private.async_connect(connection)
             if task is not None and task.cancelling() > cancellations:
                 # redis-py's handshake goes through asyncio.wait_for, which before Python 3.12 loses a cancellation that
                 # comes as what it waits for is done. Going on would keep a caller waiting that has been told to stop.
                 raise asyncio.CancelledError
             made = MultiplexedConnection(self, connection, timeout_s)
+            self._open.add(made)
         except BaseException as error:
             await connection.disconnect(nowait=True)
             failure = connect_failure(error, self.endpoint)
             if failure is error:
                 raise
             raise failure from error
+        finally:
+            self.opening -= 1
         made.renewal = renewal
         if self._renewal is not renewal:
             self._authenticate(made)  # what it has just told the server was renewed meanwhile
@@ -899,6 +925,7 @@ class MultiplexedTransport:
         command that is sent first; if it is refused, that is the reply and the connection is closed.
         """
         connection = await self._lease()
+        self._leased.add(connection)
         done = False
         try:
             await self._fence_before_lease(connection)
@@ -914,16 +941,22 @@ class MultiplexedTransport:
         except TimeoutError:
             raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
         finally:
-            if done and not connection.closed and connection.renewal is self._renewal:
+            self._leased.discard(connection)
+            if done and not connection.closed and not connection.retired and connection.renewal is self._renewal:
                 self._idle_leases.append(connection)
             else:
                 connection.fail(RedisUnavailableError("the leased connection was closed", endpoint=self.endpoint))
             self._leases.release()
 
     async def _lease(self) -> MultiplexedConnection:
+        acquired = False
         try:
-            async with asyncio.timeout(self.timeout_s):
-                await self._leases.acquire()
+            async with self.until_closed(self.timeout_s):
+                acquired = await self._leases.acquire()
+        except ClientClosedError:
+            if acquired:
+                self._leases.release()
+            raise
         except TimeoutError:
             raise ConnectionLimitError(
                 f"all {self._max_leases} leased connections stayed busy for {self.timeout_s} s", endpoint=self.endpoint
@@ -983,6 +1016,7 @@ class MultiplexedTransport:
 
     def connection_closed(self, connection: MultiplexedConnection) -> None:
         """A connection has failed and its slots with it; the next caller (or a waiter) connects anew."""
+        self._open.discard(connection)
         if connection is self._suspect:
             self._suspect = None
         if connection is self.current:
@@ -1020,14 +1054,26 @@ class MultiplexedTransport:
     def retire(self) -> None:
         """The server is no longer the one to ask: the next command connects anew.
 
-        The shared connection takes no more commands and closes when it has answered those that are under way.
+        The shared connection takes no more commands and closes when it has answered those that are under way, and so does
+        each leased one.
         """
+        for leased in self._leased:
+            leased.retired = True
         connection, self.current = self.current, None
         if connection is not None:
             connection.accepting = False
             connection.retired = True
             self._close_if_drained(connection)
         self._close_idle_leases()
+
+    def retire_demoted(self) -> bool:
+        """The same after a READONLY; returns False where that was just done: those that were under way say it one by one."""
+        now_ns = monotonic_ns()
+        if now_ns - self._retired_ns < DEMOTION_PAUSE_NS:
+            return False
+        self._retired_ns = now_ns
+        self.retire()
+        return True
 
     def _close_if_drained(self, connection: MultiplexedConnection) -> None:
         if not connection.in_flight:
@@ -1050,19 +1096,42 @@ class MultiplexedTransport:
         if self._waiters_sweeper is not None:
             self._waiters_sweeper.cancel()
             self._waiters_sweeper = None
-        closed = RedisUnavailableError("the client was closed", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
+        closed = self._closed()
         self._fail_waiters(closed)
-        leased, self._idle_leases = self._idle_leases, []
-        for connection in (self.current, self._suspect, *leased):
-            if connection is not None:
-                if self.once is not None:
-                    self.once.bid_farewell(connection)
-                connection.fail(closed)
+        waits, self._waits = self._waits, set()
+        for wait in waits:
+            if not wait.expired():
+                wait.reschedule(self.loop.time())
+        self._idle_leases.clear()
+        for connection in sorted(self._open, key=lambda one: one is not self.current):
+            if self.once is not None:
+                self.once.bid_farewell(connection)
+            connection.fail(closed)
         if self.once is not None:
             for stream in self.once.loose:
                 stream.end()
             self.once.left = True
         self.current = self._suspect = None
+
+    def _closed(self) -> ClientClosedError:
+        return ClientClosedError("the client was closed", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
+
+    @contextlib.asynccontextmanager
+    async def until_closed(self, timeout_s: float | None) -> AsyncIterator[None]:
+        """`asyncio.timeout` that ends when the client is closed, too: with ClientClosedError."""
+        wait = asyncio.timeout(timeout_s)
+        self._waits.add(wait)
+        try:
+            async with wait:
+                yield
+            if wait not in self._waits:
+                raise self._closed()  # what it waited for came in the very turn of the closing
+        except TimeoutError:
+            if wait not in self._waits:
+                raise self._closed() from None
+            raise
+        finally:
+            self._waits.discard(wait)
 
 
 def _another(error: Exception) -> Exception:
