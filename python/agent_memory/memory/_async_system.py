@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from agent_memory import _at_fork
-from agent_memory._compat import ASYNC, async_in_thread, async_settle
+from agent_memory._compat import ASYNC, AsyncKeyedLocks, AsyncTask, async_in_thread, async_settle, async_spawn
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments
 from agent_memory.memory._agent_index import AgentIndex
@@ -125,6 +126,16 @@ class AsyncLongTermMemory(_AsyncTierMemory):
     tier = Tier.LTM
 
 
+class _Opening:
+    """One opening of a system, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.task: AsyncTask[None]
+        self.waiting = 0
+        self.is_kept = False
+        """Whether it stays open though nobody waits any more: the next use wants it, too."""
+
+
 class AsyncMemorySystem:
     """Memories of agents in three tiers over Redis and SQL.
 
@@ -143,9 +154,10 @@ class AsyncMemorySystem:
       (len(texts), dimensions). With it, memories and questions without an embedding get one.
     - `config`: the `MemorySettings`.
 
-    Nothing runs in the background before `start()`. Any number of tasks may use one object. Methods raise ValueError and
-    TypeError for bad arguments before anything changes, MemoryStoreUnavailableError where SQL is away and needed,
-    DurabilityError where a write did not reach the level asked for.
+    The first use opens it, once, however many callers come at a time; `async with` closes it at its end, and `close()` does
+    where it is used without. Nothing runs in the background before `start()`. Any number of tasks may use one object. Methods
+    raise ValueError and TypeError for bad arguments before anything changes, MemoryStoreUnavailableError where SQL is away and
+    needed, DurabilityError where a write did not reach the level asked for, MemoryStoreClosedError after `close()`.
     """
 
     def __init__(
@@ -172,7 +184,12 @@ class AsyncMemorySystem:
         self._server_kwargs: dict[str, Any] = {}
         self._owns_client = False
         self._is_open = False
-        self._pid = os.getpid()
+        self._is_closed = False
+        self._mutex = threading.Lock()
+        """Guards the three around it."""
+        self._changing = AsyncKeyedLocks()
+        """Held while it is being opened or closed."""
+        self._opening: _Opening | None = None
         self._copies: AsyncCopies = None  # type: ignore[assignment]  # set by open()
         self._indexes: AsyncIndexes = None  # type: ignore[assignment]
         self._service: AsyncSyncService = None  # type: ignore[assignment]
@@ -189,12 +206,54 @@ class AsyncMemorySystem:
     # --- life ---
 
     async def open(self) -> Self:
-        """Opens database and server, or attaches to the server that runs; done by `async with` too.
+        """Opens database and server, or attaches to the server that runs; done by `async with` and by the first use, too.
 
-        Raises MemorySystemError, MemorySchemaError or MemoryStoreUnavailableError; then nothing stays open.
+        Raises MemorySystemError, MemorySchemaError or MemoryStoreUnavailableError; then nothing stays open, and the next use
+        tries again. Cancelled or interrupted, it leaves nothing open unless another caller waits for the same opening.
         """
-        if self._is_open:
-            return self
+        with self._mutex:
+            self._is_closed = False
+        await self._join_opening(is_asked_for=True)
+        return self
+
+    async def _opened(self) -> AsyncCopies:
+        """For every use: what is open, opened first where it is not."""
+        if not self._is_open:
+            await self._join_opening(is_asked_for=False)
+        return self._copies
+
+    async def _join_opening(self, *, is_asked_for: bool) -> None:
+        """Waits until it is open; callers that come at one time share one opening, which goes on when one of them leaves.
+
+        An opening by `open()` that nobody waits for any more is undone: its caller cannot close what it never got.
+        """
+        while True:
+            with self._mutex:
+                if self._is_open:
+                    return
+                if self._is_closed:
+                    raise MemoryStoreClosedError("the memory system was closed: open() it again")
+                opening = self._opening
+                if opening is None or opening.task.is_done():
+                    opening = self._opening = _Opening()
+                    opening.task = async_spawn(self._open, opening, name="agent-memory-open")
+                opening.waiting += 1
+                opening.is_kept |= not is_asked_for
+            try:
+                await opening.task.result()
+            finally:
+                with self._mutex:
+                    opening.waiting -= 1
+
+    async def _open(self, opening: _Opening) -> None:
+        async with self._changing.hold("state"):
+            await self._open_all()
+            with self._mutex:
+                self._is_open = is_wanted = opening.is_kept or opening.waiting > 0
+            if not is_wanted:
+                await self._close_all()
+
+    async def _open_all(self) -> None:
         try:
             tier = await self._open_tier()
             store = self._make_store()
@@ -215,13 +274,11 @@ class AsyncMemorySystem:
         self._copies.on_sql = self._service.replay
         if self._redis == "embedded":
             self._copies.on_redis_lost = self._find_server
-        self._is_open = True
         try:
             await self._service.replay()
         except BaseException:
-            await self.close()
+            await self._close_all()
             raise
-        return self
 
     def _open_journal(self) -> AsyncMemoryJournal | None:
         if not self.settings.journal:
@@ -289,11 +346,21 @@ class AsyncMemorySystem:
         raise ValueError("store must be 'sqlite:///FILE', 'postgresql://...' or a store object, got another text")
 
     async def close(self) -> None:
-        """Ends background work, finishes what waits, and closes what this object opened. Does nothing when closed."""
-        if not self._is_open:
-            await self._close_redis()
-            return
-        self._is_open = False
+        """Ends background work, finishes what waits, and closes what this object opened. Does nothing when closed.
+
+        Every later use raises MemoryStoreClosedError, until `open()`, `start()` or a `with` block opens it again.
+        """
+        with self._mutex:
+            self._is_closed = True
+            opening = self._opening
+        if opening is not None:
+            await opening.task.join()
+        async with self._changing.hold("state"):
+            was_open, self._is_open = self._is_open, False
+            if was_open:
+                await self._close_all()
+
+    async def _close_all(self) -> None:
         await self._service.stop()
         try:
             await self._service.flush_accesses()
@@ -334,17 +401,13 @@ class AsyncMemorySystem:
             await self._service.stop()
 
     def _after_fork(self) -> None:
-        # Nothing of the parent's comes along: not its threads, not its connections. The child opens anew.
+        # Nothing of the parent's comes along: not its threads, not its connections. The child's first use opens anew.
         if self._is_open and self._copies.journal is not None:
             self._copies.journal.abandon()
         self._is_open = False
+        self._mutex, self._changing, self._opening = threading.Lock(), AsyncKeyedLocks(), None
         self._client, self._owns_client = None, False
         self._directory = MemoryDirectory(self._directory.path)
-
-    def _opened(self) -> AsyncCopies:
-        if not self._is_open:
-            raise MemoryStoreClosedError("the memory system must be opened first (open(), start() or a with block)")
-        return self._copies
 
     # --- writing ---
 
@@ -389,7 +452,7 @@ class AsyncMemorySystem:
         Raises DurabilityError, AgentErasedError, ValueError, TypeError, and MemoryDeletedError for the idempotency key of a
         memory that was deleted or has expired.
         """
-        copies = self._opened()
+        copies = await self._opened()
         level = self.settings.default_durability if durability is None else durability
         _arguments.check_durability(level, has_journal=copies.journal is not None)
         if embedding is None and self._embed_function is not None and isinstance(content, str):
@@ -450,7 +513,7 @@ class AsyncMemorySystem:
         `embeddings`: shape (n, dimensions), instead of one in each mapping. Durability is `"sql"`. What is wrong with any of
         them is raised before the first is written; an error of the store later leaves those of earlier batches stored.
         """
-        copies = self._opened()
+        copies = await self._opened()
         given = [dict(entry) for entry in entries]
         vectors = None if embeddings is None else np.asarray(embeddings, dtype=np.float32)
         if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(given)):
@@ -512,7 +575,7 @@ class AsyncMemorySystem:
         otherwise it has none unless `embedding` is given: the old one belongs to the old content. Raises KeyError for an id
         that is not there, DurabilityError where SQL is away (unless `degrade`: then Redis accepts it).
         """
-        copies = self._opened()
+        copies = await self._opened()
         changes = {
             "content": content,
             "importance": importance,
@@ -573,7 +636,7 @@ class AsyncMemorySystem:
 
         Raises MemoryConflictError, and DurabilityError where SQL is away (unless `degrade`: then Redis remembers it).
         """
-        copies = self._opened()
+        copies = await self._opened()
         index = self._indexes.peek(agent_id)
         known = 0 if index is None else index.known_versions([memory_id])[memory_id]
         written = await copies.delete(agent_id, memory_id, if_version, degrade, known)
@@ -588,7 +651,7 @@ class AsyncMemorySystem:
 
     async def _delete_many(self, agent_id: str, ids: Sequence[str]) -> int:
         """Deletes memories for good, a batch in one transaction; returns how many there were."""
-        copies = self._opened()
+        copies = await self._opened()
         deleted = 0
         for start in range(0, len(ids), _BATCH):
             for written in await copies.delete_many(agent_id, ids[start : start + _BATCH]):
@@ -599,7 +662,7 @@ class AsyncMemorySystem:
 
     async def _renew(self, agent_id: str, lives: Mapping[str, tuple[int, float]]) -> None:
         """Gives memories that still have the version named a new `ttl_s`; those that were changed meanwhile keep theirs."""
-        copies = self._opened()
+        copies = await self._opened()
         now = time.time()
         puts = [
             Put(_arguments.changed_copy(row, {"ttl_s": lives[row.id][1]}, now, copies.writer), row.version)
@@ -624,7 +687,7 @@ class AsyncMemorySystem:
 
         Raises MemoryStoreUnavailableError where Redis has no copy and SQL is away, and where Redis is away that alone has it.
         """
-        copies = self._opened()
+        copies = await self._opened()
         copy = await self._read_one(agent_id, memory_id)
         if copy is None and copies.redis.away_s is not None:
             index = self._indexes.peek(agent_id)
@@ -641,7 +704,7 @@ class AsyncMemorySystem:
         self, agent_id: str, key: str, namespace: Sequence[str] = (), *, user_id: str | None = None
     ) -> MemoryEntry | None:
         """The memory that was stored with `key` for this user, or None; without `user_id` the one that was stored for none."""
-        copies = self._opened()
+        copies = await self._opened()
         copy = await copies.ask_sql(copies.store.get_by_key, agent_id, key, namespace, user_id)
         return None if copy is None else entry_of(copy)
 
@@ -682,7 +745,7 @@ class AsyncMemorySystem:
         important ones, with `is_match` False and relevance 0, unless `min_relevance` is above 0. `rerank(text, entries)`
         is given the best `pool` (1..1,000, at least `k`) and returns a score for each; it may be a coroutine function.
         """
-        copies = self._opened()
+        copies = await self._opened()
         _arguments.check_reranking(rerank, text, pool, min_relevance)
         wanted_count, k = k, max(k, pool) if rerank is not None else k
         if text is not None and embedding is None and self._embed_function is not None and weights.similarity > 0:
@@ -795,7 +858,7 @@ class AsyncMemorySystem:
                 yield entry_of(copy)
 
     async def _pages(self, wanted: MemoryQuery, limit: int | None = None) -> AsyncIterator[list[Copy]]:
-        copies = self._opened()
+        copies = await self._opened()
         left, cursor = limit, None
         while left is None or left > 0:
             size = 500 if left is None else min(500, left)
@@ -815,12 +878,12 @@ class AsyncMemorySystem:
 
     async def count(self, agent_id: str | None = None, **conditions: Any) -> int:
         """How many memories meet the conditions of `query`."""
-        copies = self._opened()
+        copies = await self._opened()
         return int(await copies.ask_sql(copies.store.count, _arguments.query_of(agent_id, conditions)))
 
     async def namespaces(self, agent_id: str, prefix: Sequence[str] = ()) -> list[NamespaceCount]:
         """The namespaces in use that begin with `prefix`, sorted."""
-        copies = self._opened()
+        copies = await self._opened()
         found: list[NamespaceCount] = []
         while True:
             page = await copies.ask_sql(copies.store.namespaces, agent_id, prefix, limit=1_000, offset=len(found))
@@ -854,7 +917,7 @@ class AsyncMemorySystem:
         process is just reading the log of SQLite: then after the next `maintain()`. An interrupted erasure is finished by
         `maintain()` of any process.
         """
-        copies = self._opened()
+        copies = await self._opened()
         return await self._service.finish_erasure(
             await copies.change_sql(copies.store.begin_erasure, "agent", agent_id)
         )
@@ -865,7 +928,7 @@ class AsyncMemorySystem:
         From the moment on at which SQL knows of it they are no longer read here, and by other processes after
         `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. Otherwise as `delete_agent`.
         """
-        copies = self._opened()
+        copies = await self._opened()
         await self._service.sync()
         return await self._service.finish_erasure(await copies.change_sql(copies.store.begin_erasure, "user", user_id))
 
@@ -886,7 +949,7 @@ class AsyncMemorySystem:
         export that is restored after an erasure, or copied to another agent by changing `agent_id` in its lines. What is
         skipped is logged, too.
         """
-        self._opened()
+        await self._opened()
         report = _arguments.ImportCount()
         waiting: list[Put] = []
         for line in lines:
@@ -922,24 +985,24 @@ class AsyncMemorySystem:
 
     async def sync(self) -> SyncReport:
         """Synchronises now: dirty copies to SQL, SQL's changes to Redis. Done in intervals after `start()`."""
-        self._opened()
+        await self._opened()
         return await self._service.sync()
 
     async def maintain(self) -> MaintenanceReport:
         """One pass of maintenance now; done in intervals after `start()`. Callers come between its batches."""
-        self._opened()
+        await self._opened()
         return await self._service.maintain()
 
     async def rebuild_indices(self, agent_id: str) -> int:
         """Makes the agent's index anew from SQL, leaving aside any snapshot; returns how many memories it holds."""
-        self._opened()
+        await self._opened()
         self._indexes.drop(agent_id)
         await self._indexes.delete_snapshots(agent_id)
         return len(await self._indexes.get(agent_id))
 
     async def stats(self) -> dict[str, Any]:
         """What is where and how it goes: presence of SQL and Redis, counters of loader, index, synchronisation and store."""
-        copies = self._opened()
+        copies = await self._opened()
         found: dict[str, Any] = {
             "sql": {
                 "here": copies.sql.away_s is None,
@@ -983,7 +1046,7 @@ class AsyncMemorySystem:
         """`"healthy"`: SQL reads and writes, and Redis answers (or there is none); `"degraded"`: something of this does not,
         or waits for a lock; `"down"`: neither SQL nor Redis answers. Asks them; `.sql` and `.redis` say which.
         """
-        copies = self._opened()
+        copies = await self._opened()
         sql = await copies.sql_state()
         if copies.tier is None:
             return Health.of(sql, "none")

@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from agent_memory import _at_fork
-from agent_memory._compat import in_thread, settle
+from agent_memory._compat import KeyedLocks, Task, in_thread, settle, spawn
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments
 from agent_memory.memory._agent_index import AgentIndex
@@ -127,6 +128,16 @@ class LongTermMemory(_TierMemory):
     tier = Tier.LTM
 
 
+class _Opening:
+    """One opening of a system, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.task: Task[None]
+        self.waiting = 0
+        self.is_kept = False
+        """Whether it stays open though nobody waits any more: the next use wants it, too."""
+
+
 class MemorySystem:
     """Memories of agents in three tiers over Redis and SQL.
 
@@ -145,9 +156,10 @@ class MemorySystem:
       (len(texts), dimensions). With it, memories and questions without an embedding get one.
     - `config`: the `MemorySettings`.
 
-    Nothing runs in the background before `start()`. Any number of threads may use one object. Methods raise ValueError and
-    TypeError for bad arguments before anything changes, MemoryStoreUnavailableError where SQL is away and needed,
-    DurabilityError where a write did not reach the level asked for.
+    The first use opens it, once, however many callers come at a time; `with` closes it at its end, and `close()` does
+    where it is used without. Nothing runs in the background before `start()`. Any number of threads may use one object. Methods
+    raise ValueError and TypeError for bad arguments before anything changes, MemoryStoreUnavailableError where SQL is away and
+    needed, DurabilityError where a write did not reach the level asked for, MemoryStoreClosedError after `close()`.
     """
 
     def __init__(
@@ -174,7 +186,12 @@ class MemorySystem:
         self._server_kwargs: dict[str, Any] = {}
         self._owns_client = False
         self._is_open = False
-        self._pid = os.getpid()
+        self._is_closed = False
+        self._mutex = threading.Lock()
+        """Guards the three around it."""
+        self._changing = KeyedLocks()
+        """Held while it is being opened or closed."""
+        self._opening: _Opening | None = None
         self._copies: Copies = None  # type: ignore[assignment]  # set by open()
         self._indexes: Indexes = None  # type: ignore[assignment]
         self._service: SyncService = None  # type: ignore[assignment]
@@ -191,12 +208,54 @@ class MemorySystem:
     # --- life ---
 
     def open(self) -> Self:
-        """Opens database and server, or attaches to the server that runs; done by `with` too.
+        """Opens database and server, or attaches to the server that runs; done by `with` and by the first use, too.
 
-        Raises MemorySystemError, MemorySchemaError or MemoryStoreUnavailableError; then nothing stays open.
+        Raises MemorySystemError, MemorySchemaError or MemoryStoreUnavailableError; then nothing stays open, and the next use
+        tries again. Cancelled or interrupted, it leaves nothing open unless another caller waits for the same opening.
         """
-        if self._is_open:
-            return self
+        with self._mutex:
+            self._is_closed = False
+        self._join_opening(is_asked_for=True)
+        return self
+
+    def _opened(self) -> Copies:
+        """For every use: what is open, opened first where it is not."""
+        if not self._is_open:
+            self._join_opening(is_asked_for=False)
+        return self._copies
+
+    def _join_opening(self, *, is_asked_for: bool) -> None:
+        """Waits until it is open; callers that come at one time share one opening, which goes on when one of them leaves.
+
+        An opening by `open()` that nobody waits for any more is undone: its caller cannot close what it never got.
+        """
+        while True:
+            with self._mutex:
+                if self._is_open:
+                    return
+                if self._is_closed:
+                    raise MemoryStoreClosedError("the memory system was closed: open() it again")
+                opening = self._opening
+                if opening is None or opening.task.is_done():
+                    opening = self._opening = _Opening()
+                    opening.task = spawn(self._open, opening, name="agent-memory-open")
+                opening.waiting += 1
+                opening.is_kept |= not is_asked_for
+            try:
+                opening.task.result()
+            finally:
+                with self._mutex:
+                    opening.waiting -= 1
+
+    def _open(self, opening: _Opening) -> None:
+        with self._changing.hold("state"):
+            self._open_all()
+            with self._mutex:
+                self._is_open = is_wanted = opening.is_kept or opening.waiting > 0
+            if not is_wanted:
+                self._close_all()
+
+    def _open_all(self) -> None:
         try:
             tier = self._open_tier()
             store = self._make_store()
@@ -217,13 +276,11 @@ class MemorySystem:
         self._copies.on_sql = self._service.replay
         if self._redis == "embedded":
             self._copies.on_redis_lost = self._find_server
-        self._is_open = True
         try:
             self._service.replay()
         except BaseException:
-            self.close()
+            self._close_all()
             raise
-        return self
 
     def _open_journal(self) -> MemoryJournal | None:
         if not self.settings.journal:
@@ -291,11 +348,21 @@ class MemorySystem:
         raise ValueError("store must be 'sqlite:///FILE', 'postgresql://...' or a store object, got another text")
 
     def close(self) -> None:
-        """Ends background work, finishes what waits, and closes what this object opened. Does nothing when closed."""
-        if not self._is_open:
-            self._close_redis()
-            return
-        self._is_open = False
+        """Ends background work, finishes what waits, and closes what this object opened. Does nothing when closed.
+
+        Every later use raises MemoryStoreClosedError, until `open()`, `start()` or a `with` block opens it again.
+        """
+        with self._mutex:
+            self._is_closed = True
+            opening = self._opening
+        if opening is not None:
+            opening.task.join()
+        with self._changing.hold("state"):
+            was_open, self._is_open = self._is_open, False
+            if was_open:
+                self._close_all()
+
+    def _close_all(self) -> None:
         self._service.stop()
         try:
             self._service.flush_accesses()
@@ -336,17 +403,13 @@ class MemorySystem:
             self._service.stop()
 
     def _after_fork(self) -> None:
-        # Nothing of the parent's comes along: not its threads, not its connections. The child opens anew.
+        # Nothing of the parent's comes along: not its threads, not its connections. The child's first use opens anew.
         if self._is_open and self._copies.journal is not None:
             self._copies.journal.abandon()
         self._is_open = False
+        self._mutex, self._changing, self._opening = threading.Lock(), KeyedLocks(), None
         self._client, self._owns_client = None, False
         self._directory = MemoryDirectory(self._directory.path)
-
-    def _opened(self) -> Copies:
-        if not self._is_open:
-            raise MemoryStoreClosedError("the memory system must be opened first (open(), start() or a with block)")
-        return self._copies
 
     # --- writing ---
 
