@@ -1,13 +1,10 @@
 """A server at its maxclients: who holds connections goes on over them, and its circuit stays closed."""
 
-import contextlib
 import threading
 import time
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import BreakerSettings, RetryPolicy
@@ -15,27 +12,6 @@ from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.exactly_once import ExactlyOnce
 
 TOUCHY = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(0), probe_interval=None)
-ONCE = Retry(NoBackoff(), 0)
-LIMIT = 8
-
-
-@pytest.fixture
-def full(start_server):
-    """full(leaving): a server with LIMIT clients at the most, `leaving` of which others have left; closes the others."""
-    with contextlib.ExitStack() as opened:
-        server = start_server(transport="tcp", config={"maxclients": LIMIT})
-
-        def fill():
-            others = []
-            for _ in range(LIMIT + 1):
-                try:
-                    other = redis.Redis(**server.connection_kwargs, single_connection_client=True, retry=ONCE)
-                except redis.ConnectionError:
-                    return others
-                others.append(opened.enter_context(other))
-            raise AssertionError("the server admits more than its limit")
-
-        yield server, fill
 
 
 def held(client):
@@ -158,3 +134,17 @@ def test_exactly_once_fences_over_a_connection_that_is_held(full, connect, proxy
     assert client.stats()["exactly_once"]["applied"] == 1
     assert client.incr("counter") == 2
     assert int(others[0].get("counter")) == 2
+
+
+def test_a_transaction_or_a_subscriber_that_finds_no_room_opens_no_circuit(full, connect):
+    """They need a connection of their own, and there is none; all other calls have one."""
+    server, fill = full
+    client = connect(server, socket_timeout=0.5, resilience=TOUCHY)
+    client.ping()
+    fill()
+    with pytest.raises(RedisUnavailableError, match="max number of clients"), client.pipeline() as pipeline:
+        pipeline.watch("key")
+    with pytest.raises(RedisUnavailableError, match="max number of clients"), client.pubsub() as subscriber:
+        subscriber.subscribe("channel")
+    assert client.guard.state == "closed"
+    assert client.incr("counter") == 1

@@ -17,7 +17,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from agent_memory._compat import ASYNC, AsyncEvent
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
-from agent_memory.policy import CommandCategory
+from agent_memory.policy import CommandCategory, FailureKind
 from agent_memory.redis import private
 from agent_memory.redis._async_probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async_retry import AsyncSettle, async_retry
@@ -36,7 +36,7 @@ from agent_memory.redis.calls import (
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
 from agent_memory.redis.exactly_once.tickets import Next, adopt
-from agent_memory.redis.outcomes import as_ours, classify
+from agent_memory.redis.outcomes import as_ours, classify, is_full
 from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.shared import shared_by
 from agent_memory.redis.transport.blocking import connect_failure, endpoint_of
@@ -137,6 +137,8 @@ class AsyncGuardedCalls:
         self, plan: Plan, attempt: AsyncAttempt, permit: int, error: Exception, settle: AsyncSettle | None = None
     ) -> Any:
         """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
+        if is_full(error):
+            attempt = self._spare_server(attempt, error)
         attempt = self._leaving_demoted(attempt)
         if isinstance(error, ReadOnlyError) and await self._leave_demoted() and self.guard is None:
             # It is known not to have been executed, so without retries, too, it goes to where the name leads now.
@@ -153,6 +155,24 @@ class AsyncGuardedCalls:
         except Exception as last:
             describe(last, self.guard, plan.name)
             raise
+
+    def _spare_server(self, attempt: AsyncAttempt, error: Exception) -> AsyncAttempt:
+        """`attempt` that blames no server for having no room for another connection, while one is held that calls go over."""
+
+        def look_at(error: Exception) -> None:
+            transport = self.transport_here()
+            if is_full(error) and transport is not None and transport.is_connected:
+                error.failure_kind = FailureKind.REJECTED_REPLY  # type: ignore[attr-defined]
+
+        async def attempt_beside_others(permit: int, timeout_s: float | None) -> Any:
+            try:
+                return await attempt(permit, timeout_s)
+            except Exception as again:
+                look_at(again)
+                raise
+
+        look_at(error)
+        return attempt_beside_others
 
     def _leaving_demoted(self, attempt: AsyncAttempt) -> AsyncAttempt:
         """`attempt` that stays with no server which says READONLY: it is no longer the master."""

@@ -170,7 +170,8 @@ def classify(error: BaseException) -> tuple[FailureKind | None, Outcome]:
         refused = outcome is Outcome.NOT_SENT or isinstance(error, ConnectionRefusedError)
         if outcome is None:
             outcome = Outcome.NOT_SENT if refused else Outcome.UNKNOWN
-        return (FailureKind.REFUSED if refused else FailureKind.RESET), outcome
+        kind = FailureKind.REFUSED if refused else FailureKind.RESET
+        return getattr(error, "failure_kind", kind) if is_full(error) else kind, outcome
     return FailureKind.RESET if is_misreading(error) else None, Outcome.UNKNOWN if outcome is None else outcome
 
 

@@ -1,80 +1,12 @@
 """Large values on a slow link, blocking sockets: as long as bytes move it is no outage, and the deadline holds all the same."""
 
-import contextlib
-import socket
 import threading
 import time
 
 import pytest
-import redis
 
 from agent_memory.errors import Outcome, RedisTimeoutError
-from agent_memory.policy import BreakerSettings, RetryPolicy
-from agent_memory.policy.resilience import ResiliencePolicy
-from fake_server import FakeConnection, answer_handshake, bulk
-
-MIB = 1 << 20
-MARGIN_S = 1.0
-
-
-def touchy(deadline=None):
-    """A policy whose circuit opens at the first failure; whatever may be tried again is."""
-    return ResiliencePolicy(
-        breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(3, 0.01, deadline=deadline), probe_interval=None
-    )
-
-
-def calls_of(server, command):
-    """How often a server has executed a command."""
-    with redis.Redis(**server.connection_kwargs) as observer:
-        return observer.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0)
-
-
-@contextlib.contextmanager
-def slow_reader(bytes_per_s):
-    """A server with a small receive buffer that takes a command in at a pace, and answers OK."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    ended = threading.Event()
-
-    def serve():
-        with contextlib.suppress(OSError):
-            peer, _ = listener.accept()
-            with peer:
-                connection = FakeConnection(peer, 0)
-                while not ended.is_set():
-                    start = peer.recv(3, socket.MSG_PEEK)
-                    if not start:
-                        return
-                    if start == b"*3\r" and b"SET\r\n$1\r\n" in peer.recv(64, socket.MSG_PEEK):
-                        pace(peer)
-                        peer.sendall(b"+OK\r\n")
-                        return
-                    peer.sendall(answer_handshake(connection.read_command(), connection) or b"")
-
-    def pace(peer):
-        left = LARGE_SET_BYTES
-        while left > 0 and not ended.wait(0.05):
-            piece = peer.recv(min(left, int(bytes_per_s * 0.05)), socket.MSG_WAITALL)
-            if not piece:
-                return
-            left -= len(piece)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        ended.set()
-        listener.close()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-LARGE_VALUE = b"x" * (6 * MIB)
-LARGE_SET_BYTES = len(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n") + len(bulk(LARGE_VALUE))
+from slow_link import LARGE_VALUE, MARGIN_S, MIB, FakeAddress, calls_of, slow_reader, touchy
 
 
 def test_a_large_reply_takes_its_time_and_is_asked_for_once(start_server, proxy, connect):
@@ -147,13 +79,6 @@ def test_a_large_command_that_does_not_leave_is_a_failure(connect):
         assert time.monotonic() - started_s < 3 * 0.4 + MARGIN_S
         assert not caught.value.moving
         assert client.guard.state == "open"
-
-
-class FakeAddress:
-    """What `connect` needs of a server."""
-
-    def __init__(self, port):
-        self.connection_kwargs = {"host": "127.0.0.1", "port": port}
 
 
 @pytest.mark.parametrize("transaction", [False, True])

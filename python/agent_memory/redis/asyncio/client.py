@@ -79,6 +79,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         if self._foreign and self._once is not None:
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
         self._transports = transports_of(self.connection_pool)
+        self._transports.be_patient(self._deadline_s)
 
     @classmethod
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
@@ -195,6 +196,14 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
         self._shared = shared_by(pool, AsyncEvent)
         # The loops hold the connections: without this those of a pool that is dropped would stay open.
         weakref.finalize(pool, _close_dropped, self).atexit = False
+        self._patience_s = 0.0
+
+    def be_patient(self, deadline_s: float) -> None:
+        """A client of this pool gives its calls `deadline_s`: as long as bytes move, commands are waited for as long."""
+        if deadline_s > self._patience_s:
+            self._patience_s = deadline_s
+            for transport in self.copy().values():
+                transport.patience_s = deadline_s
 
     def open(self) -> MultiplexedTransport:
         """The transport of the running loop, made now."""
@@ -202,7 +211,9 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
             self.pop(loop, None)
         pool = self._pool()
         assert pool is not None  # its client asks
-        return self.setdefault(get_running_loop(), MultiplexedTransport(pool))
+        transport = self.setdefault(get_running_loop(), MultiplexedTransport(pool))
+        transport.patience_s = max(self._patience_s, transport.patience_s)
+        return transport
 
     def close(self) -> None:
         """Close all transports: here if this is their loop, else by asking their loop."""

@@ -170,8 +170,9 @@ class MultiplexedOnce:
             sent.append(connection.send_once(*wrap(connection.stream), raw))
             return sent[0].future
 
-        swept = timeout_s is None or (transport.timeout_s is not None and timeout_s >= transport.timeout_s)
-        until_s = None if timeout_s is None or swept else transport.loop.time() + timeout_s
+        swept = timeout_s is None or (transport.timeout_s is not None and timeout_s >= transport.patience_s)
+        began_s = transport.loop.time()
+        until_s = None if timeout_s is None or swept else began_s + timeout_s
         if keep is None:
             future = await self._in_turn(send_and_note, until_s)
         else:
@@ -182,7 +183,7 @@ class MultiplexedOnce:
             async with asyncio.timeout_at(until_s):
                 return await asyncio.shield(future)
         except TimeoutError:
-            error = RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=transport.endpoint)
+            error = transport.late(transport.has_moved_since(began_s))
             sent[0].set_exception(error)
             transport.forget(future)
             raise error from None

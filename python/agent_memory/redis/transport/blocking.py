@@ -844,6 +844,11 @@ class BlockingTransport:
             finally:
                 self._waiting -= 1
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection is held that calls go over, so far as is known."""
+        return bool(self._open)
+
     def lend_held(self, parked: list[Channel]) -> Channel | None:
         """One of these idle channels for exactly once, outside the bound until `take_back`; None where none is alive."""
         while True:

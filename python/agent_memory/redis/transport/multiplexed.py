@@ -6,12 +6,15 @@ allocated per call but a future: deadlines are swept, not armed.
 A connection (`MultiplexedConnection`) is in one of three states:
 
 - *open*: takes commands.
-- *suspect*: its oldest command is past its deadline and no byte has arrived for as long. It takes no new commands, and one
-  replacement is being opened. If bytes arrive first, it is open again and the replacement is dropped: a server that stalled
-  for seconds costs no reconnect. If the replacement's handshake ends first, the suspect is dead: a black hole is found.
+- *suspect*: its oldest command is past its deadline and no byte has moved for as long, in either direction. It takes no new
+  commands, and one replacement is being opened. If bytes arrive first, it is open again and the replacement is dropped: a
+  server that stalled for seconds costs no reconnect. If the replacement's handshake ends first, the suspect is dead: a
+  black hole is found.
 - *closed*: its unanswered commands have failed, NOT_SENT where they had not been handed to the socket, else UNKNOWN.
 
 Rules
+- `socket_timeout` is how long a connection may be silent. While bytes arrive or leave, commands are waited for until the
+  deadline of their calls: a large value on a slow link is no outage, and no failure of the server is made of it.
 - A slot (the future of one command) stays in the queue until its reply arrives, whatever became of its caller. A cancelled
   or timed-out caller leaves an orphan whose reply is dropped, so the stream stays in step and a cancellation never costs a
   reconnect. Cancelled while it waits for room, a command is never sent; afterwards it is, and may be executed.
@@ -50,8 +53,14 @@ from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce, OnceSlot
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import Verdict
-from agent_memory.redis.outcomes import UNREADABLE, reply_error, undecodable
-from agent_memory.redis.transport.blocking import DEFAULT_MAX_CONNECTIONS, USER_TIMEOUT_MS, connect_failure, endpoint_of
+from agent_memory.redis.outcomes import UNREADABLE, is_full, reply_error, undecodable
+from agent_memory.redis.transport.blocking import (
+    DEFAULT_MAX_CONNECTIONS,
+    FULL_PAUSE_S,
+    USER_TIMEOUT_MS,
+    connect_failure,
+    endpoint_of,
+)
 from agent_memory.redis.transport.proof import acknowledged_bytes
 
 if TYPE_CHECKING:
@@ -67,6 +76,10 @@ MAX_IN_FLIGHT: Final = 8_192
 """Bound of unanswered commands on one connection, orphans included."""
 RECEIVE_BUFFER_BYTES: Final = 65_536
 """Bytes asked of the kernel in one read."""
+LARGE_WRITE_BYTES: Final = 262_144
+"""Of a write beyond this it is watched whether it leaves: on a slow link that takes longer than any answer."""
+DEPARTURES_INTERVAL_S: Final = 0.02
+"""How often that is looked at, while such a write is under way."""
 MAX_RECONNECT_DELAY_S: Final = 0.5
 """Longest pause between two attempts to connect; short, because a refused attempt costs next to nothing."""
 FIRST_RECONNECT_DELAY_S: Final = 0.02
@@ -114,12 +127,15 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_buffer",
         "_context",
         "_deferred",
+        "_departed",
+        "_departures",
         "_expired",
         "_feed",
         "_first_byte",
         "_gets",
         "_has_data",
         "_health_timer",
+        "_last_left_s",
         "_last_read_s",
         "_loop",
         "_marks",
@@ -176,6 +192,9 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._answered = 0  # slots that have left the queue; the absolute number of the queue's head
         self._expired = 0  # absolute number up to which the sweep has failed the slots
         self._last_read_s = 0.0
+        self._last_left_s = 0.0  # when bytes of a large write were last seen to leave
+        self._departed = 0  # how many had left then
+        self._departures: asyncio.TimerHandle | None = None
         self._read_at_check_s = 0.0
         self._health_timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -266,6 +285,15 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             self.accepting = False
         return slot
 
+    def share(self, timeout_s: float | None) -> None:
+        """It was leased, and is going to be shared: its commands have this timeout from now on."""
+        self._timeout_s = timeout_s
+
+    @property
+    def last_moved_s(self) -> float:
+        """When bytes last arrived, or bytes of a large write left, by the loop's clock."""
+        return max(self._last_read_s, self._last_left_s)
+
     @property
     def written(self) -> int:
         """Bytes handed to the socket so far."""
@@ -308,6 +336,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if self._sweeper is None and self._timeout_s is not None:
             self._arm_sweep(now_s + self._timeout_s)
         self._transport.write(packed)
+        if len(packed) > LARGE_WRITE_BYTES and self._departures is None:
+            self._departed = self._count_departed()
+            self._departures = self._loop.call_later(
+                DEPARTURES_INTERVAL_S, self._watch_departures, True, context=self._context
+            )
 
     # --- the loop's side ------------------------------------------------------------------------------------------
 
@@ -448,6 +481,29 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._sweep_at_s = at_s
         self._sweeper = self._loop.call_at(at_s, self._sweep, context=self._context)
 
+    def _watch_departures(self, first: bool = False) -> None:
+        """Look now and then whether a large write is leaving, which may take longer than any answer."""
+        self._departures = None
+        departed = self._count_departed()
+        gone = departed >= self._written
+        if self.closed or (first and gone):
+            return  # it left at once, as most do: its silence began when it was handed over
+        if departed != self._departed:
+            self._departed = departed
+            self._last_left_s = self._loop.time()
+        if not gone:
+            self._departures = self._loop.call_later(
+                DEPARTURES_INTERVAL_S, self._watch_departures, context=self._context
+            )
+
+    def _count_departed(self) -> int:
+        """How many bytes of our stream have left, so far as the peer's kernel has said, or else ours."""
+        if self._first_byte is not None:
+            acknowledged = acknowledged_bytes(self._transport.get_extra_info("socket"))
+            if acknowledged is not None:
+                return acknowledged - self._first_byte
+        return self._written - self._transport.get_write_buffer_size()
+
     def _sweep(self) -> None:
         """Fail the slots past their deadline, notice a silent server, and come back when the next deadline is due."""
         self._sweeper = None
@@ -460,31 +516,26 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             self._arm_sweep(now_s)
             return
         self._deferred = False
-        due_s = now_s - timeout_s
+        silent_since_s = max(self.last_moved_s, self._marks[0][1])
+        silent = silent_since_s <= now_s - timeout_s
+        allowed_s = timeout_s if silent else max(timeout_s, self._owner.patience_s)
         upto = self._expired
         next_s = now_s + timeout_s
         for slots_upto, flushed_s, _, _ in self._marks:
-            if flushed_s > due_s:
-                next_s = flushed_s + timeout_s
+            if flushed_s > now_s - allowed_s:
+                next_s = flushed_s + allowed_s
                 break
             upto = slots_upto
-        self._expire(upto)
-        if self._marks[0][1] <= due_s:
-            silent_since_s = max(self._last_read_s, self._marks[0][1])
-            if silent_since_s <= due_s:
-                if not self.suspect:
-                    self._owner.distrust(self)
-            else:
-                next_s = min(next_s, silent_since_s + timeout_s)
-        self._arm_sweep(next_s)
+        self._expire(upto, moving=not silent)
+        if silent and not self.suspect:
+            self._owner.distrust(self)
+        self._arm_sweep(next_s if silent else min(next_s, silent_since_s + timeout_s))
 
-    def _expire(self, upto: int) -> None:
+    def _expire(self, upto: int, *, moving: bool) -> None:
         first = max(self._expired, self._answered) - self._answered
         for future in list(itertools.islice(self._slots, first, max(first, upto - self._answered))):
             if not future.done():
-                future.set_exception(
-                    RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self._owner.endpoint)
-                )
+                future.set_exception(self._owner.late(moving))
         self._expired = max(self._expired, upto)
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -499,10 +550,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             return
         self.closed = True
         self.accepting = False
-        for timer in (self._sweeper, self._health_timer):
+        for timer in (self._sweeper, self._health_timer, self._departures):
             if timer is not None:
                 timer.cancel()
-        self._sweeper = self._health_timer = None
+        self._sweeper = self._health_timer = self._departures = None
         slots, unsent = self._slots, len(self._outgoing)
         maybe_executed = len(slots) - unsent
         if received is not None:
@@ -561,6 +612,8 @@ class MultiplexedTransport:
         self.loop = asyncio.get_running_loop()
         self.timeout_s: float | None = arguments.get("socket_timeout", 5)
         self.health_check_s: float = arguments.get("health_check_interval") or 0.0
+        self.patience_s: float = 2.0 * (self.timeout_s or 0.0)
+        """How long commands are waited for while bytes move: the longest deadline of the calls of this pool's clients."""
         self.endpoint = endpoint_of(arguments)
         self.protocol = int(arguments.get("protocol") or 3)
         """The protocol that was negotiated last; what the response callbacks have to follow."""
@@ -617,32 +670,45 @@ class MultiplexedTransport:
 
     async def call_within(self, packed: bytes, _permit: int, raw: bool, timeout_s: float | None) -> Any:
         """One command with a timeout of its own, from now to the reply: what is left of a call that is retried."""
-        until_s = None if timeout_s is None else self.loop.time() + timeout_s
+        began_s = self.loop.time()
+        until_s = None if timeout_s is None else began_s + timeout_s
         future = await self.wait_and_send(packed, raw, until_s)
         try:
             async with asyncio.timeout_at(until_s):
                 return await future
         except TimeoutError:
-            raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
+            raise self.late(self.has_moved_since(began_s)) from None
         except BaseException:
             self.forget(future)
             raise
 
     async def call_in_turn(self, packed: bytes, raw: bool, deadline_s: float) -> Any:
         """One command that has to wait for its turn first; from now to the reply it has `deadline_s`."""
-        until_s = self.loop.time() + deadline_s
+        began_s = self.loop.time()
+        until_s = began_s + deadline_s
         future = await self.wait_and_send(packed, raw)
         try:
-            # Whoever had his turn early is bounded by the sweep of the connection: no timer for him.
-            if self.timeout_s is None or self.loop.time() + self.timeout_s <= until_s:
+            # Whoever had his turn at once is bounded by the sweep of the connection: no timer for him.
+            if self.timeout_s is None or self.loop.time() + self.patience_s <= until_s:
                 return await future
             async with asyncio.timeout_at(until_s):
                 return await future
         except TimeoutError:
-            raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
+            raise self.late(self.has_moved_since(began_s)) from None
         except BaseException:
             self.forget(future)
             raise
+
+    def late(self, moving: bool) -> RedisTimeoutError:
+        """What a command fails with that was sent and not answered in time; `moving` if the connection was not silent."""
+        error = RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint)
+        error.moving = moving
+        return error
+
+    def has_moved_since(self, began_s: float) -> bool:
+        """Whether bytes have arrived or left since then on a connection that takes calls."""
+        connection = self.current
+        return connection is not None and connection.last_moved_s > began_s
 
     @staticmethod
     def forget(future: asyncio.Future[Any] | None) -> None:
@@ -741,7 +807,14 @@ class MultiplexedTransport:
 
     async def _open_fenced(self) -> MultiplexedConnection:
         """A new connection that may be written to: with exactly once, only when nothing old can be executed any more."""
-        connection = await self.open_connection(self.timeout_s)
+        try:
+            connection = await self.open_connection(self.timeout_s)
+        except RedisUnavailableError as error:
+            lease = self._idle_lease() if is_full(error) else None
+            if lease is None:
+                raise
+            lease.share(self.timeout_s)
+            connection = lease
         if self.once is None:
             return connection
         if self._suspect is not None:
@@ -840,15 +913,35 @@ class MultiplexedTransport:
                 waiter.set_exception(_another(error))
 
     async def ping_afresh(self) -> None:
-        """PING on a new connection, for a probe; raises what the connection raises. On an answer nobody waits to connect."""
-        connection = await self.open_connection(self.timeout_s, greet=False)
+        """PING on a new connection, for a probe; raises what the connection raises. On an answer nobody waits to connect.
+
+        Where the server has no room for one, on a connection that is held.
+        """
         try:
-            reply = await connection.send(_PING)
-        finally:
-            connection.fail(RedisUnavailableError("the probe is over", endpoint=self.endpoint))
+            connection = await self.open_connection(self.timeout_s, greet=False)
+        except RedisUnavailableError as error:
+            held = self.current or self._idle_lease() if is_full(error) else None
+            if held is None:
+                raise
+            reply = await self._ping_held(held)
+        else:
+            try:
+                reply = await connection.send(_PING)
+            finally:
+                connection.fail(RedisUnavailableError("the probe is over", endpoint=self.endpoint))
         if isinstance(reply, Exception):
             raise reply
         self.hurry()
+
+    async def _ping_held(self, connection: MultiplexedConnection) -> Any:
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                reply = await connection.send(_PING)
+        except TimeoutError:
+            raise self.late(moving=False) from None
+        if connection is not self.current:
+            self._idle_leases.append(connection)
+        return reply
 
     def hurry(self) -> None:
         """Somebody knows that the server is back: forget the pause before the next attempt."""
@@ -867,13 +960,14 @@ class MultiplexedTransport:
         """Send windows of packed commands and return all replies; error replies as exception instances.
 
         A window is its bytes and the number of its replies. It leaves in one piece; at most two of them are under way, and
-        other tasks' commands go between them. `raw` numbers the replies that stay undecoded. Each window has
-        `socket_timeout`, and all of them `timeout_s` where that is less.
+        other tasks' commands go between them. `raw` numbers the replies that stay undecoded. Each window has what a command
+        has, and all of them `timeout_s` where that is less.
         """
         replies: list[Any] = []
         under_way: collections.deque[asyncio.Future[list[Any]]] = collections.deque()
         sent = first = 0
-        in_a_hurry = timeout_s is not None and (self.timeout_s is None or timeout_s < 2.0 * self.timeout_s)
+        in_a_hurry = timeout_s is not None and (self.timeout_s is None or timeout_s < self.patience_s)
+        began_s = self.loop.time()
         try:
             async with asyncio.timeout(timeout_s if in_a_hurry else None):
                 for packed, count in windows:
@@ -887,8 +981,9 @@ class MultiplexedTransport:
                 if under_way:
                     replies += await under_way[0]
         except TimeoutError:
-            outcome = Outcome.UNKNOWN if sent else Outcome.NOT_SENT
-            raise RedisTimeoutError("no answer in time", outcome=outcome, endpoint=self.endpoint) from None
+            late = self.late(bool(sent) and self.has_moved_since(began_s))
+            late.outcome = Outcome.UNKNOWN if sent else Outcome.NOT_SENT
+            raise late from None
         except (RedisUnavailableError, RedisTimeoutError) as error:
             # What is proven of a window holds for the pipeline only where it was the only one that left.
             if sent > 1 or (sent and not (under_way[0].done() and under_way[0].exception())):
@@ -922,7 +1017,8 @@ class MultiplexedTransport:
 
         `timeout_s` bounds the wait for the reply (None: for ever); `keep=False` closes the connection afterwards, as does
         any interruption: a blocked command that nobody waits for must not take an element later. `ahead` is a packed
-        command that is sent first; if it is refused, that is the reply and the connection is closed.
+        command that is sent first; if it is refused, that is the reply and the connection is closed. While bytes arrive it may
+        take `extra_s` more.
         """
         connection = await self._lease()
         self._leased.add(connection)
@@ -930,16 +1026,14 @@ class MultiplexedTransport:
         try:
             await self._fence_before_lease(connection)
             connection.writes = True
-            async with asyncio.timeout(timeout_s):
-                if ahead is not None:
-                    refusal = await connection.send(ahead)
-                    if isinstance(refusal, Exception):
-                        return refusal
-                reply = await connection.send(packed, raw)
+            until_s = None if timeout_s is None else self.loop.time() + timeout_s
+            if ahead is not None:
+                refusal = await self._answer_of(connection, connection.send(ahead), until_s, extra_s)
+                if isinstance(refusal, Exception):
+                    return refusal
+            reply = await self._answer_of(connection, connection.send(packed, raw), until_s, extra_s)
             done = keep
             return reply
-        except TimeoutError:
-            raise RedisTimeoutError("no answer in time", outcome=Outcome.UNKNOWN, endpoint=self.endpoint) from None
         finally:
             self._leased.discard(connection)
             if done and not connection.closed and not connection.retired and connection.renewal is self._renewal:
@@ -947,6 +1041,29 @@ class MultiplexedTransport:
             else:
                 connection.fail(RedisUnavailableError("the leased connection was closed", endpoint=self.endpoint))
             self._leases.release()
+
+    async def _answer_of(
+        self, connection: MultiplexedConnection, future: asyncio.Future[Any], until_s: float | None, extra_s: float
+    ) -> Any:
+        """The reply on a leased connection: until then, and while bytes arrive for `extra_s` more."""
+        if until_s is None:
+            return await future
+        ends_s = until_s + extra_s
+        while True:
+            try:
+                async with asyncio.timeout_at(until_s):
+                    return await asyncio.shield(future)
+            except TimeoutError:
+                now_s = self.loop.time()
+                silent_at_s = connection.last_moved_s + (self.timeout_s or 0.0)
+                moving = silent_at_s > now_s
+                if not moving or now_s >= ends_s:
+                    self.forget(future)
+                    raise self.late(moving) from None
+                until_s = min(ends_s, silent_at_s)
+            except BaseException:
+                self.forget(future)
+                raise
 
     async def _lease(self) -> MultiplexedConnection:
         acquired = False
@@ -961,15 +1078,37 @@ class MultiplexedTransport:
             raise ConnectionLimitError(
                 f"all {self._max_leases} leased connections stayed busy for {self.timeout_s} s", endpoint=self.endpoint
             ) from None
+        try:
+            return self._idle_lease() or await self._open_lease()
+        except BaseException:
+            self._leases.release()
+            raise
+
+    def _idle_lease(self) -> MultiplexedConnection | None:
         while self._idle_leases:
             connection = self._idle_leases.pop()
             if not connection.closed:
                 return connection
-        try:
-            return await self.open_connection(None)
-        except BaseException:
-            self._leases.release()
-            raise
+        return None
+
+    async def _open_lease(self) -> MultiplexedConnection:
+        """A new connection to lease; where the server has no room for one, one that comes back, or a place that is left."""
+        until_s = self.loop.time() + (self.timeout_s or 0.0)
+        while True:
+            try:
+                return await self.open_connection(None)
+            except RedisUnavailableError as error:
+                if not is_full(error) or not self.is_connected or self.loop.time() >= until_s:
+                    raise
+            await asyncio.sleep(FULL_PAUSE_S)
+            connection = self._idle_lease()
+            if connection is not None:
+                return connection
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection is held that calls go over, so far as is known."""
+        return self.current is not None and not self.current.closed
 
     async def _fence_before_lease(self, connection: MultiplexedConnection) -> None:
         if self.once is None or not self.once.loose:
