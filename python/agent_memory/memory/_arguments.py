@@ -83,28 +83,28 @@ def expiry(now: float, ttl_s: float | None) -> float | None:
 
 
 def copy_from(
-    agent_id: str, entry: Mapping[str, Any], embedding: Any, now: float, writer: int, deduplicate: bool
+    agent_id: str, entry: Mapping[str, Any], embedding: Any, now_us: int, place: int, writer: int, deduplicate: bool
 ) -> Copy:
-    """The copy of one mapping given to `store_many`."""
+    """The copy of the mapping at `place` of those given to `store_many`: each is a microsecond newer than the one before."""
     words = dict(entry)
     if "content" not in words:
         raise ValueError("entries must have a 'content' each, got one without")
     content = words.pop("content")
     timestamp = words.pop("timestamp", None)
-    expires_at = expiry(now, words.pop("ttl_s", None))
+    expires_at = expiry(now_us / 1e6, words.pop("ttl_s", None))
     unknown = words.keys() - _STORED_WORDS
     if unknown:
         raise ValueError(f"entries must have arguments of store, got {sorted(unknown)[0]!r}")
     if embedding is not None:
         words["embedding"] = embedding
     words.setdefault("deduplicate", deduplicate)
-    now_us = int(now * 1e6)
+    created_us = now_us + place
     return make_copy(
         agent_id,
         content,
-        memory_id=new_id(now_us),
-        timestamp=now if timestamp is None else timestamp,
-        created_us=now_us,
+        memory_id=new_id(created_us),
+        timestamp=created_us / 1e6 if timestamp is None else timestamp,
+        created_us=created_us,
         writer=writer,
         expires_at=expires_at,
         **words,

@@ -8,7 +8,6 @@ Its metadata keep what the memory itself has no place for: `TTL_MINUTES`, so tha
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -176,11 +175,10 @@ class AsyncItems:
             await self._memory.store(self._agent_id, **entry_words)
 
     async def _entries(self, ops: Sequence[PutOp]) -> list[dict[str, Any]]:
-        """What `store_many` is given for puts: those of one batch are put one microsecond after the other."""
-        now_us = time.time_ns() // 1_000
+        """What `store_many` is given for puts."""
         entries: list[dict[str, Any]] = []
         embedded: list[tuple[dict[str, Any], str]] = []
-        for at, op in enumerate(ops):
+        for op in ops:
             fields = self._fields if op.index is None else tuple(op.index or ())
             is_whole = fields == ("$",)
             text = "" if op.index is False else values.text_at(op.value, [values.path_of(field) for field in fields])
@@ -193,7 +191,6 @@ class AsyncItems:
                 "namespace": op.namespace,
                 "ttl_s": None if op.ttl is None else op.ttl * 60.0,
                 "metadata": metadata,
-                "timestamp": (now_us + at) / 1e6,
             }
             entries.append(entry)
             if text:

@@ -519,10 +519,11 @@ class AsyncMemorySystem:
         if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(given)):
             raise ValueError(f"embeddings must have shape ({len(given)}, dimensions), got {vectors.shape}")
         await self._embed_missing(given, vectors)
-        now = time.time()
+        now_us = int(time.time() * 1e6)
+        is_deduplicated = self.settings.deduplicate
         made = [
             _arguments.copy_from(
-                agent_id, entry, None if vectors is None else vectors[at], now, copies.writer, self.settings.deduplicate
+                agent_id, entry, None if vectors is None else vectors[at], now_us, at, copies.writer, is_deduplicated
             )
             for at, entry in enumerate(given)
         ]

@@ -946,6 +946,46 @@ async def test_the_order_of_storing_is_the_step_of_a_session(open_memory, given)
     assert turns[1] in [entry.content for entry in found]
 
 
+TURNS = [
+    "Ann: What did you name your new puppy?", "Bob: Biscuit! She is asleep on my feet.", "Ann: Did you fix the sink?",
+    "Bob: Yes, with tape and hope.", "Ann: How was the puppy show?", "Bob: Long. I fell asleep.", "Ann: See ya!",
+]  # fmt: skip
+
+
+async def test_a_session_is_found_alike_however_it_was_stored(open_memory, tmp_path):
+    """By `store` or `store_many`, with steps or in its order; also after a change, and from SQL in another process."""
+    found = {}
+    for way in ("store", "store_many", "steps"):
+        memory = await open_memory(tmp_path / way, redis=None)
+        entries = [
+            {"content": turn, "session_id": "s", **({"step": step} if way == "steps" else {})}
+            for step, turn in enumerate(TURNS)
+        ]
+        ids = []
+        for part in [[entry] for entry in entries] if way == "store" else [entries]:
+            ids += [await memory.store(AGENT, **part[0])] if way == "store" else await memory.store_many(AGENT, part)
+        for moment in ("stored", "changed", "opened"):
+            if moment == "changed":
+                await memory.update(AGENT, ids[1], importance=0.9)
+                await memory.update(AGENT, ids[4], importance=0.1)
+            elif moment == "opened":
+                await memory.close()
+                memory = await open_memory(tmp_path / way, redis=None)
+            for question in ("What is the name of Bob's new puppy?", "Who fell asleep at the show?"):
+                answer = await memory.retrieve(AGENT, question, k=len(TURNS))
+                found[way, moment, question] = [(entry.content, round(entry.relevance, 9)) for entry in answer]
+    for (way, moment, question), answer in found.items():
+        assert answer == found["steps", "stored", question], (way, moment)
+
+
+async def test_memories_of_one_call_are_in_their_order(open_memory):
+    memory = await open_memory()
+    await memory.store_many(AGENT, [{"content": f"tea {number}"} for number in range(20)])
+    assert [entry.content for entry in await memory.history(AGENT)] == [f"tea {number}" for number in range(20)]
+    newest = [entry.content for entry in await memory.retrieve(AGENT, "tea", k=5)]
+    assert newest == [f"tea {number}" for number in range(19, 14, -1)]
+
+
 def test_an_unknown_language_is_refused_where_it_is_set():
     with pytest.raises(ValueError, match=r"language must be one of .*, got 'klingon'"):
         IndexSettings(language="klingon")

@@ -205,6 +205,16 @@ def test_puts_of_a_batch_are_one_commit_and_so_are_deletes_and_renewals(tmp_path
         assert store.search(("n",)) == []
 
 
+def test_puts_of_a_batch_are_in_their_order(memory):
+    store = AgentMemoryStore(memory)
+    store.batch([PutOp(("n",), key, {"v": 1}) for key in "ab"])
+    store.batch([PutOp(("n",), key, {"v": 2}) for key in "cabd"] + [PutOp(("n",), "c", {"v": 3})])
+    items = store.search(("n",))
+    assert [item.key for item in items] == ["c", "d", "b", "a"]
+    times = [item.updated_at for item in items]
+    assert times == sorted(set(times), reverse=True)
+
+
 def test_what_is_wrong_in_a_batch_is_raised_before_anything_is_done(memory):
     store = AgentMemoryStore(memory)
     for wrong in (

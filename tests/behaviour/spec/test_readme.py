@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 EXPECTED = [
     ["Agent Smith", "[1, True]", "stored"],
     ["100 Agent Smith"],
-    ["The user lives in Lisbon."],
+    ["Bob: In Lisbon, by the river."],
     ["next attempt in"],
 ]
 

@@ -226,3 +226,35 @@ def test_the_report_has_a_row_for_every_run_and_what_fusion_gains(bench, tmp_pat
     assert "| words alone |" in report
     assert "vectors" not in report
     assert "both" not in report
+
+
+@pytest.fixture
+def memory_bench(bench):
+    return importlib.import_module("quality_memory")
+
+
+def test_every_way_of_storing_is_measured_against_the_best(memory_bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    memory_bench.main([str(as_published(tmp_path)), "--embedder", f"{Path(__file__).stem}:embed"])
+    report = capsys.readouterr().out
+    assert report.startswith("1 dialogues, 4 turns, 3 questions\n")
+    for kind in ("words alone", "vectors and words"):
+        table = report.partition(f"| {kind} |")[2].partition("\n\n")[0]
+        rows = re.findall(r"^\| (.+?) \| \d+\.\d \[.+?\] \| \d+\.\d \[.+?\] \| (\S+) \[.+?\] \|$", table, re.MULTILINE)
+        assert [name for name, _ in rows] == list(memory_bench.WAYS)
+        # What the documentation shows is as good as all that can be given.
+        assert {gain for name, gain in rows if "with a session" in name or name == memory_bench.BEST} == {"+0.0"}
+
+
+def test_the_ways_of_storing_give_what_they_say(memory_bench, dialogues, tmp_path):
+    (dialogue,) = dialogues.load(as_published(tmp_path))
+    for way, store in memory_bench.WAYS.items():
+        with memory_bench.MemorySystem(tmp_path / way.replace("*", "").replace(" ", "-"), redis=None) as memory:
+            store(memory, "a", dialogue.turns)
+            entries = list(memory.query("a", order_by="seq"))
+        assert [entry.metadata["turn"] for entry in entries] == [turn.id for turn in dialogue.turns]
+        has_session, has_step = "no session" not in way, way == memory_bench.BEST or "the same" in way
+        assert [entry.session_id for entry in entries] == (["1", "1", "2", "2"] if has_session else [None] * 4)
+        assert [entry.step for entry in entries] == ([0, 1, 0, 1] if has_step else [None] * 4)
+        assert (entries[0].timestamp == 1683554160) == has_step
+        assert ("8 May 2023" in entries[0].content) == ("date" in way)
