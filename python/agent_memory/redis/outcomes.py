@@ -48,9 +48,17 @@ UNREADABLE: Final = (redis_py.RedisError, MemoryError, TypeError)
 _MISREADINGS: Final = (AttributeError, LookupError, MemoryError, TypeError, ValueError)
 """What redis-py's own code raises over a reply of another shape than it expects, beside `InvalidResponse`."""
 _READING_FUNCTIONS: Final = frozenset(
-    {"read_response", "on_connect_check_health", "next_command", "_execute_transaction"}
+    {
+        "_execute_transaction",
+        "async_read_push",
+        "handle_push_response",
+        "next_command",
+        "on_connect_check_health",
+        "read_push",
+        "read_response",
+    }
 )
-"""redis-py's functions that read: an error out of what they call speaks of what was read."""
+"""Functions of redis-py's, and around them, that read: an error out of what they call speaks of what was read."""
 
 _CALLERS_CONNECTION_ERRORS: Final = (
     redis_py.MaxConnectionsError,

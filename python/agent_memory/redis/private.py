@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import math
 import socket
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, cast
@@ -43,6 +44,7 @@ from agent_memory._core import monotonic_ns, pack_command
 from agent_memory.errors import ClientClosedError, Outcome
 
 __all__ = [
+    "DROPPED",
     "DEFAULT_SOCKET_TIMEOUT",
     "EMPTY_RESPONSE",
     "NEVER_DECODE",
@@ -57,16 +59,19 @@ __all__ = [
     "as_text",
     "async_as_parsed",
     "async_can_read",
+    "async_check_health",
     "async_connect",
     "async_connect_again",
     "async_connect_pinned",
     "async_disconnect_idle",
     "async_drop",
+    "async_health_check_is_due",
     "async_lease",
     "async_read_push",
     "blocking_connect",
     "callbacks_after_fallback",
     "can_read",
+    "check_health",
     "connect_again",
     "connect_pinned",
     "detach_stream",
@@ -75,12 +80,14 @@ __all__ = [
     "drop",
     "end_with_client",
     "fill_arguments",
+    "health_check_is_due",
     "hide_arguments",
     "is_stock_async_pool",
     "is_stock_pool",
     "lease",
     "lost_while_watching",
     "mark_unsent",
+    "message_class",
     "metrics_are_on",
     "new_async_connection",
     "new_connection",
@@ -674,25 +681,50 @@ def metrics_are_on() -> bool:
     return get_observability_instance().get_provider_manager() is not None
 
 
+def message_class(connection: Any) -> type:
+    """The class of list that a published message arrives as."""
+    return PushNotification if int(connection.get_protocol()) == 3 else list
+
+
 def as_parsed(connection: Any, reply: Any) -> Any:
-    """What redis-py's parser makes of a reply that was taken from its reader; raises what it raises."""
-    if isinstance(reply, Exception):
-        raise reply
-    if isinstance(reply, PushNotification):
-        return connection._parser.handle_push_response(reply)
-    return reply
+    """What redis-py's parser makes of a reply that was taken from its reader; an error reply as a value.
+
+    `DROPPED` for a push that its handler made nothing of: None is a reply.
+    """
+    if not isinstance(reply, PushNotification):
+        return reply
+    handled = connection._parser.handle_push_response(reply)
+    return DROPPED if handled is None else handled
 
 
 async def async_as_parsed(connection: Any, reply: Any) -> Any:
     """The same for asyncio."""
-    parsed = as_parsed(connection, reply)
-    return await parsed if hasattr(parsed, "__await__") else parsed
+    if not isinstance(reply, PushNotification):
+        return reply
+    handled = await connection._parser.handle_push_response(reply)
+    return DROPPED if handled is None else handled
+
+
+DROPPED: Any = object()
+
+
+def _is_reply(error: RedisError) -> bool:
+    return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
+
+
+def _note_read(connection: Any, now_s: float) -> None:
+    if connection.health_check_interval:
+        connection.next_health_check = now_s + connection.health_check_interval
 
 
 def read_push(connection: Any, timeout_s: float | None) -> Any:
-    """The next reply or push; None when there is none within `timeout_s` (None: wait for ever)."""
+    """The next reply or push, an error reply as a value; NOT_ENOUGH_DATA for none within `timeout_s` (None: wait for ever)."""
+    reader = reply_reader(connection)
     try:
-        return connection.read_response(timeout=timeout_s, disconnect_on_error=False, push_request=True)
+        if reader is None:
+            return connection.read_response(timeout=timeout_s, disconnect_on_error=False, push_request=True)
+        while (reply := reader.gets()) is NOT_ENOUGH_DATA:
+            connection._parser.read_from_socket(timeout=timeout_s)
     except RedisPyTimeoutError:
         return None
     except AttributeError as error:
@@ -700,12 +732,54 @@ def read_push(connection: Any, timeout_s: float | None) -> Any:
             raise
         # Another thread has disconnected it meanwhile, its parser included.
         raise RedisPyConnectionError("closed on this side") from error
+        return NOT_ENOUGH_DATA
+    except RedisError as error:
+        if _is_reply(error):
+            return error
+        raise
+    _note_read(connection, time.monotonic())
+    return as_parsed(connection, reply)
 
 
 async def async_read_push(connection: Any, timeout_s: float | None) -> Any:
     """The same for asyncio."""
-    patience_s = math.inf if timeout_s is None else timeout_s
-    return await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
+    reader = reply_reader(connection)
+    try:
+        if reader is None:
+            patience_s = math.inf if timeout_s is None else timeout_s
+            reply = await connection.read_response(timeout=patience_s, disconnect_on_error=False, push_request=True)
+            return NOT_ENOUGH_DATA if reply is None else reply
+        async with asyncio.timeout(timeout_s):
+            while (reply := reader.gets()) is NOT_ENOUGH_DATA:
+                await connection._parser.read_from_socket()
+    except TimeoutError:
+        return NOT_ENOUGH_DATA
+    except RedisError as error:
+        if _is_reply(error):
+            return error
+        raise
+    _note_read(connection, asyncio.get_running_loop().time())
+    return await async_as_parsed(connection, reply)
+
+
+def health_check_is_due(connection: Any) -> bool:
+    """Whether redis-py's `health_check_interval` asks for a PING."""
+    return bool(connection.health_check_interval) and time.monotonic() > connection.next_health_check
+
+
+async def async_health_check_is_due(connection: Any) -> bool:
+    """The same for asyncio."""
+    return bool(connection.health_check_interval) and asyncio.get_running_loop().time() > connection.next_health_check
+
+
+def check_health(connection: Any) -> None:
+    """PING and wait for the answer, if that is due."""
+    connection.check_health()
+
+
+async def async_check_health(connection: Any) -> None:
+    """The same for asyncio."""
+    await connection.check_health()
 
 
 def end_with_client(error: BaseException, _subscriber: Any, thread: Any) -> None:

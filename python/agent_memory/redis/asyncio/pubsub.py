@@ -19,6 +19,8 @@ Rules
 - Closing the client or its pool ends a subscriber: waiting for messages raises ClientClosedError until it subscribes again.
 - A connection that was silent for `ping_interval` is pinged; silent for `socket_timeout` after that, it is given up. It is
   judged only after a read that found nothing, so unread messages are never mistaken for silence.
+- A reply between the messages answers what was sent first and is not answered yet (`Answers`): a subscription, a PING or an
+  AUTH of ours, or a command of the caller's, who gets it. What answers nothing ends the connection.
 - What is received and not yet asked for stays with the socket: the parser holds one read (redis-py's `socket_read_size`), and
   on asyncio the stream at most twice its limit of 64 KiB, beyond which reading pauses. A slow subscriber makes the server wait.
 """
@@ -32,11 +34,13 @@ import random
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.asyncio.client import PubSub as RedisPyPubSub
+from redis.exceptions import InvalidResponse
 
 from agent_memory._compat import ASYNC, AsyncLock, async_settle
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisTimeoutError
 from agent_memory.redis import private
+from agent_memory.redis.answers import Answers, Asker, is_confirmation
 from agent_memory.redis.gaps import SubscriptionGap
 from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
 from agent_memory.redis.transport.blocking import connect_failure
@@ -53,6 +57,8 @@ DEFAULT_PING_INTERVAL_S: Final = 10.0
 FIRST_RECONNECT_DELAY_S: Final = 0.02
 MAX_RECONNECT_DELAY_S: Final = 0.5
 """Longest pause between two attempts to connect."""
+SHORT_LIFE_S: Final = 1.0
+"""A connection that ends within this counts as an attempt to connect that failed, for the pause before the next."""
 SECOND_LOOK_S: Final = 0.05
 """Before a connection is given up as silent, what may wait in the kernel gets this long to be read."""
 
@@ -68,6 +74,8 @@ _PUBLISHED: Final[dict[Any, str]] = {
     b"smessage": "smessage", "smessage": "smessage",
 }  # fmt: skip
 """The kinds of message that somebody published, as they arrive and as they are shown."""
+_LENGTHS: Final = {word: 4 if kind == "pmessage" else 3 for word, kind in _PUBLISHED.items()}
+"""In how many parts they come."""
 
 _restoring: contextvars.ContextVar[object] = contextvars.ContextVar("restoring", default=None)
 """The PubSub that the running code is reconnecting: its SUBSCRIBEs are the listener's, not calls."""
@@ -128,8 +136,11 @@ class PubSub(RedisPyPubSub):
         self._reconnect_timeout_ns = None if reconnect_timeout is None else int(reconnect_timeout * _NS_PER_S)
         self._connecting = AsyncLock()
         self._loss: _Loss | None = None
-        self._heard_ns = self._pinged_ns = 0
         self._subscribed_ns = 0  # when it was last told to (un)subscribe
+        self._heard_ns = self._pinged_ns = self._connected_ns = 0
+        self._short_lives = 0  # how many connections in a row ended as soon as they stood
+        self._answers = Answers()
+        self._message_class: Any = private.PushNotification
         self._held_back: Any = None  # the first reply of a new connection, while the gap's message goes before it
         super().__init__(client.connection_pool, *args, **kwargs)
 
@@ -175,18 +186,35 @@ class PubSub(RedisPyPubSub):
     async def _send(self, args: tuple[Any, ...]) -> None:
         connection = self.connection
         try:
-            if ASYNC:
-                await connection.send_command(*args, check_health=not self.subscribed)
-            else:
-                subscriber = cast(Any, self)
-                if not self.subscribed:
-                    subscriber.clean_health_check_responses()
-                with subscriber._lock:
-                    connection.send_command(*args, check_health=not self.subscribed)
+            if not self.subscribed and self._answers.are_read:
+                await private.async_check_health(connection)  # redis-py's, where `health_check_interval` asks for it
+            await self._send_expecting(connection, args, Asker.CALLER)
         except ERRORS_OF_CONNECTIONS as error:
             self._lose(error)
             await private.async_drop(connection)
             raise
+
+    async def _send_expecting(self, connection: Any, words: tuple[Any, ...], asker: Asker) -> None:
+        """Send a command of which the place of the answer is kept."""
+        if ASYNC:
+            # Nothing is waited for before the bytes are on their way: the order here is the order there.
+            await self._send_noted(connection, words, asker)
+        else:
+            with cast(Any, self)._lock:
+                await self._send_noted(connection, words, asker)
+
+    async def _send_noted(self, connection: Any, words: tuple[Any, ...], asker: Asker) -> None:
+        answers = self._answers
+        number = answers.connection_number
+        answers.expect(words, asker)
+        await connection.send_command(*words, check_health=False)
+        if answers.connection_number != number:  # redis-py has connected anew, and sent it there
+            answers.expect(words, asker)
+
+    async def on_connect(self, connection: Any) -> None:
+        """redis-py calls it when the connection stands again: subscribe to what was subscribed to."""
+        self._answers.start_afresh()
+        await cast(Any, super()).on_connect(connection)
 
     if ASYNC:
 
@@ -201,27 +229,28 @@ class PubSub(RedisPyPubSub):
         connection = self.connection
         if connection is None:
             raise RuntimeError("pubsub connection not set: did you forget to call subscribe() or psubscribe()?")
+        reply: Any = _INCOMPLETE
+        unreadable: Exception | None = None
         if self._loss is None and self._held_back is None and self.push_handler_func is None:
             reader = private.reply_reader(connection)
             if reader is not None:
-                reply: Any
                 try:
                     reply = reader.gets()
+                    if reply.__class__ is self._message_class and len(reply) == _LENGTHS.get(reply[0]):
+                        return reply
                 except UnicodeError as error:
                     raise undecodable(error) from None
                 except UNREADABLE as error:
-                    await self._give_up(error)
-                    reply = _INCOMPLETE
-                if reply is not _INCOMPLETE:
-                    if reply.__class__ in _LISTS and reply[0] in _PUBLISHED:
-                        return reply
-                    reply = await private.async_as_parsed(connection, reply)
-                    if not self._is_pong(reply):
-                        return reply
-        return await self._next_reply(None if block else int(timeout * _NS_PER_S))
+                    unreadable = InvalidResponse(str(error) or type(error).__name__)
+                except IndexError:
+                    pass  # an empty list: no message
+        return await self._next_reply(None if block else int(timeout * _NS_PER_S), reply, unreadable)
 
-    async def _next_reply(self, timeout_ns: int | None) -> Any:
-        """Wait for a reply, through reconnects and pings; None when `timeout_ns` is over (None: for ever)."""
+    async def _next_reply(self, timeout_ns: int | None, taken: Any, unreadable: Exception | None) -> Any:
+        """Wait for a reply, through reconnects and pings; None when `timeout_ns` is over (None: for ever).
+
+        `taken` is what has been taken from the parser already, `unreadable` what the parser said.
+        """
         until_ns = None if timeout_ns is None else monotonic_ns() + timeout_ns
         while (connection := self.connection) is not None:
             if self._held_back is not None:
@@ -230,10 +259,12 @@ class PubSub(RedisPyPubSub):
             if not connection.is_connected and not await self._restore(until_ns):
                 return None
             try:
-                await self._authenticate_anew(connection)
-                await cast(Any, self).check_health()  # redis-py's own, where `health_check_interval` asks for it
-                reply = await private.async_read_push(connection, self._patience_s(until_ns))
-                something = reply is not None or await self._watch(connection)
+                if unreadable is not None:
+                    raise unreadable
+                reply = await self._read(connection, until_ns, taken)
+                taken = _INCOMPLETE
+                something = reply is not _INCOMPLETE or await self._watch(connection)
+                is_theirs = reply is not _INCOMPLETE and self._is_theirs(reply)
             except UnicodeError as error:
                 raise undecodable(error) from None
             except Exception as error:
@@ -241,11 +272,12 @@ class PubSub(RedisPyPubSub):
                     raise
                 await self._give_up(error)
                 self._check_not_closed(error)
+                taken, unreadable = _INCOMPLETE, None
                 if self._reconnect_timeout_ns == 0 and self.connection is not None:
                     await self._restore(None)
                     raise as_ours(error, self._client.endpoint) from error
                 continue  # and out of the loop, if it was closed while it waited
-            if reply is None:
+            if reply is _INCOMPLETE:
                 if not something and until_ns is not None and monotonic_ns() >= until_ns:
                     return None
                 continue
@@ -254,16 +286,62 @@ class PubSub(RedisPyPubSub):
             if self._loss is not None:
                 gap = await self._regain(self._loss)
                 if gap is not None and self._gap_messages:
-                    self._held_back = reply
+                    self._held_back = reply if is_theirs else None
                     return gap
-            if not self._is_pong(reply):
-                return reply
+            if is_theirs:
+                return reply.value if reply.__class__ is _Handled else reply
         return None
+
+    async def _read(self, connection: Any, until_ns: int | None, taken: Any) -> Any:
+        """What arrives next, an error reply as a value; `_INCOMPLETE` when nothing did in time."""
+        if taken is not _INCOMPLETE:
+            return await private.async_as_parsed(connection, taken)
+        await self._authenticate_anew(connection)
+        if await private.async_health_check_is_due(connection):
+            await self._ping(connection)
+        return await private.async_read_push(connection, self._patience_s(until_ns))
+
+    def _is_theirs(self, reply: Any) -> bool:
+        """Whether what arrived is for whoever reads; raises what it is for nobody, and an error that answers the caller."""
+        if reply is private.DROPPED:
+            return False
+        if reply.__class__ is _Handled:
+            return reply.value is not None
+        if reply.__class__ is private.PushNotification or self._is_pushed(reply):
+            kind = reply[0] if isinstance(reply[0], str | bytes) else None
+            length = 3 if self._answers.confirm(kind) else _LENGTHS.get(kind, len(reply))
+            if len(reply) != length:
+                raise InvalidResponse(f"a {private.as_text(kind)} in {len(reply)} parts, not {length}")
+            return True
+        asker = self._answers.answered(is_error=isinstance(reply, Exception))
+        if asker is Asker.CALLER:
+            if isinstance(reply, Exception):
+                raise reply
+            return True
+        if asker is Asker.AUTH and isinstance(reply, Exception):
+            _LOGGER.warning("%s refused renewed credentials: %s", self._client.endpoint, type(reply).__name__)
+        return False
+
+    def _is_pushed(self, reply: Any) -> bool:
+        """Whether a list over RESP2, which has no type of its own for them, is a message or a confirmation."""
+        if self._message_class is not list or reply.__class__ is not list or not reply:
+            return False
+        return isinstance(reply[0], str | bytes) and (reply[0] in _LENGTHS or is_confirmation(reply[0]))
+
+    async def check_health(self) -> None:
+        """Send redis-py's PING if it is due; its answer is given to nobody."""
+        if self.connection is None:
+            raise RuntimeError("pubsub connection not set: did you forget to call subscribe() or psubscribe()?")
+        if await private.async_health_check_is_due(self.connection):
+            await self._ping(self.connection)
+
+    async def _ping(self, connection: Any) -> None:
+        await self._send_expecting(connection, ("PING", self.HEALTH_CHECK_MESSAGE), Asker.PING)
 
     async def _authenticate_anew(self, connection: Any) -> None:
         """Send the AUTH of renewed credentials, if it is due, among the messages: only RESP3 lets a subscriber do that."""
         if int(connection.get_protocol()) == 3 and (words := private.take_renewal(connection)) is not None:
-            await connection.send_command(*words, check_health=False)
+            await self._send_expecting(connection, words, Asker.AUTH)
 
     async def handle_message(self, response: Any, ignore_subscribe_messages: bool = False) -> Any:
         """Make a message of a reply, as redis-py does, or hand it to its handler and return None."""
@@ -271,6 +349,8 @@ class PubSub(RedisPyPubSub):
         if kind is None or private.metrics_are_on():
             if response.__class__ is SubscriptionGap:
                 return {"type": "gap", "pattern": None, "channel": None, "data": response}
+            if response.__class__ is private.PushNotification and len(response) < len(("kind", "channel", "data")):
+                return None  # something that has nothing to do with channels
             return await cast(Any, super()).handle_message(response, ignore_subscribe_messages)
         if kind == "message":
             _, channel, data = response
@@ -317,17 +397,6 @@ class PubSub(RedisPyPubSub):
             del target_node
             return await self.get_message(ignore_subscribe_messages, timeout)
 
-    def _is_pong(self, reply: Any) -> bool:
-        """Whether it is the answer to a PING or an AUTH of ours."""
-        if reply in (b"OK", "OK"):
-            return True
-        if ASYNC:
-            return reply in self.health_check_response
-        if cast(Any, self).is_health_check_response(reply):
-            self.health_check_response_counter -= 1
-            return True
-        return False
-
     # --- silence --------------------------------------------------------------------------------------------------
 
     def _patience_s(self, until_ns: int | None) -> float | None:
@@ -352,9 +421,7 @@ class PubSub(RedisPyPubSub):
         if not self._pinged_ns:
             if now_ns - self._heard_ns >= self._ping_interval_ns:
                 self._pinged_ns = now_ns
-                if not ASYNC:
-                    self.health_check_response_counter += 1
-                await connection.send_command("PING", self.HEALTH_CHECK_MESSAGE, check_health=False)
+                await self._ping(connection)
             return False
         if now_ns - self._pinged_ns < self._pong_timeout_ns:
             return False
@@ -372,7 +439,9 @@ class PubSub(RedisPyPubSub):
 
     def _lose(self, error: Exception | None) -> None:
         if self._loss is None and self.subscribed:
-            self._loss = _Loss(error, self._heard_ns)
+            lived_ns = monotonic_ns() - self._connected_ns
+            self._short_lives = 0 if lived_ns > SHORT_LIFE_S * _NS_PER_S else self._short_lives + 1
+            self._loss = _Loss(error, self._heard_ns, self._short_lives)
 
     def _check_not_closed(self, error: Exception | None) -> None:
         if self._client._shared.was_ended_since(self._subscribed_ns):
@@ -436,18 +505,18 @@ class PubSub(RedisPyPubSub):
                 raise
             finally:
                 _restoring.reset(mark)
-            self._heard_ns = monotonic_ns()
+            self._heard_ns = self._connected_ns = monotonic_ns()
             self._pinged_ns = 0
-            if not ASYNC:
-                self.health_check_response_counter = 0
+            self._message_class = private.message_class(self.connection)
             return True
 
     async def _lease(self) -> None:
         connection = await private.async_lease(self.connection_pool)
+        self._answers.start_afresh()
         self.connection = connection
         connection.register_connect_callback(self.on_connect)
         if self.push_handler_func is not None:
-            connection._parser.set_pubsub_push_handler(self.push_handler_func)
+            connection._parser.set_pubsub_push_handler(_noting(self._answers, self.push_handler_func))
         private.announce_subscriber(self, ASYNC)
 
     async def _regain(self, loss: _Loss) -> SubscriptionGap | None:
@@ -465,23 +534,49 @@ class PubSub(RedisPyPubSub):
         return gap
 
 
+class _Handled:
+    """What a handler of pushes returned, which is no reply."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _noting(answers: Answers, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The caller's handler of pushes; confirmations are noted before it has them."""
+
+    async def handle(push: Any) -> _Handled:
+        if push:
+            answers.confirm(push[0])
+        return _Handled(await async_settle(handler(push)))
+
+    return handle
+
+
 class _Loss:
     """A gap that is not over yet."""
 
     __slots__ = ("_error", "_heard_ns", "_noticed_ns", "attempts", "not_before_ns")
 
-    def __init__(self, error: Exception | None, heard_ns: int) -> None:
+    def __init__(self, error: Exception | None, heard_ns: int, short_lives: int) -> None:
         self._error = error
         self._noticed_ns = monotonic_ns()
         self._heard_ns = heard_ns or self._noticed_ns
         self.attempts = 0
         self.not_before_ns = 0
+        if short_lives > 1:  # what accepts connections and ends them again is no better than what refuses them
+            self._pause(short_lives)
 
     def failed(self, error: Exception) -> None:
-        """An attempt to connect has failed: full jitter under a cap that doubles, so that subscribers spread out."""
+        """An attempt to connect has failed."""
         if self._error is None:
             self._error = error
-        cap_s = min(MAX_RECONNECT_DELAY_S, FIRST_RECONNECT_DELAY_S * 2.0 ** min(self.attempts - 1, 16))
+        self._pause(self.attempts)
+
+    def _pause(self, failures: int) -> None:
+        """Full jitter under a cap that doubles, so that subscribers spread out."""
+        cap_s = min(MAX_RECONNECT_DELAY_S, FIRST_RECONNECT_DELAY_S * 2.0 ** min(failures - 1, 16))
         self.not_before_ns = monotonic_ns() + int(random.uniform(0.0, cap_s) * _NS_PER_S)
 
     def is_over(self, timeout_ns: int | None) -> bool:
