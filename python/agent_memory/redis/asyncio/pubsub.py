@@ -256,8 +256,10 @@ class PubSub(RedisPyPubSub):
             if self._held_back is not None:
                 reply, self._held_back = self._held_back, None
                 return reply
-            if not connection.is_connected and not await self._restore(until_ns):
-                return None
+            if not connection.is_connected:
+                taken, unreadable = _INCOMPLETE, None  # of the connection that was lost
+                if not await self._restore(until_ns):
+                    return None
             try:
                 if unreadable is not None:
                     raise unreadable
@@ -283,13 +285,14 @@ class PubSub(RedisPyPubSub):
                 continue
             self._heard_ns = monotonic_ns()
             self._pinged_ns = 0
+            reply = reply.value if reply.__class__ is _Handled else reply
             if self._loss is not None:
                 gap = await self._regain(self._loss)
                 if gap is not None and self._gap_messages:
                     self._held_back = reply if is_theirs else None
                     return gap
             if is_theirs:
-                return reply.value if reply.__class__ is _Handled else reply
+                return reply
         return None
 
     async def _read(self, connection: Any, until_ns: int | None, taken: Any) -> Any:
