@@ -726,13 +726,12 @@ def read_push(connection: Any, timeout_s: float | None) -> Any:
         while (reply := reader.gets()) is NOT_ENOUGH_DATA:
             connection._parser.read_from_socket(timeout=timeout_s)
     except RedisPyTimeoutError:
-        return None
+        return NOT_ENOUGH_DATA
     except AttributeError as error:
         if connection._sock is not None:
             raise
         # Another thread has disconnected it meanwhile, its parser included.
         raise RedisPyConnectionError("closed on this side") from error
-        return NOT_ENOUGH_DATA
     except RedisError as error:
         if _is_reply(error):
             return error
