@@ -76,7 +76,8 @@ def test_a_channel_that_is_retired_while_it_is_in_use_does_not_return_to_the_poo
     assert client.get("key") == b"value"
     assert old not in list(transport._open)
     assert len(transport._open) == 1
-    assert (transport._waiting, transport._retiring) == (0, False)
+    assert not transport._waiting
+    assert not transport._retiring
 
 
 def test_the_wait_for_a_connection_is_bounded(valkey, connect):

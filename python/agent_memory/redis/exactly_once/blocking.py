@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agent_memory._core import monotonic_ns, next_step, pack_command
+from agent_memory._waiting import Line
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
@@ -80,7 +81,8 @@ class BlockingOnce:
         """Old connections that are not fenced yet: as many as were in use at once, since no other is taken meanwhile."""
         self.left = False
         """Whether the client was closed: nobody connects from here until it is used again."""
-        self._fencing = threading.Lock()  # one thread fences, the others wait for it
+        self._fencer: object = None  # one thread fences, the others wait for it
+        self._fencers = Line()
         self._parking = threading.Lock()
         self._idle: list[Channel] | None = None  # the list that the parking stands for
 
@@ -224,7 +226,8 @@ class BlockingOnce:
         transport = self._transport
         stream.keeper = keeper_of(self)
         with self._parking:
-            self.loose.append(stream)
+            if stream not in self.loose:
+                self.loose.append(stream)
             if self._idle is None:
                 parking = _Parking()
                 self._idle, transport.idle = transport.idle, parking
@@ -233,17 +236,35 @@ class BlockingOnce:
         """Fence what is loose, or wait for the thread that does; raises where that cannot be done until `deadline_ns`."""
         if not self.loose and not self.mode.inherited:
             return
-        left_s = -1.0 if deadline_ns is None else max(0.0, (deadline_ns - monotonic_ns()) / 1e9)
-        if not self._fencing.acquire(timeout=left_s):
-            raise RedisTimeoutError("an old connection could not be fenced in time", outcome=Outcome.NOT_SENT)
+        me = object()
+        waiter = Line.waiter()
         try:
+            while not self._claim(me, waiter):
+                left_s = None if deadline_ns is None else (deadline_ns - monotonic_ns()) / 1e9
+                if left_s is not None and left_s <= 0:
+                    raise RedisTimeoutError("an old connection could not be fenced in time", outcome=Outcome.NOT_SENT)
+                if waiter.acquire(timeout=Line.patience_s(left_s)):
+                    self._fencers.pop(waiter, None)
+                    waiter = Line.waiter()
             if self.loose or self.mode.inherited:
                 self._fence(deadline_ns)
         except (RedisUnavailableError, RedisTimeoutError) as error:
             error.outcome = Outcome.NOT_SENT  # of those who wait for a channel
             raise
         finally:
-            self._fencing.release()
+            # A comparison and a store: an interruption comes before or after them.
+            if self._fencer is me:
+                self._fencer = None
+            self._fencers.pop(waiter, None)
+            self._fencers.wake()
+
+    def _claim(self, me: object, waiter: threading.Lock) -> bool:
+        """Whether it is this thread that fences."""
+        self._fencers[waiter] = None
+        with self._parking:
+            if self._fencer is None:
+                self._fencer = me
+        return self._fencer is me
 
     def _fence(self, deadline_ns: int | None) -> None:
         generation = self._transport.generation
@@ -300,8 +321,9 @@ class BlockingOnce:
             if self.loose or self._idle is None:
                 return
             parked, idle = transport.idle, self._idle
-            idle.extend(parked)
             transport.idle, self._idle = idle, None
+            # Only now: were this interrupted, a channel that is in both lists would be put in twice the next time.
+            idle.extend(parked)
 
     def take_idle(self) -> list[Channel]:
         """Empty the list of idle channels, whichever it is, and return them."""

@@ -16,7 +16,9 @@ Rules
 - Opening a connection, its handshake included, has `socket_timeout` as well, however small the pieces of the handshake.
 - A server that has no room for more clients (maxclients) is no outage while we hold connections: whoever wanted a new one
   waits for one of those, as at the bound of `max_connections`.
-- A place under the bound is held by an object that whoever interrupts a call (KeyboardInterrupt) cannot leak: weakly.
+- A place under the bound is held by an object that whoever interrupts a call (KeyboardInterrupt) cannot leak: weakly. Until its
+  reply has come a call owns its channel and discards it when it is interrupted; afterwards it lets go of it, and what is not in
+  the list of idle ones by then is nobody's.
 - A child of fork() starts with an empty list and never touches a socket of its parent.
 """
 
@@ -36,6 +38,7 @@ import hiredis
 from redis import exceptions as redis_py
 
 from agent_memory._core import Wire, monotonic_ns
+from agent_memory._waiting import Line, LiveSet
 from agent_memory.errors import (
     ClientClosedError,
     ConnectionLimitError,
@@ -79,6 +82,8 @@ BROKEN_STREAM: Final = (OSError, EOFError, *UNREADABLE)
 _LOGGER: Final = logging.getLogger("agent_memory.redis")
 _PING: Final = hiredis.pack_command(("PING",))
 _INCOMPLETE: Final = object()
+_RENEWING: Final = "renewed credentials"
+_RETIRING: Final = "connections that must not be used again"
 _PushNotification: Final = hiredis.PushNotification
 _NS_PER_S: Final = 1_000_000_000
 _RELIABLE_KERNEL_TIMEOUTS: Final = struct.calcsize("ll") == 16  # timeval of 64-bit Linux and macOS
@@ -93,6 +98,7 @@ class Channel:
         "connection",
         "feed",
         "gets",
+        "given_up",
         "has_data",
         "hung_up",
         "kernel_timeouts",
@@ -132,6 +138,8 @@ class Channel:
         self.has_data: Callable[[], bool] = reader.has_data
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self.last_used_ns = now_ns
+        self.given_up = False
+        """Whether it was closed for good, and what was in doubt on it is known to be."""
         self.moved = False
         """Whether bytes have moved in the call under way; kept for those off the common path only."""
         self.timeout_s: float | None = -1.0  # unlike any value, so that the first set_timeout acts
@@ -238,19 +246,18 @@ class BlockingTransport:
     def _start_afresh(self) -> None:
         self.idle: list[Channel] = []
         """Channels between a complete reply and the next command; exactly once puts one that gives none away in its place."""
-        self._open: weakref.WeakSet[Channel] = weakref.WeakSet()
-        self._connecting: weakref.WeakSet[_Place] = weakref.WeakSet()
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()  # redis-py's: of channels, and of what will be one
-        self._waiting = 0
+        self._open: LiveSet[Channel] = LiveSet()
+        self._connecting: LiveSet[_Place] = LiveSet()
+        self._connections: LiveSet[Any] = LiveSet()  # redis-py's: of channels, and of what will be one
+        self._waiting = Line()
+        """Who waits for a channel, and why a channel that is put back has to be looked at."""
         self.generation = 0
         self._renewal: bytes | None = None  # the AUTH of the credentials that were renewed last
-        self._stale: weakref.WeakSet[Channel] = weakref.WeakSet()  # channels that have not been told of them
+        self._stale: LiveSet[Channel] = LiveSet()  # channels that have not been told of them
         self._renewing = False  # whether there may be any: then this counts as one who waits for channels
-        self._retired: weakref.WeakSet[Channel] = weakref.WeakSet()  # channels in use that must not be used again
+        self._retired: LiveSet[Channel] = LiveSet()  # channels in use that must not be used again
         self._retiring = False  # likewise
-        # Taken as a plain lock: a signal that strikes while Condition.__enter__ returns would leave it locked.
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
 
     def after_fork_in_child(self) -> None:
         """Let go of the parent's sockets without a byte on the wire."""
@@ -270,70 +277,79 @@ class BlockingTransport:
         `started_ns` (of `_core.monotonic_ns`) or from when it has got a connection; None: `socket_timeout`. Getting a
         connection may take `socket_timeout`. `raw` leaves bytes undecoded.
         """
+        channel: Any = None
+        reply: Any = _INCOMPLETE  # until it has come, the channel is this call's
         try:
-            channel = self.idle.pop()
-        except IndexError:
-            channel = self._acquire(self.timeout_s)
-            started_ns = monotonic_ns()
-        if started_ns - channel.last_used_ns > IDLE_CHECK_NS:
-            channel = self._freshen(channel, started_ns)
-        # `round_trip`, written out: a frame less on the way that most commands take. Methods are called on their objects
-        # because CPython remembers where it found them; a bound method of hiredis or of a socket costs a tuple more.
-        wire, reader, buffer = channel.wire, channel.reader, channel.buffer
-        sent = 0
-        try:
-            sent = wire.send(packed)
-            if sent != len(packed) or sent > SEND_PIECE_BYTES:
-                sent = self._send_large(channel, packed, sent, self._until_ns(started_ns, deadline_s))
-            count = wire.recv_into(buffer)
-            if not count:
-                raise EOFError
-            reader.feed(buffer, 0, count)
-            reply = reader.gets(False) if raw else reader.gets()
-            if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
-                reply = self._receive_rest(channel, self._until_ns(started_ns, deadline_s), raw)
-        except BROKEN_STREAM as error:
-            raise self._broken(channel, error, sent == len(packed)) from error
-        except UnicodeError as error:
-            reply = undecodable(error)
-        except BaseException:
-            self.discard(channel, in_doubt=True)
-            raise
-        if reader.has_data() and not self._check_rest(channel):
+            try:
+                channel = self.idle.pop()
+            except IndexError:
+                channel = self._acquire(self.timeout_s)
+                started_ns = monotonic_ns()
+            if started_ns - channel.last_used_ns > IDLE_CHECK_NS:
+                channel = self._freshen(channel, started_ns)
+            # `round_trip`, written out: a frame less on the way that most commands take. Methods are called on their objects
+            # because CPython remembers where it found them; a bound method of hiredis or of a socket costs a tuple more.
+            wire, reader, buffer = channel.wire, channel.reader, channel.buffer
+            sent = 0
+            try:
+                sent = wire.send(packed)
+                if sent != len(packed) or sent > SEND_PIECE_BYTES:
+                    sent = self._send_large(channel, packed, sent, self._until_ns(started_ns, deadline_s))
+                count = wire.recv_into(buffer)
+                if not count:
+                    raise EOFError
+                reader.feed(buffer, 0, count)
+                reply = reader.gets(False) if raw else reader.gets()
+                if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
+                    reply = self._receive_rest(channel, self._until_ns(started_ns, deadline_s), raw)
+            except BROKEN_STREAM as error:
+                raise self._broken(channel, error, sent == len(packed)) from error
+            except UnicodeError as error:
+                reply = undecodable(error)
+            if reader.has_data() and not self._check_rest(channel):
+                return reply
+            channel.last_used_ns = started_ns
+            self.idle.append(channel)
+            if self._waiting:
+                self._wake_one()
             return reply
-        channel.last_used_ns = started_ns
-        self.idle.append(channel)
-        if self._waiting:
-            self._wake_one()
-        return reply
+        except BaseException:
+            if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
+                self._give_up(channel)
+            channel = None  # a traceback keeps this frame; what is not idle again is to be nobody's
+            if self._waiting:
+                self._waiting.wake()
+            raise
 
     def round_trip(self, channel: Channel, packed: bytes, until_ns: int | None, raw: bool) -> Any:
         """Send and receive on a channel that the caller owns; on any error the channel is closed and forgotten.
 
         The channel's timeout bounds its silence; `until_ns` (of `monotonic_ns()`) is the end also while bytes come.
         """
+        reply: Any = _INCOMPLETE
         sent = 0
         try:
-            sent = channel.send(packed)
-            if sent != len(packed) or sent > SEND_PIECE_BYTES:
-                sent = self._send_large(channel, packed, sent, until_ns)
-            count = channel.receive_into(channel.buffer)
-            if not count:
-                raise EOFError
-            channel.feed(channel.buffer, 0, count)
-            reply = channel.gets(False) if raw else channel.gets()
-            if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
-                reply = self._receive_rest(channel, until_ns, raw)
-        except BROKEN_STREAM as error:
-            raise self._broken(channel, error, sent == len(packed)) from error
-        except UnicodeError as error:
-            reply = undecodable(error)
+            try:
+                sent = channel.send(packed)
+                if sent != len(packed) or sent > SEND_PIECE_BYTES:
+                    sent = self._send_large(channel, packed, sent, until_ns)
+                count = channel.receive_into(channel.buffer)
+                if not count:
+                    raise EOFError
+                channel.feed(channel.buffer, 0, count)
+                reply = channel.gets(False) if raw else channel.gets()
+                if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
+                    reply = self._receive_rest(channel, until_ns, raw)
+            except BROKEN_STREAM as error:
+                raise self._broken(channel, error, sent == len(packed)) from error
+            except UnicodeError as error:
+                reply = undecodable(error)
+            if channel.has_data():
+                self._check_rest(channel)
+            return reply
         except BaseException:
-            self.discard(channel, in_doubt=True)
+            self._give_up(channel)
             raise
-        if channel.has_data():
-            self._check_rest(channel)
-        return reply
 
     def round_trips(
         self, channel: Channel, packed: bytes, count: int, raw: frozenset[int], timeout_s: float | None
@@ -344,22 +360,23 @@ class BlockingTransport:
 
         On any error the channel is closed and forgotten. A channel of the pool is put back.
         """
-        started_ns = monotonic_ns()
-        until_ns = self._begin(channel, started_ns, timeout_s)
         replies: list[Any] = []
         sent = 0
         try:
-            sent = channel.send(packed)
-            if sent != len(packed) or sent > SEND_PIECE_BYTES:
-                sent = self._send_large(channel, packed, sent, until_ns)
-            self._receive_many(channel, count, replies, until_ns, raw)
-        except BROKEN_STREAM as error:
-            raise self._broken(channel, error, sent == len(packed)) from error
+            started_ns = monotonic_ns()
+            until_ns = self._begin(channel, started_ns, timeout_s)
+            try:
+                sent = channel.send(packed)
+                if sent != len(packed) or sent > SEND_PIECE_BYTES:
+                    sent = self._send_large(channel, packed, sent, until_ns)
+                self._receive_many(channel, count, replies, until_ns, raw)
+            except BROKEN_STREAM as error:
+                raise self._broken(channel, error, sent == len(packed)) from error
+            if channel.has_data():
+                self._check_rest(channel)
         except BaseException:
-            self.discard(channel, in_doubt=True)
+            self._give_up(channel)
             raise
-        if channel.has_data():
-            self._check_rest(channel)
         if channel in self._open:
             self.release(channel, started_ns)
         return replies
@@ -385,8 +402,12 @@ class BlockingTransport:
     def call_within(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None) -> Any:
         """The same within `timeout_s` from `started_ns` to the reply (None: wait for ever), getting a connection included."""
         channel = self.acquire(started_ns, self.patience_s(timeout_s))
-        until_ns = self._begin(channel, started_ns, timeout_s)
-        reply = self.round_trip(channel, packed, until_ns, raw)
+        try:
+            until_ns = self._begin(channel, started_ns, timeout_s)
+            reply = self.round_trip(channel, packed, until_ns, raw)
+        except BaseException:
+            self._give_up(channel)
+            raise
         self.release(channel, started_ns)
         return reply
 
@@ -438,17 +459,21 @@ class BlockingTransport:
         the reply and the connection is closed.
         """
         channel = self.acquire(started_ns, self.timeout_s)
-        started_ns = monotonic_ns()
-        until_ns = None if timeout_s is None else started_ns + int((timeout_s + extra_s) * _NS_PER_S)
         try:
-            channel.set_timeout(timeout_s)
-        except OSError as error:
-            raise self._broken(channel, error, False) from error
-        refusal = None if ahead is None else self.round_trip(channel, ahead, until_ns, False)
-        if isinstance(refusal, Exception):
-            self.discard(channel)
-            return refusal
-        reply = self.round_trip(channel, packed, until_ns, raw)
+            started_ns = monotonic_ns()
+            until_ns = None if timeout_s is None else started_ns + int((timeout_s + extra_s) * _NS_PER_S)
+            try:
+                channel.set_timeout(timeout_s)
+            except OSError as error:
+                raise self._broken(channel, error, False) from error
+            refusal = None if ahead is None else self.round_trip(channel, ahead, until_ns, False)
+            if isinstance(refusal, Exception):
+                self.discard(channel)
+                return refusal
+            reply = self.round_trip(channel, packed, until_ns, raw)
+        except BaseException:
+            self._give_up(channel)
+            raise
         if keep:
             self.release(channel, started_ns)
         else:
@@ -479,8 +504,13 @@ class BlockingTransport:
         deadline_ns = None if self._timeout_ns is None else now_ns + self._timeout_ns
         place, generation = _Place(), self.generation
         while (channel := self._take(place, generation, deadline_ns, may_connect=False)) is not None:
-            if channel.is_fresh():
-                reply = self.round_trip(channel, _PING, self._until_ns(now_ns, None), False)
+            try:
+                fresh = channel.is_fresh()
+                reply = self.round_trip(channel, _PING, self._until_ns(now_ns, None), False) if fresh else None
+            except BaseException:
+                self._give_up(channel)
+                raise
+            if fresh:
                 self.release(channel, now_ns)
                 if isinstance(reply, Exception):
                     raise reply
@@ -504,39 +534,41 @@ class BlockingTransport:
         if timeout_s is None:
             timeout_s = self.timeout_s
         channel = self.acquire(started_ns, self.patience_s(timeout_s))
-        started_ns = monotonic_ns()
-        until_ns = self._begin(channel, started_ns, timeout_s)
         replies: list[Any] = []
         unread = 0
         packed = b""
         sent = False
         try:
-            for packed, count in windows:
-                whole = channel.send(packed)
-                sent = sent or whole > 0
-                if whole != len(packed):
-                    self._send_rest(channel, packed, whole, until_ns)
-                if unread:
-                    if len(packed) > SEND_PIECE_BYTES:
-                        self._see_off(channel, until_ns)
-                    self._receive_many(channel, unread, replies, until_ns, raw)
-                    started_ns = monotonic_ns()
-                    until_ns = None if timeout_s is None else started_ns + int(timeout_s * _NS_PER_S)
-                unread = count
-            if len(packed) > SEND_PIECE_BYTES:
-                self._see_off(channel, until_ns)
-            self._receive_many(channel, unread, replies, until_ns, raw)
-        except BROKEN_STREAM as error:
-            failure = self._broken(channel, error, sent)
-            failure.replies = replies  # type: ignore[union-attr]  # those that came: a replay need not doubt them
-            if sent:
-                failure.outcome = Outcome.UNKNOWN  # that the last bytes never arrived says nothing about the first ones
-            raise failure from error
+            started_ns = monotonic_ns()
+            until_ns = self._begin(channel, started_ns, timeout_s)
+            try:
+                for packed, count in windows:
+                    whole = channel.send(packed)
+                    sent = sent or whole > 0
+                    if whole != len(packed):
+                        self._send_rest(channel, packed, whole, until_ns)
+                    if unread:
+                        if len(packed) > SEND_PIECE_BYTES:
+                            self._see_off(channel, until_ns)
+                        self._receive_many(channel, unread, replies, until_ns, raw)
+                        started_ns = monotonic_ns()
+                        until_ns = None if timeout_s is None else started_ns + int(timeout_s * _NS_PER_S)
+                    unread = count
+                if len(packed) > SEND_PIECE_BYTES:
+                    self._see_off(channel, until_ns)
+                self._receive_many(channel, unread, replies, until_ns, raw)
+            except BROKEN_STREAM as error:
+                failure = self._broken(channel, error, sent)
+                failure.replies = replies  # type: ignore[union-attr]  # those that came: a replay need not doubt them
+                if sent:
+                    # That the last bytes never arrived says nothing about the first ones.
+                    failure.outcome = Outcome.UNKNOWN
+                raise failure from error
+            if channel.has_data():
+                self._check_rest(channel)
         except BaseException:
-            self.discard(channel, in_doubt=True)
+            self._give_up(channel)
             raise
-        if channel.has_data():
-            self._check_rest(channel)
         self.release(channel, started_ns)
         return replies
 
@@ -695,20 +727,25 @@ class BlockingTransport:
             stream.hang_up = channel.close
         if stream is not None and self.once is not None:
             self.once.lose(stream)
-        with self._lock:
-            self._open.discard(channel)
-            if self._waiting:
-                self._changed.notify()
+        self._open.discard(channel)
+        if self._waiting:
+            self._waiting.wake()
         if stream is None or stream.hang_up is None:
             channel.close()
+            self._connections.discard(channel.connection)
+        channel.given_up = True
+
+    def _give_up(self, channel: Channel | None) -> None:
+        """Discard what a call owned when it was interrupted, unless that has been done: its command is in doubt."""
+        if channel is not None and not channel.given_up:
+            self.discard(channel, in_doubt=True)
 
     def _wake_one(self) -> None:
         if self._retiring:
             self._drop_retired()
         if self._renewing:
             self._renew_idle()
-        with self._lock:
-            self._changed.notify()
+        self._waiting.wake()
 
     def _drop_retired(self) -> None:
         for channel in list(self._retired):
@@ -721,7 +758,7 @@ class BlockingTransport:
         with self._lock:
             if self._retiring and not self._retired:
                 self._retiring = False
-                self._waiting -= 1
+                self._waiting.pop(_RETIRING, None)
 
     # --- renewed credentials --------------------------------------------------------------------------------------
 
@@ -737,7 +774,7 @@ class BlockingTransport:
         self._stale.add(channel)
         if not self._renewing:
             self._renewing = True
-            self._waiting += 1  # so that whoever returns a channel comes by `_wake_one`
+            self._waiting[_RENEWING] = None  # so that whoever returns a channel comes by `_wake_one`
 
     def _renew_idle(self) -> None:
         for channel in list(self._stale):
@@ -750,7 +787,7 @@ class BlockingTransport:
         with self._lock:
             if self._renewing and not self._stale:
                 self._renewing = False
-                self._waiting -= 1
+                self._waiting.pop(_RENEWING, None)
 
     def _authenticate(self, channel: Channel) -> bool:
         """Whether the channel may be used again."""
@@ -822,27 +859,34 @@ class BlockingTransport:
         """An idle channel, as soon as there is one; None past the deadline, when none is open, or with the place counted
         under the bound, for the caller to connect. Raises ClientClosedError where the transport was closed meanwhile.
         """
-        with self._lock:
-            self._waiting += 1
+        while True:
+            waiter = Line.waiter()
             try:
-                while True:
-                    # Counting ourselves as waiting first makes this look decisive: whoever returns a channel after it
-                    # sees the count and notifies. (Others take channels without the lock, so it may still be too late.)
-                    if generation != self.generation:
-                        raise self._closed()
-                    try:
-                        return self.idle.pop()
-                    except IndexError:
-                        pass
+                # Joining first makes this look decisive: whoever returns a channel after it sees us and wakes somebody.
+                # (Others take channels without the lock, so it may still be too late.)
+                self._waiting[waiter] = None
+                if generation != self.generation:
+                    raise self._closed()
+                try:
+                    return self.idle.pop()
+                except IndexError:
+                    pass
+                with self._lock:
                     if may_connect and len(self._open) + len(self._connecting) < self._max_connections:
                         self._connecting.add(place)
                         return None
-                    left_s = None if deadline_ns is None else (deadline_ns - monotonic_ns()) / _NS_PER_S
-                    if (left_s is not None and left_s <= 0) or not (may_connect or self._open):
-                        return None
-                    self._changed.wait(left_s)
+                    nobody_returns_one = not (may_connect or len(self._open))
+                left_s = None if deadline_ns is None else (deadline_ns - monotonic_ns()) / _NS_PER_S
+                if (left_s is not None and left_s <= 0) or nobody_returns_one:
+                    return None
+                waiter.acquire(timeout=Line.patience_s(left_s))
+            except BaseException:
+                self._waiting.wake()  # it may have been woken for a channel that it does not take now
+                raise
             finally:
-                self._waiting -= 1
+                self._waiting.pop(waiter, None)
+                if waiter.acquire(blocking=False):
+                    self._waiting.wake()  # it found what it needed before it was woken
 
     @property
     def is_connected(self) -> bool:
@@ -875,11 +919,12 @@ class BlockingTransport:
         with self._lock:
             if left_s <= 0 or not self._open:
                 return False
-            self._waiting += 1
-            try:
-                self._changed.wait(min(left_s, FULL_PAUSE_S))
-            finally:
-                self._waiting -= 1
+        waiter = Line.waiter()
+        try:
+            self._waiting[waiter] = None
+            waiter.acquire(timeout=min(left_s, FULL_PAUSE_S))
+        finally:
+            self._waiting.pop(waiter, None)
         return True
 
     def _connect(self, place: _Place, generation: int, deadline_ns: int | None) -> Channel:
@@ -887,10 +932,9 @@ class BlockingTransport:
         try:
             channel = self.open_channel(deadline_ns)
         except BaseException as error:
-            with self._lock:
-                self._connecting.discard(place)
-                if self._waiting:
-                    self._changed.notify()
+            self._connecting.discard(place)
+            if self._waiting:
+                self._waiting.wake()
             if generation != self.generation and isinstance(error, RedisUnavailableError | RedisTimeoutError):
                 raise self._closed() from error
             raise
@@ -930,10 +974,14 @@ class BlockingTransport:
                 self.once.greet(channel)
         except BaseException as error:
             connection.disconnect()
+            self._connections.discard(connection)
             failure = connect_failure(error, self.endpoint)
-            if failure is error:
-                raise
-            raise failure from error
+            try:
+                if failure is error:
+                    raise
+                raise failure from error
+            finally:
+                del failure  # an error that this frame holds would hold the frame, and the connection, in a circle
         self.protocol = channel.protocol
         return channel
 
@@ -959,26 +1007,27 @@ class BlockingTransport:
             self.shared.close()
         with self._lock:
             connections = set(self._connections) if in_use else set()
-            channels: list[Channel] = []
-            if in_use:
-                self.generation += 1
-                channels = list(self._open)
-                self._open = weakref.WeakSet()
+            # First the idle ones: were this interrupted, what is idle would be counted no more.
             if self.once is None:
                 idle: list[Channel] = []
                 with contextlib.suppress(IndexError):  # others take channels from the list without the lock
                     idle.extend(self.idle.pop() for _ in range(len(self.idle)))
             else:
                 idle = self.once.take_idle()
-            if not in_use:
-                self._open.difference_update(idle)
-                channels = idle
+            channels = idle
+            if in_use:
+                self.generation += 1
+                channels = list(self._open)
+                self._open = LiveSet()
+            else:
+                for channel in idle:
+                    self._open.discard(channel)
             # A call that has its reply already returns its channel when this is over.
             self._retired.update(self._open if not in_use else set(channels).difference(idle))
             if self._retired and not self._retiring:
                 self._retiring = True
-                self._waiting += 1  # so that a returned channel comes by `_wake_one`
-            self._changed.notify_all()
+                self._waiting[_RETIRING] = None  # so that a returned channel comes by `_wake_one`
+        self._waiting.wake(everybody=True)
         if self.once is not None:
             self.once.left = in_use
             self.once.bid_farewell(idle)

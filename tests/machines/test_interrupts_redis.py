@@ -1,0 +1,117 @@
+"""Interruptions at every place of a call of the sync client: places, locks and the stream are as if it had not been made."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+
+import pytest
+import redis
+from interrupts import strike
+
+import servers
+from agent_memory.redis import Redis
+
+EVERY = int(os.environ.get("INTERRUPTS_EVERY", "7"))
+"""Every how many-th place is tried; 1 for all."""
+SEED = int(os.environ.get("INTERRUPTS_SEED", "0")) or int(time.time())
+
+
+def places():
+    """The numbers of the places that this run tries."""
+    return range(SEED % EVERY, 1_000_000, EVERY)
+
+
+def pipeline(client):
+    client.pipeline().set("a", 1).incrbyfloat("b", 0.5).execute()
+
+
+def watch(client):
+    with client.pipeline() as pipe:
+        pipe.watch("a")
+        pipe.multi()
+        pipe.set("a", 2)
+        pipe.execute()
+
+
+def connect_anew(client):
+    client.transport_here().close()
+    client.get("key")
+
+
+def stale(client):
+    for channel in list(client.transport_here().idle):
+        channel.last_used_ns = 0
+        channel.sock.shutdown(2)
+    client.get("key")
+
+
+def fail(client):
+    """The connection breaks in the middle of the call."""
+    for channel in list(client.transport_here().idle):
+        channel.sock.shutdown(0)
+    try:
+        client.get("key")
+    except ConnectionError:
+        pass
+
+
+CALLS = {
+    "get": lambda client: client.get("key"),
+    "connect": connect_anew,
+    "stale": stale,
+    "fail": fail,
+    "pipeline": pipeline,
+    "blpop": lambda client: client.blpop("list", timeout=0.001),
+    "watch": watch,
+}
+
+
+@pytest.fixture
+def server(shared_servers):
+    return shared_servers.get_clean(servers.REDIS)
+
+
+def server_connections(server):
+    with redis.Redis(**server.connection_kwargs) as other:
+        return other.client_list()
+
+
+def check(client, server, number):
+    """What holds between calls, whatever became of the one before."""
+    transport = client.transport_here()
+    taken = len(transport._open) + len(transport._connecting) - len(transport.idle)
+    assert taken == 0, "places are taken though no call is under way"
+    assert not transport._lock.locked()
+    assert not transport._waiting
+    began = time.monotonic()
+    assert client.echo(f"in step {number}") == f"in step {number}".encode()
+    assert time.monotonic() - began < 3
+    assert client.guard.state == "closed"
+
+
+# A channel that was dropped between two steps is closed by whoever frees it.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", CALLS)
+def test_an_interrupted_call_leaves_nothing_taken(server, name):
+    client = Redis(**server.connection_kwargs, max_connections=1, socket_timeout=5)
+    client.set("key", "value")
+    call = CALLS[name]
+    gc.collect()
+    gc.disable()
+    try:
+        for at in places():
+            striker = strike(lambda: call(client), at)
+            try:
+                check(client, server, at)
+            except BaseException as error:
+                error.add_note(f"interrupted at place {at}: {striker.place}")
+                raise
+            if striker.place is None:
+                break
+        # And no connection waits for the garbage collector.
+        assert len(server_connections(server)) <= 3
+    finally:
+        gc.enable()
+        client.close()
