@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.errors import (
         CircuitOpenError,
+        ClientClosedError,
         ConnectionLimitError,
         ConnectionStateError,
         Outcome,
@@ -54,6 +55,7 @@ __all__ = [
     "BreakerSettings",
     "CircuitBreaker",
     "CircuitOpenError",
+    "ClientClosedError",
     "ConnectionLimitError",
     "ConnectionStateError",
     "DeadLetter",
@@ -90,6 +92,7 @@ _MODULES: Final = {
     "agent_memory._core": ("Guard",),
     "agent_memory.errors": (
         "CircuitOpenError",
+        "ClientClosedError",
         "ConnectionLimitError",
         "ConnectionStateError",
         "Outcome",

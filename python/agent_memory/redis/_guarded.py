@@ -65,6 +65,7 @@ T = TypeVar("T")
 _EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
 _NEVER_DECODE: Final = private.NEVER_DECODE
 _NOTHING: Final = object()
+_NOT_RUN: Final = (FailureKind.REJECTED_REPLY, Outcome.REJECTED)
 
 
 class GuardedCalls:
@@ -140,13 +141,11 @@ class GuardedCalls:
         if is_full(error):
             attempt = self._spare_server(attempt, error)
         attempt = self._leaving_demoted(attempt)
-        if isinstance(error, ReadOnlyError) and self._leave_demoted() and self.guard is None:
-            # It is known not to have been executed, so without retries, too, it goes to where the name leads now.
-            try:
-                reply = attempt(permit, self._timeout_s)
-            except Exception as again:
-                error = again
-            else:
+        if isinstance(error, ReadOnlyError):
+            self._leave_demoted()
+            if self.guard is None and classify(error) == _NOT_RUN:
+                # Without retries, too, it goes once to where the name leads now.
+                reply = self._once_more(attempt, permit)
                 if not isinstance(reply, Exception):
                     return reply
                 error = reply
@@ -174,6 +173,14 @@ class GuardedCalls:
         look_at(error)
         return attempt_beside_others
 
+    def _once_more(self, attempt: Attempt, permit: int) -> Any:
+        """The reply of one more attempt in what is left of the call's time, or its error as a value."""
+        left_s = max(0.001, self._deadline_s - (monotonic_ns() - permit) / 1e9)
+        try:
+            return attempt(permit, None if self._first_timeout_s is None else left_s)
+        except Exception as error:
+            return error
+
     def _leaving_demoted(self, attempt: Attempt) -> Attempt:
         """`attempt` that stays with no server which says READONLY: it is no longer the master."""
 
@@ -189,16 +196,15 @@ class GuardedCalls:
 
         return attempt_at_master
 
-    def _leave_demoted(self) -> bool:
+    def _leave_demoted(self) -> None:
         """Close the connections to a server that says READONLY, so that the next attempt resolves the name anew.
 
-        Returns False where they have just been closed for that.
+        Not where they have just been closed for that, nor those of a pool that asks sentinels for a replica.
         """
         transport = self.transport_here()
-        if transport is not None and not transport.retire_demoted():
-            return False
-        private.disconnect_idle(self)
-        return True
+        wants_replica = getattr(self.connection_pool, "is_master", True) is False
+        if not wants_replica and (transport is None or transport.retire_demoted()):
+            private.disconnect_idle(self)
 
     def _recover(self, transport: Any, plan: Plan, packed: bytes, raw: bool, permit: int, error: Exception) -> Any:
         """The same for a command that travels with others."""

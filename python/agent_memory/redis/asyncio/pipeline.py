@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.asyncio.client import Pipeline as RedisPyPipeline
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._compat import ASYNC
 from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
 from agent_memory.redis.calls import pipeline_operation
-from agent_memory.redis.outcomes import as_ours
+from agent_memory.redis.outcomes import as_ours, classify
 from agent_memory.redis.pipelines import Prepared, prepare, refusal_of, results
 from agent_memory.redis.transport.blocking import connect_failure
 
@@ -124,7 +124,8 @@ class Pipeline(RedisPyPipeline):
         """redis-py's own way on a connection of the pool, guarded."""
         commands, scripts = list(self.command_stack), set(self.scripts)
         client = self._client
-        plan = client.plans[pipeline_operation(client.plans, commands, self.watching)]
+        watching = self.watching
+        plan = client.plans[pipeline_operation(client.plans, commands, watching)]
 
         async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
             del timeout_s  # the connection's own timeouts bound it
@@ -136,6 +137,9 @@ class Pipeline(RedisPyPipeline):
             try:
                 return await RedisPyPipeline.execute(self, raise_on_error)
             except Exception as error:
+                if watching and isinstance(error, ResponseError):
+                    # Its WATCH is over: sent again, it would overwrite what has changed since.
+                    error.outcome, error.failure_kind = classify(error)[1], None  # type: ignore[attr-defined]
                 raise self._as_ours(error, permit) from error
 
         return cast("list[Any]", await client.guarded(plan, attempt))

@@ -939,7 +939,7 @@ class MultiplexedTransport:
                 reply = await connection.send(_PING)
         except TimeoutError:
             raise self.late(moving=False) from None
-        if connection is not self.current:
+        if connection is not self.current and not connection.retired:
             self._idle_leases.append(connection)
         return reply
 
