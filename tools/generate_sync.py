@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # twin).
 PAIRS = [
     ("python/agent_memory/memory/_async_redis_tier.py", "python/agent_memory/memory/_redis_tier.py"),
+    ("python/agent_memory/memory/_async_check.py", "python/agent_memory/memory/_check.py"),
     ("python/agent_memory/memory/_async_copies.py", "python/agent_memory/memory/_copies.py"),
     ("python/agent_memory/memory/_async_langgraph.py", "python/agent_memory/memory/_langgraph.py"),
     ("python/agent_memory/memory/_async_memory_journal.py", "python/agent_memory/memory/_memory_journal.py"),

@@ -7,7 +7,7 @@ from agent_memory.memory._async_system import (
     AsyncMemorySystem,
     AsyncShortTermMemory,
 )
-from agent_memory.memory._reports import Health, ImportReport, MaintenanceReport, SyncReport
+from agent_memory.memory._reports import CheckReport, DamagedMemory, Health, ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory._sync_service import SyncService
 from agent_memory.memory._system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
@@ -45,6 +45,8 @@ __all__ = [
     "AsyncMemorySystem",
     "AsyncShortTermMemory",
     "AsyncSyncService",
+    "CheckReport",
+    "DamagedMemory",
     "Health",
     "ImportReport",
     "IntermediateMemory",

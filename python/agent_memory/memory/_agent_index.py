@@ -14,7 +14,7 @@ from agent_memory.memory.settings import IndexSettings
 from agent_memory.scoring import MemoryIndex
 from agent_memory.scoring._settings import AttributeValue
 
-__all__ = ["AgentIndex", "DimensionsLearnedError", "attributes_of"]
+__all__ = ["DELETED", "AgentIndex", "DimensionsLearnedError", "attributes_of"]
 
 MAX_PENDING: Final = 4_096
 """Own writes that wait to be applied; at this number the writer applies them."""
@@ -22,7 +22,7 @@ MAX_PENDING: Final = 4_096
 MAX_EXPECTED: Final = 1_000
 """Versions remembered that SQL has told of, but whose copies have not come yet."""
 
-_DELETED: Final = 1 << 60
+DELETED: Final = 1 << 60
 """Added to the version of a tombstone: greater than every living one."""
 
 
@@ -69,6 +69,7 @@ class AgentIndex:
         self.hint: int | None = None
         self.refreshed_at = 0.0
         self.is_loaded = False
+        self.is_behind = False  # SQL could not be asked for what is new
         self.saved_at_seq = 0
         self._pending: list[Copy] = []
         self._floors: dict[str, int] = {}
@@ -115,9 +116,9 @@ class AgentIndex:
             for copy in copies:
                 if 0 < copy.generation < self.generation:
                     continue  # an own write that waited while the agent was erased elsewhere
-                key = copy.version + _DELETED if copy.deleted else copy.version
+                key = copy.version + DELETED if copy.deleted else copy.version
                 known = versions.get(copy.id, 0)
-                if is_from_sql and copy.id in self.dirty and known < _DELETED:
+                if is_from_sql and copy.id in self.dirty and known < DELETED:
                     # A dirty copy that lost, or that SQL holds by now.
                     if key >= self.dirty[copy.id]:
                         del self.dirty[copy.id]
@@ -188,6 +189,12 @@ class AgentIndex:
             self._floors[memory_id] = max(version, self._floors.get(memory_id, 0))
             while len(self._floors) > MAX_EXPECTED:
                 self._floors.pop(next(iter(self._floors)))
+
+    def leave_out(self, memory_id: str) -> None:
+        """A damaged memory is not ranked any more."""
+        with self._mutex:
+            if self.index is not None:
+                self.index.delete([memory_id])
 
     def forget_dirty(self, memory_id: str) -> None:
         """A dirty copy got lost: what SQL holds counts again."""

@@ -36,12 +36,19 @@ from agent_memory._compat import (
     AsyncTask,
     async_spawn,
 )
+from agent_memory.memory._agent_index import DELETED
 from agent_memory.memory._async_memory_journal import AsyncMemoryJournal
 from agent_memory.memory._async_redis_tier import AsyncRedisTier, bucket_of
 from agent_memory.memory._batching import AsyncBatcher, AsyncTurns
-from agent_memory.memory._presence import Presence, Writability, Written
+from agent_memory.memory._presence import Damage, Found, Presence, Writability, Written
 from agent_memory.memory.entries import Copy, Durability, Tier, accepted, new_writer, tombstone_of
-from agent_memory.memory.errors import DurabilityError, MemoryStoreError, MemoryStoreUnavailableError, StoreFault
+from agent_memory.memory.errors import (
+    CorruptMemoryError,
+    DurabilityError,
+    MemoryStoreError,
+    MemoryStoreUnavailableError,
+    StoreFault,
+)
 from agent_memory.memory.redis_scripts import MAX_ENTRIES
 from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import MemorySettings
@@ -54,6 +61,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BEHIND: Final = 10_000
 """The most clean copies that wait to be put into Redis; beyond it the oldest are dropped: they will be cache misses."""
+
+MAX_OWN_DIRTY: Final = 10_000
+"""Of how many memories the version is remembered that this process had Redis accept."""
 
 DIRTY_ENTRIES: Final = 100
 """The most dirty copies of an agent that one call puts: few enough that callers make the next while the server is at it."""
@@ -71,15 +81,34 @@ def _reason(error: MemoryStoreUnavailableError) -> str:
     return f"SQL is {error.fault.value}: {error}"
 
 
+def _redis_unread() -> MemoryStoreUnavailableError:
+    """SQL does not have it, or not in the version that is known, and Redis cannot be asked."""
+    return MemoryStoreUnavailableError("Redis is away, which alone may have this memory until SQL gets it")
+
+
 class _Flight:
-    __slots__ = ("copy", "error", "is_abandoned", "is_overtaken", "landed")
+    __slots__ = ("copy", "error", "is_abandoned", "is_damaged", "is_overtaken", "landed")
 
     def __init__(self) -> None:
         self.copy: Copy | None = None
+        self.is_damaged = False
         self.is_abandoned = False  # its caller was cancelled or interrupted: the others ask for themselves
         self.is_overtaken = False  # the id came into being while SQL was asked
         self.error: BaseException | None = None
         self.landed = AsyncEvent()
+
+
+class _SeenInRedis:
+    """What Redis says of some ids, beside its valid clean copies."""
+
+    def __init__(self) -> None:
+        self.hint: int | None = None
+        self.dirty: dict[str, Copy] = {}
+        self.damaged: dict[str, int] = {}
+        """Damaged copies that SQL need not have, and their versions."""
+        self.missing: list[str] = []
+        self.unread: list[str] = []
+        """Of those that are missing: which Redis could not be asked for."""
 
 
 class AsyncDataLoader:
@@ -116,12 +145,16 @@ class AsyncDataLoader:
         del self._absent[memory_id]
         return False
 
-    async def load(self, agent_id: str, ids: Sequence[str], dirty: Collection[str] = ()) -> dict[str, Copy]:
+    async def load(
+        self, agent_id: str, ids: Sequence[str], dirty: Collection[str] = (), damaged: set[str] | None = None
+    ) -> dict[str, Copy]:
         """What SQL holds of `ids` and of `dirty`, tombstones among it. Raises MemoryStoreUnavailableError.
 
-        Ids that Redis has dirty copies of are never remembered as absent: they are about to be in SQL.
+        Ids of damaged rows are added to `damaged`. Ids that Redis has dirty copies of are never remembered as absent: they are
+        about to be in SQL.
         """
         found: dict[str, Copy] = {}
+        damaged = set() if damaged is None else damaged
         own: dict[str, _Flight] = {}
         others: dict[str, _Flight] = {}
         now = time.monotonic()
@@ -137,6 +170,7 @@ class AsyncDataLoader:
                         self._flights[memory_id] = flight
         if own:
             await self._fly(agent_id, own, found, dirty)
+            damaged.update(memory_id for memory_id, flight in own.items() if flight.is_damaged)
         abandoned: list[str] = []
         for memory_id, flight in others.items():
             self.shared += 1
@@ -146,6 +180,8 @@ class AsyncDataLoader:
                 continue
             if flight.error is not None:
                 raise flight.error
+            if flight.is_damaged:
+                damaged.add(memory_id)
             if flight.copy is not None:
                 found[memory_id] = flight.copy
         if abandoned:
@@ -153,6 +189,7 @@ class AsyncDataLoader:
                 agent_id,
                 [memory_id for memory_id in abandoned if memory_id not in dirty],
                 [memory_id for memory_id in abandoned if memory_id in dirty],
+                damaged,
             )
         return found
 
@@ -164,7 +201,11 @@ class AsyncDataLoader:
         ids = list(flights)
         try:
             epoch = await self._copies.epoch_for(agent_id)
-            rows = await self._copies.ask_sql(self._copies.store.get, ids)
+            damaged: list[str] = []
+            rows = await self._copies.ask_sql(self._copies.store.get, ids, damaged=damaged)
+            for memory_id in damaged:
+                flights[memory_id].is_damaged = True
+                self._copies.damage.note(memory_id, "SQL")
             for memory_id, copy in zip(ids, rows, strict=True):
                 if copy is not None and copy.agent_id == agent_id:
                     found[memory_id] = flights[memory_id].copy = copy
@@ -188,6 +229,7 @@ class AsyncDataLoader:
                 if is_known:
                     del self._flights[memory_id]
                 is_absent = error is None and not is_abandoned and flight.copy is None and memory_id not in dirty
+                is_absent = is_absent and not flight.is_damaged
                 # A flight beyond `max_flights` is not in the books, so nobody could have told it.
                 is_absent = is_absent and is_known and not flight.is_overtaken
                 if is_absent and self._settings.absent_ttl_s > 0:
@@ -217,6 +259,8 @@ class AsyncCopies:
         self.settings = settings
         self.sql = Presence("SQL")
         self.sql_writes = Writability()
+        self.damage = Damage()
+        self._own_dirty: OrderedDict[str, int] = OrderedDict()
         self.redis = Presence("Redis")
         self.loader = AsyncDataLoader(self)
         # The last two bits say which store's clock a version is of, so that equal versions have unequal writers.
@@ -528,8 +572,15 @@ class AsyncCopies:
         status = _DIRTY_STATUS[letter]
         self.loader.forget_absent(copy.id)
         existed = base is not None
+        if letter == "o":
+            self._note_own_dirty(copy.id, version)
         result = WriteResult(status, copy.id, version if letter == "o" else 0, 0, existed, copy.created_us)
         return Written(result, "redis", copy if letter == "o" else None)
+
+    def _note_own_dirty(self, memory_id: str, version: int) -> None:
+        self._own_dirty[memory_id] = version
+        while len(self._own_dirty) > MAX_OWN_DIRTY:
+            self._own_dirty.popitem(last=False)
 
     async def _put_dirty(self, items: Sequence[tuple[Copy, int | None]]) -> list[str]:
         """One script for the dirty copies of one agent; ids that come twice go in rounds."""
@@ -601,18 +652,34 @@ class AsyncCopies:
         self.evicts_dirty = ", ".join(sorted(policies.difference(SAFE_EVICTION_POLICIES)))
 
     async def delete(
-        self, agent_id: str, memory_id: str, if_version: int | None, degrade: bool, known_version: int
+        self,
+        agent_id: str,
+        memory_id: str,
+        if_version: int | None,
+        degrade: bool,
+        known_version: int,
+        *,
+        is_synced: bool = False,
     ) -> Written:
-        """Leaves a tombstone."""
+        """Leaves a tombstone. `ABSENT`: only Redis has the memory, which is to be brought into SQL first, unless `is_synced`.
+
+        Raises MemoryStoreUnavailableError, having done nothing, where Redis may have it but cannot be asked.
+        """
+        operation = Delete(memory_id, agent_id, writer=self._writer, if_version=if_version)
         try:
             epoch = await self.epoch_for(agent_id)
-            operation = Delete(memory_id, agent_id, writer=self._writer, if_version=if_version)
-            (result,) = await self.write_sql([operation])
+            (result,) = await self.write_sql([operation._replace(held_only=self.tier is not None)])
         except MemoryStoreUnavailableError as error:
             if not degrade:
                 raise DurabilityError("sql", None, _reason(error), fault=error.fault) from error
             failure = error
         else:
+            if result.status is WriteStatus.ABSENT and self.tier is not None:
+                is_in_redis = await self._is_in_redis(agent_id, memory_id)
+                if if_version is not None or (is_in_redis and not is_synced):
+                    return Written(result._replace(existed=is_in_redis), "sql", None)
+                (result,) = await self.write_sql([operation])
+                result = result._replace(existed=result.existed or is_in_redis)
             tombstone = None
             if result.status is WriteStatus.APPLIED:
                 tombstone = tombstone_of(memory_id, agent_id, result.version, self._writer, seq=result.seq)
@@ -648,6 +715,15 @@ class AsyncCopies:
             await self.put_clean(tombstones[start : start + MAX_ENTRIES], epoch or "")
         return written
 
+    async def _is_in_redis(self, agent_id: str, memory_id: str) -> bool:
+        """Whether Redis has accepted a memory that SQL does not have."""
+        assert self.tier is not None
+        reply = await self.ask_redis(self.tier.read, agent_id, [memory_id])
+        if reply is None:
+            raise _redis_unread()
+        copy: Copy | None = reply.copies[0]
+        return memory_id in reply.damaged or (copy is not None and not copy.deleted)
+
     async def _delete_as_dirty(
         self, agent_id: str, memory_id: str, if_version: int | None, known_version: int
     ) -> Written:
@@ -662,6 +738,8 @@ class AsyncCopies:
         letter = await self._dirty_batches.call(agent_id, (tombstone, if_version))
         status = _DIRTY_STATUS[letter]
         existed = letter == "o"
+        if existed:
+            self._note_own_dirty(memory_id, version + DELETED)
         result = WriteResult(status, memory_id, version if existed else 0, existed=existed)
         return Written(result, "redis", tombstone if existed else None)
 
@@ -669,58 +747,108 @@ class AsyncCopies:
 
     async def read(
         self, agent_id: str, ids: Sequence[str], known: Mapping[str, int], *, partial: bool = False
-    ) -> tuple[dict[str, Copy], int | None]:
-        """The copies of `ids`, without tombstones, what has expired and what is nowhere, and Redis' hint (None: it is away).
+    ) -> Found:
+        """The copies of `ids`.
 
-        `known`: versions of ids below which a copy in Redis is a miss. With `partial` what cannot be read now is left out
-        as well; otherwise MemoryStoreUnavailableError is raised.
+        `known`: versions of ids below which a copy in Redis is a miss. With `partial` what cannot be read now, and what is
+        damaged, is left out and named; otherwise MemoryStoreUnavailableError or CorruptMemoryError is raised.
         """
         found: dict[str, Copy] = {}
-        dirty: dict[str, Copy] = {}
-        missing: list[str] = []
-        hint: int | None = None
         journalled = self.journal.find(ids) if self.journal is not None else []
         if journalled and self.journal is not None and self.on_sql is not None and not self.sql.is_away():
             # SQL may have got something greater since, or an erasure.
             await self.on_sql()
             journalled = self.journal.find(ids)
-        for start in range(0, len(ids), MAX_ENTRIES):
-            part = ids[start : start + MAX_ENTRIES]
-            reply = None if self.tier is None else await self.ask_redis(self.tier.read, agent_id, part)
-            if reply is None:
-                missing += part
-                continue
-            hint = reply.hint
-            for memory_id, copy, is_dirty in zip(part, reply.copies, reply.dirty, strict=True):
-                if copy is None or (not is_dirty and copy.version < known.get(memory_id, 0)):
-                    missing.append(memory_id)
-                elif is_dirty:
-                    dirty[memory_id] = copy
-                else:
-                    found[memory_id] = copy
-        if missing or dirty:
+        seen = await self._read_redis(agent_id, ids, known, found)
+        unread = set(seen.unread)
+        corrupt: set[str] = set()
+        if seen.missing or seen.dirty or seen.damaged:
             try:
-                rows = await self.loader.load(agent_id, missing, dirty)
+                rows = await self.loader.load(agent_id, seen.missing, [*seen.dirty, *seen.damaged], corrupt)
             except MemoryStoreUnavailableError:
-                if not partial and not {copy.id for copy in journalled}.issuperset(missing):
+                needed = {*seen.missing, *seen.damaged}
+                if not partial and not {copy.id for copy in journalled}.issuperset(needed):
                     raise
                 rows = {}
+                unread.update(needed)
             found.update(rows)
-            for memory_id, copy in dirty.items():
+            for memory_id, copy in seen.dirty.items():
                 row = rows.get(memory_id)
                 if row is None or copy.stamp > row.stamp:
                     found[memory_id] = copy
+        damaged = self._damaged(found, seen.damaged, corrupt)
         for copy in journalled:
             other = found.get(copy.id)
             if copy.agent_id == agent_id and (other is None or copy.stamp > other.stamp):
                 found[copy.id] = copy
+                damaged.pop(copy.id, None)
+        unknown = frozenset(memory_id for memory_id in unread if self._is_unknown(memory_id, found, damaged, known))
+        for memory_id, error in damaged.items():
+            if error.where != "SQL":  # which the loader has noted
+                self.damage.note(memory_id, error.where)
+        if not partial and unknown:
+            raise _redis_unread()
+        if not partial and damaged:
+            raise next(iter(damaged.values()))
+        for memory_id in unread:
+            if memory_id in unknown or max(known.get(memory_id, 0), self._own_dirty.get(memory_id, 0)) >= DELETED:
+                found.pop(memory_id, None)
         now = time.time()
         living = {
             memory_id: copy
             for memory_id, copy in found.items()
             if not copy.deleted and not (copy.expires_at is not None and is_expired(copy.expires_at, now))
         }
-        return living, hint
+        return Found(living, seen.hint, unknown, damaged)
+
+    async def _read_redis(
+        self, agent_id: str, ids: Sequence[str], known: Mapping[str, int], found: dict[str, Copy]
+    ) -> _SeenInRedis:
+        """Adds valid clean copies to `found`; returns what is to be asked of SQL."""
+        seen = _SeenInRedis()
+        for start in range(0, len(ids), MAX_ENTRIES):
+            part = ids[start : start + MAX_ENTRIES]
+            reply = None if self.tier is None else await self.ask_redis(self.tier.read, agent_id, part)
+            if reply is None:
+                seen.missing += part
+                if self.tier is not None:
+                    seen.unread += part
+                continue
+            seen.hint = reply.hint
+            seen.damaged |= {memory_id: one.version for memory_id, one in reply.damaged.items()}
+            for memory_id, copy, is_dirty in zip(part, reply.copies, reply.dirty, strict=True):
+                if memory_id in reply.damaged:
+                    continue
+                if copy is None or (not is_dirty and copy.version < known.get(memory_id, 0)):
+                    seen.missing.append(memory_id)
+                elif is_dirty:
+                    seen.dirty[memory_id] = copy
+                else:
+                    found[memory_id] = copy
+        return seen
+
+    @staticmethod
+    def _damaged(
+        found: dict[str, Copy], in_redis: Mapping[str, int], in_sql: Collection[str]
+    ) -> dict[str, CorruptMemoryError]:
+        """The ids whose newest copy is damaged, as far as that can be told; they leave `found`."""
+        damaged = {memory_id: CorruptMemoryError(memory_id, "SQL") for memory_id in in_sql if memory_id not in found}
+        for memory_id, version in in_redis.items():
+            copy = found.get(memory_id)
+            if copy is None or (not copy.deleted and copy.version < version):
+                found.pop(memory_id, None)
+                damaged[memory_id] = CorruptMemoryError(memory_id, "Redis")
+        return damaged
+
+    def _is_unknown(
+        self, memory_id: str, found: Mapping[str, Copy], damaged: Collection[str], known: Mapping[str, int]
+    ) -> bool:
+        """Whether a store that could not be asked may have this memory, or the version of it that this process knows of."""
+        copy = found.get(memory_id)
+        least = max(known.get(memory_id, 0), self._own_dirty.get(memory_id, 0))
+        if copy is None:
+            return memory_id not in damaged and least < DELETED
+        return not copy.deleted and copy.version < least < DELETED
 
     async def close(self) -> None:
         """Finishes what waits for Redis; what the journal holds stays in it."""

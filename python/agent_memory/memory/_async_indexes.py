@@ -161,6 +161,9 @@ class AsyncIndexes:
         except DimensionsLearnedError:
             self.drop(agent_id)
             await self.get(agent_id)
+        except MemoryStoreUnavailableError:
+            index.is_behind = True
+            raise
 
     async def _refresh(self, agent_id: str, index: AgentIndex) -> None:
         self.refreshes += 1
@@ -175,6 +178,7 @@ class AsyncIndexes:
                 rows = await self._copies.loader.load(agent_id, [memory_id])
                 index.apply(list(rows.values()), is_from_sql=True)
         index.refreshed_at = time.monotonic()
+        index.is_behind = False
 
     async def _follow(self, agent_id: str, index: AgentIndex) -> None:
         copies = self._copies
@@ -187,6 +191,9 @@ class AsyncIndexes:
                 if page.reset:
                     continue
             index.generation = page.generation
+            for memory_id in page.damaged:
+                copies.damage.note(memory_id, "SQL")
+                index.leave_out(memory_id)
             if page.copies:
                 if len(page.copies) > 1_000:
                     await async_in_thread(lambda copies=page.copies: index.apply(copies, is_from_sql=True))
@@ -220,6 +227,8 @@ class AsyncIndexes:
         reply = await copies.ask_redis(copies.tier.read, agent_id, ids)
         if reply is None:
             return set(index.dirty)
+        for memory_id in reply.damaged:
+            copies.damage.note(memory_id, "Redis")
         for copy in reply.copies:
             if copy is not None:
                 index.add(copy, is_dirty=True)

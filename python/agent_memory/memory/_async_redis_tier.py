@@ -11,10 +11,11 @@ SQL statement whose result is put (R4); a copy put under another epoch is refuse
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
@@ -27,9 +28,11 @@ from agent_memory.memory.codec import decode_copy, encode_copy
 from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.redis_scripts import MAX_ENTRIES, Script, parse_answers
-from agent_memory.memory.rules import REPLAY_LIFETIME_US, Stamp
+from agent_memory.memory.rules import MAX_VERSION, REPLAY_LIFETIME_US, Stamp
 
-__all__ = ["BUCKETS", "AsyncRedisTier", "ReadReply", "RedisAnswer", "bucket_of"]
+__all__ = ["BUCKETS", "AsyncRedisTier", "DamagedCopy", "ReadReply", "RedisAnswer", "bucket_of"]
+
+logger = logging.getLogger(__name__)
 
 BUCKETS: Final = 1_024
 """Into how many hash tags agents are spread."""
@@ -59,6 +62,15 @@ class RedisAnswer(NamedTuple):
     """Of `put_clean` the agent's clean copies, of `put_dirty` and `mark` the bucket's dirty bytes."""
 
 
+class DamagedCopy(NamedTuple):
+    """A copy in Redis that does not match its checksum and need not be anywhere else."""
+
+    version: int
+    """As far as it can be read; else greater than every version."""
+    digest: str
+    """The SHA-1 of its bytes."""
+
+
 class ReadReply(NamedTuple):
     """Copies read from Redis; None where there is no valid one."""
 
@@ -67,6 +79,8 @@ class ReadReply(NamedTuple):
     cursor: int
     copies: list[Copy | None]
     dirty: list[bool]
+    damaged: dict[str, DamagedCopy]
+    """Of ids without a valid copy: those with a damaged one that SQL need not have."""
 
 
 def bucket_of(agent_id: str) -> int:
@@ -115,6 +129,7 @@ class AsyncRedisTier:
         self._lifetime = str(lifetime_us)
         self._epochs: dict[str, str] = {}
         self._ahead_us = 0
+        self.spoilt = 0
 
     # --- calling scripts ---
 
@@ -123,6 +138,9 @@ class AsyncRedisTier:
     ) -> Any:
         prefix, keys = _agent_keys(agent_id)
         names = [*keys, *(prefix + _quote_id(memory_id) for memory_id in ids)]
+        return await self._evaluate(script, names, arguments, epoch)
+
+    async def _evaluate(self, script: Script, names: Sequence[str], arguments: Sequence[Any], epoch: str = "") -> Any:
         clock = "" if self.clock_us is None else str(self.clock_us)
         words = (len(names), *names, epoch, clock, self._lifetime, *arguments)
         try:
@@ -217,13 +235,17 @@ class AsyncRedisTier:
     # --- reading ---
 
     async def read(self, agent_id: str, ids: Sequence[str]) -> ReadReply:
-        """The valid copies of at most MAX_ENTRIES ids. One whose checksum does not match is taken out and is a miss."""
+        """The valid copies of at most MAX_ENTRIES ids.
+
+        A clean one that does not match its checksum is taken out and a miss, since SQL has it; any other stays.
+        """
         reply = await self._call(redis_scripts.READ, agent_id, ids, ())
         epoch = reply[0].decode()
         self._remember(agent_id, epoch, int(reply[3]))
         copies: list[Copy | None] = []
         dirty: list[bool] = []
-        damaged: list[str] = []
+        damaged: dict[str, DamagedCopy] = {}
+        spoilt: list[str] = []
         for memory_id, value in zip(ids, reply[4:], strict=True):
             copy, is_dirty = None, False
             if value is not None:
@@ -231,12 +253,38 @@ class AsyncRedisTier:
                     copy, header = decode_copy(value, memory_id, agent_id)
                     is_dirty = header.state != "c"
                 except CorruptMemoryError:
-                    damaged.append(memory_id)
+                    if value[1:2] == b"c":
+                        spoilt.append(memory_id)
+                    else:
+                        damaged[memory_id] = _damaged(value)
             copies.append(copy)
             dirty.append(is_dirty)
-        if damaged:
-            await self.evict(agent_id, damaged)
-        return ReadReply(epoch, int(reply[1]), int(reply[2]), copies, dirty)
+        if spoilt:
+            self.spoilt += len(spoilt)
+            logger.warning("%d cached copies in Redis were damaged, and are read from SQL", len(spoilt))
+            await self.evict(agent_id, spoilt)
+        return ReadReply(epoch, int(reply[1]), int(reply[2]), copies, dirty, damaged)
+
+    async def quarantine(self, agent_id: str, damaged: Mapping[str, DamagedCopy]) -> int:
+        """Takes damaged copies out of the way of synchronisation, unless they were replaced; returns how many."""
+        prefix, keys = _agent_keys(agent_id)
+        names = [*keys, *(prefix + _quote_id(memory_id) for memory_id in damaged)]
+        names.append(_bucket_key(bucket_of(agent_id), "damaged"))
+        digests = [one.digest for one in damaged.values()]
+        letters = parse_answers(await self._evaluate(redis_scripts.QUARANTINE, names, digests))[0]
+        return letters.count("o")
+
+    async def damaged_members(self, bucket: int, *, limit: int = MAX_ENTRIES) -> list[tuple[str, str]]:
+        """(agent, id) of a bucket's damaged copies, at most `limit`."""
+        found = await self.client.zrange(_bucket_key(bucket, "damaged"), 0, limit - 1)
+        return [_member(member) for member in found]
+
+    async def forget_damaged(self, agent_id: str, ids: Sequence[str]) -> None:
+        """Takes ids out of the set of damaged copies."""
+        if ids:
+            agent = quote(agent_id, safe="")
+            members = [f"{agent}:{_quote_id(memory_id)}" for memory_id in ids]
+            await self.client.zrem(_bucket_key(bucket_of(agent_id), "damaged"), *members)
 
     async def dirty_members(self, bucket: int, *, limit: int = MAX_ENTRIES) -> list[tuple[str, str]]:
         """(agent, id) of a bucket's dirty copies, at most `limit`."""
@@ -245,8 +293,15 @@ class AsyncRedisTier:
 
     async def dirty_ids(self, agent_id: str, *, limit: int = MAX_ENTRIES) -> list[str]:
         """The ids of an agent's dirty copies, at most `limit`."""
+        return await self._ids_in("dirty", agent_id, limit)
+
+    async def damaged_ids(self, agent_id: str, *, limit: int = MAX_ENTRIES) -> list[str]:
+        """The ids of an agent's damaged copies, at most `limit`."""
+        return await self._ids_in("damaged", agent_id, limit)
+
+    async def _ids_in(self, name: str, agent_id: str, limit: int) -> list[str]:
         agent = quote(agent_id, safe="")
-        key = _bucket_key(bucket_of(agent_id), "dirty")
+        key = _bucket_key(bucket_of(agent_id), name)
         found = await self.client.zrangebylex(key, f"[{agent}:", f"({agent};", start=0, num=limit)
         return [_member(member)[1] for member in found]
 
@@ -295,8 +350,13 @@ class AsyncRedisTier:
         _, keys = _agent_keys(agent_id)
         await self.end_epoch(agent_id)
         erased = 0
-        while ids := [*await self.dirty_ids(agent_id), *await self.oldest_ids(agent_id, MAX_ENTRIES)]:
+        while True:
+            damaged = await self.damaged_ids(agent_id)
+            ids = [*damaged, *await self.dirty_ids(agent_id), *await self.oldest_ids(agent_id, MAX_ENTRIES)]
+            if not ids:
+                break
             answer = await self._apply(redis_scripts.EVICT, agent_id, list(dict.fromkeys(ids))[:MAX_ENTRIES], ["all"])
+            await self.forget_damaged(agent_id, damaged)
             erased += answer.letters.count("o")
         await self.client.unlink(keys[1], keys[2])
         return erased
@@ -323,6 +383,12 @@ class AsyncRedisTier:
                 except ResponseError:
                     await async_sleep(REWRITE_POLL_S)  # another process was faster by a moment
         return False
+
+
+def _damaged(value: bytes) -> DamagedCopy:
+    digits = value[4:20]
+    version = int(digits) if len(digits) == 16 and digits.isdigit() else MAX_VERSION
+    return DamagedCopy(version, hashlib.sha1(value, usedforsecurity=False).hexdigest())
 
 
 def _member(member: bytes) -> tuple[str, str]:

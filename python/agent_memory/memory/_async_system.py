@@ -28,6 +28,7 @@ from agent_memory._compat import ASYNC, AsyncKeyedLocks, AsyncTask, async_in_thr
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments
 from agent_memory.memory._agent_index import AgentIndex
+from agent_memory.memory._async_check import AsyncCheck
 from agent_memory.memory._async_copies import AsyncCopies
 from agent_memory.memory._async_indexes import AsyncIndexes
 from agent_memory.memory._async_memory_journal import AsyncMemoryJournal
@@ -36,7 +37,7 @@ from agent_memory.memory._async_sync_service import AsyncSyncService
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._presence import Written
 from agent_memory.memory._redis_argument import check_redis
-from agent_memory.memory._reports import Health, ImportReport, MaintenanceReport, SyncReport
+from agent_memory.memory._reports import CheckReport, Health, ImportReport, MaintenanceReport, SyncReport
 from agent_memory.memory.entries import (
     Copy,
     Durability,
@@ -635,12 +636,18 @@ class AsyncMemorySystem:
     ) -> bool:
         """Deletes a memory for good; returns whether there was one.
 
-        Raises MemoryConflictError, and DurabilityError where SQL is away (unless `degrade`: then Redis remembers it).
+        Raises MemoryConflictError, and DurabilityError where SQL is away (unless `degrade`: then Redis remembers it, and
+        whether there was a memory is not asked: True). Raises MemoryStoreUnavailableError, having done nothing, where SQL has
+        no such memory and Redis is away, which may alone have it.
         """
         copies = await self._opened()
         index = self._indexes.peek(agent_id)
         known = 0 if index is None else index.known_versions([memory_id])[memory_id]
         written = await copies.delete(agent_id, memory_id, if_version, degrade, known)
+        if written.result.status is WriteStatus.ABSENT and written.result.existed:
+            # Redis has a copy that SQL has not got yet.
+            await self._service.sync_agent(agent_id, [memory_id], SyncReport())
+            written = await copies.delete(agent_id, memory_id, if_version, degrade, known, is_synced=True)
         result = written.result
         if result.status is WriteStatus.CONFLICT and if_version is not None:
             raise MemoryConflictError(memory_id, if_version, result.version)
@@ -680,22 +687,17 @@ class AsyncMemorySystem:
         index = self._indexes.peek(agent_id)
         expected = {memory_id: self._floors.get(memory_id, 0)}
         known = expected if index is None else index.known_versions([memory_id])
-        found, _ = await self._copies.read(agent_id, [memory_id], known)
-        return found.get(memory_id)
+        found = await self._copies.read(agent_id, [memory_id], known)
+        return found.copies.get(memory_id)
 
     async def get(self, agent_id: str, memory_id: str) -> MemoryEntry | None:
         """A memory by its id: from Redis, else from SQL; None where it is not there, was deleted, or is expired.
 
-        Raises MemoryStoreUnavailableError where Redis has no copy and SQL is away, and where Redis is away that alone has it.
+        Raises MemoryStoreUnavailableError where that cannot be known: Redis has no copy and SQL is away, or SQL has none and
+        Redis is away, which may alone have it. Raises CorruptMemoryError where its newest copy is damaged.
         """
-        copies = await self._opened()
+        await self._opened()
         copy = await self._read_one(agent_id, memory_id)
-        if copy is None and copies.redis.away_s is not None:
-            index = self._indexes.peek(agent_id)
-            if index is not None and memory_id in index.dirty:
-                index = await self._indexes.settled(agent_id, index)
-            if index is not None and index.dirty.get(memory_id) == index.versions.get(memory_id, 0):
-                raise MemoryStoreUnavailableError("Redis is away, which alone has this memory until SQL gets it")
         if copy is None:
             return None
         self._service.note_accesses([memory_id])
@@ -772,18 +774,23 @@ class AsyncMemorySystem:
             found = self._search(index, embedding, text, asked, options)
             ids = [] if found is None else found.ids
             known = index.known_versions(ids)
-            read, hint = await copies.read(agent_id, ids, known, partial=True)
+            read = await copies.read(agent_id, ids, known, partial=True)
+            hint = read.hint
             if hint is not None and hint != index.hint:
                 is_news = index.hint is not None
                 index.hint = hint
                 if is_news and await self._refresh(agent_id, index):
                     index = await self._indexes.get(agent_id)
                     continue  # somebody has stored something: rank again
-            entries = [entry for entry in self._entries(found, read) if (entry.relevance or 0.0) >= min_relevance][:k]
+            entries = [
+                entry for entry in self._entries(found, read.copies) if (entry.relevance or 0.0) >= min_relevance
+            ][:k]
             if len(entries) >= k or len(ids) < asked or attempt == 7:
                 if rerank is not None and text is not None and entries:
                     scores = await async_settle(rerank(text, entries))
                     entries = _arguments.reranked(entries, scores, wanted_count)
+                if not entries and (read.unknown or index.is_behind or not index.is_loaded):
+                    raise MemoryStoreUnavailableError("no memory could be read, and whether there are any is unknown")
                 self._service.note_accesses([entry.id for entry in entries])
                 return entries
             asked = min(4 * asked, max(len(index), asked))  # some have expired or were deleted a moment ago
@@ -864,6 +871,8 @@ class AsyncMemorySystem:
         while left is None or left > 0:
             size = 500 if left is None else min(500, left)
             page = await copies.ask_sql(copies.store.query, wanted, limit=size, cursor=cursor)
+            for memory_id in page.damaged:
+                copies.damage.note(memory_id, "SQL")
             yield page.copies
             if left is not None:
                 left -= len(page.copies)
@@ -994,6 +1003,21 @@ class AsyncMemorySystem:
         await self._opened()
         return await self._service.maintain()
 
+    async def check(self, agent_id: str | None = None, *, limit: int = 1_000) -> CheckReport:
+        """Reads all memories, or one agent's, and verifies their checksums; names at most `limit` (>= 1) damaged ones.
+
+        A damaged memory is left out of every list and raised (CorruptMemoryError) by its id; `delete` still works. Damaged
+        copies in Redis that SQL has not got are put aside, where no synchronisation meets them again. Nothing is deleted.
+        Reads everything there is: for quiet hours. Raises MemoryStoreUnavailableError where SQL is away.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be >= 1, got {limit!r}")
+        copies = await self._opened()
+        report = await AsyncCheck(copies, self._indexes, self._service, limit).run(agent_id)
+        if not report.is_intact:
+            logger.error("check: %d memories are damaged, %d findings", report.damaged_count, len(report.database))
+        return report
+
     async def rebuild_indices(self, agent_id: str) -> int:
         """Makes the agent's index anew from SQL, leaving aside any snapshot; returns how many memories it holds."""
         await self._opened()
@@ -1029,6 +1053,7 @@ class AsyncMemorySystem:
                 "shared": copies.loader.shared,
                 "absent_hits": copies.loader.absent_hits,
             },
+            "damaged": {"memories": len(copies.damage), "met": copies.damage.met},
             "index": dict(self._indexes.stats()),
             "service": {
                 "running": self._service.is_running,

@@ -163,6 +163,9 @@ class Indexes:
         except DimensionsLearnedError:
             self.drop(agent_id)
             self.get(agent_id)
+        except MemoryStoreUnavailableError:
+            index.is_behind = True
+            raise
 
     def _refresh(self, agent_id: str, index: AgentIndex) -> None:
         self.refreshes += 1
@@ -177,6 +180,7 @@ class Indexes:
                 rows = self._copies.loader.load(agent_id, [memory_id])
                 index.apply(list(rows.values()), is_from_sql=True)
         index.refreshed_at = time.monotonic()
+        index.is_behind = False
 
     def _follow(self, agent_id: str, index: AgentIndex) -> None:
         copies = self._copies
@@ -189,6 +193,9 @@ class Indexes:
                 if page.reset:
                     continue
             index.generation = page.generation
+            for memory_id in page.damaged:
+                copies.damage.note(memory_id, "SQL")
+                index.leave_out(memory_id)
             if page.copies:
                 if len(page.copies) > 1_000:
                     in_thread(lambda copies=page.copies: index.apply(copies, is_from_sql=True))
@@ -222,6 +229,8 @@ class Indexes:
         reply = copies.ask_redis(copies.tier.read, agent_id, ids)
         if reply is None:
             return set(index.dirty)
+        for memory_id in reply.damaged:
+            copies.damage.note(memory_id, "Redis")
         for copy in reply.copies:
             if copy is not None:
                 index.add(copy, is_dirty=True)

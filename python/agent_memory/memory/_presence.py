@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from agent_memory.memory.entries import Copy, Durability
-from agent_memory.memory.errors import MemoryStoreUnavailableError, StoreFault
+from agent_memory.memory.errors import CorruptMemoryError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.stores.operations import WriteResult
 
-__all__ = ["FULL_STAYS_S", "RETRY_S", "Presence", "Writability", "Written"]
+__all__ = ["FULL_STAYS_S", "RETRY_S", "Damage", "Found", "Presence", "Writability", "Written"]
 
 logger = logging.getLogger(__name__)
+
+MAX_DAMAGED: Final = 1_000
+"""Of how many damaged memories the names are kept; each is told of once in the log."""
 
 RETRY_S: Final = 0.25
 """For how long a store that failed is not asked again."""
@@ -30,6 +34,19 @@ class Written(NamedTuple):
     durability: Durability
     copy: Copy | None
     """The copy as it stands now, where it is known."""
+
+
+class Found(NamedTuple):
+    """What was read."""
+
+    copies: dict[str, Copy]
+    """Without tombstones, what has expired and what is nowhere."""
+    hint: int | None
+    """Redis' hint; None: it is away."""
+    unknown: frozenset[str]
+    """Ids that a store which is away may have."""
+    damaged: dict[str, CorruptMemoryError]
+    """Ids of which no intact copy was found."""
 
 
 class Presence:
@@ -105,3 +122,24 @@ class Writability:
         if self.fault is not StoreFault.FULL or time.monotonic() - self._refused_at > FULL_STAYS_S:
             self.accepted()
         return self.fault
+
+
+class Damage:
+    """The damaged memories that this process has met. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self.met = 0
+        """How often one was met: read by id, or left out of a list."""
+        self._known: OrderedDict[str, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def note(self, memory_id: str, where: str) -> None:
+        """One was met; the log says so the first time."""
+        self.met += 1
+        if memory_id not in self._known:
+            logger.error("the copy of memory %s in %s is damaged", memory_id, where)
+            self._known[memory_id] = where
+            while len(self._known) > MAX_DAMAGED:
+                self._known.popitem(last=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["Health", "ImportReport", "MaintenanceReport", "SyncReport"]
+__all__ = ["CheckReport", "DamagedMemory", "Health", "ImportReport", "MaintenanceReport", "SyncReport"]
 
 
 class ImportReport(int):
@@ -64,6 +65,37 @@ class Health(str):
 
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return (Health.of, (self.sql, self.redis))
+
+
+class DamagedMemory(NamedTuple):
+    """A memory of which a copy does not match its checksum."""
+
+    agent_id: str
+    id: str
+    where: str
+    """`"SQL"` or `"Redis"`."""
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What a check found."""
+
+    scanned: int = 0
+    """Memories and tombstones that were read."""
+    damaged: list[DamagedMemory] = field(default_factory=list)
+    """At most `check`'s `limit` of them; `damaged_count` counts all."""
+    damaged_count: int = 0
+    quarantined: int = 0
+    """Damaged copies in Redis that are out of the way of synchronisation since this check."""
+    database: list[str] = field(default_factory=list)
+    """What the database finds damaged in its own files, in its own words."""
+    is_complete: bool = True
+    """Whether all was read: not where Redis is away, or a damaged file ends the reading of an agent."""
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether all was read and nothing is damaged."""
+        return self.is_complete and not self.damaged_count and not self.database
 
 
 @dataclass(slots=True)

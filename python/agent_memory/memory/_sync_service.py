@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agent_memory._compat import (
@@ -26,7 +26,7 @@ from agent_memory._compat import (
 from agent_memory.memory._copies import REDIS_ERRORS, Copies
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._indexes import Indexes
-from agent_memory.memory._redis_tier import BUCKETS
+from agent_memory.memory._redis_tier import BUCKETS, DamagedCopy
 from agent_memory.memory._reports import MaintenanceReport, SyncReport
 from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
@@ -227,6 +227,8 @@ class SyncService:
         if reply is None or epoch is None:
             report.remaining = True
             return
+        if reply.damaged:
+            self.quarantine(agent_id, reply.damaged)
         dirty = [
             copy for copy, is_dirty in zip(reply.copies, reply.dirty, strict=True) if copy is not None and is_dirty
         ]
@@ -256,6 +258,14 @@ class SyncService:
             else:
                 copies.note_dirty(agent_id, answer.number)
         self._forget_beaten(agent_id, changed)
+
+    def quarantine(self, agent_id: str, damaged: Mapping[str, DamagedCopy]) -> int:
+        """Takes damaged copies of Redis, which SQL need not have, out of the way of synchronisation. They stay there."""
+        copies = self._copies
+        assert copies.tier is not None
+        for memory_id in damaged:
+            copies.damage.note(memory_id, "Redis")
+        return copies.ask_redis(copies.tier.quarantine, agent_id, damaged) or 0
 
     def _follow_agents(self, report: SyncReport) -> None:
         """Lets Redis follow the feeds of agents that were touched since the last round."""
@@ -287,6 +297,8 @@ class SyncService:
         cursor = state.cursor
         while True:
             page = copies.ask_sql(copies.store.changes, agent_id, cursor, limit=MAX_ENTRIES, vectors=False)
+            for memory_id in page.damaged:
+                copies.damage.note(memory_id, "SQL")
             if page.reset and cursor:
                 # Rows have been purged that Redis has not been told about: its copies of this agent all go.
                 copies.ask_redis(tier.erase_clean, agent_id)

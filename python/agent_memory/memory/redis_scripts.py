@@ -9,6 +9,7 @@ All keys of one agent and of its bucket's bookkeeping have one hash tag, so that
     {b0123}:dirty         zset     AGENT:ID of the bucket's dirty copies and tombstones, score 0 (R5)
     {b0123}:due           zset     AGENT:ID of the bucket's clean copies -> when its residency is over, in microseconds
     {b0123}:bytes         string   bytes of the bucket's dirty copies
+    {b0123}:damaged       zset     AGENT:ID of dirty copies that do not match their checksum: no sync is kept up by them
 
 AGENT and ID are percent-encoded. A script is given every key that it touches, at most MAX_ENTRIES copies, and the ids of one
 call are distinct. It answers with one letter per copy:
@@ -23,7 +24,19 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-__all__ = ["EVICT", "FOLLOW", "MARK", "MAX_ENTRIES", "OPEN", "PUT_CLEAN", "PUT_DIRTY", "READ", "RELABEL", "Script"]
+__all__ = [
+    "EVICT",
+    "FOLLOW",
+    "MARK",
+    "MAX_ENTRIES",
+    "OPEN",
+    "PUT_CLEAN",
+    "PUT_DIRTY",
+    "QUARANTINE",
+    "READ",
+    "RELABEL",
+    "Script",
+]
 
 MAX_ENTRIES: Final = 500
 """The most copies that one call of a script touches; each costs about two elements of sets besides."""
@@ -349,6 +362,26 @@ for i = 1, count do
   reply[4 + i] = value
 end
 return reply
+""",
+)
+
+QUARANTINE: Final = Script(
+    "quarantine",
+    # The last key is the set of damaged copies; ARGV from 4: the SHA-1 of the value that was seen to be damaged. It stays
+    # where it is, so that it is not called absent, and its bytes count as before.
+    _PRELUDE
+    + """
+local damaged = KEYS[#KEYS]
+for i = 1, count - 1 do
+  local key = KEYS[first + i - 1]
+  local value = redis.call('GET', key)
+  answers[i] = 'x'
+  if value and redis.sha1hex(value) == ARGV[3 + i] then
+    if redis.call('ZREM', dirty, member_of(key)) == 1 then answers[i] = 'o' end
+    redis.call('ZADD', damaged, 0, member_of(key))
+  end
+end
+return {table.concat(answers), '0', '0'}
 """,
 )
 

@@ -126,6 +126,16 @@ class Compression:
         except zstandard.ZstdError:
             raise ValueError("the compressed content is damaged") from None
 
+    def unpack_all(self, contents: Iterable[tuple[bytes, int]]) -> list[bytes]:
+        """The contents of (content, dictionary) as they were; damaged ones are left out. Raises UnknownDictionaryError."""
+        unpacked = []
+        for content, dictionary in contents:
+            try:
+                unpacked.append(self.unpack_content(content, dictionary))
+            except ValueError:
+                continue  # its readers are told
+        return unpacked
+
     @staticmethod
     def unpack_vector(vector: bytes, element: int) -> bytes:
         """The vector as float32, little endian."""

@@ -332,7 +332,7 @@ class Plan:
             return WriteResult(WriteStatus.ERASED, delete.id)
         held = self._held(delete.id)
         if held is None:
-            if delete.if_version is not None:
+            if delete.if_version is not None or delete.held_only:
                 return WriteResult(WriteStatus.ABSENT, delete.id)
             version = delete.version or next_version(agent.last_version, self._now_us)
             seq = self._advance(agent)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agent_memory.memory.entries import Copy, verify
 from agent_memory.memory.errors import CorruptMemoryError
-from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression
+from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
 from agent_memory.memory.stores._plan import Agent
 
 __all__ = [
@@ -21,8 +21,11 @@ __all__ = [
     "MOVED_COLUMNS",
     "NOT_ERASED",
     "NOT_EXPIRED",
+    "SEQ_COLUMN",
     "agent_of_row",
+    "copies_of_rows",
     "copy_of_row",
+    "damaged_ids",
     "select_copies",
 ]
 
@@ -108,10 +111,47 @@ def copy_of_row(row: Sequence[Any], compression: Compression, where: str, *, vec
     if dictionary != UNCOMPRESSED or element != F32:
         try:
             content = compression.unpack_content(copy.content, dictionary)
+            copy = copy._replace(content=content, vector=compression.unpack_vector(copy.vector, element))
         except ValueError:
             raise CorruptMemoryError(copy.id, where) from None
-        copy = copy._replace(content=content, vector=compression.unpack_vector(copy.vector, element))
-    return verify(copy, where) if vectors else copy
+    if not vectors:
+        return copy
+    try:
+        return verify(copy, where)
+    except (TypeError, ValueError, OverflowError):  # no copy has such values
+        raise CorruptMemoryError(copy.id, where) from None
+
+
+SEQ_COLUMN: Final = Copy._fields.index("seq")
+"""The place of a row of `select_copies` in its agent's feed, whether the rest of it can be read or not."""
+
+
+def copies_of_rows(
+    rows: Sequence[Sequence[Any]], compression: Compression, where: str, *, vectors: bool, knows_all: bool = False
+) -> tuple[list[Copy], list[str]]:
+    """The copies of rows, and the ids of those that do not match their checksums.
+
+    Raises UnknownDictionaryError, unless `knows_all` dictionaries: then the row that names it is damaged.
+    """
+    copies: list[Copy] = []
+    damaged: list[str] = []
+    for row in rows:
+        try:
+            copies.append(copy_of_row(row, compression, where, vectors=vectors))
+        except CorruptMemoryError as error:
+            damaged.append(error.memory_id)
+        except UnknownDictionaryError:
+            if not knows_all:
+                raise
+            damaged.append(row[0])
+    return copies, damaged
+
+
+def damaged_ids(ids: Sequence[str], found: Mapping[str, Copy], damaged: Sequence[str]) -> list[str]:
+    """Which of the ids asked for are damaged: where a row's own id is, each that was not found may be it."""
+    if set(damaged).issubset(ids):
+        return list(damaged)
+    return [memory_id for memory_id in ids if memory_id not in found]
 
 
 def agent_of_row(row: Sequence[Any]) -> Agent:

@@ -42,20 +42,26 @@ class AsyncMemoryStore(Protocol):
         """Applies operations in their order; returns when all are committed."""
         ...
 
-    async def get(self, ids: Sequence[str], *, vectors: bool = True) -> list[Copy | None]:
-        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
+    async def get(
+        self, ids: Sequence[str], *, vectors: bool = True, damaged: list[str] | None = None
+    ) -> list[Copy | None]:
+        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked.
+
+        Raises CorruptMemoryError for the first that does not match its checksum; with a list `damaged`, adds such ids to it
+        instead, and gives None for them.
+        """
         ...
 
     async def get_by_key(
         self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
     ) -> Copy | None:
-        """The memory that a user's key names; without `user_id` that of no user."""
+        """The memory that a user's key names; without `user_id` that of no user. Raises CorruptMemoryError."""
         ...
 
     async def query(
         self, query: MemoryQuery, *, limit: int = 1_000, cursor: Cursor | None = None, vectors: bool = True
     ) -> QueryPage:
-        """At most `limit` (1..10,000) copies, in the query's order."""
+        """At most `limit` (1..10,000) copies, in the query's order; damaged ones are left out and named."""
         ...
 
     async def count(self, query: MemoryQuery) -> int:
@@ -65,7 +71,7 @@ class AsyncMemoryStore(Protocol):
     async def changes(
         self, agent_id: str, after_seq: int = 0, *, limit: int = 1_000, vectors: bool = True
     ) -> ChangePage:
-        """What changed after `after_seq`. From 0 on it is everything the agent has."""
+        """What changed after `after_seq`. From 0 on it is everything the agent has. Damaged ones are left out and named."""
         ...
 
     async def agent(self, agent_id: str) -> AgentState | None:
@@ -141,6 +147,10 @@ class AsyncMemoryStore(Protocol):
 
     async def check_writable(self) -> None:
         """Raises MemoryStoreUnavailableError where the database is away, takes no writes or is locked; writes nothing."""
+        ...
+
+    async def check_integrity(self) -> list[str]:
+        """What the database finds damaged in its own files, in its own words; empty where it finds nothing, or cannot tell."""
         ...
 
     async def stats(self) -> StoreStats:

@@ -69,6 +69,8 @@ class Delete(NamedTuple):
     writer: int = 0
     if_version: int | None = None
     generation: int = 0
+    held_only: bool = False
+    """Of an id that is not held leave none: `ABSENT`."""
     erases: bool = False
     """The tombstone keeps no idempotency key, and one that has it loses it."""
 
@@ -204,6 +206,8 @@ class QueryPage(NamedTuple):
 
     copies: list[Copy]
     cursor: Cursor | None
+    damaged: tuple[str, ...] = ()
+    """The ids of memories that would be among them and do not match their checksums."""
 
 
 class ChangePage(NamedTuple):
@@ -216,6 +220,8 @@ class ChangePage(NamedTuple):
     reset: bool
     """The reader's place is older than what was purged, or of an erased generation: begin again from 0."""
     more: bool
+    damaged: tuple[str, ...] = ()
+    """The ids of memories that would be among them and do not match their checksums."""
 
 
 class AgentState(NamedTuple):

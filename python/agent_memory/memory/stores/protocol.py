@@ -44,20 +44,24 @@ class MemoryStore(Protocol):
         """Applies operations in their order; returns when all are committed."""
         ...
 
-    def get(self, ids: Sequence[str], *, vectors: bool = True) -> list[Copy | None]:
-        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
+    def get(self, ids: Sequence[str], *, vectors: bool = True, damaged: list[str] | None = None) -> list[Copy | None]:
+        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked.
+
+        Raises CorruptMemoryError for the first that does not match its checksum; with a list `damaged`, adds such ids to it
+        instead, and gives None for them.
+        """
         ...
 
     def get_by_key(
         self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
     ) -> Copy | None:
-        """The memory that a user's key names; without `user_id` that of no user."""
+        """The memory that a user's key names; without `user_id` that of no user. Raises CorruptMemoryError."""
         ...
 
     def query(
         self, query: MemoryQuery, *, limit: int = 1_000, cursor: Cursor | None = None, vectors: bool = True
     ) -> QueryPage:
-        """At most `limit` (1..10,000) copies, in the query's order."""
+        """At most `limit` (1..10,000) copies, in the query's order; damaged ones are left out and named."""
         ...
 
     def count(self, query: MemoryQuery) -> int:
@@ -65,7 +69,7 @@ class MemoryStore(Protocol):
         ...
 
     def changes(self, agent_id: str, after_seq: int = 0, *, limit: int = 1_000, vectors: bool = True) -> ChangePage:
-        """What changed after `after_seq`. From 0 on it is everything the agent has."""
+        """What changed after `after_seq`. From 0 on it is everything the agent has. Damaged ones are left out and named."""
         ...
 
     def agent(self, agent_id: str) -> AgentState | None:
@@ -141,6 +145,10 @@ class MemoryStore(Protocol):
 
     def check_writable(self) -> None:
         """Raises MemoryStoreUnavailableError where the database is away, takes no writes or is locked; writes nothing."""
+        ...
+
+    def check_integrity(self) -> list[str]:
+        """What the database finds damaged in its own files, in its own words; empty where it finds nothing, or cannot tell."""
         ...
 
     def stats(self) -> StoreStats:

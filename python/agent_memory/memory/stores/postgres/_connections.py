@@ -100,11 +100,12 @@ class Connections:
                 with self.use() as connection:
                     return function(connection)
             except MemoryStoreUnavailableError as error:
-                if attempt == MAX_ATTEMPTS:
-                    raise
-                if error.fault is StoreFault.TRANSIENT:
+                is_stale = isinstance(error, _PooledConnectionError)
+                if attempt < MAX_ATTEMPTS and error.fault is StoreFault.TRANSIENT:
                     sleep(random.random() * PAUSE_S * attempt)
-                elif not (isinstance(error, _PooledConnectionError) and is_repeatable()):
+                elif attempt == MAX_ATTEMPTS or not (is_stale and is_repeatable()):
+                    if is_stale:
+                        raise MemoryStoreUnavailableError(str(error), code=error.code) from error.__cause__
                     raise
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from agent_memory._compat import async_in_thread
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace, new_writer
-from agent_memory.memory.errors import MemoryStoreUnavailableError, StoreFault
+from agent_memory.memory.errors import CorruptMemoryError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import LongTermSettings, PostgresSettings
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
@@ -18,8 +18,10 @@ from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
     NOT_ERASED,
     NOT_EXPIRED,
+    SEQ_COLUMN,
     agent_of_row,
-    copy_of_row,
+    copies_of_rows,
+    damaged_ids,
     select_copies,
 )
 from agent_memory.memory.stores.operations import (
@@ -133,12 +135,12 @@ class AsyncPostgresStore:
 
         return await self._connections.transact(apply)
 
-    async def _copies(self, rows: Sequence[Sequence[Any]], vectors: bool) -> list[Copy]:
+    async def _copies(self, rows: Sequence[Sequence[Any]], vectors: bool) -> tuple[list[Copy], list[str]]:
         try:
-            return [copy_of_row(row, self._compression, "PostgreSQL", vectors=vectors) for row in rows]
+            return copies_of_rows(rows, self._compression, "PostgreSQL", vectors=vectors)
         except UnknownDictionaryError:
             await self._connections.transact(self._load_dictionaries)
-            return [copy_of_row(row, self._compression, "PostgreSQL", vectors=vectors) for row in rows]
+            return copies_of_rows(rows, self._compression, "PostgreSQL", vectors=vectors, knows_all=True)
 
     async def _load_dictionaries(self, connection: AsyncSession) -> None:
         await async_load_dictionaries(connection, self._compression)
@@ -219,7 +221,7 @@ class AsyncPostgresStore:
         )
         if len(rows) < settings.min_dictionary_samples:
             return None
-        samples = [self._compression.unpack_content(content, dictionary) for content, dictionary in rows]
+        samples = self._compression.unpack_all((content, dictionary) for content, dictionary in rows)
         data = await async_in_thread(self._compression.train, samples)
         if data is None:
             return None
@@ -364,12 +366,23 @@ class AsyncPostgresStore:
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 
-    async def get(self, ids: Sequence[str], *, vectors: bool = True) -> list[Copy | None]:
-        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
+    async def get(
+        self, ids: Sequence[str], *, vectors: bool = True, damaged: list[str] | None = None
+    ) -> list[Copy | None]:
+        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked.
+
+        Damaged ones are raised, or added to the list.
+        """
         if not ids:
             return []
         rows = await self._fetch(f"{_SELECT[vectors]} AND m.id = ANY(%s)", (list(map(str, ids)),))
-        found = {copy.id: copy for copy in await self._copies(rows, vectors)}
+        copies, corrupt = await self._copies(rows, vectors)
+        found = {copy.id: copy for copy in copies}
+        corrupt = damaged_ids(ids, found, corrupt)
+        if corrupt and damaged is None:
+            raise CorruptMemoryError(corrupt[0], "PostgreSQL")
+        if damaged is not None:
+            damaged += corrupt
         return [found.get(memory_id) for memory_id in ids]
 
     async def get_by_key(
@@ -378,7 +391,10 @@ class AsyncPostgresStore:
         """The memory that a user's key names; without `user_id` that of no user."""
         wanted = (agent_id, user_id or "", encode_namespace(namespace), key, self._clock_us() / 1e6)
         rows = await self._fetch(_BY_KEY, wanted)
-        return (await self._copies(rows, True))[0] if rows else None
+        copies, damaged = await self._copies(rows, True)
+        if damaged:
+            raise CorruptMemoryError(damaged[0], "PostgreSQL")  # it is asked for by its name
+        return copies[0] if copies else None
 
     async def query(
         self, query: MemoryQuery, *, limit: int = 1_000, cursor: Cursor | None = None, vectors: bool = True
@@ -395,7 +411,8 @@ class AsyncPostgresStore:
         if len(rows) > limit:
             rows = rows[:limit]
             following = Cursor(rows[-1][-2], rows[-1][-1])
-        return QueryPage(await self._copies(rows, vectors), following)
+        copies, damaged = await self._copies(rows, vectors)
+        return QueryPage(copies, following, tuple(damaged))
 
     async def count(self, query: MemoryQuery) -> int:
         """How many memories match."""
@@ -427,11 +444,11 @@ class AsyncPostgresStore:
         if not agents:
             return ChangePage([], after_seq, 1, False, False)
         agent = agent_of_row(agents[0])
-        copies = await self._copies(rows[:limit], vectors)
+        copies, damaged = await self._copies(rows[:limit], vectors)
         more = len(rows) > limit
-        seq = copies[-1].seq if more else max(agent.seq, after_seq)
+        seq = rows[limit - 1][SEQ_COLUMN] if more else max(agent.seq, after_seq)
         reset = 0 < after_seq < max(agent.purged_seq, agent.erased_seq)
-        return ChangePage(copies, seq, agent.generation, reset, more)
+        return ChangePage(copies, seq, agent.generation, reset, more, tuple(damaged))
 
     async def agent(self, agent_id: str) -> AgentState | None:
         """The agent's row; None where nothing was ever written."""
@@ -501,6 +518,10 @@ class AsyncPostgresStore:
             raise MemoryStoreUnavailableError(
                 "PostgreSQL: transactions are read-only (SQLSTATE 25006)", fault=StoreFault.READ_ONLY, code="25006"
             )
+
+    async def check_integrity(self) -> list[str]:
+        """Nothing: what a server finds in its own files is its administrator's to ask (data checksums, amcheck)."""
+        return []
 
     async def stats(self) -> StoreStats:
         """Counters since the store was made."""

@@ -10,9 +10,17 @@ from typing import Any, Final
 
 from agent_memory._compat import give_way
 from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace
+from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
-from agent_memory.memory.stores._rows import NOT_ERASED, NOT_EXPIRED, copy_of_row, select_copies
+from agent_memory.memory.stores._rows import (
+    NOT_ERASED,
+    NOT_EXPIRED,
+    SEQ_COLUMN,
+    copies_of_rows,
+    damaged_ids,
+    select_copies,
+)
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
@@ -42,8 +50,15 @@ _BY_KEY: Final = (
     f" AND m.deleted = 0 AND {NOT_EXPIRED}"
 )
 
+MAX_FINDINGS: Final = 100
+"""The most lines of `check_integrity`."""
+
 _YIELDING_ROWS: Final = 100
 """After so many rows a background read gives way."""
+
+
+def _lenient_text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
 
 
 class Reader:
@@ -66,29 +81,52 @@ class Reader:
         # A thread that ended leaves its connection behind.
         self.connection.close()
 
-    def _copies(self, rows: Sequence[Sequence[Any]], vectors: bool) -> list[Copy]:
+    def _copies(self, rows: Sequence[Sequence[Any]], vectors: bool) -> tuple[list[Copy], list[str]]:
         try:
-            return [copy_of_row(row, self._compression, "SQLite", vectors=vectors) for row in rows]
+            return copies_of_rows(rows, self._compression, "SQLite", vectors=vectors)
         except UnknownDictionaryError:
             load_dictionaries(self.connection, self._compression)
-            return [copy_of_row(row, self._compression, "SQLite", vectors=vectors) for row in rows]
+            return copies_of_rows(rows, self._compression, "SQLite", vectors=vectors, knows_all=True)
 
-    def get(self, ids: Sequence[str], vectors: bool) -> list[Copy | None]:
+    def _rows(self, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows of copies, also where a damaged one has a text that is none: it fails its checksum then, and no other."""
+        connection = self.connection
+        try:
+            return connection.execute(sql, parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", None) is not None:
+                raise
+        connection.text_factory = _lenient_text
+        try:
+            return connection.execute(sql, parameters).fetchall()
+        finally:
+            connection.text_factory = str
+
+    def get(self, ids: Sequence[str], vectors: bool, damaged: list[str] | None) -> list[Copy | None]:
         if len(ids) == 1:
             sql = f"{_SELECT[vectors]} AND m.id = ?"
-            rows = self.connection.execute(sql, (ids[0],)).fetchall()
+            rows = self._rows(sql, (ids[0],))
         else:
             sql = f"{_SELECT[vectors]} AND m.id IN (SELECT value FROM json_each(?))"
-            rows = self.connection.execute(sql, (json.dumps(list(ids)),)).fetchall()
-        found = {copy.id: copy for copy in self._copies(rows, vectors)}
+            rows = self._rows(sql, (json.dumps(list(ids)),))
+        copies, corrupt = self._copies(rows, vectors)
+        found = {copy.id: copy for copy in copies}
+        corrupt = damaged_ids(ids, found, corrupt)
+        if corrupt and damaged is None:
+            raise CorruptMemoryError(corrupt[0], "SQLite")
+        if damaged is not None:
+            damaged += corrupt
         return [found.get(memory_id) for memory_id in ids]
 
     def get_by_key(
         self, agent_id: str, key: str, namespace: Sequence[str], user_id: str | None, now: float
     ) -> Copy | None:
         wanted = (agent_id, user_id or "", encode_namespace(namespace), key, now)
-        rows = self.connection.execute(_BY_KEY, wanted).fetchall()
-        return self._copies(rows, True)[0] if rows else None
+        rows = self._rows(_BY_KEY, wanted)
+        copies, damaged = self._copies(rows, True)
+        if damaged:
+            raise CorruptMemoryError(damaged[0], "SQLite")  # it is asked for by its name
+        return copies[0] if copies else None
 
     def query(self, query: MemoryQuery, now: float, limit: int, cursor: Cursor | None, vectors: bool) -> QueryPage:
         check_limit(limit)
@@ -96,12 +134,13 @@ class Reader:
         end, more_parameters = page(query, limit, cursor)
         # The order's value is the last column but one: the row's number is the last.
         sql = _SELECT[vectors].replace(", m.row_id FROM", f", {order_column(query)}, m.row_id FROM", 1)
-        rows = self.connection.execute(sql + where + end, parameters + more_parameters).fetchall()
+        rows = self._rows(sql + where + end, parameters + more_parameters)
         following = None
         if len(rows) > limit:
             rows = rows[:limit]
             following = Cursor(rows[-1][-2], rows[-1][-1])
-        return QueryPage(self._copies(rows, vectors), following)
+        copies, damaged = self._copies(rows, vectors)
+        return QueryPage(copies, following, tuple(damaged))
 
     def count(self, query: MemoryQuery, now: float) -> int:
         where, parameters = conditions(query, now, postgres=False)
@@ -114,14 +153,14 @@ class Reader:
         try:
             agent = load_agents(self.connection, [agent_id])[agent_id]
             sql = f"{_CHANGES[vectors]} AND a.agent_id = ? AND m.seq > ? ORDER BY m.seq LIMIT ?"
-            rows = self.connection.execute(sql, (agent_id, after_seq, limit + 1)).fetchall()
+            rows = self._rows(sql, (agent_id, after_seq, limit + 1))
         finally:
             self.connection.execute("COMMIT")
-        copies = self._copies(rows[:limit], vectors)
+        copies, damaged = self._copies(rows[:limit], vectors)
         more = len(rows) > limit
-        seq = copies[-1].seq if more else max(agent.seq, after_seq)
+        seq = rows[limit - 1][SEQ_COLUMN] if more else max(agent.seq, after_seq)
         reset = 0 < after_seq < max(agent.purged_seq, agent.erased_seq)
-        return ChangePage(copies, seq, agent.generation, reset, more)
+        return ChangePage(copies, seq, agent.generation, reset, more, tuple(damaged))
 
     def agent(self, agent_id: str) -> AgentState | None:
         agent = load_agents(self.connection, [agent_id])[agent_id]
@@ -206,7 +245,12 @@ class Reader:
         )
         load_dictionaries(self.connection, self._compression)
         rows = self.connection.execute(sql, (bounds[0], stride, count))
-        return [self._compression.unpack_content(content, dictionary) for content, dictionary in rows]
+        return self._compression.unpack_all(rows)
+
+    def check_integrity(self) -> list[str]:
+        """What SQLite finds wrong with its file: at most MAX_FINDINGS lines."""
+        found = [str(row[0]) for row in self.connection.execute(f"PRAGMA quick_check({MAX_FINDINGS})")]
+        return [] if found == ["ok"] else found
 
 
 def erasure_of(connection: sqlite3.Connection, kind: Any, name: str, *, erased: int = 0) -> Erasure:

@@ -164,11 +164,16 @@ class AsyncSqliteStore:
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 
-    async def get(self, ids: Sequence[str], *, vectors: bool = True) -> list[Copy | None]:
-        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
+    async def get(
+        self, ids: Sequence[str], *, vectors: bool = True, damaged: list[str] | None = None
+    ) -> list[Copy | None]:
+        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked.
+
+        Damaged ones are raised, or added to the list.
+        """
         if not ids:
             return []
-        return await self._engine.async_read(lambda reader: reader.get(ids, vectors))
+        return await self._engine.async_read(lambda reader: reader.get(ids, vectors, damaged))
 
     async def get_by_key(
         self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
@@ -246,6 +251,10 @@ class AsyncSqliteStore:
         waiter = AsyncWaiter()
         self._engine.submit_function(waiter, lambda _: None)
         await waiter.wait()
+
+    async def check_integrity(self) -> list[str]:
+        """What SQLite's `quick_check` finds: it reads the whole file."""
+        return await self._engine.async_read(lambda reader: reader.check_integrity())
 
     async def stats(self) -> StoreStats:
         """Counters since `open()`."""

@@ -166,11 +166,14 @@ class SqliteStore:
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 
-    def get(self, ids: Sequence[str], *, vectors: bool = True) -> list[Copy | None]:
-        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked."""
+    def get(self, ids: Sequence[str], *, vectors: bool = True, damaged: list[str] | None = None) -> list[Copy | None]:
+        """The copies held, tombstones among them, in the order of `ids`. Without `vectors` the checksum goes unchecked.
+
+        Damaged ones are raised, or added to the list.
+        """
         if not ids:
             return []
-        return self._engine.read(lambda reader: reader.get(ids, vectors))
+        return self._engine.read(lambda reader: reader.get(ids, vectors, damaged))
 
     def get_by_key(
         self, agent_id: str, key: str, namespace: Sequence[str] = (), user_id: str | None = None
@@ -246,6 +249,10 @@ class SqliteStore:
         waiter = Waiter()
         self._engine.submit_function(waiter, lambda _: None)
         waiter.wait()
+
+    def check_integrity(self) -> list[str]:
+        """What SQLite's `quick_check` finds: it reads the whole file."""
+        return self._engine.read(lambda reader: reader.check_integrity())
 
     def stats(self) -> StoreStats:
         """Counters since `open()`."""
