@@ -14,6 +14,7 @@ from psycopg import sql
 from agent_memory.memory import (
     CorruptMemoryError,
     DamagedMemory,
+    IntermediateSettings,
     LongTermSettings,
     MaintenanceSettings,
     MemorySettings,
@@ -189,6 +190,7 @@ def test_check_reads_everything_and_names_what_is_damaged(open_memory, place):
 def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_a_memory_is_damaged(open_memory, place):
     memory = open_memory(
         short_term=ShortTermSettings(max_entries=1),
+        intermediate=IntermediateSettings(min_importance=0.3),
         long_term=LongTermSettings(min_dictionary_samples=10, dictionary_bytes=4_096),
         maintenance=MaintenanceSettings(pause_s=0),
     )
