@@ -120,7 +120,7 @@ def test_the_feed_gives_each_memory_at_its_last_change(store):
     assert [(found.id, found.seq, found.deleted, found.tier) for found in page.copies] == [
         *(("a", 4, 0, 0), ("b", 5, 1, 0), ("c", 6, 0, 2))
     ]
-    assert page[1:] == (6, 1, False, False)
+    assert page[1:] == (6, 1, False, False, ())
     page = store.changes("agent", 4, limit=1)
     assert (ids(page.copies), page.seq, page.more) == (["b"], 5, True)
     assert store.changes("agent", 6)[:2] == ([], 6)
