@@ -122,7 +122,7 @@ async def test_the_feed_gives_each_memory_at_its_last_change(async_store):
     page = await async_store.changes("agent", 4, limit=1)
     assert (ids(page.copies), page.seq, page.more) == (["b"], 5, True)
     assert (await async_store.changes("agent", 6))[:2] == ([], 6)
-    assert (await async_store.changes("nobody", 0)) == ([], 0, 1, False, False)
+    assert (await async_store.changes("nobody", 0)) == ([], 0, 1, False, False, ())
 
 
 async def test_purged_tombstones_send_old_readers_back_to_the_beginning(async_store, clock):

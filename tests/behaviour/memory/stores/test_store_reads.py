@@ -124,7 +124,7 @@ def test_the_feed_gives_each_memory_at_its_last_change(store):
     page = store.changes("agent", 4, limit=1)
     assert (ids(page.copies), page.seq, page.more) == (["b"], 5, True)
     assert store.changes("agent", 6)[:2] == ([], 6)
-    assert store.changes("nobody", 0) == ([], 0, 1, False, False)
+    assert store.changes("nobody", 0) == ([], 0, 1, False, False, ())
 
 
 def test_purged_tombstones_send_old_readers_back_to_the_beginning(store, clock):
