@@ -24,6 +24,8 @@ from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
+from agent_memory import _waiting
+
 T = TypeVar("T")
 
 ASYNC: Final = True
@@ -32,8 +34,21 @@ ASYNC: Final = True
 AsyncLock = asyncio.Lock
 Lock = threading.Lock
 
-AsyncSemaphore = asyncio.Semaphore
-Semaphore = threading.Semaphore
+
+class AsyncSlots:
+    """So many at a time: `async with slots.hold():`."""
+
+    __slots__ = ("_semaphore",)
+
+    def __init__(self, count: int) -> None:
+        self._semaphore = asyncio.Semaphore(count)
+
+    def hold(self) -> asyncio.Semaphore:
+        """One of them for the length of the block."""
+        return self._semaphore
+
+
+Slots = _waiting.Slots
 
 async_sleep = asyncio.sleep
 sleep = time.sleep

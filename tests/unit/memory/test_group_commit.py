@@ -17,7 +17,7 @@ def test_a_caller_whose_turn_comes_before_that_of_earlier_calls_gets_its_own_res
 
     group = GroupCommit(PostgresSettings(max_transaction_writes=3), apply)
     earlier = [_Call(["a", "b"]), _Call(["c", "d"])]
-    group._waiting.extend(earlier)
+    group._waiting.update(dict.fromkeys(earlier))
     group.pending = 4
 
     assert group.write(["e", "f", "g"]) == ["result of e", "result of f", "result of g"]

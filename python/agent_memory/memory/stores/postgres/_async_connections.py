@@ -24,7 +24,7 @@ from psycopg import AsyncConnection, IsolationLevel, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agent_memory import _at_fork
-from agent_memory._compat import AsyncSemaphore, async_sleep
+from agent_memory._compat import AsyncSlots, async_sleep
 from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.postgres._errors import translated
@@ -54,7 +54,7 @@ class AsyncConnections:
         self._settings = settings
         self._mutex = threading.Lock()
         self._idle: list[AsyncSession] = []
-        self._slots = AsyncSemaphore(settings.max_connections)
+        self._slots = AsyncSlots(settings.max_connections)
         self.is_open = False
         _at_fork.in_child(self._after_fork)
 
@@ -62,7 +62,7 @@ class AsyncConnections:
         _abandoned.extend(self._idle)
         self._mutex = threading.Lock()
         self._idle = []
-        self._slots = AsyncSemaphore(self._settings.max_connections)
+        self._slots = AsyncSlots(self._settings.max_connections)
         self.is_open = False
 
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class AsyncConnections:
         """
         if not self.is_open:
             raise MemoryStoreClosedError("the store is not open: open() it first")
-        async with self._slots:
+        async with self._slots.hold():
             connection = self._take()
             is_pooled = connection is not None
             if connection is None:

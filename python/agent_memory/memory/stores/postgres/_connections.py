@@ -26,7 +26,7 @@ from psycopg import Connection, IsolationLevel, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agent_memory import _at_fork
-from agent_memory._compat import Semaphore, sleep
+from agent_memory._compat import Slots, sleep
 from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.postgres._errors import translated
@@ -56,7 +56,7 @@ class Connections:
         self._settings = settings
         self._mutex = threading.Lock()
         self._idle: list[Session] = []
-        self._slots = Semaphore(settings.max_connections)
+        self._slots = Slots(settings.max_connections)
         self.is_open = False
         _at_fork.in_child(self._after_fork)
 
@@ -64,7 +64,7 @@ class Connections:
         _abandoned.extend(self._idle)
         self._mutex = threading.Lock()
         self._idle = []
-        self._slots = Semaphore(self._settings.max_connections)
+        self._slots = Slots(self._settings.max_connections)
         self.is_open = False
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class Connections:
         """
         if not self.is_open:
             raise MemoryStoreClosedError("the store is not open: open() it first")
-        with self._slots:
+        with self._slots.hold():
             connection = self._take()
             is_pooled = connection is not None
             if connection is None:

@@ -131,7 +131,10 @@ class AsyncPostgresStore:
 
     async def _apply(self, operations: Sequence[Operation]) -> list[WriteResult]:
         async def apply(connection: AsyncSession) -> list[WriteResult]:
-            return await async_apply_operations(connection, operations, self._compression, self._clock_us())
+            self._group.begins()
+            results = await async_apply_operations(connection, operations, self._compression, self._clock_us())
+            self._group.ends()
+            return results
 
         return await self._connections.transact(apply)
 

@@ -133,7 +133,10 @@ class PostgresStore:
 
     def _apply(self, operations: Sequence[Operation]) -> list[WriteResult]:
         def apply(connection: Session) -> list[WriteResult]:
-            return apply_operations(connection, operations, self._compression, self._clock_us())
+            self._group.begins()
+            results = apply_operations(connection, operations, self._compression, self._clock_us())
+            self._group.ends()
+            return results
 
         return self._connections.transact(apply)
 
