@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 
 def at_least(parameter: str, value: float, low: float) -> None:
@@ -31,6 +32,25 @@ def text(parameter: str, value: str) -> None:
     """Raises ValueError unless `value` is a non-empty str."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{parameter} must be a non-empty str, got {value!r}")
+
+
+def instance(parameter: str, value: object, kind: type) -> None:
+    """Raises TypeError unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{parameter} must be a {kind.__name__}, got {value!r}")
+
+
+def numbers(values: Mapping[str, object]) -> None:
+    """Raises TypeError for the first value that is neither None nor a number; their rules are checked elsewhere."""
+    for parameter, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise TypeError(f"{parameter} must be a number, got {value!r}")
+
+
+def flag(parameter: str, value: bool) -> None:
+    """Raises ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{parameter} must be True or False, got {value!r}")
 
 
 def function(parameter: str, value: object) -> None:

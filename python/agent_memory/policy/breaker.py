@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, Self, TypeAlias, TypeVar
 
-from agent_memory import _core
+from agent_memory import _check, _core
 
 from .settings import BreakerSettings
 
@@ -80,6 +80,9 @@ class _ConfiguredBreaker(_core.Breaker):
             probe_timeout=probe_timeout,
             max_reset_timeout=max_reset_timeout,
         )
+        _check.instance("name", name, str)
+        if clock is not None and not callable(clock):
+            raise TypeError(f"clock must be a callable, got {clock!r}")
         _check_counts(counts)
         return super().__new__(cls, name, settings.rules(), counts, clock)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from agent_memory import _check
 from agent_memory.policy.kinds import CommandCategory
 from agent_memory.policy.settings import BreakerSettings, RetryBudget, RetryPolicy, make_guard
 
@@ -38,14 +39,19 @@ class ResiliencePolicy:
     categories: Mapping[str, CommandCategory] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        _check.instance("breaker", self.breaker, BreakerSettings)
+        _check.instance("retry", self.retry, RetryPolicy)
+        if self.budget is not None:
+            _check.instance("budget", self.budget, RetryBudget)
+        if self.probe_interval is not None:
+            _check.above("probe_interval", self.probe_interval, 0)
+        _check.instance("categories", self.categories, Mapping)
         for name, category in self.categories.items():
-            if name != name.strip().upper():
+            if not isinstance(name, str) or name != name.strip().upper():
                 raise ValueError(f"categories must be keyed by upper-case command names, got {name!r}")
             if not isinstance(category, CommandCategory):
                 raise TypeError(f"categories[{name!r}] must be a CommandCategory, got {category!r}")
         object.__setattr__(self, "categories", dict(self.categories))
-        if self.probe_interval is not None and not self.probe_interval > 0:
-            raise ValueError(f"probe_interval must be > 0, got {self.probe_interval!r}")
 
     def make_guard(self, name: str, endpoint: str | None = None) -> Guard:
         """A guard of these settings; clients that share it are admitted and rejected together."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
-from agent_memory import _core
+from agent_memory import _check, _core
 
 __all__ = ["BreakerSettings", "JitterName", "RetryBudget", "RetryDecision", "RetryPolicy", "Strategy", "make_guard"]
 
@@ -55,6 +55,7 @@ class BreakerSettings:
     max_reset_timeout: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        _check.numbers({known.name: getattr(self, known.name) for known in fields(self)})
         self.rules()
 
     def rules(self) -> _core.BreakerRules:
@@ -72,6 +73,9 @@ class BreakerSettings:
             probe_timeout=self.probe_timeout,
             max_reset_timeout=self.max_reset_timeout,
         )
+
+
+_RETRY_NUMBERS = ("max_retries", "base_delay", "backoff_factor", "max_delay", "deadline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,10 @@ class RetryPolicy:
     overrides: Mapping[str, RetryPolicy | RetryDecision] = field(default_factory=dict, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
+        _check.numbers({name: getattr(self, name) for name in _RETRY_NUMBERS})
+        if not isinstance(self.jitter, str):
+            raise TypeError(f"jitter must be one of {', '.join(get_args(JitterName))}, got {self.jitter!r}")
+        _check.instance("overrides", self.overrides, Mapping)
         # A copy nobody else can change: the policy is frozen all the way down.
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
         self.rules()
@@ -158,6 +166,7 @@ class RetryBudget:
     refill_per_s: float = field(default=14.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        _check.numbers({known.name: getattr(self, known.name) for known in fields(self)})
         self.rules()
 
     def rules(self) -> _core.BudgetRules:
@@ -187,8 +196,18 @@ def make_guard(
     pass.
 
     `seed` makes the jitter repeatable, `clock` replaces the monotonic clock (a callable that returns nanoseconds):
-    both are for tests.
+    both are for tests. Raises TypeError for what is no such settings.
     """
+    _check.instance("name", name, str)
+    for parameter, settings, kind in (
+        ("breaker", breaker, BreakerSettings),
+        ("retry", retry, RetryPolicy),
+        ("budget", budget, RetryBudget),
+    ):
+        if settings is not None:
+            _check.instance(parameter, settings, kind)
+    if clock is not None and not callable(clock):
+        raise TypeError(f"clock must be a callable, got {clock!r}")
     retry = retry or RetryPolicy()
     return _core.Guard(
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from agent_memory.redis.plans import Plan
     from agent_memory.redis.shared import SharedByPool
 
-__all__ = ["AsyncSettle", "async_retry"]
+__all__ = ["AsyncSettle", "async_retry", "async_retry_as_given"]
 
 AsyncSettle = Callable[[Exception, float], Awaitable[tuple[Next, Any]]]
 """What became of a command whose answer was lost, found out within so many seconds; the reply where it came after all."""
@@ -83,6 +84,114 @@ async def async_retry(
             error = reply
     finally:
         del error  # its traceback refers to this frame: without this each failed call would leave a cycle
+
+
+async def async_retry_as_given(
+    retry: Any,
+    plan: Plan,
+    attempt: Callable[[int, float | None], Awaitable[Any]],
+    permit: int,
+    error: Exception,
+    bounds: tuple[float, float],
+    settle: AsyncSettle | None = None,
+    shared: SharedByPool | None = None,
+) -> Any:
+    """The same where the caller gave redis-py's `retry`: it decides how often, how soon and after which errors.
+
+    What is safe to repeat is decided here, as ever; so a write whose answer was lost is never sent again. `bounds` are the
+    seconds of one attempt and those of the call (infinite unless a policy names a deadline).
+    """
+    calls = _GivenRetry(plan, attempt, permit, error, bounds, settle, shared)
+    del error
+    try:
+        return await retry.call_with_retry(calls.attempt_next, calls.note, is_retryable=calls.may_repeat)
+    except Exception as last:
+        _with_doubt(last, calls.perhaps_executed)
+        raise
+    finally:
+        calls.error = None  # as above: its traceback refers to the frames that hold this object
+
+
+class _GivenRetry:
+    """The attempts of one call that redis-py's `Retry` repeats; the first of them has failed already."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        attempt: Callable[[int, float | None], Awaitable[Any]],
+        permit: int,
+        error: Exception,
+        bounds: tuple[float, float],
+        settle: AsyncSettle | None,
+        shared: SharedByPool | None,
+    ) -> None:
+        self._plan, self._attempt, self._settle, self._shared = plan, attempt, settle, shared
+        self._permit = self._started_ns = permit
+        self.error: Exception | None = error
+        """The last failure of an attempt."""
+        self._attempt_s, call_s = bounds
+        self._deadline_ns = inf if call_s == inf else permit + int(call_s * 1e9)
+        self._is_first = True
+        self._is_safe = False
+        self.perhaps_executed = False
+        """Whether one of the attempts may have been executed."""
+
+    def _left_s(self) -> float:
+        return min(self._attempt_s, max(0.001, (self._deadline_ns - monotonic_ns()) / 1e9))
+
+    def may_repeat(self, _error: Exception) -> bool:
+        """Whether another attempt is safe, and there is time for it."""
+        return self._is_safe and monotonic_ns() < self._deadline_ns
+
+    async def note(self, _error: Exception) -> None:
+        """Nothing: a failed connection has been closed already."""
+
+    async def attempt_next(self) -> Any:
+        """The first failure, then one attempt a call; returns the reply or raises."""
+        assert self.error is not None
+        if self._is_first:
+            self._is_first = False
+            return await self._count(self.error)
+        self._raise_if_closed(self.error)
+        admitted = _admit(self._plan)
+        if admitted is None:
+            # The error of the transport says what is wrong; the circuit may be closed by the next attempt.
+            raise self.error
+        self._permit = admitted
+        reply = await _attempt(self._plan, self._attempt, admitted, self._left_s())
+        if isinstance(reply, Exception):
+            return await self._count(reply)
+        self._plan.success(admitted)
+        return reply
+
+    def _raise_if_closed(self, error: Exception) -> None:
+        if self._shared is not None and self._shared.was_closed_since(self._started_ns):
+            self._is_safe = False
+            raise _closed(error, self.perhaps_executed)
+
+    async def _count(self, error: Exception) -> Any:
+        """Tell the guard of a failure and find out whether it may be repeated; raises it, unless its answer comes late."""
+        plan, permit = self._plan, self._permit
+        self.error, self._is_safe = error, False
+        kind, outcome = classify(error)
+        if kind is not None:
+            plan.failure(permit, kind, outcome, 0, permit, permit)  # past its deadline: the guard does not repeat it
+        else:
+            (plan.answered_error if isinstance(error, ResponseError) else plan.abandon)(permit)
+        if self._settle is not None and outcome is Outcome.UNKNOWN and kind is not None:
+            step, late = await self._settle(error, self._left_s())
+            if late is not MISSING:
+                return _given_late(late)
+            outcome = _outcome_of(step, error)
+        self.perhaps_executed = self.perhaps_executed or outcome is Outcome.UNKNOWN
+        self._raise_if_closed(error)
+        # Of a pipeline other commands may have run, unless the reply is one of the kinds that say that none has.
+        not_executed = outcome in _NOT_EXECUTED and (kind is not None or plan.name != "PIPELINE")
+        self._is_safe = not_executed or plan.only_reads
+        raise error
+
+
+_NOT_EXECUTED: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
 
 
 def _admit(plan: Plan) -> int | None:

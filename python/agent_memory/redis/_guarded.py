@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from redis.client import Redis as RedisPy
@@ -22,7 +23,7 @@ from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome,
 from agent_memory.policy import CommandCategory, FailureKind
 from agent_memory.redis import private
 from agent_memory.redis._probe import DEFAULT_INTERVAL_S, Prober
-from agent_memory.redis._retry import Settle, retry
+from agent_memory.redis._retry import Settle, retry, retry_as_given
 from agent_memory.redis.calls import (
     SELECT_WARNING,
     barriers_of,
@@ -88,6 +89,7 @@ class GuardedCalls:
         self._timeout_s: float | None = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
         self._deadline_s = deadline_of(resilience, self._timeout_s)
         deadline_s = None if resilience is None else resilience.retry.deadline
+        self._given_deadline_s = inf if deadline_s is None else deadline_s
         self._hurried = deadline_s is not None and (self._timeout_s is None or deadline_s < 2.0 * self._timeout_s)
         """Whether the first attempt, too, may need less time than the transport would give it by itself."""
         self._ordering: Callable[[], Any] | None = None
@@ -99,6 +101,9 @@ class GuardedCalls:
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
         self._own_callbacks: dict[str, Callable[..., Any]] = {}
         self._shared = shared_by(self.connection_pool, Event)
+        self._own_retry: dict[str, Any] = {}
+        """`retry` and `retry_on_error` where they were given beside a pool."""
+        self._uses_given_retry = True
         self._prober: Prober | None = None
         if guard is None and resilience is not None:
             ping = _ping_of(weakref.ref(self.connection_pool), self._view_of)
@@ -149,11 +154,25 @@ class GuardedCalls:
                 if not isinstance(reply, Exception):
                     return reply
                 error = reply
+        given = self.given_retry()
         try:
+            if given is not None:
+                bounds = (self._deadline_s, self._given_deadline_s)
+                return retry_as_given(given, plan, attempt, permit, error, bounds, settle, self._shared)
             return retry(plan, attempt, permit, error, self._deadline_s, settle, self._shared)
         except Exception as last:
             describe(last, self.guard, plan.name)
             raise
+
+    def given_retry(self) -> Any:
+        """redis-py's `Retry` that was given to this client or its pool, in the place of the policy's; None without one."""
+        if not self._uses_given_retry or self.transport_here() is None:
+            return None  # redis-py's own way: its connections have it
+        return private.given_retry(self.connection_pool, self._own_retry)
+
+    def leave_retries_to_policy(self) -> None:
+        """redis-py's `retry` of the pool is not for this view: its owner has a retry policy of its own."""
+        self._uses_given_retry = False
 
     def _spare_server(self, attempt: Attempt, error: Exception) -> Attempt:
         """`attempt` that blames no server for having no room for another connection, while one is held that calls go over."""

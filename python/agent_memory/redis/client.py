@@ -13,6 +13,7 @@ from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._guarded import GuardedCalls
+from agent_memory.redis.arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
 from agent_memory.redis.monitor import Monitor
 from agent_memory.redis.pipeline import Pipeline
@@ -42,7 +43,11 @@ class Redis(GuardedCalls, RedisPy):
       only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
       not redis-py's own, is already in use without it, or `single_connection_client` is set.
 
-    redis-py's own retries are off unless `retry=` is given: each of them would multiply ours.
+    redis-py's `retry=` and `retry_on_error=`, of the client or of its pool, take the place of the policy's retries: they decide
+    how often, how soon and after which errors, the guard still decides what is safe to repeat. Without them redis-py's own
+    retries are off.
+
+    Arguments that are unknown, outside their rule, or that a given pool would win over raise TypeError or ValueError here.
 
     Errors are redis-py's types (`RedisUnavailableError` is a `redis.ConnectionError`, …) and carry `.outcome`. Thread-safe
     and fork-safe as `redis.Redis` is.
@@ -56,15 +61,19 @@ class Redis(GuardedCalls, RedisPy):
         exactly_once: bool | ExactlyOnce = False,
         **kwargs: Any,
     ) -> None:
-        given = kwargs.get("connection_pool") is not None
-        if given:
-            private.pack_safely(kwargs["connection_pool"])
+        check_guarding(resilience, guard, exactly_once)
+        given = check_client(RedisPy, args, kwargs, asynchronous=False)
+        pool = given.get("connection_pool")
+        if pool is not None:
+            private.pack_safely(pool)
         else:
-            private.fill_arguments(kwargs, asynchronous=False)
+            private.fill_arguments(kwargs, given, asynchronous=False)
         super().__init__(*args, **kwargs)
         private.pack_safely(self.connection_pool)
-        private.register_for_renewal(self, given=given, asynchronous=False)
-        self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"), exactly_once)
+        private.register_for_renewal(self, given=pool is not None, asynchronous=False)
+        self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
+        if pool is not None:
+            self._own_retry = {name: given[name] for name in ("retry", "retry_on_error") if given.get(name) is not None}
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
         stock = private.is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         self._transport = transport_of(self.connection_pool) if stock else None
@@ -76,10 +85,11 @@ class Redis(GuardedCalls, RedisPy):
     @classmethod
     def from_url(cls, url: str, **kwargs: Any) -> Self:
         """As `redis.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
-        own = {name: kwargs.pop(name) for name in ("resilience", "guard", "exactly_once") if name in kwargs}
+        own = own_arguments(kwargs)
+        check_guarding(**own)
+        check_named(kwargs, asynchronous=False)
         single = kwargs.pop("single_connection_client", False)
-        private.fill_arguments(kwargs, asynchronous=False)
-        pool = ConnectionPool.from_url(url, **kwargs)
+        pool = private.pool_from_url(ConnectionPool, url, kwargs, asynchronous=False)
         client = cls(connection_pool=pool, single_connection_client=single, **own)
         client.auto_close_connection_pool = True
         return client
@@ -93,7 +103,9 @@ class Redis(GuardedCalls, RedisPy):
 
     @staticmethod
     def _view_of(pool: Any) -> Redis:
-        return Redis(connection_pool=pool, resilience=None)
+        view = Redis(connection_pool=pool, resilience=None)
+        view.leave_retries_to_policy()
+        return view
 
     # --- commands -------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,13 @@ here and nowhere else, so that a new redis-py is checked by reading one file.
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import math
 import socket
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import hiredis
@@ -20,15 +21,15 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis._defaults import DEFAULT_SOCKET_TIMEOUT
+from redis._defaults import DEFAULT_RETRY_BASE, DEFAULT_RETRY_CAP, DEFAULT_RETRY_COUNT, DEFAULT_SOCKET_TIMEOUT
 from redis._parsers.base import BaseParser
 from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser, _HiredisParser
 from redis._parsers.response_callbacks import get_response_callbacks
 from redis.asyncio.connection import Connection as AsyncConnection
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
-from redis.connection import HiredisRespSerializer
+from redis.connection import HiredisRespSerializer, parse_url
 from redis.credentials import StreamingCredentialProvider
 from redis.driver_info import DriverInfo
 from redis.event import AfterPooledConnectionsInstantiationEvent, AfterPubSubConnectionInstantiationEvent, ClientType
@@ -80,9 +81,11 @@ __all__ = [
     "drop",
     "end_with_client",
     "fill_arguments",
+    "given_retry",
     "health_check_is_due",
     "hide_arguments",
     "is_stock_async_pool",
+    "is_stock_connection",
     "is_stock_pool",
     "lease",
     "lost_while_watching",
@@ -98,7 +101,9 @@ __all__ = [
     "on_disconnect",
     "on_renewal",
     "pack_safely",
+    "flag_of_text",
     "parse_reply_error",
+    "pool_from_url",
     "read_push",
     "register_for_renewal",
     "reply_reader",
@@ -134,6 +139,11 @@ def callbacks_after_fallback(asked: int | None, legacy_responses: bool) -> dict[
 def is_stock_pool(pool: Any) -> bool:
     """Whether the pool and its connections are redis-py's own, so that a transport may connect in the pool's place."""
     return type(pool) in _STOCK_POOLS and pool.connection_class in _STOCK_CONNECTIONS and pool.cache is None
+
+
+def is_stock_connection(connection_class: Any) -> bool:
+    """Whether the connections of a pool are redis-py's own, or ours: it is known what they take."""
+    return connection_class in _STOCK_CONNECTIONS or connection_class in _STOCK_ASYNC_CONNECTIONS
 
 
 def is_stock_async_pool(pool: Any) -> bool:
@@ -347,35 +357,90 @@ def _arguments(pool: Any) -> dict[str, Any]:
     # PING of their own into a stream that is ours.
     arguments = {name: value for name, value in pool.connection_kwargs.items() if name not in _MAINTENANCE_ARGUMENTS}
     arguments["health_check_interval"] = 0
-    _fill_driver(arguments)
+    _fill_driver(arguments, arguments)
     arguments["maint_notifications_config"] = no_maintenance_notifications()
     return arguments
 
 
+class _Unasked(Retry):
+    """The retries of a pool that was told nothing of them: none, because the guard retries."""
+
+
+class _AsyncUnasked(AsyncRetry):
+    """The same for asyncio."""
+
+
 def no_retries() -> Retry:
     """redis-py's way of saying "once"."""
-    return Retry(NoBackoff(), 0)
+    return _Unasked(NoBackoff(), 0)
 
 
 def no_async_retries() -> AsyncRetry:
     """The same for asyncio."""
-    return AsyncRetry(NoBackoff(), 0)
+    return _AsyncUnasked(NoBackoff(), 0)
 
 
-def fill_arguments(arguments: dict[str, Any], *, asynchronous: bool) -> None:
+def given_retry(pool: Any, own: Mapping[str, Any]) -> Any:
+    """A copy of the `retry` that the caller gave for this pool, with the `retry_on_error` added; None where none was given.
+
+    `own` are those that were given to a client beside the pool; they win. Errors without a Retry get redis-py's default one.
+    """
+    settings = pool.connection_kwargs
+    retry = own.get("retry") or settings.get("retry")
+    errors = own.get("retry_on_error") or settings.get("retry_on_error")
+    if isinstance(retry, _Unasked | _AsyncUnasked):
+        retry = None
+    if retry is None and not errors:
+        return None
+    retry = _retry_for_errors(pool) if retry is None else copy.deepcopy(retry)  # a backoff has a state of its own
+    if errors:
+        retry.update_supported_errors(list(errors))
+    return retry
+
+
+def _retry_for_errors(pool: Any) -> Any:
+    kind: Any = AsyncRetry if inspect.iscoroutinefunction(pool.get_connection) else Retry
+    return kind(ExponentialWithJitterBackoff(base=DEFAULT_RETRY_BASE, cap=DEFAULT_RETRY_CAP), DEFAULT_RETRY_COUNT)
+
+
+def pool_from_url(pool_class: Any, url: str, arguments: dict[str, Any], *, asynchronous: bool) -> Any:
+    """A pool for the URL and for `arguments`, over which the URL's query wins; filled as `fill_arguments` says."""
+    filled = arguments | parse_url(url)
+    names = filled.keys() - arguments.keys()
+    fill_arguments(filled, asynchronous=asynchronous)
+    pool = pool_class.from_url(url, **{name: value for name, value in filled.items() if name not in names})
+    for name in _TEXT_FLAGS.intersection(pool.connection_kwargs):
+        value = pool.connection_kwargs[name]
+        if isinstance(value, str):
+            pool.connection_kwargs[name] = flag_of_text(value)
+    return pool
+
+
+def flag_of_text(text: str) -> bool:
+    """A switch in a URL's query, read as redis-py reads those that it knows."""
+    return text.upper() not in {"0", "F", "FALSE", "N", "NO", ""}
+
+
+_TEXT_FLAGS = frozenset({"decode_responses", "ssl_validate_ocsp", "ssl_validate_ocsp_stapled"})
+"""Switches that redis-py leaves as text, which is true whatever it says."""
+
+
+def fill_arguments(arguments: dict[str, Any], given: Mapping[str, Any] | None = None, *, asynchronous: bool) -> None:
     """Choose for a new pool what our clients want otherwise than redis-py, where the caller has not chosen.
 
     No retries of redis-py's, which would multiply ours; no question about maintenance; and the driver's name and version
     without parsing the package's metadata once more for each client or connection, which takes as long as connecting.
     """
-    arguments.setdefault("retry", no_async_retries() if asynchronous else no_retries())
-    if arguments.get("maint_notifications_config") is None:
+    given = arguments if given is None else given  # by position, too
+    if "retry" not in given:
+        arguments["retry"] = no_async_retries() if asynchronous else no_retries()
+    if given.get("maint_notifications_config") is None:
         arguments["maint_notifications_config"] = no_maintenance_notifications()
-    _fill_driver(arguments)
+    _fill_driver(arguments, given)
 
 
-def _fill_driver(arguments: dict[str, Any]) -> None:
-    if arguments.keys().isdisjoint(_DRIVER_ARGUMENTS):
+def _fill_driver(arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
+    if given.keys().isdisjoint(_DRIVER_ARGUMENTS):
         arguments["driver_info"] = DriverInfo(lib_version=redis.__version__)
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from agent_memory._check import above, at_least, text, whole
+from collections.abc import Mapping
+from typing import Any, Final
 
-__all__ = ["above", "at_least", "client_arguments", "text", "whole"]
+from agent_memory._check import above, at_least, flag, text, whole
+from agent_memory._core import Guard
+from agent_memory.policy import RecoveryConfig, RetryPolicy
+from agent_memory.redis.arguments import check_named, parameters_of
+
+__all__ = ["above", "at_least", "client_arguments", "connection_arguments", "policies", "text", "whole"]
 
 
 def client_arguments(
     *,
     client_name: str,
+    host: str,
     port: int,
     db: int,
     socket_timeout: float | None,
@@ -22,9 +29,13 @@ def client_arguments(
     max_connections: int,
     health_check_interval: float,
     probe: float | None,
+    double_await: bool,
+    decode_responses: bool,
+    connection_name: str | None,
 ) -> None:
     """Raises ValueError for the first argument of a resilient client that is outside its rule."""
     text("client_name", client_name)
+    text("host", host)
     whole("port", port, 0, 65_535)
     whole("db", db, 0)
     whole("circuit_threshold", circuit_threshold, 1)
@@ -34,7 +45,51 @@ def client_arguments(
     at_least("retry_max_delay", retry_max_delay, 0)
     whole("max_connections", max_connections, 1)
     at_least("health_check_interval", health_check_interval, 0)
+    flag("double_await", double_await)
+    flag("decode_responses", decode_responses)
+    if connection_name is not None:
+        text("connection_name", connection_name)
     optional = {"socket_timeout": socket_timeout, "socket_connect_timeout": socket_connect_timeout, "probe": probe}
     for parameter, seconds in optional.items():
         if seconds is not None:
             above(parameter, seconds, 0)
+
+
+def policies(*, retry_policy: object, guard: object, recovery: object) -> None:
+    """Raises ValueError for the first policy of a resilient client that is none."""
+    for parameter, value, kind in (
+        ("retry_policy", retry_policy, RetryPolicy),
+        ("guard", guard, Guard),
+        ("recovery", recovery, RecoveryConfig),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{parameter} must be a {kind.__name__} or None, got {value!r}")
+
+
+_NOT_FOR_RESILIENT: Final = {
+    "retry": "retry_policy= says how commands are retried",
+    "retry_on_error": "retry_policy= says how commands are retried",
+    "connection_pool": "give client=Redis(connection_pool=...) for a pool of your own",
+}
+
+
+def connection_arguments(
+    client_class: type, client: object, arguments: Mapping[str, Any], secrets: Mapping[str, Any], *, asynchronous: bool
+) -> None:
+    """Raises TypeError or ValueError for the first of redis-py's arguments that is unknown, unused or outside its rule.
+
+    `client` is the injected client, which has a connection of its own; `client_class` is redis-py's class.
+    """
+    known = parameters_of(client_class)
+    for name, value in arguments.items():
+        if name in _NOT_FOR_RESILIENT:
+            raise ValueError(f"{name} must be left out, {_NOT_FOR_RESILIENT[name]}, got a {type(value).__name__}")
+        if name not in known:
+            raise TypeError(
+                f"{name} must be a parameter of this client or of redis-py's, got an unexpected keyword argument {name!r}"
+            )
+        if client is not None:
+            raise ValueError(
+                f"{name} must be left out with client=, which has its own connection, got a {type(value).__name__}"
+            )
+    check_named({**arguments, **secrets}, asynchronous=asynchronous)

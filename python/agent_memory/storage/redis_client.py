@@ -110,11 +110,14 @@ class ResilientRedisClient(ListedCommands):
     - `recovery` (RecoveryConfig()): bounds, pace and journal of the recovery queue; None for no queue.
     - `double_await` (False): True makes each listed method give an awaitable that gives the value, for code written as
       `client.get(key)`.
-    - `username` (None), `decode_responses` (True), and any other argument of redis-py's client, such as `ssl=True`.
+    - `connection_name` (None): what the server calls the connections (CLIENT SETNAME), as CLIENT LIST shows it.
+    - `username` (None), `decode_responses` (True), and any other argument of redis-py's client, such as `ssl=True`, except
+      `retry` and `retry_on_error`, for which there is `retry_policy`, and `connection_pool`.
 
-    Raises ValueError for a value outside its rule. Methods raise CircuitOpenError (a RedisUnavailableError) while the
-    circuit is open, RedisUnavailableError and RedisTimeoutError when the connection fails (each with `.outcome`), and
-    redis-py's errors for what the server answered; those are logged, without keys or values.
+    Raises ValueError or TypeError for an argument outside its rule, an unknown one, and one that would not be used. Methods
+    raise CircuitOpenError (a RedisUnavailableError) while the circuit is open, RedisUnavailableError and RedisTimeoutError
+    when the connection fails (each with `.outcome`), and redis-py's errors for what the server answered; those are logged,
+    without keys or values.
 
     Any number of threads may share a client, also in several event loops; a child of fork() may go on using it.
     """
@@ -144,10 +147,12 @@ class ResilientRedisClient(ListedCommands):
         double_await: bool = False,
         username: str | None = None,
         decode_responses: bool = True,
+        connection_name: str | None = None,
         **connection: Any,
     ) -> None:
         _check.client_arguments(
             client_name=client_name,
+            host=host,
             port=port,
             db=db,
             socket_timeout=socket_timeout,
@@ -160,7 +165,15 @@ class ResilientRedisClient(ListedCommands):
             max_connections=max_connections,
             health_check_interval=health_check_interval,
             probe=probe,
+            double_await=double_await,
+            decode_responses=decode_responses,
+            connection_name=connection_name,
         )
+        _check.policies(retry_policy=retry_policy, guard=guard, recovery=recovery)
+        if connection_name is not None:
+            connection["client_name"] = connection_name
+        secrets = {"username": username, "password": password}
+        _check.connection_arguments(RedisPy, client, connection, secrets, asynchronous=False)
         self.client_name = client_name
         self.critical_retry_attempts = critical_retry_attempts
         self.retry_base_delay = retry_base_delay
@@ -245,6 +258,7 @@ class ResilientRedisClient(ListedCommands):
         self._client = wrapped.unguarded()
         pool = wrapped.connection_pool
         self._commands = Redis(connection_pool=pool, guard=self._guard, resilience=self._policy)
+        self._commands.leave_retries_to_policy()
         self._commands.response_callbacks = wrapped.response_callbacks
         self._commands.subscribers_reconnect = True
         if type(self)._execute_with_circuit_breaker is ResilientRedisClient._execute_with_circuit_breaker:
@@ -283,18 +297,19 @@ class ResilientRedisClient(ListedCommands):
 
         An embedded server is private to this client: it is started here (which takes a fraction of a second) and stopped by
         `close()`; with a path its data stays there. `options` are the parameters of the class; those in the URL's query,
-        such as `?socket_timeout=5`, win over them, as in redis-py. Raises ValueError for any other URL, and what
+        such as `?socket_timeout=5`, win over them, as in redis-py. `?client_name=` names this client and, as in redis-py,
+        its connections. Raises ValueError for any other URL, and what
         `agent_memory.testing.EmbeddedServer` raises.
         """
         if not url.startswith("embedded:"):
-            return cls(client_name, **{**options, **_arguments_of_url(url)})
+            return cls(**{"client_name": client_name, **options, **_arguments_of_url(url)})
         from agent_memory.testing import open_embedded  # a test server's code is loaded by those who ask for one
 
         address, _, query = url.partition("?")
         server = open_embedded(address)
         try:
             arguments = {**server.connection_kwargs, **_arguments_of_url(f"redis://?{query}")}
-            client = cls(client_name, **{**options, **arguments})
+            client = cls(**{"client_name": client_name, **options, **arguments})
         except BaseException:
             server.close()
             raise
@@ -525,6 +540,10 @@ class ResilientRedisClient(ListedCommands):
         self._warnings.add(f"a {write.priority.name} write {write.result.status}")
 
 
+_TEXT_FLAGS: Final = frozenset({"decode_responses", "double_await", "ssl_validate_ocsp", "ssl_validate_ocsp_stapled"})
+"""Switches that redis-py leaves as text."""
+
+
 def _arguments_of_url(url: str) -> dict[str, Any]:
     """The arguments of redis-py's client that a URL stands for."""
     for scheme, alias in (("redis://", "valkey://"), ("rediss://", "valkeys://")):
@@ -532,9 +551,10 @@ def _arguments_of_url(url: str) -> dict[str, Any]:
             url = scheme + url[len(alias) :]
     arguments: dict[str, Any] = dict(parse_url(url))
     arguments.pop("connection_class", None)
-    for switch in ("decode_responses", "double_await"):  # redis-py leaves these as text
-        if switch in arguments:
-            arguments[switch] = arguments[switch].lower() not in {"0", "f", "false", "n", "no", ""}
+    for switch in _TEXT_FLAGS.intersection(arguments):
+        arguments[switch] = private.flag_of_text(arguments[switch])
+    if "client_name" in arguments:
+        arguments["connection_name"] = arguments["client_name"]
     if url.startswith("rediss://"):
         arguments["ssl"] = True
     if "path" in arguments:

@@ -16,6 +16,7 @@ from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
 from agent_memory.redis._async_guarded import AsyncGuardedCalls
+from agent_memory.redis.arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.asyncio.monitor import Monitor
 from agent_memory.redis.asyncio.pipeline import Pipeline
 from agent_memory.redis.asyncio.pubsub import PubSub
@@ -49,7 +50,11 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
       only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
       not redis-py's own, is already in use without it, or `single_connection_client` is set.
 
-    redis-py's own retries are off unless `retry=` is given: each of them would multiply ours.
+    redis-py's `retry=` and `retry_on_error=`, of the client or of its pool, take the place of the policy's retries: they decide
+    how often, how soon and after which errors, the guard still decides what is safe to repeat. Without them redis-py's own
+    retries are off.
+
+    Arguments that are unknown, outside their rule, or that a given pool would win over raise TypeError or ValueError here.
 
     May be used from several event loops, also in several threads: each loop has its own connection. Any number of tasks may
     share one client.
@@ -63,12 +68,16 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         exactly_once: bool | ExactlyOnce = False,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("connection_pool") is None:
-            private.fill_arguments(kwargs, asynchronous=True)
+        check_guarding(resilience, guard, exactly_once)
+        given = check_client(RedisPy, args, kwargs, asynchronous=True)
+        has_pool = given.get("connection_pool") is not None
+        if not has_pool:
+            private.fill_arguments(kwargs, given, asynchronous=True)
         super().__init__(*args, **kwargs)
-        given = kwargs.get("connection_pool") is not None
-        private.register_for_renewal(self, given=given, asynchronous=True)
-        self._bind(resilience, guard, str(kwargs.get("client_name") or "redis"), exactly_once)
+        private.register_for_renewal(self, given=has_pool, asynchronous=True)
+        self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
+        if has_pool:
+            self._own_retry = {name: given[name] for name in ("retry", "retry_on_error") if given.get(name) is not None}
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
         stock = (
             private.is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
@@ -84,9 +93,10 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     @classmethod
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
         """As `redis.asyncio.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
-        own = {name: kwargs.pop(name) for name in ("resilience", "guard", "exactly_once") if name in kwargs}
-        private.fill_arguments(kwargs, asynchronous=True)
-        pool = ConnectionPool.from_url(url, **kwargs)
+        own = own_arguments(kwargs)
+        check_guarding(**own)
+        check_named(kwargs, asynchronous=True)
+        pool = private.pool_from_url(ConnectionPool, url, kwargs, asynchronous=True)
         private.hide_arguments(pool)
         client = cls(connection_pool=pool, single_connection_client=single_connection_client, **own)
         client.auto_close_connection_pool = True
@@ -101,7 +111,9 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
 
     @staticmethod
     def _view_of(pool: Any) -> Redis:
-        return Redis(connection_pool=pool, resilience=None)
+        view = Redis(connection_pool=pool, resilience=None)
+        view.leave_retries_to_policy()
+        return view
 
     # --- commands -------------------------------------------------------------------------------------------------
 
