@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
-__all__ = ["Line", "LiveSet", "Slots"]
+__all__ = ["LOOK_AGAIN_S", "Line", "LiveSet", "Slots"]
 
 LOOK_AGAIN_S: Final = 0.25
 """Who waits looks by himself after this long: an interrupted thread may have had to wake him, or have left a place."""

@@ -11,9 +11,13 @@ The classes of a pair are alike and written by hand, because tasks and threads w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+from agent_memory._waiting import LOOK_AGAIN_S
 
 __all__ = ["MAX_WAITING", "AsyncBatcher", "AsyncTurns", "Batcher", "Turns"]
 
@@ -80,15 +84,35 @@ class AsyncBatcher(Generic[T, R]):
 
 
 class _Seat(Generic[T, R]):
-    __slots__ = ("error", "item", "leads", "ready", "result")
+    __slots__ = ("error", "item", "ready", "result")
 
     def __init__(self, item: T) -> None:
         self.item = item
         self.ready = threading.Lock()
         self.ready.acquire()
-        self.leads = False  # whether its turn to lead has come
         self.result: tuple[R] | None = None
         self.error: Exception | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.result is not None or self.error is not None
+
+
+class _Line(Generic[T, R]):
+    """The seats of one key, in their order, until they are done, and who works for them: held weakly, by the working frame."""
+
+    __slots__ = ("leader", "seats")
+
+    def __init__(self) -> None:
+        self.seats: dict[_Seat[T, R], None] = {}
+        self.leader: weakref.ref[_Lead] | None = None
+
+    def is_led(self) -> bool:
+        return self.leader is not None and self.leader() is not None
+
+
+class _Lead:
+    __slots__ = ("__weakref__",)
 
 
 class Batcher(Generic[T, R]):
@@ -96,49 +120,66 @@ class Batcher(Generic[T, R]):
 
     A thread that comes while none is at work for its key works for itself; then the first of those that came meanwhile works
     for all of them, and so on. A thread that is interrupted (KeyboardInterrupt) leaves the line. If it was at work for others,
-    the first of them does that work again, so `function` must be idempotent.
+    the first of them does that work again, so `function` must be idempotent; if it could not even say that it leaves, they
+    notice after LOOK_AGAIN_S.
     """
 
     def __init__(self, function: Callable[[Sequence[T]], Sequence[R]], max_items: int) -> None:
         self._function = function
         self._max_items = max_items
         self._lock = threading.Lock()
-        self._waiting: dict[Hashable, list[_Seat[T, R]]] = {}
+        self._lines: dict[Hashable, _Line[T, R]] = {}
         self._count = 0
 
     def call(self, key: Hashable, item: T) -> R:
         """The result of `item`; raises BufferError where MAX_WAITING items wait."""
         seat: _Seat[T, R] = _Seat(item)
-        with self._lock:
-            if self._count >= MAX_WAITING:
-                raise BufferError(f"items that wait must be at most {MAX_WAITING}, got one more")
-            self._count += 1
-            waiting = self._waiting.get(key)
-            leads = waiting is None
-            if waiting is None:
-                self._waiting[key] = [seat]
-            else:
-                waiting.append(seat)
-            seat.leads = leads
+        lead: _Lead | None = None
+        line: _Line[T, R] | None = None
         try:
-            if not leads:
-                seat.ready.acquire()
-            if seat.error is None and seat.result is None:  # it has not been done: it is this thread's turn to lead
-                self._lead(key, seat)
+            with self._lock:
+                if self._count >= MAX_WAITING:
+                    raise BufferError(f"items that wait must be at most {MAX_WAITING}, got one more")
+                line = self._lines.get(key)
+                if line is None:
+                    line = self._lines[key] = _Line()
+                line.seats[seat] = None
+                self._count += 1
+                if not line.is_led():
+                    lead = _Lead()
+                    line.leader = weakref.ref(lead)
+            while not seat.is_done:
+                if lead is None and not seat.ready.acquire(timeout=LOOK_AGAIN_S) and line.is_led():
+                    continue
+                if seat.is_done:
+                    break
+                if lead is None:
+                    lead = self._claim(line)
+                if lead is not None:
+                    self._work(key, line)
+                    lead = None
         except BaseException:
-            self._leave(key, seat)
+            lead = None
+            if line is not None:
+                self._leave(key, line, seat)
             raise
         if seat.error is not None:
             raise seat.error
         assert seat.result is not None
         return seat.result[0]
 
-    def _lead(self, key: Hashable, own: _Seat[T, R]) -> None:
+    def _claim(self, line: _Line[T, R]) -> _Lead | None:
+        lead = _Lead()
         with self._lock:
-            waiting = self._waiting[key]
-            batch = waiting[: self._max_items]
-            del waiting[: self._max_items]
-            self._count -= len(batch)
+            if line.is_led():
+                return None
+            line.leader = weakref.ref(lead)
+        return lead
+
+    def _work(self, key: Hashable, line: _Line[T, R]) -> None:
+        with self._lock:
+            waiting = (seat for seat in line.seats if not seat.is_done)
+            batch = list(itertools.islice(waiting, self._max_items))
         try:
             results = self._function([seat.item for seat in batch])
             for seat, result in zip(batch, results, strict=True):
@@ -146,37 +187,42 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             for seat in batch:
                 seat.error = error
-        except BaseException:
-            # An interruption is this thread's alone: the others are in the line again, in their order.
-            with self._lock:
-                others = [seat for seat in batch if seat is not own]
-                waiting[:0] = others
-                self._count += len(others)
-            raise
-        self._hand_over(key)
+        # What is done leaves the line only now: whoever takes over from an interrupted thread finds everybody in it.
+        self._hand_over(key, line, batch)
         for seat in batch:
-            seat.ready.release()
+            _wake(seat)
 
-    def _hand_over(self, key: Hashable) -> None:
+    def _hand_over(self, key: Hashable, line: _Line[T, R], done: Sequence[_Seat[T, R]]) -> None:
         with self._lock:
-            waiting = self._waiting[key]
-            if not waiting:
-                del self._waiting[key]
-                return
-            successor = waiting[0]
-            successor.leads = True
-        successor.ready.release()
+            line.leader = None
+            for seat in done:
+                if seat in line.seats:
+                    del line.seats[seat]
+                    self._count -= 1
+            successor = next(iter(line.seats), None)
+            if successor is None and self._lines.get(key) is line:
+                del self._lines[key]
+                if not self._lines:
+                    self._count = 0  # also where an interruption came between
+        if successor is not None:
+            _wake(successor)
 
-    def _leave(self, key: Hashable, seat: _Seat[T, R]) -> None:
-        """An interrupted thread leaves the line; if it was its turn to lead, the next one's has come."""
+    def _leave(self, key: Hashable, line: _Line[T, R], seat: _Seat[T, R]) -> None:
+        """An interrupted thread leaves the line; if nobody works for it now, the next one's turn has come."""
         with self._lock:
-            waiting = self._waiting.get(key, [])
-            if seat in waiting:
-                waiting.remove(seat)
+            is_led = line.is_led()
+            if is_led and seat in line.seats:
+                del line.seats[seat]
                 self._count -= 1
-            must_hand_over = seat.leads and seat.result is None and seat.error is None
-        if must_hand_over:
-            self._hand_over(key)
+        if not is_led:
+            self._hand_over(key, line, [seat])
+
+
+def _wake(seat: _Seat[Any, Any]) -> None:
+    try:
+        seat.ready.release()
+    except RuntimeError:
+        pass  # it was woken already
 
 
 class AsyncTurns(Generic[T, R]):

@@ -108,12 +108,12 @@ def test_an_interrupted_leader_hands_over_and_the_others_get_their_own_results()
     assert has_begun.wait(30)
     for item in (2, 3, 4):
         threads.append(in_thread(said, batcher.call, item))
-        until(lambda item=item: len(batcher._waiting["key"]) == item - 1)
+        until(lambda item=item: len(batcher._lines["key"].seats) == item)
     gate.set()
     for thread in threads:
         thread.join(30)
     assert said == {1: 10, 2: "Interrupted", 3: 30, 4: 40, "interrupted": [2, 3, 4]}
-    assert (batcher._waiting, batcher._count) == ({}, 0)
+    assert (batcher._lines, batcher._count) == ({}, 0)
 
 
 @pytest.mark.parametrize("takes_its_turn", [True, False])
@@ -128,7 +128,7 @@ def test_an_interrupted_caller_leaves_the_line(takes_its_turn):
     class Lock:
         """Of a seat; the thread that waits for it is interrupted."""
 
-        def acquire(self):
+        def acquire(self, timeout):
             if takes_its_turn:
                 gate.set()
                 leader.join(30)  # which has handed over by now
@@ -153,4 +153,4 @@ def test_an_interrupted_caller_leaves_the_line(takes_its_turn):
     gate.set()
     leader.join(30)
     assert batcher.call("key", 3) == 30
-    assert (said, batcher._waiting, batcher._count) == ({1: 10}, {}, 0)
+    assert (said, batcher._lines, batcher._count) == ({1: 10}, {}, 0)
