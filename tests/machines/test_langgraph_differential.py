@@ -7,6 +7,7 @@ Differences that are meant, and how the programs allow for them (docs/memory.md 
 - With embeddings it fills an answer up with items that have no vector; ours finds these by no query, as PostgresStore.
 - It goes on naming namespaces whose items are gone, and those that were only asked for: they are removed from it.
 - It keeps vectors of an item that is put again with other fields: items are removed there before they are put again.
+- It fails on an item with the same text at two of its fields: there an item is searched as a whole, or not at all.
 - It raises what float() does where a value has no order with the operand; here such an item does not match.
 - It orders texts only where both are numbers; ours orders them as texts (tested beside this, in test_langgraph_store.py).
 - It takes negative limits, a depth of 0, and names with a $; ours refuses them. It knows no TTL.
@@ -179,7 +180,8 @@ class Reference:
             self.put_count += 1
             self.order[place] = self.put_count
             self.texts[place] = self.text(op)
-            self.store.batch([op])
+            is_searched = op.index is None or self.texts[place]
+            self.store.batch([op._replace(index=None if is_searched else False)])
 
     @staticmethod
     def text(op):
