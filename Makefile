@@ -8,7 +8,8 @@
 #   make fuzz     libFuzzer on the bytes of snapshots and of the journal and on texts, FUZZ_S seconds each (60)
 #   make mutants  faults put into the core's decisions one by one, each of which a test has to find (MUTATED="retry budget" for some)
 #   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
-#   make memory-machine   random programs over the memory system on SQLite and PostgreSQL, with and without Redis (MACHINE_EXAMPLES)
+#   make memory-machine   random programs over the memory system on SQLite and PostgreSQL, with and without Redis, and over its
+#                 LangGraph store beside LangGraph's own (MACHINE_EXAMPLES)
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
@@ -133,7 +134,7 @@ MACHINE_STEPS ?= 50
 .PHONY: memory-machine
 memory-machine: $(STAMPS)/extra-test $(STAMPS)/installed
 	MACHINE_EXAMPLES=$(MACHINE_EXAMPLES) MACHINE_STEPS=$(MACHINE_STEPS) \
-		$(BIN)/python -m pytest -q tests/machines/test_memory_machine.py $(PYTEST_ARGS)
+		$(BIN)/python -m pytest -q tests/machines $(PYTEST_ARGS)
 
 # Every mutant of a file of the core is built and held against the tests named after it. A seed of its own, so that what one
 # run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not
