@@ -45,6 +45,7 @@ PAIRS = [
     ("python/agent_memory/memory/_async_copies.py", "python/agent_memory/memory/_copies.py"),
     ("python/agent_memory/memory/_async_langgraph.py", "python/agent_memory/memory/_langgraph.py"),
     ("python/agent_memory/memory/_async_memory_journal.py", "python/agent_memory/memory/_memory_journal.py"),
+    ("python/agent_memory/memory/_async_embedding.py", "python/agent_memory/memory/_embedding.py"),
     ("python/agent_memory/memory/_async_indexes.py", "python/agent_memory/memory/_indexes.py"),
     ("python/agent_memory/memory/_async_sync_service.py", "python/agent_memory/memory/_sync_service.py"),
     ("python/agent_memory/memory/_async_system.py", "python/agent_memory/memory/_system.py"),

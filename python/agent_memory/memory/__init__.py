@@ -7,7 +7,15 @@ from agent_memory.memory._async_system import (
     AsyncMemorySystem,
     AsyncShortTermMemory,
 )
-from agent_memory.memory._reports import CheckReport, DamagedMemory, Health, ImportReport, MaintenanceReport, SyncReport
+from agent_memory.memory._reports import (
+    CheckReport,
+    DamagedMemory,
+    Health,
+    ImportReport,
+    MaintenanceReport,
+    ReembedReport,
+    SyncReport,
+)
 from agent_memory.memory._sync_service import SyncService
 from agent_memory.memory._system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
@@ -15,6 +23,7 @@ from agent_memory.memory.errors import (
     AgentErasedError,
     CorruptMemoryError,
     DurabilityError,
+    EmbeddingSpaceError,
     MemoryConflictError,
     MemoryDeletedError,
     MemorySchemaError,
@@ -52,6 +61,7 @@ __all__ = [
     "IntermediateMemory",
     "LongTermMemory",
     "MaintenanceReport",
+    "ReembedReport",
     "MemorySystem",
     "ShortTermMemory",
     "SyncReport",
@@ -61,6 +71,7 @@ __all__ = [
     "CorruptMemoryError",
     "Durability",
     "DurabilityError",
+    "EmbeddingSpaceError",
     "IndexSettings",
     "IntermediateSettings",
     "LoaderSettings",

@@ -11,10 +11,11 @@ import numpy as np
 
 from agent_memory.memory.entries import SEARCHED_TEXT, Copy, text_of
 from agent_memory.memory.settings import IndexSettings
+from agent_memory.memory.stores.operations import EmbeddingSpace
 from agent_memory.scoring import MemoryIndex
 from agent_memory.scoring._settings import AttributeValue
 
-__all__ = ["DELETED", "AgentIndex", "DimensionsLearnedError", "attributes_of"]
+__all__ = ["DELETED", "AgentIndex", "DimensionsLearnedError", "attributes_of", "model_in"]
 
 MAX_PENDING: Final = 4_096
 """Own writes that wait to be applied; at this number the writer applies them."""
@@ -57,11 +58,12 @@ def attributes_of(copy: Copy) -> dict[str, AttributeValue | list[AttributeValue]
 class AgentIndex:
     """One agent's index and what this process knows of the versions in it. Any thread may use it."""
 
-    def __init__(self, settings: IndexSettings) -> None:
+    def __init__(self, settings: IndexSettings, space: EmbeddingSpace | None = None) -> None:
         self._settings = settings
+        self._space = space
         self._mutex = threading.RLock()
         self.index: MemoryIndex | None = None
-        self.dimensions = settings.dimensions or 0
+        self.dimensions = space.dimensions if space is not None else settings.dimensions or 0
         self.versions: dict[str, int] = {}
         self.dirty: dict[str, int] = {}
         self.cursor = 0
@@ -136,8 +138,13 @@ class AgentIndex:
             return
         index = self._index_for(copies)
         width = self.dimensions * 4
-        with_vectors = [copy for copy in copies if len(copy.vector) == width and width]
-        bare = [copy for copy in copies if not (len(copy.vector) == width and width)]
+        first = 0 if self._space is None else self._space.first_version
+        with_vectors: list[Copy] = []
+        bare: list[Copy] = []
+        for copy in copies:
+            # A vector of an earlier space, or one that waits to be made, is none.
+            is_comparable = len(copy.vector) == width and width and copy.version >= first
+            (with_vectors if is_comparable else bare).append(copy)
         for batch in (with_vectors, bare):
             if not batch:
                 continue
@@ -163,7 +170,7 @@ class AgentIndex:
     def _index_for(self, copies: list[Copy]) -> MemoryIndex:
         """The index; made when it is needed, and again when the first vector tells how many dimensions there are."""
         if not self.dimensions:
-            self.dimensions = next((len(copy.vector) // 4 for copy in copies if copy.vector), 0)
+            self.dimensions = next((len(copy.vector) // 4 for copy in copies if len(copy.vector) > 1), 0)
             if self.dimensions and self.index is not None:
                 raise DimensionsLearnedError
         if self.index is None:
@@ -172,7 +179,7 @@ class AgentIndex:
                 self.dimensions or 1,
                 similarity=settings.similarity,
                 language=settings.language,
-                model=settings.model,
+                model=model_in(settings, self._space),
             )
         return self.index
 
@@ -205,6 +212,11 @@ class AgentIndex:
                 self.versions.pop(memory_id, None)
                 if self.index is not None:
                     self.index.delete([memory_id])
+
+
+def model_in(settings: IndexSettings, space: EmbeddingSpace | None) -> str:
+    """The name that an index and its snapshots have for the model: another one in each space of the database."""
+    return settings.model if space is None or space.number == 1 else f"{settings.model}#{space.number}"
 
 
 class DimensionsLearnedError(Exception):

@@ -13,6 +13,7 @@ import numpy as np
 
 from agent_memory.memory._reports import ImportReport
 from agent_memory.memory.entries import (
+    PENDING_VECTOR,
     SEARCHED_TEXT,
     Copy,
     MemoryEntry,
@@ -126,7 +127,7 @@ def changed_copy(base: Copy, changes: Mapping[str, Any], now: float, writer: int
     embedding = changes.get("embedding")
     if embedding is None and base.vector and "content" not in changes:
         # The vector belongs to the content: new content without a vector has none.
-        embedding = np.frombuffer(base.vector, dtype="<f4")
+        embedding = base.vector if base.vector == PENDING_VECTOR else np.frombuffer(base.vector, dtype="<f4")
     ttl_s = changes.get("ttl_s")
     return make_copy(
         base.agent_id,
@@ -255,6 +256,8 @@ def exported(copy: Copy) -> str:
         value = getattr(entry, name)
         if value not in (None, "", {}, ()):
             line[name] = value
+    if entry.awaits_embedding:
+        line["awaits_embedding"] = True
     if copy.idempotency_key:
         line["idempotency_key"] = copy.idempotency_key
     if copy.content_hash:
@@ -267,6 +270,7 @@ def imported(line: str) -> Copy:
     try:
         found = json.loads(line)
         vector = found.pop("embedding_base64", None)
+        waits = found.pop("awaits_embedding", False)
         content = base64.b64decode(found.pop("content_base64")) if "content_base64" in found else found.pop("content")
         created_us = round(found.pop("created_at") * 1e6)
         memory_id, agent_id, version = found.pop("id"), found.pop("agent_id"), found.pop("version")
@@ -281,7 +285,11 @@ def imported(line: str) -> Copy:
         created_us=created_us,
         writer=0,
         tier=tier,
-        embedding=None if vector is None else np.frombuffer(base64.b64decode(vector), dtype="<f4"),
+        embedding=PENDING_VECTOR
+        if waits
+        else None
+        if vector is None
+        else np.frombuffer(base64.b64decode(vector), dtype="<f4"),
         **found,
     )
 

@@ -33,10 +33,11 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
 from agent_memory._compat import KeyedLocks, in_thread
-from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError
+from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError, model_in
 from agent_memory.memory._copies import Copies
 from agent_memory.memory.entries import Copy
 from agent_memory.memory.errors import MemoryStoreUnavailableError
+from agent_memory.memory.stores.operations import EmbeddingSpace
 from agent_memory.scoring import MemoryIndex
 
 __all__ = ["Indexes"]
@@ -53,6 +54,7 @@ class Indexes:
         self._agents: OrderedDict[str, AgentIndex] = OrderedDict()
         self._loading = KeyedLocks()
         self._deleting = KeyedLocks()
+        self._space: EmbeddingSpace | None = None
         self.loads = 0
         self.refreshes = 0
         self.evicted = 0
@@ -79,6 +81,16 @@ class Indexes:
         index = self._agents.get(agent_id)
         if index is not None and index.hint is not None and hint == index.hint + 1:
             index.hint = hint
+
+    def set_space(self, space: EmbeddingSpace) -> None:
+        """The vectors of the database are of this space from now on; indexes of another one are made anew."""
+        with self._mutex:
+            before, self._space = self._space, space
+            if before is not None and before.number != space.number:
+                for agent_id, index in self._agents.items():
+                    if index.dirty:
+                        self._copies.dirty_agents.setdefault(agent_id)
+                self._agents.clear()
 
     def drop(self, agent_id: str) -> None:
         """Makes an agent's index absent."""
@@ -109,7 +121,7 @@ class Indexes:
         return index
 
     def _load(self, agent_id: str) -> AgentIndex:
-        index = AgentIndex(self._settings)
+        index = AgentIndex(self._settings, self._space)
         with self._mutex:
             # From now on own writes are added to it, beside what the feed brings.
             self._agents[agent_id] = index
@@ -122,7 +134,7 @@ class Indexes:
                     break
                 except DimensionsLearnedError:
                     dimensions = index.dimensions
-                    index = AgentIndex(self._settings)
+                    index = AgentIndex(self._settings, self._space)
                     index.dimensions = dimensions
                     with self._mutex:
                         self._agents[agent_id] = index
@@ -255,8 +267,9 @@ class Indexes:
         if not paths:
             return
         path = paths[-1]
+        model = model_in(self._settings, self._space)
         try:
-            loaded = in_thread(lambda: MemoryIndex.load(path, vectors="mapped", model=self._settings.model))
+            loaded = in_thread(lambda: MemoryIndex.load(path, vectors="mapped", model=model))
         except (OSError, ValueError):
             return  # it is read from the feed instead
         if not loaded.has_present_rules or loaded.language != self._settings.language:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["CheckReport", "DamagedMemory", "Health", "ImportReport", "MaintenanceReport", "SyncReport"]
+__all__ = ["CheckReport", "DamagedMemory", "Health", "ImportReport", "MaintenanceReport", "ReembedReport", "SyncReport"]
 
 
 class ImportReport(int):
@@ -115,6 +115,16 @@ class SyncReport:
 
 
 @dataclass(slots=True)
+class ReembedReport:
+    """What `reembed()` did, in memories."""
+
+    embedded: int = 0
+    """Texts that have a vector of the new model now."""
+    dropped: int = 0
+    """Memories that are no text: their vector, made by the caller with the old model, is gone."""
+
+
+@dataclass(slots=True)
 class MaintenanceReport:
     """What a pass did, in memories."""
 
@@ -124,4 +134,6 @@ class MaintenanceReport:
     erased: int = 0
     accesses: int = 0
     snapshots: int = 0
+    embedded: int = 0
+    """Memories that got the embedding that could not be made before, or one of the model that `reembed()` has begun with."""
     sync: SyncReport = field(default_factory=SyncReport)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from agent_memory._compat import (
@@ -69,6 +69,7 @@ class SyncService:
         self._copies = copies
         self._directory = directory
         self._owns_server = owns_server
+        self.on_maintenance: Callable[[], Any] | None = None
         self._owed_redis: dict[str, str] = {}
         self._traces = self._scrubbed = 0
         """How often something has left traces in files, and up to which of these they are gone."""
@@ -357,6 +358,8 @@ class SyncService:
             sleep(settings.maintenance.pause_s)
         if report.moved["STM to LTM"] or report.moved["IM to LTM"]:
             change(store.train_dictionary)
+        if self.on_maintenance is not None:
+            report.embedded = self.on_maintenance()
         report.snapshots = self._indexes.save_snapshots()
         return report
 

@@ -33,12 +33,13 @@ from agent_memory.memory._agent_index import AgentIndex
 from agent_memory.memory._check import Check
 from agent_memory.memory._copies import Copies
 from agent_memory.memory._directory import MemoryDirectory
+from agent_memory.memory._embedding import Embedding
 from agent_memory.memory._indexes import Indexes
 from agent_memory.memory._memory_journal import MemoryJournal
 from agent_memory.memory._presence import Written
 from agent_memory.memory._redis_argument import check_redis
 from agent_memory.memory._redis_tier import RedisTier
-from agent_memory.memory._reports import CheckReport, Health, ImportReport, MaintenanceReport, SyncReport
+from agent_memory.memory._reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory._sync_service import SyncService
 from agent_memory.memory.entries import (
     Copy,
@@ -154,7 +155,8 @@ class MemorySystem:
     - `store`: `"sqlite:///FILE"`, `"postgresql://..."`, a store object of `agent_memory.memory.stores` (opened and closed
       here), or None for SQLite in `path`.
     - `embed`: called with a list of texts in a thread (or a function); gives an array of shape
-      (len(texts), dimensions). With it, memories and questions without an embedding get one.
+      (len(texts), dimensions). With it, memories and questions without an embedding get one; where it fails, memories are
+      stored all the same, found by words, and embedded later (`maintain()`). Its model is named by `IndexSettings.model`.
     - `config`: the `MemorySettings`.
 
     The first use opens it, once, however many callers come at a time; `with` closes it at its end, and `close()` does
@@ -196,6 +198,7 @@ class MemorySystem:
         self._copies: Copies = None  # type: ignore[assignment]  # set by open()
         self._indexes: Indexes = None  # type: ignore[assignment]
         self._service: SyncService = None  # type: ignore[assignment]
+        self._embedding: Embedding = None  # type: ignore[assignment]
         self._floors: dict[str, int] = {}
         self.short_term = ShortTermMemory(self)
         self.intermediate = IntermediateMemory(self)
@@ -272,12 +275,15 @@ class MemorySystem:
         self._copies = Copies(store, tier, self.settings, journal)
         self._indexes = Indexes(self._copies, self._directory.snapshots)
         self._copies.on_hint = self._indexes.on_hint
+        self._embedding = Embedding(self._copies, self._embed_function, self._indexes.set_space, self._indexes.learn)
         owns_server = self._redis == "embedded"
         self._service = SyncService(self._copies, self._indexes, self._directory, owns_server=owns_server)
         self._copies.on_sql = self._service.replay
+        self._service.on_maintenance = self._embedding.catch_up
         if self._redis == "embedded":
             self._copies.on_redis_lost = self._find_server
         try:
+            self._embedding.refresh()
             self._service.replay()
         except BaseException:
             self._close_all()
@@ -459,7 +465,7 @@ class MemorySystem:
         level = self.settings.default_durability if durability is None else durability
         _arguments.check_durability(level, has_journal=copies.journal is not None)
         if embedding is None and self._embed_function is not None and isinstance(content, str):
-            embedding = self._embed([content])[0]
+            embedding = self._embedding.make_or_wait([content])[0]
         now = time.time()
         now_us = int(now * 1e6)
         copy = make_copy(
@@ -483,17 +489,21 @@ class MemorySystem:
             expires_at=_arguments.expiry(now, ttl_s),
             deduplicate=self.settings.deduplicate if deduplicate is None else deduplicate,
         )
-        self._check_dimensions(copy)
+        self._check_vectors([copy])
         # A key, an idempotency key or equal content can be found by SQL only.
         if level == "redis" and (key or idempotency_key or copy.content_hash):
             level = "sql"
         written = copies.put(Put(copy), level, degrade and priority is not Priority.CRITICAL)
         return self._stored(written)
 
-    def _check_dimensions(self, copy: Copy) -> None:
+    def _check_vectors(self, copies: list[Copy]) -> None:
         wanted = self.settings.index.dimensions
-        if wanted is not None and copy.vector and len(copy.vector) != 4 * wanted:
-            raise ValueError(f"embedding must have {wanted} elements, got {len(copy.vector) // 4}")
+        for copy in copies:
+            if wanted is not None and len(copy.vector) not in (0, 1, 4 * wanted):
+                raise ValueError(
+                    f"embedding must have {wanted} elements (IndexSettings.dimensions), got {len(copy.vector) // 4}"
+                )
+        self._embedding.admit(copies)
 
     def _stored(self, written: Written) -> MemoryId:
         result = written.result
@@ -530,8 +540,7 @@ class MemorySystem:
             )
             for at, entry in enumerate(given)
         ]
-        for copy in made:
-            self._check_dimensions(copy)
+        self._check_vectors(made)
         stored: list[MemoryId] = []
         for start in range(0, len(made), _BATCH):
             written = copies.put_many([Put(copy) for copy in made[start : start + _BATCH]])
@@ -544,16 +553,12 @@ class MemorySystem:
         wanting = [one for one in entries if one.get("embedding") is None and isinstance(one.get("content"), str)]
         for start in range(0, len(wanting), _BATCH):
             part = wanting[start : start + _BATCH]
-            for entry, vector in zip(part, self._embed([one["content"] for one in part]), strict=True):
+            for entry, vector in zip(part, self._embedding.make_or_wait([one["content"] for one in part]), strict=True):
                 entry["embedding"] = vector
 
     def _embed(self, texts: list[str]) -> Any:
-        function = self._embed_function
-        assert function is not None
-        vectors = np.asarray(settle(in_thread(function, texts)), dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise ValueError(f"embed must return an array of shape ({len(texts)}, dimensions), got {vectors.shape}")
-        return vectors
+        self._opened()
+        return self._embedding.make(texts)
 
     def update(
         self,
@@ -594,7 +599,7 @@ class MemorySystem:
         if content is _UNSET:
             del changes["content"]
         elif embedding is None and self._embed_function is not None and isinstance(content, str):
-            changes["embedding"] = self._embed([content])[0]
+            changes["embedding"] = self._embedding.make_or_wait([content])[0]
         attempt = 0
         while True:
             base = self._read_one(agent_id, memory_id)
@@ -603,7 +608,7 @@ class MemorySystem:
             if if_version is not None and base.version != if_version:
                 raise MemoryConflictError(memory_id, if_version, base.version)
             changed = _arguments.changed_copy(base, changes, time.time(), copies.writer)
-            self._check_dimensions(changed)
+            self._check_vectors([changed])
             written = copies.put(Put(changed, base.version), "sql", degrade, base.version)
             status = written.result.status
             if status is WriteStatus.DELETED:
@@ -752,7 +757,10 @@ class MemorySystem:
         _arguments.check_reranking(rerank, text, pool, min_relevance)
         wanted_count, k = k, max(k, pool) if rerank is not None else k
         if text is not None and embedding is None and self._embed_function is not None and weights.similarity > 0:
-            embedding = self._embed([text])[0]
+            embedding = self._embedding.question(text)
+        else:
+            self._embedding.refresh()
+            self._check_asked(embedding)
         conditions = {
             "memory_types": memory_types,
             "tags": tags,
@@ -795,6 +803,14 @@ class MemorySystem:
                 return entries
             asked = min(4 * asked, max(len(index), asked))  # some have expired or were deleted a moment ago
         return []
+
+    def _check_asked(self, embedding: ArrayLike | None) -> None:
+        space = self._embedding.space
+        if embedding is not None and space is not None and np.shape(embedding) != (space.dimensions,):
+            raise ValueError(
+                f"embedding must have {space.dimensions} elements, as the vectors of this database,"
+                f" got shape {np.shape(embedding)}"
+            )
 
     @staticmethod
     def _search(
@@ -979,6 +995,7 @@ class MemorySystem:
 
     def _import_batch(self, puts: list[Put], report: _arguments.ImportCount, new_ids: bool) -> None:
         again: list[Put] = []
+        self._check_vectors([put.copy for put in puts])
         for put, written in zip(puts, self._copies.put_many(puts), strict=True):
             if written.copy is not None:
                 self._indexes.learn(written.copy)
@@ -988,6 +1005,22 @@ class MemorySystem:
                 report.add(put.copy, written.result)
         if again:
             self._import_batch(again, report, new_ids)
+
+    # --- embeddings ---
+
+    def reembed(self, *, include_missing: bool = False) -> ReembedReport:
+        """Makes the embeddings of all agents' memories anew by this system's `embed`; returns how many, when all are.
+
+        For another model, or other dimensions: give the new `embed` (and `IndexSettings.model`, its name), then call this once.
+        Other calls go on meanwhile; a memory is found by words until its new embedding is there. Processes whose `embed` is the
+        old one are refused from then on. Each memory gets a new version. Broken off, it is gone on with by the next call,
+        or by `maintain()`. With `include_missing` texts that never had an embedding get one, too.
+
+        Memories that are no text lose an embedding that the caller had given. Raises ValueError without `embed`,
+        EmbeddingSpaceError where another process migrates to another model, and what `embed` raises.
+        """
+        self._opened()
+        return self._embedding.reembed(include_missing)
 
     # --- service ---
 
@@ -1026,6 +1059,7 @@ class MemorySystem:
     def stats(self) -> dict[str, Any]:
         """What is where and how it goes: presence of SQL and Redis, counters of loader, index, synchronisation and store."""
         copies = self._opened()
+        self._embedding.refresh()
         found: dict[str, Any] = {
             "sql": {
                 "here": copies.sql.away_s is None,
@@ -1053,6 +1087,7 @@ class MemorySystem:
             },
             "damaged": {"memories": len(copies.damage), "met": copies.damage.met},
             "index": dict(self._indexes.stats()),
+            "embedding": self._embedding.stats(),
             "service": {
                 "running": self._service.is_running,
                 "rounds": self._service.rounds,

@@ -40,6 +40,7 @@ __all__ = [
     "Durability",
     "MemoryEntry",
     "MemoryId",
+    "PENDING_VECTOR",
     "Tier",
     "accepted",
     "checksum_of",
@@ -70,6 +71,8 @@ MAX_CONTENT_BYTES: Final = 16 * 1024 * 1024
 MAX_METADATA_CHARACTERS: Final = 1024 * 1024
 """The most characters of one memory's metadata, encoded as JSON."""
 MAX_DIMENSIONS: Final = 65_536
+PENDING_VECTOR: Final = b"\0"
+"""In the place of a vector that could not be made: the memory waits for one. A vector has four bytes and more."""
 MAX_TAGS: Final = 1_000
 """The most tags of one memory."""
 SEARCHED_TEXT: Final = "agent_memory:searched_text"
@@ -155,7 +158,7 @@ class Copy(NamedTuple):
     content_hash: bytes = b""
     """16 bytes where the memory takes part in deduplication; never of one with a key."""
     vector: bytes = b""
-    """float32, little endian."""
+    """float32, little endian; or PENDING_VECTOR."""
     seq: int = 0
     """Its place in the agent's change feed; 0 where SQL has not accepted it yet."""
     generation: int = 0
@@ -201,6 +204,8 @@ class MemoryEntry:
     text that has every word asked for; 0 has nothing in common. See `docs/scoring.md`."""
     is_match: bool = True
     """False for what `retrieve` gives where no memory matches: the most recent and important ones."""
+    awaits_embedding: bool = False
+    """Whether its embedding could not be made when it was stored: it is found by words, and gets its embedding later."""
     score_parts: Mapping[str, float] | None = None
     """The parts of the score, set by `retrieve`: `"similarity"`, `"lexical"`, `"recency"`, `"importance"`, those that had a
     weight and that the memory has, as they are, neither scaled nor weighted."""
@@ -276,8 +281,8 @@ def make_copy(
 ) -> Copy:
     """A checked copy of a user's arguments; raises TypeError or ValueError naming parameter, rule and value.
 
-    `embedding`: shape (dimensions,), finite, converted to float32. With `version=0` the checksum is set by the store that
-    assigns the version.
+    `embedding`: shape (dimensions,), finite, converted to float32; or PENDING_VECTOR. With `version=0` the checksum is
+    set by the store that assigns the version.
     """
     _name("agent_id", agent_id)
     _name("memory_id", memory_id)
@@ -398,7 +403,8 @@ def entry_of(
         version=copy.version,
         created_at=copy.created_us / 1e6,
         expires_at=copy.expires_at,
-        embedding=np.frombuffer(copy.vector, dtype="<f4") if copy.vector else None,
+        embedding=np.frombuffer(copy.vector, dtype="<f4") if len(copy.vector) > 1 else None,
+        awaits_embedding=copy.vector == PENDING_VECTOR,
         score=relevance,
         relevance=relevance,
         is_match=is_match,
@@ -513,6 +519,8 @@ def _encode_tags(tags: Iterable[str]) -> str:
 
 
 def _encode_vector(embedding: ArrayLike) -> bytes:
+    if isinstance(embedding, bytes) and embedding == PENDING_VECTOR:
+        return embedding
     encoded = _core.encode_vector(embedding, MAX_DIMENSIONS)
     if encoded is None:  # not the array that is asked for, but perhaps what can be made one
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such

@@ -8,6 +8,7 @@ __all__ = [
     "AgentErasedError",
     "CorruptMemoryError",
     "DurabilityError",
+    "EmbeddingSpaceError",
     "MemoryConflictError",
     "MemoryDeletedError",
     "MemorySchemaError",
@@ -119,6 +120,13 @@ class MemoryDeletedError(MemorySystemError):
             f"idempotency_key must be a new one: its memory {memory_id!r} was deleted or has expired, nothing was stored"
         )
         self.memory_id = memory_id
+
+
+class EmbeddingSpaceError(MemorySystemError, ValueError):
+    """A vector, or the model of `embed`, is of another kind than the vectors of the database; nothing was stored.
+
+    `reembed()` makes all vectors anew with the model of this system.
+    """
 
 
 class DurabilityError(MemorySystemError):

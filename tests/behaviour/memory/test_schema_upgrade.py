@@ -11,7 +11,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from agent_memory.memory import IndexSettings, MemoryDeletedError, MemorySettings, MemorySystem, PostgresSettings
+from agent_memory.memory import (
+    EmbeddingSpaceError,
+    IndexSettings,
+    MemoryDeletedError,
+    MemorySettings,
+    MemorySystem,
+    PostgresSettings,
+)
 from agent_memory.memory.stores.sqlite import _schema
 from agent_memory.scoring import MemoryIndex
 
@@ -63,6 +70,11 @@ def check(memory, wanted):
     assert ids["plain"] in [entry.id for entry in memory.retrieve("bot", "kettle")]
     assert memory.import_(list(memory.export("bot"))).skipped == {}
     assert memory.store("bot", "new", user_id="eve")
+    vectors = [entry.embedding for entry in memory.query("bot") if entry.embedding is not None]
+    assert {len(vector) for vector in vectors} == {memory.stats()["embedding"]["dimensions"]} == {8}
+    assert memory.retrieve("bot", embedding=vectors[0], k=1)[0].relevance > 0.999
+    with pytest.raises(EmbeddingSpaceError, match="must have 8 elements"):
+        memory.store("bot", "of another model", embedding=[1.0, 0.0])
 
 
 def unpack(written, folder):

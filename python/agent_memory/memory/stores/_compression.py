@@ -84,7 +84,7 @@ class Compression:
         if copy.tier != Tier.LTM or copy.deleted:
             return Stored(copy.content, UNCOMPRESSED, copy.vector, F32, copy.checksum)
         content, dictionary = self._compress(copy.content)
-        if self._settings.vectors == "f32" or not copy.vector:
+        if self._settings.vectors == "f32" or len(copy.vector) < 2:
             return Stored(content, dictionary, copy.vector, F32, copy.checksum)
         with np.errstate(over="ignore"):
             halves = np.frombuffer(copy.vector, dtype="<f4").astype("<f2")

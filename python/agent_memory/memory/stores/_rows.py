@@ -9,9 +9,11 @@ from agent_memory.memory.entries import Copy, verify
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
 from agent_memory.memory.stores._plan import Agent
+from agent_memory.memory.stores.operations import EmbeddingSpace
 
 __all__ = [
     "AGENT_COLUMNS",
+    "EMBEDDING_SPACE",
     "HELD_BY_KEY",
     "HELD_BY_LATER_REQUEST",
     "HELD_BY_REQUEST",
@@ -27,6 +29,8 @@ __all__ = [
     "copy_of_row",
     "damaged_ids",
     "select_copies",
+    "select_unembedded",
+    "space_of_row",
 ]
 
 MEMORY_COLUMNS: Final = (
@@ -91,6 +95,37 @@ HELD_BY_TWIN: Final = (
     f" AND m.expires_at {{equals}} AND m.key = '' AND m.deleted = 0 AND {NOT_EXPIRED} ORDER BY +m.seq LIMIT 1"
 )
 """The duplicates of a `Twin`; its parameters are followed by the time."""
+
+
+_STALE: Final = "m.version < {first} OR length(v.vector) <> {dimensions} * (CASE v.element WHEN 1 THEN 2 ELSE 4 END)"
+_UNEMBEDDED: Final = (
+    "SELECT m.row_id, m.id, a.agent_id FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
+    f" {{join}} WHERE m.row_id > {{after}} AND m.deleted = 0 AND {NOT_ERASED} AND {{which}} ORDER BY m.row_id LIMIT {{limit}}"
+)
+
+
+def select_unembedded(space: EmbeddingSpace, which: str, after_row: int, limit: int) -> str:
+    """The rows of `Unembedded`. Only whole numbers stand in it."""
+    stale = _STALE.format(first=int(space.first_version), dimensions=int(space.dimensions))
+    join, condition = {
+        "pending": ("JOIN vectors v ON v.row_id = m.row_id", "length(v.vector) < 2"),
+        "earlier": ("JOIN vectors v ON v.row_id = m.row_id", f"({stale})"),
+        "missing": (
+            "LEFT JOIN vectors v ON v.row_id = m.row_id",
+            f"(v.row_id IS NULL AND m.content_kind = 0 OR v.row_id IS NOT NULL AND ({stale}))",
+        ),
+    }[which]
+    return _UNEMBEDDED.format(join=join, after=int(after_row), which=condition, limit=int(limit))
+
+
+EMBEDDING_SPACE: Final = (
+    "SELECT number, model, dimensions, first_version, is_complete FROM embedding_spaces ORDER BY number DESC LIMIT 1"
+)
+
+
+def space_of_row(row: Sequence[Any]) -> EmbeddingSpace:
+    """The space of a row of EMBEDDING_SPACE."""
+    return EmbeddingSpace(row[0], row[1], row[2], row[3], bool(row[4]))
 
 
 def select_copies(*, vectors: bool) -> str:

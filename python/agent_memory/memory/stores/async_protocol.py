@@ -15,12 +15,14 @@ from agent_memory.memory.stores.operations import (
     Candidate,
     ChangePage,
     Cursor,
+    EmbeddingSpace,
     Erasure,
     MemoryQuery,
     NamespaceCount,
     Operation,
     QueryPage,
     StoreStats,
+    Unembedded,
     WriteResult,
 )
 
@@ -151,6 +153,32 @@ class AsyncMemoryStore(Protocol):
 
     async def check_integrity(self) -> list[str]:
         """What the database finds damaged in its own files, in its own words; empty where it finds nothing, or cannot tell."""
+        ...
+
+    async def embedding_space(self) -> EmbeddingSpace | None:
+        """The space of the vectors; None while there was none."""
+        ...
+
+    async def note_embedding_space(self, space: EmbeddingSpace) -> EmbeddingSpace:
+        """Begins a space whose number is the next one, or notes model and completion of the present one.
+
+        Returns the present one: another one than `space` where somebody else was faster.
+        """
+        ...
+
+    async def unembedded(
+        self,
+        space: EmbeddingSpace,
+        which: Literal["pending", "earlier", "missing"],
+        after_row: int,
+        *,
+        limit: int = 500,
+    ) -> list[Unembedded]:
+        """Memories without a vector of `space`, in the order of their rows, after one of them.
+
+        `"pending"`: those whose vector could not be made; `"earlier"`: and those with one of an earlier space;
+        `"missing"`: and texts that never had one.
+        """
         ...
 
     async def stats(self) -> StoreStats:

@@ -30,6 +30,7 @@ __all__ = [
     "ChangePage",
     "Cursor",
     "Delete",
+    "EmbeddingSpace",
     "Erasure",
     "MemoryQuery",
     "Move",
@@ -38,6 +39,7 @@ __all__ = [
     "Put",
     "QueryPage",
     "StoreStats",
+    "Unembedded",
     "WriteResult",
     "WriteStatus",
 ]
@@ -269,6 +271,29 @@ class Erasure(NamedTuple):
     """Whether rows may be left: call `erase` again."""
     erased: int = 0
     """How many memories this call erased."""
+
+
+class EmbeddingSpace(NamedTuple):
+    """Of which model the vectors of a database are. Each migration to another model begins a new one."""
+
+    number: int
+    """From 1 on; the greatest counts."""
+    model: str
+    """Empty where the model's name was never told."""
+    dimensions: int
+    first_version: int = 0
+    """Vectors of lower versions are of an earlier space."""
+    is_complete: bool = True
+    """Whether all memories have got vectors of it."""
+
+
+class Unembedded(NamedTuple):
+    """A memory whose vector is missing, waits to be made, or is of an earlier space."""
+
+    row: int
+    """Its place in the table: where the next page begins."""
+    id: str
+    agent_id: str
 
 
 class NamespaceCount(NamedTuple):

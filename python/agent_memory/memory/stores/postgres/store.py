@@ -18,6 +18,7 @@ from agent_memory.memory.stores._plan import Plan
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
+    EMBEDDING_SPACE,
     NOT_ERASED,
     NOT_EXPIRED,
     SEQ_COLUMN,
@@ -25,6 +26,8 @@ from agent_memory.memory.stores._rows import (
     copies_of_rows,
     damaged_ids,
     select_copies,
+    select_unembedded,
+    space_of_row,
 )
 from agent_memory.memory.stores.operations import (
     Access,
@@ -33,12 +36,14 @@ from agent_memory.memory.stores.operations import (
     ChangePage,
     Cursor,
     Delete,
+    EmbeddingSpace,
     Erasure,
     MemoryQuery,
     NamespaceCount,
     Operation,
     QueryPage,
     StoreStats,
+    Unembedded,
     WriteResult,
     WriteStatus,
 )
@@ -515,6 +520,46 @@ class PostgresStore:
     def check_integrity(self) -> list[str]:
         """Nothing: what a server finds in its own files is its administrator's to ask (data checksums, amcheck)."""
         return []
+
+    def embedding_space(self) -> EmbeddingSpace | None:
+        """The space of the vectors; None while there was none."""
+        rows = self._fetch(EMBEDDING_SPACE)
+        return space_of_row(rows[0]) if rows else None
+
+    def note_embedding_space(self, space: EmbeddingSpace) -> EmbeddingSpace:
+        """Begins the next space, or notes model and completion of the present one; returns the present one."""
+
+        def note(connection: Session) -> EmbeddingSpace:
+            connection.execute("LOCK TABLE embedding_spaces IN SHARE ROW EXCLUSIVE MODE")
+            rows = fetch_all(connection, EMBEDDING_SPACE)
+            present = space_of_row(rows[0]) if rows else None
+            values = (space.number, space.model, space.dimensions, space.first_version, int(space.is_complete))
+            if space.number == (0 if present is None else present.number) + 1:
+                connection.execute("INSERT INTO embedding_spaces VALUES (%s, %s, %s, %s, %s)", values)
+                return space
+            assert present is not None
+            if (space.number, space.dimensions) != (present.number, present.dimensions):
+                return present
+            connection.execute(
+                "UPDATE embedding_spaces SET model = %s, is_complete = %s WHERE number = %s",
+                (space.model, int(space.is_complete), space.number),
+            )
+            return present._replace(model=space.model, is_complete=space.is_complete)
+
+        return self._connections.transact(note)
+
+    def unembedded(
+        self,
+        space: EmbeddingSpace,
+        which: Literal["pending", "earlier", "missing"],
+        after_row: int,
+        *,
+        limit: int = 500,
+    ) -> list[Unembedded]:
+        """Memories without a vector of `space`, in the order of their rows, after one of them."""
+        check_limit(limit)
+        rows = self._fetch(select_unembedded(space, which, after_row, limit))
+        return [Unembedded._make(row) for row in rows]
 
     def stats(self) -> StoreStats:
         """Counters since the store was made."""

@@ -13,8 +13,8 @@ from typing import Final
 from agent_memory.memory.rules import next_version
 from agent_memory.memory.stores._compression import Compression
 from agent_memory.memory.stores._plan import Plan
-from agent_memory.memory.stores._rows import NOT_EXPIRED
-from agent_memory.memory.stores.operations import Access, Delete, Erasure, WriteResult
+from agent_memory.memory.stores._rows import EMBEDDING_SPACE, NOT_EXPIRED, space_of_row
+from agent_memory.memory.stores.operations import Access, Delete, EmbeddingSpace, Erasure, WriteResult
 from agent_memory.memory.stores.sqlite._reading import erasure_of
 from agent_memory.memory.stores.sqlite._writing import apply_operations, load_agents, write_plan
 
@@ -23,6 +23,7 @@ __all__ = [
     "begin_erasure",
     "erase",
     "expire",
+    "note_embedding_space",
     "purge_tombstones",
     "record_accesses",
 ]
@@ -156,3 +157,20 @@ def add_dictionary(connection: sqlite3.Connection, compression: Compression, now
     connection.execute("INSERT INTO dictionaries VALUES (?, ?, ?)", (number, now_us, data))
     compression.add([(number, data)])
     return number
+
+
+def note_embedding_space(connection: sqlite3.Connection, space: EmbeddingSpace) -> EmbeddingSpace:
+    """Begins the next space, or notes model and completion of the present one; returns the present one."""
+    row = connection.execute(EMBEDDING_SPACE).fetchone()
+    present = None if row is None else space_of_row(row)
+    if space.number == (0 if present is None else present.number) + 1:
+        connection.execute("INSERT INTO embedding_spaces VALUES (?, ?, ?, ?, ?)", space)
+        return space
+    assert present is not None
+    if (space.number, space.dimensions) != (present.number, present.dimensions):
+        return present
+    connection.execute(
+        "UPDATE embedding_spaces SET model = ?, is_complete = ? WHERE number = ?",
+        (space.model, space.is_complete, space.number),
+    )
+    return present._replace(model=space.model, is_complete=space.is_complete)

@@ -14,12 +14,15 @@ from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
 from agent_memory.memory.stores._rows import (
+    EMBEDDING_SPACE,
     NOT_ERASED,
     NOT_EXPIRED,
     SEQ_COLUMN,
     copies_of_rows,
     damaged_ids,
     select_copies,
+    select_unembedded,
+    space_of_row,
 )
 from agent_memory.memory.stores.operations import (
     Access,
@@ -27,10 +30,12 @@ from agent_memory.memory.stores.operations import (
     Candidate,
     ChangePage,
     Cursor,
+    EmbeddingSpace,
     Erasure,
     MemoryQuery,
     NamespaceCount,
     QueryPage,
+    Unembedded,
 )
 from agent_memory.memory.stores.sqlite._writing import load_agents, load_dictionaries
 
@@ -221,6 +226,15 @@ class Reader:
             " WHERE m.id IN (SELECT value FROM json_each(?))"
         )
         return [Access._make(row) for row in self.connection.execute(sql, (json.dumps(list(ids)),))]
+
+    def embedding_space(self) -> EmbeddingSpace | None:
+        row = self.connection.execute(EMBEDDING_SPACE).fetchone()
+        return None if row is None else space_of_row(row)
+
+    def unembedded(self, space: EmbeddingSpace, which: str, after_row: int, limit: int) -> list[Unembedded]:
+        check_limit(limit)
+        sql = select_unembedded(space, which, after_row, limit)
+        return [Unembedded._make(row) for row in self.connection.execute(sql)]
 
     def user_agents(self, user_id: str) -> list[str]:
         sql = (

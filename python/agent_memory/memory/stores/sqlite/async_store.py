@@ -16,12 +16,14 @@ from agent_memory.memory.stores.operations import (
     Candidate,
     ChangePage,
     Cursor,
+    EmbeddingSpace,
     Erasure,
     MemoryQuery,
     NamespaceCount,
     Operation,
     QueryPage,
     StoreStats,
+    Unembedded,
     WriteResult,
 )
 from agent_memory.memory.stores.sqlite import _maintaining
@@ -255,6 +257,28 @@ class AsyncSqliteStore:
     async def check_integrity(self) -> list[str]:
         """What SQLite's `quick_check` finds: it reads the whole file."""
         return await self._engine.async_read(lambda reader: reader.check_integrity())
+
+    async def embedding_space(self) -> EmbeddingSpace | None:
+        """The space of the vectors; None while there was none."""
+        return await self._engine.async_read(lambda reader: reader.embedding_space())
+
+    async def note_embedding_space(self, space: EmbeddingSpace) -> EmbeddingSpace:
+        """Begins the next space, or notes model and completion of the present one; returns the present one."""
+        waiter = AsyncWaiter()
+        self._engine.submit_function(waiter, lambda connection: _maintaining.note_embedding_space(connection, space))
+        present: EmbeddingSpace = await waiter.wait()
+        return present
+
+    async def unembedded(
+        self,
+        space: EmbeddingSpace,
+        which: Literal["pending", "earlier", "missing"],
+        after_row: int,
+        *,
+        limit: int = 500,
+    ) -> list[Unembedded]:
+        """Memories without a vector of `space`, in the order of their rows, after one of them."""
+        return await self._engine.async_read(lambda reader: reader.unembedded(space, which, after_row, limit))
 
     async def stats(self) -> StoreStats:
         """Counters since `open()`."""
