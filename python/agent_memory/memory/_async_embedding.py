@@ -260,12 +260,13 @@ class AsyncEmbedding:
             if not found:
                 return is_done
             row = found[-1].row
-            if self.space is not None and self.space.number != space.number:
-                raise EmbeddingSpaceError("reembed() was overtaken by another one, to another model")
             is_done &= await self._embed_again(space, [one.id for one in found], report)
 
     async def _embed_again(self, space: EmbeddingSpace, ids: list[str], report: ReembedReport) -> bool:
-        rows: list[Copy | None] = await self._copies.ask_sql(self._copies.store.get, ids)
+        damaged: list[str] = []
+        rows: list[Copy | None] = await self._copies.ask_sql(self._copies.store.get, ids, damaged=damaged)
+        for memory_id in damaged:  # it is left as it is
+            self._copies.damage.note(memory_id, "SQL")
         held = [copy for copy in rows if copy is not None and not copy.deleted]
         texts = [copy for copy in held if copy.content_kind == ContentKind.TEXT]
         vectors = await self._make_each([copy.content.decode() for copy in texts]) if texts else []
@@ -277,6 +278,10 @@ class AsyncEmbedding:
         ]
         for put in puts:
             await self._check(space, len(put.copy.vector) // 4)
+        # As late as can be: what is put within the grace of a space that has begun meanwhile is made anew by its migration.
+        present = await self.refresh()
+        if present is not None and present.number != space.number:
+            raise EmbeddingSpaceError("reembed() was overtaken by another one, to another model")
         is_done = len(puts) == len(texts)
         # What only its caller could embed: its vector cannot be compared with the others any more.
         puts += [

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import secrets
+import sqlite3
 from dataclasses import replace
 
 import numpy as np
@@ -342,6 +343,17 @@ async def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(op
     entry = await new.get("a", stored)
     assert (entry.content, entry.importance) == ("after", 0.9)
     assert (entry.embedding == embed(["after"])[0]).all()
+
+
+async def test_a_damaged_memory_keeps_no_other_from_a_new_vector(tmp_path, monkeypatch):
+    monkeypatch.setattr(_async_embedding, "GRACE_S", 0.1)
+    async with AsyncMemorySystem(tmp_path, redis=None, embed=Words(64)) as old:
+        stored = [await old.store("a", text) for text in TEXTS]
+    with contextlib.closing(sqlite3.connect(tmp_path / "memories.sqlite")) as database, database:
+        database.execute("UPDATE memories SET checksum = checksum + 1 WHERE id = ?", (stored[1],))
+    async with AsyncMemorySystem(tmp_path, redis=None, embed=Words(96)) as memory:
+        assert (await memory.reembed()).embedded == len(TEXTS) - 1
+        assert (await memory.stats())["embedding"]["complete"]
 
 
 async def test_reembed_gives_vectors_to_texts_that_never_had_one(open_memory):

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import re
 import secrets
+import sqlite3
 from dataclasses import replace
 
 import numpy as np
@@ -342,6 +343,17 @@ def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(open_mem
     entry = new.get("a", stored)
     assert (entry.content, entry.importance) == ("after", 0.9)
     assert (entry.embedding == embed(["after"])[0]).all()
+
+
+def test_a_damaged_memory_keeps_no_other_from_a_new_vector(tmp_path, monkeypatch):
+    monkeypatch.setattr(_embedding, "GRACE_S", 0.1)
+    with MemorySystem(tmp_path, redis=None, embed=Words(64)) as old:
+        stored = [old.store("a", text) for text in TEXTS]
+    with contextlib.closing(sqlite3.connect(tmp_path / "memories.sqlite")) as database, database:
+        database.execute("UPDATE memories SET checksum = checksum + 1 WHERE id = ?", (stored[1],))
+    with MemorySystem(tmp_path, redis=None, embed=Words(96)) as memory:
+        assert memory.reembed().embedded == len(TEXTS) - 1
+        assert memory.stats()["embedding"]["complete"]
 
 
 def test_reembed_gives_vectors_to_texts_that_never_had_one(open_memory):
