@@ -12,7 +12,7 @@ import redis
 
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
-from fake_server import FakeConnection, answer_handshake, bulk
+from fake_server import HANDSHAKE, FakeConnection, answer_handshake, bulk
 
 MIB = 1 << 20
 MARGIN_S = 1.0
@@ -33,27 +33,37 @@ def calls_of(server: Any, command: str) -> int:
 
 @contextlib.contextmanager
 def slow_reader(bytes_per_s: int) -> Iterator[int]:
-    """A server with a small receive buffer that takes a command in at a pace, and answers OK."""
+    """A server with a small receive buffer that takes a large SET in at a pace; it answers every command OK."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     listener.bind(("127.0.0.1", 0))
     listener.listen()
     ended = threading.Event()
+    threads: list[threading.Thread] = []
 
-    def serve() -> None:
+    def accept() -> None:
         with contextlib.suppress(OSError):
-            peer, _ = listener.accept()
-            with peer:
-                connection = FakeConnection(peer, 0)
-                while not ended.is_set():
-                    start = peer.recv(3, socket.MSG_PEEK)
-                    if not start:
-                        return
-                    if start == b"*3\r" and b"SET\r\n$1\r\n" in peer.recv(64, socket.MSG_PEEK):
-                        pace(peer)
-                        peer.sendall(b"+OK\r\n")
-                        return
-                    peer.sendall(answer_handshake(connection.read_command(), connection) or b"")
+            while not ended.is_set():
+                peer, _ = listener.accept()
+                threads.append(threading.Thread(target=serve, args=(peer,)))
+                threads[-1].start()
+
+    def serve(peer: socket.socket) -> None:
+        with contextlib.suppress(OSError), peer:
+            peer.settimeout(10)
+            connection = FakeConnection(peer, 0)
+            connection._reader = peer.makefile("rb", buffering=0)  # nothing is read ahead of the large one
+            while not ended.is_set():
+                start = peer.recv(64, socket.MSG_PEEK)
+                if not start:
+                    return
+                if start.startswith(b"*3") and b"SET\r\n$1\r\n" in start:
+                    pace(peer)
+                    peer.sendall(b"+OK\r\n")
+                    continue
+                words = connection.read_command()
+                answer = answer_handshake(words, connection) if words and words[0] in HANDSHAKE else None
+                peer.sendall(answer or b"+OK\r\n")
 
     def pace(peer: socket.socket) -> None:
         left = LARGE_SET_BYTES
@@ -63,15 +73,17 @@ def slow_reader(bytes_per_s: int) -> Iterator[int]:
                 return
             left -= len(piece)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
+    threads.append(threading.Thread(target=accept))
+    threads[0].start()
     try:
         yield listener.getsockname()[1]
     finally:
         ended.set()
+        listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(10)
-        assert not thread.is_alive()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 LARGE_VALUE = b"x" * (6 * MIB)

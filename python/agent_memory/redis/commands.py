@@ -26,6 +26,7 @@ __all__ = [
     "READING_PIPELINE",
     "READS",
     "REFUSED",
+    "RELATIVE_WRITES",
     "SCRIPTS",
     "blocking_timeout_s",
     "category_of",
@@ -66,7 +67,7 @@ ABSOLUTE_WRITES: Final = frozenset(
 )
 """Sending them again leaves the same data, as long as nobody else wrote in between; SET and ZADD with conditions do not."""
 
-_RELATIVE_WRITES: Final = frozenset(
+RELATIVE_WRITES: Final = frozenset(
     """
     APPEND BITFIELD BITOP COPY DECR DECRBY EVAL EVALSHA EXPIRE FCALL GEOADD GEORADIUS GEORADIUSBYMEMBER GEOSEARCHSTORE
     GETDEL GETEX GETSET HEXPIRE HEXPIREAT HGETDEL HGETEX HINCRBY HINCRBYFLOAT HPERSIST HPEXPIRE HPEXPIREAT HSETNX INCR INCRBY
@@ -151,7 +152,7 @@ def resolved_beyond(name: str, category: CommandCategory) -> int | None:
     """
     if category is CommandCategory.ABSOLUTE_WRITE:
         return _ABSOLUTE_UP_TO.get(name)
-    return 0 if name in _RELATIVE_WRITES else None
+    return 0 if name in RELATIVE_WRITES else None
 
 
 def blocking_timeout_s(name: str, args: Sequence[Any]) -> float | None:

@@ -1,6 +1,7 @@
-"""What a write does to its keys: which ones it writes, whether repeating it is harmless, whether it overwrites what was there.
+"""What a command does to its keys: which it touches, whether repeating it is harmless, whether it overwrites what was there.
 
-For writes that wait in the recovery queue, and for those that must not overtake them. The positions of keys follow the
+For writes that wait in the recovery queue, for those that must not overtake them, and for commands that may take a second
+connection. The positions of keys follow the
 servers' own table (COMMAND on Valkey 9.1 and Redis 7.0). A command that is in no table (a module's) is taken to write the key
 that is its first argument, and to be relative.
 """
@@ -11,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import category_of
+from agent_memory.redis.commands import ABSOLUTE_WRITES, READS, RELATIVE_WRITES, category_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "keys_of",
     "name_of",
     "overwrites",
+    "touched_keys",
     "with_absolute_expiry",
 ]
 
@@ -38,6 +40,18 @@ _WITH_STORE: Final = frozenset("SORT GEORADIUS GEORADIUSBYMEMBER".split())
 _SEVERAL_KEYS: Final = frozenset(
     {*_ALL, *_PAIRS, *_FIRST_TWO, "BITOP", *_COUNTED, *_STORED_AND_COUNTED, "MSETEX", *_WITH_STORE}
 )
+_TOUCH_NO_KEY: Final = frozenset("ECHO EXEC MULTI PING TIME".split())
+_ALL_READ: Final = frozenset("EXISTS MGET PFCOUNT SDIFF SINTER SUNION TOUCH".split())
+_COUNTED_READ: Final = {"EVALSHA_RO": 2, "EVAL_RO": 2, "FCALL_RO": 2, "SINTERCARD": 1, "ZDIFF": 1, "ZINTER": 1,
+                        "ZINTERCARD": 1, "ZUNION": 1}  # fmt: skip
+_SORTS: Final = frozenset({"SORT", "SORT_RO"})
+_SEVERAL_READ: Final = frozenset({*_ALL_READ, *_COUNTED_READ, *_SORTS, "LCS"})
+_ANY_KEY: Final = frozenset(
+    "CLUSTERSCAN COMMAND DBSIZE INFO KEYS LASTSAVE LOLWUT RANDOMKEY ROLE SCAN STRALGO XREAD".split()
+)
+"""Reads whose keys do not follow from their words."""
+_KEY_AFTER: Final = frozenset({("MEMORY", "USAGE"), ("XINFO", "CONSUMERS"), ("XINFO", "GROUPS"), ("XINFO", "STREAM")})
+_CHANNELS: Final = frozenset("PUBLISH SPUBLISH".split())
 _NOT_QUEUEABLE: Final = frozenset("FLUSHALL FLUSHDB SWAPDB MIGRATE SHUTDOWN FAILOVER REPLICAOF SLAVEOF DEBUG".split())
 """Writes without keys that order could be kept by, and commands for the server rather than for its data."""
 
@@ -100,6 +114,40 @@ def keys_of(args: Sequence[Any]) -> list[bytes]:
         stored = [args[i + 1] for i, word in enumerate(args[:-1]) if i > 1 and _text(word) in {"STORE", "STOREDIST"}]
         keys = (args[1], *stored)
     return [as_bytes(key) for key in keys]
+
+
+def touched_keys(args: Sequence[Any], *, whole: bool = True) -> list[bytes] | None:
+    """The keys that a command reads or writes, one word each; None where they do not follow from its words.
+
+    A message touches nothing but its channel, which stands for a key here. `args` are the words as they are sent, without the
+    last ones if it is not the `whole` command.
+    """
+    name = name_of(args[0])
+    if not whole and (name in _SEVERAL_KEYS or name in _SEVERAL_READ):
+        return None
+    second = _text(args[1]) if len(args) > 1 else ""
+    known: Sequence[Any] | None = None
+    if name in _TOUCH_NO_KEY:
+        known = ()
+    elif name in _CHANNELS:
+        known = [b"channel " + as_bytes(channel) for channel in args[1:2]]
+    elif name in {"OBJECT", "XGROUP"} or (name, second) in _KEY_AFTER:
+        known = args[2:3]
+    elif name in _SORTS and any(_text(word) in {"BY", "GET"} for word in args[2:]):
+        known = None
+    elif name in _ALL_READ:
+        known = args[1:]
+    elif name in _COUNTED_READ:
+        known = args[_COUNTED_READ[name] + 1 :][: _count(args, _COUNTED_READ[name])]
+    elif name == "LCS":
+        known = args[1:3]
+    elif name in ABSOLUTE_WRITES or name in RELATIVE_WRITES:
+        known = keys_of(args)
+    elif name in READS and name not in _ANY_KEY:
+        known = args[1:2]
+    if known is None or (not known and name not in _TOUCH_NO_KEY):  # a script may touch what it does not name
+        return None
+    return [as_bytes(key) for key in known]
 
 
 def as_bytes(word: Any) -> bytes:

@@ -14,7 +14,7 @@ from agent_memory.redis.exactly_once.mode import Mode
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import GATE_SCRIPT, Marker, Stream, Ticket, Verdict
 
-__all__ = ["AsyncAsk", "async_fence", "async_greet"]
+__all__ = ["AsyncAsk", "async_fence", "async_greet", "kill_at_once", "note_offset"]
 
 AsyncAsk = Callable[[list[bytes]], Awaitable[list[Any]]]
 """Sends packed commands on one connection in one piece and gives their replies, error replies as values."""
@@ -137,17 +137,35 @@ async def _patiently(ask: AsyncAsk, commands: list[bytes], deadline_ns: int) -> 
         await async_sleep(BUSY_PAUSE_S)
 
 
+def kill_at_once(old: Stream) -> list[bytes]:
+    """The commands that end an old connection, for whoever cannot wait for `async_fence`; their replies go to `note_offset`."""
+    kill = pack_command(("CLIENT", "KILL", "ID", old.client_id))
+    if old.level is not Level.OFFSET:
+        return [kill]
+    return [_MULTI, pack_command(("CLIENT", "LIST", "ID", old.client_id)), kill, _EXEC]
+
+
+def note_offset(old: Stream, replies: list[Any]) -> None:
+    """How far the server had come on the old connection; nothing where that was said before, or cannot be said any more."""
+    result = replies[-1]
+    if old.level is not Level.OFFSET or not isinstance(result, list) or isinstance(result[0], Exception):
+        return
+    line = read_client_line(_text(result[0]))
+    if line is not None:
+        old.executed_bytes = line[3]
+
+
 async def _kill(ask: AsyncAsk, old: Stream, deadline_ns: int) -> None:
     kill: tuple[Any, ...] = ("CLIENT", "KILL", "ID", old.client_id)
     if old.address and "/" not in old.address:
         kill = (*kill, "ADDR", old.address)
     if old.level is Level.OFFSET:
         look = pack_command(("CLIENT", "LIST", "ID", old.client_id))
-        result = (await _patiently(ask, [_MULTI, look, pack_command(kill), _EXEC], deadline_ns))[-1]
+        replies = await _patiently(ask, [_MULTI, look, pack_command(kill), _EXEC], deadline_ns)
+        result = replies[-1]
         if isinstance(result, Exception):
             raise _could_not(result)
-        line = None if isinstance(result[0], Exception) else read_client_line(_text(result[0]))
-        old.executed_bytes = None if line is None else line[3]
+        note_offset(old, replies)
         killed = result[1]
     else:
         (killed,) = await _patiently(ask, [pack_command(kill)], deadline_ns)

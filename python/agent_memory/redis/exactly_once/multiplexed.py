@@ -12,7 +12,7 @@ from agent_memory._core import fence_step, next_step, pack_command
 from agent_memory.errors import ClientClosedError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
-from agent_memory.redis.exactly_once._async_fencing import async_fence, async_greet
+from agent_memory.redis.exactly_once._async_fencing import async_fence, async_greet, kill_at_once, note_offset
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
 
@@ -147,7 +147,7 @@ class MultiplexedOnce:
             wrapped = stream.wrap(packed, self._transport.timeout_s, is_script=is_script)
             return wrapped, wrapped.unwrap
 
-        return await self._call(wrap, raw, timeout_s, keep)
+        return await self._call(wrap, packed, raw, timeout_s, keep)
 
     async def call_transaction(
         self, packed: bytes, count: int, timeout_s: float | None, keep: Keep | None = None
@@ -158,10 +158,10 @@ class MultiplexedOnce:
             wrapped = stream.wrap_transaction(packed, count)
             return wrapped, wrapped.unwrap_transaction
 
-        replies: list[Any] = await self._call(wrap, False, timeout_s, keep)
+        replies: list[Any] = await self._call(wrap, packed, False, timeout_s, keep)
         return replies
 
-    async def _call(self, wrap: _Wrap, raw: bool, timeout_s: float | None, keep: Keep | None) -> Any:
+    async def _call(self, wrap: _Wrap, packed: bytes, raw: bool, timeout_s: float | None, keep: Keep | None) -> Any:
         transport = self._transport
         sent: list[OnceSlot] = []
 
@@ -174,9 +174,9 @@ class MultiplexedOnce:
         began_s = transport.loop.time()
         until_s = None if timeout_s is None or swept else began_s + timeout_s
         if keep is None:
-            future = await self._in_turn(send_and_note, until_s)
+            future = await self._in_turn(send_and_note, packed, until_s)
         else:
-            future = await self._send_kept(wrap, raw, keep, sent, until_s)
+            future = await self._send_kept(wrap, packed, raw, keep, sent, until_s)
         try:
             if until_s is None:
                 return await future
@@ -191,22 +191,23 @@ class MultiplexedOnce:
             transport.forget(future)
             raise
 
-    async def _in_turn(self, send: Callable[[MultiplexedConnection], Any], until_s: float | None) -> Any:
+    async def _in_turn(self, send: Callable[[MultiplexedConnection], Any], packed: bytes, until_s: float | None) -> Any:
         connection = self._transport.current
         if connection is not None and connection.accepting:
             return send(connection)
-        return await self._transport.wait_for_turn(send, until_s)
+        return await self._transport.wait_for_turn(send, packed, until_s)
 
     async def _send_kept(
-        self, wrap: _Wrap, raw: bool, keep: Keep, sent: list[OnceSlot], until_s: float | None
+        self, wrap: _Wrap, packed: bytes, raw: bool, keep: Keep, sent: list[OnceSlot], until_s: float | None
     ) -> asyncio.Future[Any]:
         """A ticket names its connection: what was kept for one that is gone by then is kept anew for the next."""
         while True:
-            place: _Place = await self._in_turn(lambda connection: _Place(connection, wrap), until_s)
+            place: _Place = await self._in_turn(lambda connection: _Place(connection, wrap), packed, until_s)
             try:
                 await keep(place.ticket)
                 future: asyncio.Future[Any] | None = await self._in_turn(
                     lambda connection, place=place: place.send(connection, raw, sent),  # type: ignore[misc]
+                    packed,
                     until_s,
                 )
             except BaseException:
@@ -292,8 +293,8 @@ class MultiplexedOnce:
         here = current.stream
         if fence_step(stream.run_id == here.run_id, stream.level, here.level, stream.client_id) == "kill":
             # Ahead of everything that will be sent on it; what is to be learnt is asked for in peace.
-            kill = current.send(pack_command(("CLIENT", "KILL", "ID", stream.client_id)))
-            kill.add_done_callback(_see)
+            kill = kill_at_once(stream)
+            current.send_window(b"".join(kill), len(kill), ()).add_done_callback(_noting_offset(stream))
         task = self._transport.loop.create_task(self._fence_in_use(current), context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -324,6 +325,14 @@ def _asker(connection: MultiplexedConnection) -> AsyncAsk:
         return await connection.send_window(b"".join(commands), len(commands), ())
 
     return ask
+
+
+def _noting_offset(stream: Stream) -> Callable[[asyncio.Future[list[Any]]], None]:
+    def note(future: asyncio.Future[list[Any]]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            note_offset(stream, future.result())
+
+    return note
 
 
 def _see(future: asyncio.Future[Any]) -> None:

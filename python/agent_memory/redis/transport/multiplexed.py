@@ -1,4 +1,4 @@
-"""The transport of the asyncio client: one connection per event loop, shared by all its tasks.
+"""The transport of the asyncio client: one connection per event loop, shared by all its tasks; a second one now and then.
 
 Commands issued in one iteration of the loop leave in one write; replies are matched to their callers in order. Nothing is
 allocated per call but a future: deadlines are swept, not armed.
@@ -15,6 +15,7 @@ A connection (`MultiplexedConnection`) is in one of three states:
 Rules
 - `socket_timeout` is how long a connection may be silent. While bytes arrive or leave, commands are waited for until the
   deadline of their calls: a large value on a slow link is no outage, and no failure of the server is made of it.
+- While the connection carries something large over a slow link, others may go over a second one (`second`).
 - A slot (the future of one command) stays in the queue until its reply arrives, whatever became of its caller. A cancelled
   or timed-out caller leaves an orphan whose reply is dropped, so the stream stays in step and a cancellation never costs a
   reconnect. Cancelled while it waits for room, a command is never sent; afterwards it is, and may be executed.
@@ -61,7 +62,9 @@ from agent_memory.redis.transport.blocking import (
     connect_failure,
     endpoint_of,
 )
+from agent_memory.redis.transport.order import KEPT_BYTES, Unanswered, keep
 from agent_memory.redis.transport.proof import acknowledged_bytes
+from agent_memory.redis.transport.second import BUSY_AFTER_S, SecondConnection, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -85,6 +88,8 @@ MAX_RECONNECT_DELAY_S: Final = 0.5
 FIRST_RECONNECT_DELAY_S: Final = 0.02
 DEMOTION_PAUSE_NS: Final = 100_000_000
 """A READONLY within this time after one that retired the connections does not retire their successors."""
+EARLY_TURN: Final = 0.1
+"""The share of `socket_timeout` by which a call may exceed its deadline that had to wait for its turn, while bytes move."""
 LATE_SWEEP_S: Final = 0.05
 """A sweep that runs this late means that the loop was blocked: replies may be waiting in the kernel, so let it read first."""
 
@@ -137,10 +142,13 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_health_timer",
         "_last_left_s",
         "_last_read_s",
+        "_leaving",
+        "_looked_s",
         "_loop",
         "_marks",
         "_outgoing",
         "_owner",
+        "_partial_since_s",
         "_raw",
         "_read_at_check_s",
         "_slots",
@@ -153,8 +161,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_writer",
         "_written",
         "accepting",
+        "busy",
         "closed",
         "in_doubt",
+        "order",
         "protocol",
         "renewal",
         "retired",
@@ -163,7 +173,9 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "writes",
     )
 
-    def __init__(self, owner: MultiplexedTransport, connection: Any, timeout_s: float | None) -> None:
+    def __init__(  # noqa: PLR0915 - one statement for each thing that it has to know
+        self, owner: MultiplexedTransport, connection: Any, timeout_s: float | None
+    ) -> None:
         encoder = connection.encoder
         decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
         reader = hiredis.Reader(
@@ -186,15 +198,22 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._slots: collections.deque[asyncio.Future[Any] | _Window | OnceSlot] = collections.deque()
         self._outgoing: list[bytes] = []
         # One mark per flush: (absolute number of its last slot + 1, when, offset of its first byte in our stream, and what
-        # was handed over for each of its slots, where offsets are asked for later).
-        self._marks: collections.deque[tuple[int, float, int, list[bytes] | None]] = collections.deque()
+        # was handed over for each of its slots, large commands cut off unless offsets are asked for later).
+        self._marks: collections.deque[tuple[int, float, int, bytes | list[bytes]]] = collections.deque()
         self._raw: collections.deque[int] = collections.deque()  # absolute numbers of the slots that want bytes
         self._answered = 0  # slots that have left the queue; the absolute number of the queue's head
         self._expired = 0  # absolute number up to which the sweep has failed the slots
         self._last_read_s = 0.0
         self._last_left_s = 0.0  # when bytes of a large write were last seen to leave
         self._departed = 0  # how many had left then
+        self._looked_s = 0.0  # when that was last looked at
         self._departures: asyncio.TimerHandle | None = None
+        self._leaving = False  # whether a large write is known to leave slowly
+        self._partial_since_s = 0.0  # since when the reply to the oldest slot has been arriving; 0: it has not begun
+        self.busy = False
+        """Whether it carries something large, and the second connection relieves it."""
+        self.order: Unanswered | None = None
+        """What its unanswered commands touch, while there is a second connection to choose from."""
         self._read_at_check_s = 0.0
         self._health_timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -290,6 +309,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._timeout_s = timeout_s
 
     @property
+    def last_read_s(self) -> float:
+        """When bytes last arrived, by the loop's clock."""
+        return self._last_read_s
+
+    @property
     def last_moved_s(self) -> float:
         """When bytes last arrived, or bytes of a large write left, by the loop's clock."""
         return max(self._last_read_s, self._last_left_s)
@@ -324,20 +348,19 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     def _write(self, packed: bytes, parts: list[bytes] | None = None) -> None:
         """Hand bytes to the socket and note when; from here on their commands may be executed.
 
-        `parts` is what was handed over for each slot; None for one command.
+        `parts` is what is handed over for each slot; None for one command.
         """
         now_s = self._loop.time()
-        if self.stream is None or self.stream.level is not Level.OFFSET:
-            parts = None
-        elif parts is None:
-            parts = [packed]
-        self._marks.append((self._answered + len(self._slots), now_s, self._written, parts))
+        kept: bytes | list[bytes] = packed if parts is None else parts
+        if len(packed) > KEPT_BYTES and (self.stream is None or self.stream.level is not Level.OFFSET):
+            kept = keep(kept if isinstance(kept, list) else [kept])
+        self._marks.append((self._answered + len(self._slots), now_s, self._written, kept))
         self._written += len(packed)
         if self._sweeper is None and self._timeout_s is not None:
             self._arm_sweep(now_s + self._timeout_s)
         self._transport.write(packed)
         if len(packed) > LARGE_WRITE_BYTES and self._departures is None:
-            self._departed = self._count_departed()
+            self._departed, self._looked_s = self._count_departed(), now_s
             self._departures = self._loop.call_later(
                 DEPARTURES_INTERVAL_S, self._watch_departures, True, context=self._context
             )
@@ -365,15 +388,57 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             reason = f"protocol error: {str(error) or type(error).__name__}"
             self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
             return
-        self._last_read_s = self._loop.time()
-        self._answered = answered
-        marks = self._marks
-        while marks and marks[0][0] <= answered:
-            marks.popleft()
+        now_s = self._last_read_s = self._loop.time()
+        if answered == self._answered:
+            self._note_part(now_s)
+        else:
+            self._answered = answered
+            marks = self._marks
+            while marks and marks[0][0] <= answered:
+                marks.popleft()
+            if self._partial_since_s:
+                self._partial_since_s = 0.0
+            if self.busy:
+                self._note_through(now_s)
         if self.suspect:
             self._owner.trust_again(self)
         if not self.accepting:
             self._owner.admit_waiters(self)
+
+    def _note_part(self, now_s: float) -> None:
+        """Bytes have arrived that complete no reply."""
+        if not self._slots or not self._has_data():
+            return
+        if not self._partial_since_s:
+            self._partial_since_s = now_s
+        elif now_s - self._partial_since_s >= BUSY_AFTER_S:
+            self.busy = self._owner.second.relieve(self)
+
+    def _note_through(self, now_s: float) -> None:
+        """A large reply has arrived, or a large write has left: whether others still wait behind something."""
+        if not (self._leaving and self._slots) and not self._partial_since_s:
+            self.busy = bool(self._marks) and self._marks[0][1] <= now_s - BUSY_AFTER_S
+
+    def begin_order(self) -> None:
+        """From now on somebody says for each command whether it may be sent here."""
+        self.accepting = False
+        self.order = order = Unanswered()
+        for slots_upto, _, _, kept in self._marks:
+            parts = kept if isinstance(kept, list) else [kept]
+            order.add_all(slots_upto - len(parts), parts)
+        order.add_all(self._answered + len(self._slots) - len(self._outgoing), self._outgoing)
+        order.answer(self._answered)
+
+    def end_order(self) -> None:
+        """There is no choice any more."""
+        self.busy = False
+        self.order = None
+        self.accepting = not self.retired and self.has_room() > 0
+
+    @property
+    def executed_upto(self) -> int:
+        """The number behind the command whose reply has begun to arrive, and which has therefore been executed; else 0."""
+        return self._answered + 1 if self._partial_since_s else 0
 
     def _skip_torn(self) -> bool:
         """Whether the push that had begun while no command was unanswered is complete; anything else is not the protocol."""
@@ -488,10 +553,20 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         gone = departed >= self._written
         if self.closed or (first and gone):
             return  # it left at once, as most do: its silence began when it was handed over
+        now_s = self._loop.time()
         if departed != self._departed:
             self._departed = departed
-            self._last_left_s = self._loop.time()
-        if not gone:
+            # A loop that was blocked looks late: that says nothing of when they left.
+            self._last_left_s = min(now_s, self._looked_s + 2.0 * DEPARTURES_INTERVAL_S)
+        self._looked_s = now_s
+        self._leaving = not gone
+        if gone:
+            if self.busy:
+                self._note_through(now_s)
+            if not self.accepting:
+                self._owner.admit_waiters(self)
+        else:
+            self.busy = self._owner.second.relieve(self)
             self._departures = self._loop.call_later(
                 DEPARTURES_INTERVAL_S, self._watch_departures, context=self._context
             )
@@ -527,7 +602,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 break
             upto = slots_upto
         self._expire(upto, moving=not silent)
-        if silent and not self.suspect:
+        if silent:
             self._owner.distrust(self)
         self._arm_sweep(next_s if silent else min(next_s, silent_since_s + timeout_s))
 
@@ -582,8 +657,9 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     def _lose(self, stream: Stream, slots: Iterable[Any], maybe_executed: int) -> None:
         """Say of each write that can be resolved that it was not sent, or that its answer is lost; and where it ends."""
         ends: dict[int, int] = {}  # by absolute number of a slot
-        for slots_upto, _, first_byte, parts in self._marks:
-            if parts is not None:
+        if stream.level is Level.OFFSET:
+            for slots_upto, _, first_byte, kept in self._marks:
+                parts = kept if isinstance(kept, list) else [kept]
                 lengths = itertools.accumulate(map(len, parts), initial=stream.first_byte + first_byte)
                 next(lengths)
                 ends.update(zip(range(slots_upto - len(parts), slots_upto), lengths, strict=True))
@@ -619,11 +695,13 @@ class MultiplexedTransport:
         """The protocol that was negotiated last; what the response callbacks have to follow."""
         self.current: MultiplexedConnection | None = None
         self._suspect: MultiplexedConnection | None = None
-        # In the order they came: who waits, what sends for him, since when. When there is room his command leaves before he
-        # wakes, so that nobody who comes later can overtake it. As many as there are tasks that wait: each holds one place.
-        self._waiters: collections.deque[tuple[asyncio.Future[asyncio.Future[Any]], _Send, float]] = collections.deque()
+        self.second = SecondConnection(self)
+        """The second connection, while there is one."""
+        # In the order they came. When there is room for somebody his command leaves before he wakes, so that nobody who comes
+        # later can overtake it. As many as there are tasks that wait: each holds one place.
+        self._waiters: collections.deque[Waiter] = collections.deque()
         self._waiters_sweeper: asyncio.TimerHandle | None = None
-        self._progress: tuple[int, int] | None = None  # what the last sweep of the waiters saw
+        self._progress: tuple[Any, ...] | None = None  # what the last sweep of the waiters saw
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._not_before_s = 0.0
@@ -666,7 +744,7 @@ class MultiplexedTransport:
         future = self.send(packed, raw)
         if future is not None:
             return future
-        return await self.wait_for_turn(lambda connection: connection.send(packed, raw), until_s)
+        return await self.wait_for_turn(lambda connection: connection.send(packed, raw), packed, until_s)
 
     async def call_within(self, packed: bytes, _permit: int, raw: bool, timeout_s: float | None) -> Any:
         """One command with a timeout of its own, from now to the reply: what is left of a call that is retried."""
@@ -688,8 +766,9 @@ class MultiplexedTransport:
         until_s = began_s + deadline_s
         future = await self.wait_and_send(packed, raw)
         try:
-            # Whoever had his turn at once is bounded by the sweep of the connection: no timer for him.
-            if self.timeout_s is None or self.loop.time() + self.patience_s <= until_s:
+            # Whoever had his turn early is bounded by the sweep of the connection: no timer for him.
+            early = self.timeout_s is None or self.loop.time() - began_s <= self.timeout_s * EARLY_TURN
+            if early and deadline_s >= self.patience_s:
                 return await future
             async with asyncio.timeout_at(until_s):
                 return await future
@@ -707,8 +786,8 @@ class MultiplexedTransport:
 
     def has_moved_since(self, began_s: float) -> bool:
         """Whether bytes have arrived or left since then on a connection that takes calls."""
-        connection = self.current
-        return connection is not None and connection.last_moved_s > began_s
+        both = (self.current, self.second.connection)
+        return any(connection is not None and connection.last_moved_s > began_s for connection in both)
 
     @staticmethod
     def forget(future: asyncio.Future[Any] | None) -> None:
@@ -716,10 +795,19 @@ class MultiplexedTransport:
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()
 
-    async def wait_for_turn(self, send: _Send, until_s: float | None = None) -> asyncio.Future[Any]:
-        """First come, first served: when the turn has come and there is room, `send` is called; returns what it returns."""
+    async def wait_for_turn(
+        self, send: _Send, packed: bytes, until_s: float | None = None, behind: MultiplexedConnection | None = None
+    ) -> asyncio.Future[Any]:
+        """First come, first served: when the turn has come and there is room, `send` is called; returns what it returns.
+
+        `packed` is what it is going to send. `behind` is the connection that carries what it has to follow in any case.
+        """
         waiter: asyncio.Future[asyncio.Future[Any]] = self.loop.create_future()
-        self._waiters.append((waiter, send, self.loop.time()))
+        one = Waiter(waiter, send, self.loop.time(), packed, behind)
+        sent = self.second.send(one) if self.second.active else None
+        if sent is not None:
+            return sent
+        self._waiters.append(one)
         if self._waiters_sweeper is None and self.timeout_s is not None:
             self._arm_waiters_sweep(self.timeout_s)
         if self.current is None and self._connecting is None:
@@ -732,7 +820,7 @@ class MultiplexedTransport:
         except TimeoutError:
             if not waiter.cancelled():
                 return waiter.result()  # it was sent at the last moment: the reply has a deadline of its own
-            raise self._no_turn() from None
+            raise self._no_turn(one.since_s) from None
         except BaseException:
             if not waiter.cancel() and not waiter.cancelled() and waiter.exception() is None:
                 self.forget(waiter.result())  # it was sent at the last moment
@@ -747,36 +835,61 @@ class MultiplexedTransport:
         timeout_s = self.timeout_s
         if timeout_s is None:
             return
-        progress = None if self.current is None else (id(self.current), self.current.answered)
+        both = (self.current, self.second.connection)
+        progress = (
+            None if self.current is None else tuple(one and (id(one), one.answered, one.last_moved_s) for one in both)
+        )
         moving = progress is not None and progress != self._progress
         self._progress = progress
         waiters = self._waiters
         due_s = self.loop.time() - timeout_s * (2.0 if moving else 1.0)
-        while waiters and waiters[0][2] <= due_s:
-            waiter, _, _ = waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(self._no_turn())
+        while waiters and waiters[0].since_s <= due_s:
+            waiter = waiters.popleft()
+            if not waiter.future.done():
+                waiter.future.set_exception(self._no_turn(waiter.since_s))
         if waiters:
             self._arm_waiters_sweep(timeout_s / 4)
 
-    def _no_turn(self) -> Exception:
-        if self.current is None:
-            return RedisTimeoutError("no connection in time", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
-        # The server answers, only not as fast as it is asked: that says nothing against it.
-        return ConnectionLimitError(f"{MAX_IN_FLIGHT} commands in flight left no room in time", endpoint=self.endpoint)
+    def _no_turn(self, since_s: float) -> Exception:
+        """What somebody fails with who has waited for his turn since then."""
+        recently_s = self.loop.time() - (self.timeout_s or 0.0) / 2.0
+        both = (self.current, self.second.connection)
+        if any(one and (one.last_read_s > since_s or one.last_moved_s > recently_s) for one in both):
+            # The server answers, only not as fast as it is asked: that says nothing against it.
+            bound = f"{MAX_IN_FLIGHT} commands in flight, or others of the same keys,"
+            return ConnectionLimitError(f"{bound} left no room in time", endpoint=self.endpoint)
+        return RedisTimeoutError("no connection in time", outcome=Outcome.NOT_SENT, endpoint=self.endpoint)
 
     def admit_waiters(self, connection: MultiplexedConnection) -> None:
         """There may be room: send for the waiters, in their order, and open the fast path when none is left."""
         if connection.retired:
             self._close_if_drained(connection)
+        if self.second.active:
+            self.second.settle()
+            return
         if connection is not self.current:
             return
         waiters = self._waiters
         while waiters and connection.has_room():
-            waiter, send, _ = waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(send(connection))
+            one = waiters.popleft()
+            if not one.future.done():
+                one.future.set_result(one.send(connection))
         connection.accepting = connection.has_room() > 0
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether anybody waits for his turn."""
+        return bool(self._waiters)
+
+    def take_waiters(self) -> collections.deque[Waiter]:
+        """All who wait for their turn, in their order: for whoever sends for them one by one."""
+        waiters, self._waiters = self._waiters, collections.deque()
+        return waiters
+
+    def put_back_waiters(self, waiters: collections.deque[Waiter]) -> None:
+        """Those of them whose turn has not come; others may have come meanwhile."""
+        waiters.extend(self._waiters)
+        self._waiters = waiters
 
     # --- connecting -----------------------------------------------------------------------------------------------
 
@@ -904,13 +1017,48 @@ class MultiplexedTransport:
         if suspect is not None:
             # The server answers a new connection and not the old one: the old one is dead.
             suspect.fail(RedisUnavailableError("silent past a deadline, replaced", endpoint=self.endpoint))
+        self.second.take_over(connection)
         self.admit_waiters(connection)
+
+    async def open_second(self) -> MultiplexedConnection:
+        """A connection beside the shared one, in the place of a leased one; raises where there is no place."""
+        if not self.has_free_lease:
+            raise self._no_lease()
+        await self._leases.acquire()
+        try:
+            connection = await self.open_connection(self.timeout_s)
+            if self.once is not None:
+                try:
+                    await self.once.fence_from(connection)
+                except BaseException:
+                    unfenced = RedisUnavailableError("the old connection could not be fenced", endpoint=self.endpoint)
+                    connection.fail(unfenced)
+                    raise
+        except BaseException:
+            self._leases.release()
+            raise
+        return connection
+
+    @property
+    def has_free_lease(self) -> bool:
+        """Whether another leased connection may be opened now."""
+        return not self._leases.locked()
+
+    def free_lease(self) -> None:
+        """The second connection has given up its place."""
+        self._leases.release()
+
+    def dismiss(self, connection: MultiplexedConnection) -> None:
+        """Close a connection that nobody needs any more."""
+        if self.once is not None:
+            self.once.bid_farewell(connection)
+        connection.fail(RedisUnavailableError("not needed any more", endpoint=self.endpoint))
 
     def _fail_waiters(self, error: Exception) -> None:
         waiters, self._waiters = self._waiters, collections.deque()
-        for waiter, _, _ in waiters:
-            if not waiter.done():
-                waiter.set_exception(_another(error))
+        for waiter in waiters:
+            if not waiter.future.done():
+                waiter.future.set_exception(_another(error))
 
     async def ping_afresh(self) -> None:
         """PING on a new connection, for a probe; raises what the connection raises. On an answer nobody waits to connect.
@@ -966,13 +1114,15 @@ class MultiplexedTransport:
         replies: list[Any] = []
         under_way: collections.deque[asyncio.Future[list[Any]]] = collections.deque()
         sent = first = 0
+        carrier: MultiplexedConnection | None = None
         in_a_hurry = timeout_s is not None and (self.timeout_s is None or timeout_s < self.patience_s)
         began_s = self.loop.time()
         try:
             async with asyncio.timeout(timeout_s if in_a_hurry else None):
                 for packed, count in windows:
                     raw_here = [number - first for number in raw if first <= number < first + count] if raw else ()
-                    under_way.append(await self._send_window(packed, count, raw_here))
+                    future, carrier = await self._send_window(packed, count, raw_here, carrier)
+                    under_way.append(future)
                     sent += 1
                     first += count
                     if len(under_way) > 1:
@@ -994,11 +1144,21 @@ class MultiplexedTransport:
                 self.forget(future)
         return replies
 
-    async def _send_window(self, packed: bytes, count: int, raw: Iterable[int]) -> asyncio.Future[list[Any]]:
+    async def _send_window(
+        self, packed: bytes, count: int, raw: Iterable[int], behind: MultiplexedConnection | None
+    ) -> tuple[asyncio.Future[list[Any]], MultiplexedConnection]:
+        """Send it, and say over which connection; it follows the window before it, which that one carries."""
         connection = self.current
         if connection is not None and connection.accepting:
+            return connection.send_window(packed, count, raw), connection
+        carriers: list[MultiplexedConnection] = []
+
+        def send(connection: MultiplexedConnection) -> asyncio.Future[list[Any]]:
+            carriers.append(connection)
             return connection.send_window(packed, count, raw)
-        return await self.wait_for_turn(lambda connection: connection.send_window(packed, count, raw))
+
+        future = await self.wait_for_turn(send, packed, behind=behind)
+        return future, carriers[0]
 
     # --- leased connections ---------------------------------------------------------------------------------------
 
@@ -1067,6 +1227,8 @@ class MultiplexedTransport:
 
     async def _lease(self) -> MultiplexedConnection:
         acquired = False
+        if not self.has_free_lease:
+            self.second.make_room()
         try:
             async with self.until_closed(self.timeout_s):
                 acquired = await self._leases.acquire()
@@ -1075,14 +1237,17 @@ class MultiplexedTransport:
                 self._leases.release()
             raise
         except TimeoutError:
-            raise ConnectionLimitError(
-                f"all {self._max_leases} leased connections stayed busy for {self.timeout_s} s", endpoint=self.endpoint
-            ) from None
+            raise self._no_lease() from None
         try:
             return self._idle_lease() or await self._open_lease()
         except BaseException:
             self._leases.release()
             raise
+
+    def _no_lease(self) -> ConnectionLimitError:
+        return ConnectionLimitError(
+            f"all {self._max_leases} leased connections stayed busy for {self.timeout_s} s", endpoint=self.endpoint
+        )
 
     def _idle_lease(self) -> MultiplexedConnection | None:
         while self._idle_leases:
@@ -1127,7 +1292,17 @@ class MultiplexedTransport:
         """The connection is silent past a deadline: no new commands, open a replacement."""
         if connection.retired:
             connection.fail(RedisUnavailableError("silent past a deadline, retired", endpoint=self.endpoint))
+        if connection is self.second.connection:
+            first = self.current
+            if first is not None and self._lives_without(first, connection):
+                connection.fail(RedisUnavailableError("silent past a deadline", endpoint=self.endpoint))
+            else:
+                connection.suspect = True
+            return
         if connection is not self.current:
+            return
+        if self.second.connection is not None and self._lives_without(self.second.connection, connection):
+            connection.fail(RedisUnavailableError("silent past a deadline, replaced", endpoint=self.endpoint))
             return
         connection.suspect = True
         connection.accepting = False
@@ -1135,6 +1310,10 @@ class MultiplexedTransport:
         self._suspect = connection
         if self._connecting is None:
             self._start_connecting()
+
+    def _lives_without(self, other: MultiplexedConnection, silent: MultiplexedConnection) -> bool:
+        """Whether the server was heard on the other connection well after the silence of this one had begun."""
+        return other.last_read_s > silent.last_moved_s + (self.timeout_s or 0.0) / 2.0
 
     def trust_again(self, connection: MultiplexedConnection) -> None:
         """Bytes arrived on the suspect before its replacement stood: it goes on."""
@@ -1158,7 +1337,14 @@ class MultiplexedTransport:
         self._open.discard(connection)
         if connection is self._suspect:
             self._suspect = None
-        if connection is self.current:
+        other = self.second.connection
+        if connection is other:
+            self.second.lost()
+        elif connection is self.current and other is not None and not other.suspect:
+            self.current = self.second.stop()
+            self.connections_opened += 1
+            self.admit_waiters(other)
+        elif connection is self.current:
             self.current = None
             wanted = self._waiters or (self.once is not None and self.once.settling)
             if wanted and self._connecting is None and not self.loop.is_closed():
@@ -1173,7 +1359,7 @@ class MultiplexedTransport:
         the next lease asks the provider.
         """
         self._renewal = authentication
-        for connection in (self.current, self._suspect):
+        for connection in (self.current, self._suspect, self.second.connection):
             if connection is not None and not connection.closed:
                 self._authenticate(connection)
         self._close_idle_leases()
@@ -1198,11 +1384,14 @@ class MultiplexedTransport:
         """
         for leased in self._leased:
             leased.retired = True
-        connection, self.current = self.current, None
-        if connection is not None:
-            connection.accepting = False
-            connection.retired = True
-            self._close_if_drained(connection)
+        current, self.current = self.current, None
+        for connection in (current, self.second.stop()):
+            if connection is not None:
+                connection.accepting = False
+                connection.retired = True
+                self._close_if_drained(connection)
+        if self._waiters and self._connecting is None:
+            self._start_connecting()
         self._close_idle_leases()
 
     def retire_demoted(self) -> bool:
@@ -1236,6 +1425,7 @@ class MultiplexedTransport:
             self._waiters_sweeper.cancel()
             self._waiters_sweeper = None
         closed = self._closed()
+        self.second.stop()
         self._fail_waiters(closed)
         waits, self._waits = self._waits, set()
         for wait in waits:

@@ -1,0 +1,181 @@
+"""What keeps commands in order on two connections: which keys have unanswered commands on each.
+
+A server executes what comes over one connection in its order, and over two in any. So a command may take another connection
+than those before it only where it touches none of their keys, or where neither it nor they write. Where the keys do not follow
+from the words (FLUSHDB, a script without keys), a command touches all.
+
+Commands are looked at as they are packed, and only while there are two connections to choose from.
+"""
+
+from __future__ import annotations
+
+import collections
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from agent_memory.policy import CommandCategory
+from agent_memory.redis.commands import category_of
+from agent_memory.redis.keys import name_of, touched_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ANYTHING", "KEPT_BYTES", "Touch", "Unanswered", "keep", "touch_of"]
+
+KEPT_BYTES: Final = 4_096
+"""So much of an unanswered command is kept, on the average of those that left together: enough to see its keys."""
+_WORD_BYTES: Final = 1_024
+"""Longer words are compared by their beginning."""
+_CUT: Final = b"?"
+"""Stands for the commands of a pipeline that are too large to be kept."""
+_TRANSACTION: Final = frozenset({"EXEC", "MULTI"})
+
+
+class Touch(NamedTuple):
+    """What commands that travel together do: the keys they touch (None: all, or nobody knows), and whether any writes."""
+
+    keys: frozenset[bytes] | None
+    writes: bool
+
+
+ANYTHING: Final = Touch(None, True)
+
+
+def keep(parts: list[bytes]) -> list[bytes]:
+    """What is kept of the commands of one flush, one part each; an empty part belongs to the one before."""
+    kept = []
+    for place, part in enumerate(parts):
+        if len(part) <= KEPT_BYTES:
+            kept.append(part)
+        elif place + 1 < len(parts) and not parts[place + 1]:
+            kept.append(_CUT)
+        else:
+            kept.append(part[:KEPT_BYTES])
+    return kept
+
+
+def touch_of(packed: bytes) -> Touch:
+    """What packed commands do. The last one may be cut off: what is left of it decides, where that is enough."""
+    keys: set[bytes] = set()
+    known, writes = True, False
+    at = 0
+    try:
+        while at < len(packed):
+            words, at = _words_of(packed, at)
+            name = name_of(words[0])
+            if name in _TRANSACTION:
+                continue
+            writes = writes or not _only_reads(name, words)
+            touched = touched_keys(words, whole=at <= len(packed))
+            if touched is None:
+                known = False
+            elif known:
+                keys.update(touched)
+    except (ValueError, IndexError):
+        return ANYTHING
+    return Touch(frozenset(keys) if known else None, writes)
+
+
+def _only_reads(name: str, words: list[bytes]) -> bool:
+    if category_of(name) is CommandCategory.READ:
+        return True
+    return (
+        len(words) > 1 and category_of(f"{name} {words[1].decode('ascii', 'replace').upper()}") is CommandCategory.READ
+    )
+
+
+def _words_of(packed: bytes, at: int) -> tuple[list[bytes], int]:
+    """The words of the command at `at` that are there, and where it ends, which may be behind the end of what is."""
+    end = packed.index(b"\r\n", at)
+    count = int(packed[at + 1 : end])
+    at = end + 2
+    words: list[bytes] = []
+    for _ in range(count):
+        end = packed.find(b"\r\n", at)
+        if end < 0:
+            return words, len(packed) + 1
+        start, size = end + 2, int(packed[at + 1 : end])
+        at = start + size + 2
+        if start + min(size, _WORD_BYTES) > len(packed):
+            return words, len(packed) + 1
+        words.append(packed[start : start + min(size, _WORD_BYTES)])
+    return words, at
+
+
+class Unanswered:
+    """The unanswered commands of one connection, by what they touch. Commands are numbered as its slots are."""
+
+    __slots__ = ("_entries", "_read", "_unknown_reads", "_unknown_writes", "_writes", "_written")
+
+    def __init__(self) -> None:
+        self._entries: collections.deque[tuple[int, Touch]] = collections.deque()
+        self._read: collections.Counter[bytes] = collections.Counter()
+        self._written: collections.Counter[bytes] = collections.Counter()
+        self._writes = 0
+        self._unknown_reads = 0
+        self._unknown_writes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, upto: int, touch: Touch) -> None:
+        """Commands have been sent, the last of which has the number before `upto`."""
+        self._entries.append((upto, touch))
+        self._count(touch, 1)
+
+    def add_all(self, first: int, parts: Iterable[bytes]) -> None:
+        """The same for the parts of a flush (`keep`), one slot each, the first of which has the number `first`."""
+        packed, upto = b"", first
+        for part in parts:
+            if part and packed:
+                self.add(upto, touch_of(packed))
+            packed = part or packed
+            upto += 1
+        if packed:
+            self.add(upto, touch_of(packed))
+
+    def answer(self, upto: int) -> None:
+        """Everything before the number `upto` has been answered."""
+        while self._entries and self._entries[0][0] <= upto:
+            self._count(self._entries.popleft()[1], -1)
+
+    def _count(self, touch: Touch, step: int) -> None:
+        keys, writes = touch
+        if writes:
+            self._writes += step
+        if keys is None:
+            if writes:
+                self._unknown_writes += step
+            else:
+                self._unknown_reads += step
+            return
+        counter = self._written if writes else self._read
+        for key in keys:
+            counter[key] += step
+            if not counter[key]:
+                del counter[key]
+
+    def hold_up(self, touch: Touch, executed_upto: int = 0) -> bool:
+        """Whether a command that does this has to come behind one of these.
+
+        A command whose reply has begun has been executed, and holds up those of its own keys only, which would ask for the
+        same large value: `executed_upto` is the number behind it.
+        """
+        keys, writes = touch
+        if keys is not None and not keys:
+            return False
+        entries, all_writes, unknown_reads, unknown_writes = (
+            len(self._entries), self._writes, self._unknown_reads, self._unknown_writes,
+        )  # fmt: skip
+        if entries and self._entries[0][0] == executed_upto:
+            head = self._entries[0][1]
+            entries -= 1
+            all_writes -= head.writes
+            unknown_writes -= head.keys is None and head.writes
+            unknown_reads -= head.keys is None and not head.writes
+        if unknown_writes or (writes and unknown_reads):
+            return True
+        if keys is None:
+            return bool(entries if writes else all_writes)
+        if any(key in self._written for key in keys):
+            return True
+        return writes and any(key in self._read for key in keys)
