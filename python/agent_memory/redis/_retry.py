@@ -69,9 +69,7 @@ def retry(
                     # The failure has been counted; that it is settled says that the server is there again.
                     delay_s = plan.failure(permit, _SETTLED, Outcome.NOT_SENT, failures, started_ns, deadline_ns)
             perhaps_executed = perhaps_executed or outcome is Outcome.UNKNOWN
-            if delay_s >= 0 and shared is None:
-                sleep(delay_s)
-            if shared is not None and shared.pause(started_ns, max(0.0, delay_s)):
+            if _pause(shared, started_ns, delay_s):
                 raise _closed(error, perhaps_executed)
             if delay_s < 0 or (admitted := _admit(plan)) is None:
                 # The error of the transport says what is wrong; "the circuit is open" would only say that we know it.
@@ -194,6 +192,17 @@ class _GivenRetry:
 
 
 _NOT_EXECUTED: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
+
+
+def _pause(shared: SharedByPool | None, started_ns: int, delay_s: float) -> bool:
+    """Wait before the next attempt, not at all where there is none (below 0); returns whether the client was closed."""
+    if shared is None:
+        if delay_s >= 0:
+            sleep(delay_s)
+        return False
+    if delay_s < 0:
+        return shared.was_closed_since(started_ns)
+    return bool(shared.pause(started_ns, delay_s))
 
 
 def _admit(plan: Plan) -> int | None:

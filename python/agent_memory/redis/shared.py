@@ -14,7 +14,7 @@ from agent_memory._core import monotonic_ns
 from agent_memory.redis import private
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from agent_memory._core import Guard
     from agent_memory.policy.resilience import ResiliencePolicy
@@ -73,17 +73,17 @@ class SharedByPool:
         """Whether the pool was closed since `started_ns` of the monotonic clock."""
         return self._closed_ns >= started_ns
 
-    def pause(self, started_ns: int, delay_s: float) -> Awaitable[bool]:
+    def pause(self, started_ns: int, delay_s: float) -> Any:
         """Wait for `delay_s`, or until the pool is closed; gives whether it was closed since `started_ns`.
 
-        With threads' events the answer itself is returned.
+        With events of asyncio it is an awaitable that gives that.
         """
         closing = self._closing  # before the look: a closing behind it sets this event
         if self.was_closed_since(started_ns):
             delay_s = 0.0
             closing = self._make_event()
             closing.set()
-        return cast("Awaitable[bool]", closing.wait(delay_s))
+        return closing.wait(delay_s)
 
 
 def shared_by(pool: Any, make_event: Callable[[], Any]) -> SharedByPool:
