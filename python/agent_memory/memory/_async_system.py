@@ -936,8 +936,7 @@ class AsyncMemorySystem:
             return await self.count(agent_id, **conditions)
         forgotten = 0
         async for page in self._pages(replace(wanted, order_by="seq", descending=False)):
-            for copy in page:
-                forgotten += await self.delete(agent_id, copy.id)
+            forgotten += await self._delete_many(agent_id, [copy.id for copy in page])
         return forgotten
 
     async def delete_agent(self, agent_id: str) -> int:

@@ -932,8 +932,7 @@ class MemorySystem:
             return self.count(agent_id, **conditions)
         forgotten = 0
         for page in self._pages(replace(wanted, order_by="seq", descending=False)):
-            for copy in page:
-                forgotten += self.delete(agent_id, copy.id)
+            forgotten += self._delete_many(agent_id, [copy.id for copy in page])
         return forgotten
 
     def delete_agent(self, agent_id: str) -> int:

@@ -30,6 +30,7 @@ from agent_memory.memory import (
     SyncSettings,
     Tier,
 )
+from agent_memory.memory.settings import SqliteSettings
 from agent_memory.memory.stores.sqlite import AsyncSqliteStore
 from agent_memory.policy import Priority
 from agent_memory.redis.asyncio import Redis as AsyncRedis
@@ -979,6 +980,21 @@ async def test_a_session_is_found_alike_however_it_was_stored(open_memory, tmp_p
                 found[way, moment, question] = [(entry.content, round(entry.relevance, 9)) for entry in answer]
     for (way, moment, question), answer in found.items():
         assert answer == found["steps", "stored", question], (way, moment)
+
+
+async def test_forgetting_many_is_one_commit_and_others_see_it(open_memory):
+    # On a busy machine a transaction may reach the time at which it is divided.
+    memory = await open_memory(config=MemorySettings(sqlite=SqliteSettings(max_transaction_s=60.0)))
+    await memory.store_many(AGENT, [{"content": f"tea {number}", "tags": [str(number % 2)]} for number in range(300)])
+    (kept, gone) = [entry async for entry in memory.query(AGENT, limit=2)]
+    assert (await memory.get(AGENT, gone.id)) is not None  # it is in Redis, too
+    before = (await memory.stats())["store"]["transactions"]
+    assert await memory.forget(AGENT, tags=["1"]) == 150
+    assert (await memory.stats())["store"]["transactions"] == before + 1
+    assert await memory.forget(AGENT, tags=["1"]) == 0
+    assert await memory.count(AGENT) == 150
+    assert (await memory.get(AGENT, gone.id), (await memory.get(AGENT, kept.id)).content) == (None, "tea 0")
+    assert len(await memory.retrieve(AGENT, "tea", k=300)) == 150
 
 
 async def test_memories_of_one_call_are_in_their_order(open_memory):

@@ -31,6 +31,7 @@ from agent_memory.memory import (
     SyncSettings,
     Tier,
 )
+from agent_memory.memory.settings import SqliteSettings
 from agent_memory.memory.stores.sqlite import SqliteStore
 from agent_memory.policy import Priority
 from agent_memory.redis import Redis
@@ -974,6 +975,21 @@ def test_a_session_is_found_alike_however_it_was_stored(open_memory, tmp_path):
                 found[way, moment, question] = [(entry.content, round(entry.relevance, 9)) for entry in answer]
     for (way, moment, question), answer in found.items():
         assert answer == found["steps", "stored", question], (way, moment)
+
+
+def test_forgetting_many_is_one_commit_and_others_see_it(open_memory):
+    # On a busy machine a transaction may reach the time at which it is divided.
+    memory = open_memory(config=MemorySettings(sqlite=SqliteSettings(max_transaction_s=60.0)))
+    memory.store_many(AGENT, [{"content": f"tea {number}", "tags": [str(number % 2)]} for number in range(300)])
+    (kept, gone) = list(memory.query(AGENT, limit=2))
+    assert memory.get(AGENT, gone.id) is not None  # it is in Redis, too
+    before = memory.stats()["store"]["transactions"]
+    assert memory.forget(AGENT, tags=["1"]) == 150
+    assert memory.stats()["store"]["transactions"] == before + 1
+    assert memory.forget(AGENT, tags=["1"]) == 0
+    assert memory.count(AGENT) == 150
+    assert (memory.get(AGENT, gone.id), memory.get(AGENT, kept.id).content) == (None, "tea 0")
+    assert len(memory.retrieve(AGENT, "tea", k=300)) == 150
 
 
 def test_memories_of_one_call_are_in_their_order(open_memory):
