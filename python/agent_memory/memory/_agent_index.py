@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from agent_memory.memory.entries import SEARCHED_TEXT, Copy, text_of
+from agent_memory.memory.entries import EMBEDDED, SEARCHED_TEXT, Copy, text_of
 from agent_memory.memory.settings import IndexSettings
 from agent_memory.memory.stores.operations import EmbeddingSpace
 from agent_memory.scoring import MemoryIndex
@@ -45,7 +45,7 @@ def attributes_of(copy: Copy) -> dict[str, AttributeValue | list[AttributeValue]
             found[f"tag:{tag}"] = True
     if copy.metadata:
         for name, value in json.loads(copy.metadata).items():
-            if "\x1f" in name or name == SEARCHED_TEXT:
+            if "\x1f" in name or name in (SEARCHED_TEXT, EMBEDDED):
                 continue
             if isinstance(value, (str, int, float, bool)):
                 found[f"metadata.{name}"] = value

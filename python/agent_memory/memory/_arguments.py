@@ -13,6 +13,7 @@ import numpy as np
 
 from agent_memory.memory._reports import ImportReport
 from agent_memory.memory.entries import (
+    EMBEDDED,
     PENDING_VECTOR,
     SEARCHED_TEXT,
     Copy,
@@ -123,7 +124,7 @@ def changed_copy(base: Copy, changes: Mapping[str, Any], now: float, writer: int
         "timestamp": base.timestamp,
     }
     words |= {name: changes[name] for name in words if changes.get(name) is not None}
-    words["metadata"] = _with_searched_text(base, words["metadata"], is_new_content="content" in changes)
+    words["metadata"] = _with_own_names(base, words["metadata"], is_new_content="content" in changes)
     embedding = changes.get("embedding")
     if embedding is None and base.vector and "content" not in changes:
         # The vector belongs to the content: new content without a vector has none.
@@ -149,14 +150,15 @@ def changed_copy(base: Copy, changes: Mapping[str, Any], now: float, writer: int
     )
 
 
-def _with_searched_text(base: Copy, metadata: Any, *, is_new_content: bool) -> Any:
-    """New metadata with what is found of the memory by words, where that is not its content, and belongs to this content."""
-    searched = json.loads(base.metadata).get(SEARCHED_TEXT) if SEARCHED_TEXT in base.metadata else None
-    if searched is None or (metadata is not None and not isinstance(metadata, Mapping)):
+def _with_own_names(base: Copy, metadata: Any, *, is_new_content: bool) -> Any:
+    """New metadata with what the system itself has written into those of the memory, as far as it is of this content."""
+    if "agent_memory:" not in base.metadata or (metadata is not None and not isinstance(metadata, Mapping)):
         return metadata
-    without = {name: value for name, value in (metadata or {}).items() if name != SEARCHED_TEXT}
-    # What was to be found by no word stays so, whatever its content is.
-    return without if searched and is_new_content else {**without, SEARCHED_TEXT: searched}
+    held = json.loads(base.metadata)
+    own = {name: held[name] for name in (SEARCHED_TEXT, EMBEDDED) if name in held}
+    if is_new_content and own.get(SEARCHED_TEXT):  # what was to be found by no word stays so, whatever its content is
+        del own[SEARCHED_TEXT]
+    return {name: value for name, value in (metadata or {}).items() if name not in (SEARCHED_TEXT, EMBEDDED)} | own
 
 
 def query_of(agent_id: str | None, conditions: Mapping[str, Any]) -> MemoryQuery:

@@ -22,7 +22,7 @@ import numpy as np
 from agent_memory._compat import AsyncKeyedLocks, async_in_thread, async_settle, async_sleep
 from agent_memory.memory._async_copies import AsyncCopies
 from agent_memory.memory._reports import ReembedReport
-from agent_memory.memory.entries import PENDING_VECTOR, ContentKind, Copy
+from agent_memory.memory.entries import PENDING_VECTOR, Copy, embedded_text
 from agent_memory.memory.errors import EmbeddingSpaceError, MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores.operations import EmbeddingSpace, Put, Unembedded, WriteStatus
@@ -268,8 +268,8 @@ class AsyncEmbedding:
         for memory_id in damaged:  # it is left as it is
             self._copies.damage.note(memory_id, "SQL")
         held = [copy for copy in rows if copy is not None and not copy.deleted]
-        texts = [copy for copy in held if copy.content_kind == ContentKind.TEXT]
-        vectors = await self._make_each([copy.content.decode() for copy in texts]) if texts else []
+        texts = {copy: text for copy in held if (text := embedded_text(copy)) is not None}
+        vectors = await self._make_each(list(texts.values())) if texts else []
         writer = self._copies.writer
         puts = [
             Put(_with_vector(copy, vector, writer), copy.version)
@@ -285,9 +285,7 @@ class AsyncEmbedding:
         is_done = len(puts) == len(texts)
         # What only its caller could embed: its vector cannot be compared with the others any more.
         puts += [
-            Put(_with_vector(copy, None, writer), copy.version)
-            for copy in held
-            if copy.content_kind != ContentKind.TEXT and copy.vector
+            Put(_with_vector(copy, None, writer), copy.version) for copy in held if copy not in texts and copy.vector
         ]
         for put, written in zip(puts, await self._copies.put_many(puts), strict=True):
             if written.result.status is WriteStatus.APPLIED:

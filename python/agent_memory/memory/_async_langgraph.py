@@ -2,7 +2,7 @@
 
 An item is a memory of the agent: namespace and key as they are, the value as JSON content, `timestamp` when it was put last.
 Its metadata keep what the memory itself has no place for: `TTL_MINUTES`, so that reading can begin its life anew, and
-`SEARCHED_TEXT`, where not all of the value is to be found by words.
+`SEARCHED_TEXT`, where not all of the value is to be found by words, and `EMBEDDED`, where the memory system makes its vector.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from langgraph.store.base import GetOp, Item, ListNamespacesOp, Op, PutOp, Resul
 from agent_memory._compat import async_in_thread, async_settle
 from agent_memory.memory import _langgraph_values as values
 from agent_memory.memory._async_system import AsyncMemorySystem
-from agent_memory.memory.entries import SEARCHED_TEXT, MemoryEntry
+from agent_memory.memory.entries import EMBEDDED, SEARCHED_TEXT, MemoryEntry
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 
 __all__ = ["AsyncItems"]
@@ -195,6 +195,8 @@ class AsyncItems:
             entries.append(entry)
             if text:
                 embedded.append((entry, text))
+                if self._embedder is None and self._memory._embed_function is not None:
+                    metadata[EMBEDDED] = True
         if self._embedder is not None or self._memory._embed_function is not None:
             for start in range(0, len(embedded), _EMBEDDED):
                 part = embedded[start : start + _EMBEDDED]

@@ -4,7 +4,7 @@
 
 An item is a memory of the agent: namespace and key as they are, the value as JSON content, `timestamp` when it was put last.
 Its metadata keep what the memory itself has no place for: `TTL_MINUTES`, so that reading can begin its life anew, and
-`SEARCHED_TEXT`, where not all of the value is to be found by words.
+`SEARCHED_TEXT`, where not all of the value is to be found by words, and `EMBEDDED`, where the memory system makes its vector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from langgraph.store.base import GetOp, Item, ListNamespacesOp, Op, PutOp, Resul
 from agent_memory._compat import in_thread, settle
 from agent_memory.memory import _langgraph_values as values
 from agent_memory.memory._system import MemorySystem
-from agent_memory.memory.entries import SEARCHED_TEXT, MemoryEntry
+from agent_memory.memory.entries import EMBEDDED, SEARCHED_TEXT, MemoryEntry
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 
 __all__ = ["Items"]
@@ -197,6 +197,8 @@ class Items:
             entries.append(entry)
             if text:
                 embedded.append((entry, text))
+                if self._embedder is None and self._memory._embed_function is not None:
+                    metadata[EMBEDDED] = True
         if self._embedder is not None or self._memory._embed_function is not None:
             for start in range(0, len(embedded), _EMBEDDED):
                 part = embedded[start : start + _EMBEDDED]

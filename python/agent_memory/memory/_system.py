@@ -557,8 +557,9 @@ class MemorySystem:
                 entry["embedding"] = vector
 
     def _embed(self, texts: list[str]) -> Any:
+        """The vectors of texts that are stored, as `store` makes them."""
         self._opened()
-        return self._embedding.make(texts)
+        return self._embedding.make_or_wait(texts)
 
     def update(
         self,
@@ -1015,8 +1016,8 @@ class MemorySystem:
         old one are refused from then on. Each memory gets a new version. Broken off, it is gone on with by the next call,
         or by `maintain()`. With `include_missing` texts that never had an embedding get one, too.
 
-        Memories that are no text lose an embedding that the caller had given. Raises ValueError without `embed`,
-        EmbeddingSpaceError where another process migrates to another model, and what `embed` raises.
+        Memories that are neither text nor items of LangGraph lose an embedding that the caller had given. Raises ValueError
+        without `embed`, EmbeddingSpaceError where another process migrates to another model, and what `embed` raises.
         """
         self._opened()
         return self._embedding.reembed(include_missing)

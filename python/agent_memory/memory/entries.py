@@ -34,6 +34,7 @@ __all__ = [
     "MAX_CONTENT_BYTES",
     "MAX_DIMENSIONS",
     "MAX_NAME_LENGTH",
+    "EMBEDDED",
     "SEARCHED_TEXT",
     "ContentKind",
     "Copy",
@@ -46,9 +47,11 @@ __all__ = [
     "checksum_of",
     "content_of",
     "decode_namespace",
+    "embedded_text",
     "encode_namespace",
     "entry_of",
     "hash_of",
+    "json_text",
     "make_copy",
     "new_id",
     "new_writer",
@@ -77,6 +80,8 @@ MAX_TAGS: Final = 1_000
 """The most tags of one memory."""
 SEARCHED_TEXT: Final = "agent_memory:searched_text"
 """The name in a memory's metadata of what is found by words instead of its content; an empty text: it is found by none."""
+EMBEDDED: Final = "agent_memory:embedded"
+"""The name in the metadata of a JSON content that says, by True: the system's `embed` makes its vector (`embedded_text`)."""
 
 
 class Tier(enum.IntEnum):
@@ -444,6 +449,22 @@ def text_of(copy: Copy) -> str | None:
         elif isinstance(value, list):
             waiting.extend(reversed(value))
     return "\n".join(words)
+
+
+def embedded_text(copy: Copy) -> str | None:
+    """What the system's `embed` makes the vector of; None where only the caller could: bytes, and JSON without EMBEDDED."""
+    if copy.content_kind == ContentKind.TEXT:
+        return copy.content.decode()
+    metadata = json.loads(copy.metadata) if EMBEDDED in copy.metadata else {}
+    if copy.content_kind != ContentKind.JSON or metadata.get(EMBEDDED) is not True:
+        return None
+    searched = metadata.get(SEARCHED_TEXT)
+    return searched if isinstance(searched, str) else json_text(json.loads(copy.content))
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as one text: equal values have equal texts."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def encode_namespace(labels: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from langgraph.store.memory import InMemoryStore
 from agent_memory.memory import AsyncMemorySystem, MemorySettings, MemorySystem
 from agent_memory.memory.errors import DurabilityError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.langgraph import AgentMemoryStore
-from agent_memory.memory.settings import SqliteSettings
+from agent_memory.memory.settings import SqliteSettings, SyncSettings
 
 
 def embed(texts):
@@ -492,6 +492,44 @@ def test_items_get_vectors_of_the_memory_system(tmp_path):
         items = store.search(("n",), query="bbaa")
         assert [item.key for item in items] == ["ab", "cd"]
         assert items[0].score > 0.5 > items[1].score > 0
+
+
+def test_items_have_vectors_of_the_next_model_after_reembed(tmp_path):
+    def longer(texts):
+        return [vector + [0.0] * 3 for vector in embed(texts)]
+
+    config = MemorySettings(sync=SyncSettings(max_staleness_s=0.001))
+    with MemorySystem(tmp_path / "memory", redis=None, embed=embed, config=config) as system:
+        store = AgentMemoryStore(system, fields=["text"])
+        store.put(("n",), "ab", {"text": "abba"})
+        store.put(("n",), "whole", {"text": "jj"}, index=["$"])
+        store.put(("n",), "no", {"text": "abba"}, index=False)
+        (entry,) = system.query("langgraph", key="ab")
+        system.update("langgraph", entry.id, metadata={"seen": True})
+    with MemorySystem(tmp_path / "memory", redis=None, embed=longer, config=config) as system:
+        assert (system.reembed().embedded, AgentMemoryStore(system).get(("n",), "ab").value) == (2, {"text": "abba"})
+        entries = {entry.key: entry.embedding for entry in system.query("langgraph")}
+        np.testing.assert_allclose(entries["ab"], longer(["abba"])[0])
+        np.testing.assert_allclose(entries["whole"], longer(['{"text": "jj"}'])[0])
+        assert entries["no"] is None
+
+
+def test_items_that_embed_fails_for_are_embedded_later(tmp_path):
+    is_away = True
+
+    def embed_or_fail(texts):
+        if is_away:
+            raise ConnectionError("the model is away")
+        return embed(texts)
+
+    with MemorySystem(tmp_path / "memory", redis=None, embed=embed_or_fail) as system:
+        store = AgentMemoryStore(system, fields=["text"])
+        store.batch([PutOp(("n",), "ab", {"text": "abba tea"}), PutOp(("n",), "cd", {"text": "cdcd"})])
+        assert [item.key for item in store.search(("n",), query="tea")] == ["ab"]
+        is_away = False
+        system.store("other", "a first vector begins the space")
+        system.maintain()
+        assert [item.key for item in store.search(("n",), query="dcdc")] == ["cd", "ab"]
 
 
 @pytest.mark.parametrize("has_vectors", [False, True])
