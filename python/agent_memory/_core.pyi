@@ -24,6 +24,7 @@ __all__ = [
     "PendingWrites",
     "RecoveryEntry",
     "RecoveryQueue",
+    "ReplyScanner",
     "RetryRules",
     "Wire",
     "__version__",
@@ -437,6 +438,15 @@ class IndexCore:
     def search_many(
         self, vectors: NDArray[Any] | None, texts: Sequence[str] | None, options: Mapping[str, Any]
     ) -> list[tuple[list[str], NDArray[np.float64], int]]: ...
+
+@final
+class ReplyScanner:
+    def __new__(cls) -> ReplyScanner: ...
+    def scan(self, buffer: bytes | bytearray, offset: int, count: int, /) -> list[tuple[int, int]] | None: ...
+    @property
+    def violation(self) -> str | None: ...
+    @property
+    def is_between_replies(self) -> bool: ...
 
 @final
 class Wire:

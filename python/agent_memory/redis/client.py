@@ -65,11 +65,13 @@ class Redis(GuardedCalls, RedisPy):
         given = check_client(RedisPy, args, kwargs, asynchronous=False)
         pool = given.get("connection_pool")
         if pool is not None:
-            private.pack_safely(pool)
+            private.guard_connections(pool)
         else:
             private.fill_arguments(kwargs, given, asynchronous=False)
         super().__init__(*args, **kwargs)
-        private.pack_safely(self.connection_pool)
+        private.guard_connections(self.connection_pool)
+        if self.connection is not None:
+            private.use_codec(self.connection)
         private.register_for_renewal(self, given=pool is not None, asynchronous=False)
         self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
         if pool is not None:

@@ -33,7 +33,7 @@ from redis.connection import HiredisRespSerializer, parse_url
 from redis.credentials import StreamingCredentialProvider
 from redis.driver_info import DriverInfo
 from redis.event import AfterPooledConnectionsInstantiationEvent, AfterPubSubConnectionInstantiationEvent, ClientType
-from redis.exceptions import AuthenticationError, DataError, RedisError, ResponseError, WatchError
+from redis.exceptions import AuthenticationError, DataError, InvalidResponse, RedisError, ResponseError, WatchError
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -41,7 +41,7 @@ from redis.observability.providers import get_observability_instance
 from redis.retry import Retry
 from redis.utils import SENTINEL, str_if_bytes
 
-from agent_memory._core import monotonic_ns, pack_command
+from agent_memory._core import ReplyScanner, monotonic_ns, pack_command
 from agent_memory.errors import ClientClosedError, Outcome
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "end_with_client",
     "fill_arguments",
     "given_retry",
+    "guard_connections",
     "health_check_is_due",
     "hide_arguments",
     "is_stock_async_pool",
@@ -100,7 +101,6 @@ __all__ = [
     "on_close",
     "on_disconnect",
     "on_renewal",
-    "pack_safely",
     "flag_of_text",
     "parse_reply_error",
     "pool_from_url",
@@ -112,6 +112,7 @@ __all__ = [
     "take_renewal",
     "trust_async_pool",
     "trust_pool",
+    "use_codec",
 ]
 
 PushNotification = hiredis.PushNotification
@@ -474,24 +475,82 @@ def _as_number_text(word: Any) -> Any:
     return str(word) if isinstance(word, int) and type(word) is not int else word
 
 
-def pack_safely(pool: Any) -> None:
-    """Have the connections that redis-py makes for the pool pack their commands without hiredis' packer; once."""
+class _ScanningReader:
+    """A hiredis reader that is given no attribute of RESP3, and nothing behind what is no reply."""
+
+    __slots__ = ("_reader", "_scanner")
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+        self._scanner = ReplyScanner()
+
+    def feed(self, data: Any, offset: int = 0, count: int | None = None) -> None:
+        """As hiredis'."""
+        parts = self._scanner.scan(data, offset, len(data) - offset if count is None else count)
+        if parts is not None:
+            for part_offset, part_count in parts:
+                self._reader.feed(data, part_offset, part_count)
+        elif count is None:
+            self._reader.feed(data)
+        else:
+            self._reader.feed(data, offset, count)
+
+    def gets(self, *args: Any) -> Any:
+        """As hiredis'; raises InvalidResponse where nothing comes any more because the stream is none of replies."""
+        reply = self._reader.gets(*args)
+        if reply is NOT_ENOUGH_DATA:
+            violation = self._scanner.violation
+            if violation is not None:
+                raise InvalidResponse(violation)
+        return reply
+
+    def has_data(self) -> bool:
+        """Whether something has come that has not been taken, also where it is only the beginning of a reply."""
+        return self._reader.has_data() or not self._scanner.is_between_replies
+
+
+class _ScanningParser(_HiredisParser):
+    def on_connect(self, connection: Any, **kwargs: Any) -> None:
+        cast(Any, super()).on_connect(connection, **kwargs)
+        self._reader = cast(Any, _ScanningReader(self._reader))
+
+
+class _AsyncScanningParser(_AsyncHiredisParser):
+    __slots__ = ()
+
+    def on_connect(self, connection: Any) -> None:
+        cast(Any, super()).on_connect(connection)
+        self._reader = cast(Any, _ScanningReader(self._reader))
+
+
+_SCANNING: dict[type, type] = {_HiredisParser: _ScanningParser, _AsyncHiredisParser: _AsyncScanningParser}
+
+
+def guard_connections(pool: Any) -> None:
+    """Have the connections that redis-py makes for the pool pack by our packer, and scan what they are sent; once."""
     if "make_connection" in pool.__dict__ or not hasattr(pool, "make_connection"):
         return
     make = pool.make_connection
 
     def make_connection() -> Any:
         connection = make()
-        _use_packer(connection)
+        use_codec(connection)
         return connection
 
     pool.make_connection = make_connection
 
 
-def _use_packer(connection: Any) -> None:
+def use_codec(connection: Any) -> None:
+    """Have a connection of redis-py's pack by our packer, and scan what it is sent."""
     connection = getattr(connection, "_conn", connection)  # the one behind a cache
     if type(getattr(connection, "_command_packer", None)) is HiredisRespSerializer:
         connection._command_packer = _PACKER
+    parser = getattr(connection, "_parser", None)
+    scanning = _SCANNING.get(type(parser))
+    if parser is not None and scanning is not None:
+        parser.__class__ = scanning
+        if getattr(parser, "_reader", None) is not None:  # connected already
+            parser._reader = _ScanningReader(parser._reader)
 
 
 _PACKER = _Packer()
@@ -500,7 +559,7 @@ _PACKER = _Packer()
 def new_connection(pool: Any) -> redis.Connection:
     """An unconnected connection as `pool` would make it, without retries of its own."""
     connection = pool.connection_class(**_arguments(pool))
-    _use_packer(connection)
+    use_codec(connection)
     connection.retry = no_retries()
     return cast(redis.Connection, connection)
 
@@ -508,6 +567,7 @@ def new_connection(pool: Any) -> redis.Connection:
 def new_async_connection(pool: Any) -> AsyncConnection:
     """The same for asyncio."""
     connection = pool.connection_class(**_arguments(pool))
+    use_codec(connection)
     connection.retry = no_async_retries()
     return cast(AsyncConnection, connection)
 
@@ -555,7 +615,7 @@ class _Handshake:
     def _check_rest(self) -> None:
         reader = reply_reader(self._connection)
         while reader is not None and reader.has_data():
-            if not isinstance(reader.gets(), PushNotification):
+            if not isinstance(reader.gets(), PushNotification):  # a part of something is none either
                 raise RedisPyConnectionError("the handshake was answered with more than was asked for")
 
     def check(self, error: AttributeError | None = None) -> None:
@@ -738,7 +798,7 @@ def reply_reader(connection: Any) -> Any:
     return parser._reader if type(parser) in _HIREDIS_PARSERS else None
 
 
-_HIREDIS_PARSERS = frozenset({_HiredisParser, _AsyncHiredisParser})
+_HIREDIS_PARSERS = frozenset({*_SCANNING, *_SCANNING.values()})
 
 
 def metrics_are_on() -> bool:

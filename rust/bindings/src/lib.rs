@@ -16,6 +16,7 @@ mod memory_writer;
 mod packing;
 mod raw;
 mod recovery;
+mod replies;
 mod scoring;
 mod settings;
 mod stats;
@@ -54,5 +55,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<settings::BudgetRules>()?;
     module.add_class::<guard::Guard>()?;
     module.add_class::<wire::Wire>()?;
+    module.add_class::<replies::ReplyScanner>()?;
     module.add_class::<guard::Operation>()
 }

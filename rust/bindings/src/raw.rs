@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "what this module is for")]
 
 use std::ffi::c_void;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -120,4 +121,19 @@ pub(crate) fn receive(fd: i32, buffer: &PyBuffer<u8>, at_once: bool) -> Result<u
     // channel's own buffer, which one call uses at a time, so nobody else has a reference to them.
     let room = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
     with_socket(fd, |socket| rustix::net::recv(socket, room, flags).map(|(count, _)| count))
+}
+
+/// Calls `use_bytes` with bytes of a buffer.
+pub(crate) fn with_bytes<T>(
+    buffer: &PyBuffer<u8>,
+    part: Range<usize>,
+    use_bytes: impl FnOnce(&[u8]) -> T,
+) -> Option<T> {
+    if !buffer.is_c_contiguous() || part.start > part.end || part.end > buffer.item_count() {
+        return None;
+    }
+    // SAFETY: the buffer is contiguous, has so many bytes and is neither freed nor resized while it is held here. It is what a
+    // connection reads into: who has it read now waits for `use_bytes`, which runs no Python.
+    let bytes = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.item_count()) };
+    Some(use_bytes(&bytes[part]))
 }

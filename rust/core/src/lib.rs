@@ -18,6 +18,7 @@ pub mod memory_plan;
 pub mod metrics;
 pub mod random;
 pub mod recovery;
+pub mod replies;
 pub mod resp;
 pub mod retry;
 pub mod scoring;

@@ -74,6 +74,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         if not has_pool:
             private.fill_arguments(kwargs, given, asynchronous=True)
         super().__init__(*args, **kwargs)
+        private.guard_connections(self.connection_pool)
         private.register_for_renewal(self, given=has_pool, asynchronous=True)
         self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
         if has_pool:

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory._core import Wire, monotonic_ns
+from agent_memory._core import ReplyScanner, Wire, monotonic_ns
 from agent_memory._waiting import Line, LiveSet
 from agent_memory.errors import (
     ClientClosedError,
@@ -81,12 +81,31 @@ BROKEN_STREAM: Final = (OSError, EOFError, *UNREADABLE)
 
 _LOGGER: Final = logging.getLogger("agent_memory.redis")
 _PING: Final = hiredis.pack_command(("PING",))
-_INCOMPLETE: Final = object()
 _RENEWING: Final = "renewed credentials"
 _RETIRING: Final = "connections that must not be used again"
+
+
+class _Incomplete:
+    """What the reader gives while a reply is not complete."""
+
+    __slots__ = ()
+
+
+INCOMPLETE: Final = _Incomplete()
+"""What `gets()` gives then."""
+_MAY_HIDE_MORE: Final = frozenset({_Incomplete, hiredis.PushNotification, list, dict, set})
+"""What may not be the reply, or not all of it; hiredis makes a list of an attribute too, which is none."""
 _PushNotification: Final = hiredis.PushNotification
 _NS_PER_S: Final = 1_000_000_000
 _RELIABLE_KERNEL_TIMEOUTS: Final = struct.calcsize("ll") == 16  # timeval of 64-bit Linux and macOS
+
+
+def new_reader(encoder: Any) -> Any:
+    """A reply reader for a connection with this encoder of redis-py's."""
+    decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
+    return hiredis.Reader(
+        protocolError=redis_py.InvalidResponse, replyError=reply_error, notEnoughData=INCOMPLETE, **decoding
+    )
 
 
 class Channel:
@@ -96,7 +115,6 @@ class Channel:
         "__weakref__",
         "buffer",
         "connection",
-        "feed",
         "gets",
         "given_up",
         "has_data",
@@ -107,6 +125,8 @@ class Channel:
         "protocol",
         "reader",
         "receive_into",
+        "scanned",
+        "scanner",
         "send",
         "sock",
         "stream",
@@ -116,11 +136,6 @@ class Channel:
 
     def __init__(self, connection: Any, timeout_s: float | None, now_ns: int) -> None:
         sock = private.detach_socket(connection)
-        encoder = connection.encoder
-        decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
-        reader = hiredis.Reader(
-            protocolError=redis_py.InvalidResponse, replyError=reply_error, notEnoughData=_INCOMPLETE, **decoding
-        )
         self.connection = connection
         self.protocol = int(connection.protocol)
         self.stream: Stream | None = None
@@ -132,10 +147,10 @@ class Channel:
         if self.kernel_timeouts:
             sock.settimeout(None)
         self.use(Wire(sock) if self.kernel_timeouts else sock)
-        self.reader: Any = reader  # its stub does not know that feed takes any buffer
-        self.feed: Callable[..., None] = reader.feed
-        self.gets: Callable[..., Any] = reader.gets
-        self.has_data: Callable[[], bool] = reader.has_data
+        self._read_afresh()
+        self.scanner = ReplyScanner()
+        self.scanned = False
+        """Whether the scanner has seen what was received since the last command was sent."""
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self.last_used_ns = now_ns
         self.given_up = False
@@ -146,6 +161,39 @@ class Channel:
         if sock.family != getattr(socket, "AF_UNIX", None):
             _set_user_timeout(sock)
         self.set_timeout(timeout_s)
+
+    def _read_afresh(self) -> None:
+        reader = new_reader(self.connection.encoder)
+        self.reader = reader
+        self.gets: Callable[..., Any] = reader.gets
+        self.has_data: Callable[[], bool] = reader.has_data
+
+    def feed(self, count: int) -> None:
+        """Give the reader what is for it of the first `count` bytes of the buffer."""
+        self.scanned = True
+        parts = self.scanner.scan(self.buffer, 0, count)
+        if parts is None:
+            self.reader.feed(self.buffer, 0, count)
+            return
+        for offset, length in parts:
+            self.reader.feed(self.buffer, offset, length)
+
+    def feed_again(self, count: int) -> bool:
+        """Whether the reader was rightly given all of the first bytes after a command; else it begins anew with its part."""
+        self.scanned = True
+        parts = self.scanner.scan(self.buffer, 0, count)
+        if parts is None:
+            return True
+        self._read_afresh()
+        for offset, length in parts:
+            self.reader.feed(self.buffer, offset, length)
+        return False
+
+    def check_scanned(self) -> None:
+        """Raise InvalidResponse where the stream has ended as one of replies."""
+        violation = self.scanner.violation
+        if violation is not None:
+            raise redis_py.InvalidResponse(violation)
 
     def use(self, wire: Any) -> None:
         """Send and receive by this object, the socket or one that stands for it."""
@@ -278,7 +326,7 @@ class BlockingTransport:
         connection may take `socket_timeout`. `raw` leaves bytes undecoded.
         """
         channel: Any = None
-        reply: Any = _INCOMPLETE  # until it has come, the channel is this call's
+        reply: Any = INCOMPLETE  # until it has come, the channel is this call's
         try:
             try:
                 channel = self.idle.pop()
@@ -300,13 +348,14 @@ class BlockingTransport:
                     raise EOFError
                 reader.feed(buffer, 0, count)
                 reply = reader.gets(False) if raw else reader.gets()
-                if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
-                    reply = self._receive_rest(channel, self._until_ns(started_ns, deadline_s), raw)
+                if reply.__class__ in _MAY_HIDE_MORE:
+                    taken, reply = reply, INCOMPLETE
+                    reply = self._look_closer(channel, count, taken, self._until_ns(started_ns, deadline_s), raw)
             except BROKEN_STREAM as error:
                 raise self._broken(channel, error, sent == len(packed)) from error
             except UnicodeError as error:
-                reply = undecodable(error)
-            if reader.has_data() and not self._check_rest(channel):
+                reply = self._not_decoded(channel, count, error)
+            if (channel.scanned or reader.has_data()) and not self._check_rest(channel, count):
                 return reply
             channel.last_used_ns = started_ns
             self.idle.append(channel)
@@ -314,7 +363,7 @@ class BlockingTransport:
                 self._wake_one()
             return reply
         except BaseException:
-            if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
+            if reply is INCOMPLETE or reply.__class__ is _PushNotification:
                 self._give_up(channel)
             channel = None  # a traceback keeps this frame; what is not idle again is to be nobody's
             if self._waiting:
@@ -326,7 +375,7 @@ class BlockingTransport:
 
         The channel's timeout bounds its silence; `until_ns` (of `monotonic_ns()`) is the end also while bytes come.
         """
-        reply: Any = _INCOMPLETE
+        reply: Any = INCOMPLETE
         sent = 0
         try:
             try:
@@ -336,16 +385,15 @@ class BlockingTransport:
                 count = channel.receive_into(channel.buffer)
                 if not count:
                     raise EOFError
-                channel.feed(channel.buffer, 0, count)
+                channel.feed(count)
                 reply = channel.gets(False) if raw else channel.gets()
-                if reply is _INCOMPLETE or reply.__class__ is _PushNotification:
+                if reply is INCOMPLETE or reply.__class__ is _PushNotification:
                     reply = self._receive_rest(channel, until_ns, raw)
             except BROKEN_STREAM as error:
                 raise self._broken(channel, error, sent == len(packed)) from error
             except UnicodeError as error:
                 reply = undecodable(error)
-            if channel.has_data():
-                self._check_rest(channel)
+            self._check_rest(channel)
             return reply
         except BaseException:
             self._give_up(channel)
@@ -372,8 +420,7 @@ class BlockingTransport:
                 self._receive_many(channel, count, replies, until_ns, raw)
             except BROKEN_STREAM as error:
                 raise self._broken(channel, error, sent == len(packed)) from error
-            if channel.has_data():
-                self._check_rest(channel)
+            self._check_rest(channel)
         except BaseException:
             self._give_up(channel)
             raise
@@ -381,22 +428,44 @@ class BlockingTransport:
             self.release(channel, started_ns)
         return replies
 
-    def _check_rest(self, channel: Channel) -> bool:
+    def _not_decoded(self, channel: Channel, count: int, error: UnicodeError) -> Exception:
+        """The reply that could not be decoded; raises where it may not have been the reply."""
+        if channel.scanned or channel.feed_again(count):
+            return undecodable(error)
+        reason = channel.scanner.violation or "an attribute that is no text"
+        raise self._broken(channel, redis_py.InvalidResponse(reason), True) from error
+
+    def _look_closer(self, channel: Channel, count: int, reply: Any, until_ns: int | None, raw: bool) -> Any:
+        """The reply, where the first `count` bytes after the command gave `reply`, which may hide an attribute."""
+        if channel.feed_again(count) and reply is not INCOMPLETE and reply.__class__ is not _PushNotification:
+            return reply
+        return self._receive_rest(channel, until_ns, raw)
+
+    def _check_rest(self, channel: Channel, unscanned: int = 0) -> bool:
         """Whether the channel may be used again: behind the last reply only whole pushes may stand.
 
         A whole reply means that the stream is out of step, which is an error. A part of something may be a push or a reply
-        that no command asked for: its rest would be taken for the next caller's reply, so the channel is closed.
+        that no command asked for: its rest would be taken for the next caller's reply, so the channel is closed. `unscanned`
+        is how many bytes came, where they were given to the reader as they were.
         """
         try:
+            if not channel.scanned and not channel.feed_again(unscanned):
+                channel.check_scanned()
+                raise redis_py.InvalidResponse("an attribute behind a reply")
+            channel.scanned = False
             while channel.has_data():
                 extra = channel.gets(False)
-                if extra is _INCOMPLETE:
+                if extra is INCOMPLETE:
                     self.discard(channel)
                     return False
                 if extra.__class__ is not _PushNotification:
                     raise redis_py.InvalidResponse("a reply that no command asked for")
+            channel.check_scanned()
         except UNREADABLE as error:
             raise self._broken(channel, error, True) from error
+        if not channel.scanner.is_between_replies:
+            self.discard(channel)
+            return False
         return True
 
     def call_within(self, packed: bytes, started_ns: int, raw: bool, timeout_s: float | None) -> Any:
@@ -564,8 +633,7 @@ class BlockingTransport:
                     # That the last bytes never arrived says nothing about the first ones.
                     failure.outcome = Outcome.UNKNOWN
                 raise failure from error
-            if channel.has_data():
-                self._check_rest(channel)
+            self._check_rest(channel)
         except BaseException:
             self._give_up(channel)
             raise
@@ -582,7 +650,7 @@ class BlockingTransport:
                 reply = gets() if not raw or len(replies) not in raw else gets(False)
             except UnicodeError as error:
                 reply = undecodable(error)
-            if reply is _INCOMPLETE:
+            if reply is INCOMPLETE:
                 self._receive_more(channel, until_ns)
             elif reply.__class__ is not _PushNotification:
                 append(reply)
@@ -633,7 +701,7 @@ class BlockingTransport:
         try:
             while True:
                 reply = gets(False) if raw else gets()
-                if reply is _INCOMPLETE:
+                if reply is INCOMPLETE:
                     self._receive_more(channel, until_ns)
                 elif reply.__class__ is not _PushNotification:
                     return reply
@@ -642,6 +710,7 @@ class BlockingTransport:
 
     def _receive_more(self, channel: Channel, until_ns: int | None) -> None:
         """More bytes for the reader; raises where the channel stays silent, and past the deadline."""
+        channel.check_scanned()
         shortened = self._shorten(channel, until_ns)
         try:
             count = channel.receive_into(channel.buffer)
@@ -652,7 +721,7 @@ class BlockingTransport:
         if not count:
             raise EOFError
         channel.moved = True
-        channel.feed(channel.buffer, 0, count)
+        channel.feed(count)
 
     @staticmethod
     def _shorten(channel: Channel, until_ns: int | None) -> bool:

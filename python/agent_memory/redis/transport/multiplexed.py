@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory._core import monotonic_ns
+from agent_memory._core import ReplyScanner, monotonic_ns
 from agent_memory.errors import (
     ClientClosedError,
     ConnectionLimitError,
@@ -54,13 +54,15 @@ from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce, OnceSlot
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import Verdict
-from agent_memory.redis.outcomes import UNREADABLE, is_full, reply_error, undecodable
+from agent_memory.redis.outcomes import UNREADABLE, is_full, undecodable
 from agent_memory.redis.transport.blocking import (
     DEFAULT_MAX_CONNECTIONS,
     FULL_PAUSE_S,
+    INCOMPLETE,
     USER_TIMEOUT_MS,
     connect_failure,
     endpoint_of,
+    new_reader,
 )
 from agent_memory.redis.transport.order import KEPT_BYTES, Unanswered, keep
 from agent_memory.redis.transport.proof import acknowledged_bytes
@@ -95,7 +97,6 @@ LATE_SWEEP_S: Final = 0.05
 
 _LOGGER: Final = logging.getLogger("agent_memory.redis")
 _PING: Final = hiredis.pack_command(("PING",))
-_INCOMPLETE: Final = object()
 _PushNotification: Final = hiredis.PushNotification
 
 
@@ -130,6 +131,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_alone",
         "_answered",
         "_buffer",
+        "_bytes",
         "_context",
         "_deferred",
         "_departed",
@@ -151,6 +153,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_partial_since_s",
         "_raw",
         "_read_at_check_s",
+        "_scanner",
         "_slots",
         "_sweep_at_s",
         "_sweeper",
@@ -176,11 +179,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     def __init__(  # noqa: PLR0915 - one statement for each thing that it has to know
         self, owner: MultiplexedTransport, connection: Any, timeout_s: float | None
     ) -> None:
-        encoder = connection.encoder
-        decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
-        reader = hiredis.Reader(
-            protocolError=redis_py.InvalidResponse, replyError=reply_error, notEnoughData=_INCOMPLETE, **decoding
-        )
+        reader = new_reader(connection.encoder)
         self._owner = owner
         self._loop = owner.loop
         self._timeout_s = timeout_s
@@ -194,7 +193,9 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         # that no command asked for, whose rest must not be taken for the next command's.
         self._torn = False
         # A view: asyncio's TLS reads record by record into slices of it, and a slice of a bytearray would be a copy.
-        self._buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
+        self._bytes = bytearray(RECEIVE_BUFFER_BYTES)
+        self._buffer = memoryview(self._bytes)
+        self._scanner = ReplyScanner()
         self._slots: collections.deque[asyncio.Future[Any] | _Window | OnceSlot] = collections.deque()
         self._outgoing: list[bytes] = []
         # One mark per flush: (absolute number of its last slot + 1, when, offset of its first byte in our stream, and what
@@ -377,11 +378,17 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             return  # it is open only until it is fenced
         unanswered = len(self._slots)
         try:
-            self._feed(self._buffer, 0, nbytes)
+            parts = self._scanner.scan(self._bytes, 0, nbytes)
+            if parts is None:
+                self._feed(self._buffer, 0, nbytes)
+            else:
+                self._feed_parts(parts)
             if self._torn and not self._skip_torn():
                 answered = self._answered
             else:
                 answered = self._match_raw() if self._raw else self._match()
+            if parts is not None:
+                self._check_scanned()
         except UNREADABLE as error:
             # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
             self._answered += unanswered - len(self._slots)
@@ -440,10 +447,22 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         """The number behind the command whose reply has begun to arrive, and which has therefore been executed; else 0."""
         return self._answered + 1 if self._partial_since_s else 0
 
+    def _feed_parts(self, parts: list[tuple[int, int]]) -> None:
+        for offset, count in parts:
+            self._feed(self._buffer, offset, count)
+
+    def _check_scanned(self) -> None:
+        violation = self._scanner.violation
+        if violation is not None:
+            raise redis_py.InvalidResponse(violation)
+        if not self._slots and not self._torn and not self._scanner.is_between_replies:
+            # It would take what is answered to later commands for its own.
+            raise redis_py.InvalidResponse("an attribute of something that no command asked for")
+
     def _skip_torn(self) -> bool:
         """Whether the push that had begun while no command was unanswered is complete; anything else is not the protocol."""
         reply = self._gets(False)
-        if reply is _INCOMPLETE:
+        if reply is INCOMPLETE:
             return False
         if reply.__class__ is not _PushNotification:
             raise redis_py.InvalidResponse("a reply that no command asked for")
@@ -459,7 +478,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 reply = gets()
             except UnicodeError as error:
                 reply = undecodable(error)
-            if reply is _INCOMPLETE:
+            if reply is INCOMPLETE:
                 self._torn = not slots
                 break
             if reply.__class__ is _PushNotification:
@@ -481,7 +500,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 reply = self._gets(False) if wants_bytes else self._gets()
             except UnicodeError as error:
                 reply = undecodable(error)
-            if reply is _INCOMPLETE:
+            if reply is INCOMPLETE:
                 self._torn = not slots
                 break
             if reply.__class__ is _PushNotification:
