@@ -170,9 +170,12 @@ fn what_came_before_a_violation_is_given() {
 
 #[test]
 fn an_attribute_owes_what_it_precedes() {
-    for (stream, wanted) in
-        [(&b"|0\r\n"[..], false), (b"|1\r\n+a\r\n+b\r\n", false), (b"|0\r\n+OK\r\n", true), (b"*1\r\n|0\r\n+OK\r\n", true)]
-    {
+    for (stream, wanted) in [
+        (&b"|0\r\n"[..], false),
+        (b"|1\r\n+a\r\n+b\r\n", false),
+        (b"|0\r\n+OK\r\n", true),
+        (b"*1\r\n|0\r\n+OK\r\n", true),
+    ] {
         assert_eq!(given(stream, &[1]).1.is_between_replies(), wanted, "{}", stream.escape_ascii());
     }
 }
