@@ -251,7 +251,7 @@ _RULES: Final[Mapping[str, Callable[[str, Any], None]]] = {
     "legacy_responses": _check.flag,
     "single_connection_client": _check.flag,
     "ssl": _check.flag,
-    "retry_on_timeout": _check.flag,
+    "retry_on_timeout": _optional(_check.flag),  # kombu says None
     "retry_on_error": _optional(_errors),
     "timeout": _optional(_seconds_or_zero),
     "client_name": _optional(_check.text),
