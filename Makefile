@@ -3,6 +3,7 @@
 #
 #   make demo     a real server, traffic, an outage, the recovery; writes demo-report.html
 #   make test     the Rust tests, then the Python tests against the built wheel
+#   make test-other-python   the memory's and the clients' main tests under OTHER_PYTHON=python3.13
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make test-neon  the scoring kernels of 64-bit Arm under an emulator, on x86-64 with Debian's packages
 #   make fuzz     libFuzzer on the bytes of snapshots and of the journal and on texts, FUZZ_S seconds each (60)
@@ -94,6 +95,23 @@ test-rust: $(STAMPS)/venv check-rust
 
 test-python: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The same wheel under another interpreter: the memory's and the clients' tests in which the interpreter matters most.
+OTHER_PYTHON ?=
+OTHER := $(VENV)/other
+OTHER_TESTS ?= tests/unit/memory tests/unit/test_package.py tests/behaviour/memory/test_async_memory_system.py \
+	tests/behaviour/memory/test_memory_system.py tests/behaviour/memory/test_opening.py tests/behaviour/memory/test_embeddings.py \
+	tests/behaviour/memory/stores/test_sqlite_file.py tests/behaviour/memory/stores/test_sqlite_direct.py \
+	tests/behaviour/memory/stores/test_store_writes.py \
+	tests/unit/test_pack_command.py tests/behaviour/transport/test_asyncio_multiplexing.py tests/behaviour/transport/test_blocking_threads.py \
+	tests/behaviour/transport/test_async_buffers.py tests/behaviour/transport/test_buffers.py
+
+.PHONY: test-other-python
+test-other-python: $(STAMPS)/wheel
+	@command -v "$(OTHER_PYTHON)" >/dev/null || { echo "missing: OTHER_PYTHON, an interpreter beside $(PYTHON)"; exit 1; }
+	$(OTHER_PYTHON) -m venv --clear $(OTHER)
+	$(OTHER)/bin/pip install --quiet "$$(echo $(WHEELS)/agent_memory-*.whl)[test]"
+	$(OTHER)/bin/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
 
 # redis-py's own tests with our classes in the place of its own; COMPAT_ARGS="--suite pooled --server valkey" chooses.
 compat: $(STAMPS)/extra-compat $(STAMPS)/installed

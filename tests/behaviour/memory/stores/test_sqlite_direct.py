@@ -352,8 +352,10 @@ def test_where_the_library_is_not_found_the_plan_does_it(path, monkeypatch):
 def test_a_function_that_opens_no_connection_or_two_has_none_caught():
     module_file = _engine._sqlite3.__file__
     for connect in (lambda: None, lambda: (sqlite3.connect(":memory:"), sqlite3.connect(":memory:"))):
-        _, writer = MemoryWriter.open(connect, module_file, _engine._CLASSES, (10, 10, 1.0), True)
+        opened, writer = MemoryWriter.open(connect, module_file, _engine._CLASSES, (10, 10, 1.0), True)
         assert not writer.is_direct
+        for connection in opened or ():
+            connection.close()
 
     def fails():
         connection = sqlite3.connect(":memory:")
