@@ -18,9 +18,12 @@ Invariants
 - processes that are killed, or whose machine goes out, leave a journal: what they accepted (stored, queued) is there once,
   unless a failover lost it, and nobody has to guess; what was on its way is there once or not at all;
 - a plain write that takes the place of a queued one is not followed by it, whether workers start or stop and the client is
-  closed and opened meanwhile; a write is given up for its own attempts only.
+  closed and opened meanwhile; a write is given up for its own attempts only;
+- while large replies arrive slowly, commands of one key are executed in the order in which they were issued, none fails, no
+  read is sent again, the circuit stays closed, and others do not wait for them.
 
-Every third seed kills processes, every sixth has workers that start and stop, the others do neither.
+Every third seed kills processes, every sixth has workers that start and stop, every sixth has large replies on a slow link, the
+others have none of it.
 """
 
 from __future__ import annotations
@@ -44,14 +47,19 @@ from agent_memory.policy import BreakerSettings, CommandCategory, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.exactly_once import ExactlyOnce, Level, Verdict
+from agent_memory.redis.transport.order import Unanswered
+from agent_memory.redis.transport.second import SecondConnection
 from agent_memory.storage._async_draining import AsyncDrain
 from agent_memory.storage._async_recovery import AsyncRecovery
 from agent_memory.testing.simulation import Faults, Simulation, SimulationError
 
 LEASES = ("lease owner", "lease at close", "lost replies", "own attempts")
-RULES = ("fence", "exactly once", "marker", "journal", "connections", *LEASES)
+LARGE = ("key order", "second connection")
+RULES = ("fence", "exactly once", "marker", "journal", "connections", *LEASES, *LARGE)
 """What can be taken away, to see that the simulation notices.
 
+- key order: a second connection takes commands whatever is unanswered on the first
+- second connection: there is none
 - connections: the journal does not name them
 - lease owner: a worker that starts releases the leases of plain writes as well
 - lease at close: closing does not wait for them
@@ -169,6 +177,16 @@ async def set_many(client, who, count):
         await asyncio.sleep(random.uniform(0.0, 0.03))
 
 
+async def read_many(client, count):
+    """Large replies now and then, which the others share their connection with."""
+    for _ in range(count):
+        await asyncio.sleep(random.uniform(0.0, 0.3))
+        try:
+            await client.get("large")
+        except redis.RedisError:
+            pass
+
+
 async def store_many(client, count):
     async def store(agent, number):
         await client.client.set(f"own:{agent}", number)
@@ -208,6 +226,10 @@ async def scenario(simulation, without=()):
         work += [push_many(client, ledger, f"p{number}{worker}", 8) for worker in range(2)]
         work += [transact_many(client, ledger, f"t{number}", 5), set_many(client, f"s{number}", 10)]
     del resilient_work
+    if dice.random() < 0.3:
+        server.data[b"large"] = b"x" * 50_000
+        simulation.network.bandwidth_bytes_per_s = dice.uniform(1e5, 1e6)
+        work += [read_many(client, 4) for client in clients]
     await asyncio.gather(*work)
     faults.heal()
     await striking
@@ -500,6 +522,94 @@ async def leases(simulation, without=()):
         check(there >= number or key in given_up, f"{key} is {there}, and {number} was accepted")
 
 
+class Rules:
+    """Takes rules of the second connection away while it is entered."""
+
+    def __init__(self, without):
+        self._without = without
+        self._hold_up, self._relieve = Unanswered.hold_up, SecondConnection.relieve
+
+    def __enter__(self):
+        if "key order" in self._without:
+            Unanswered.hold_up = lambda _order, _touch, _executed_upto=0: False
+        if "second connection" in self._without:
+            SecondConnection.relieve = lambda _second, _connection: False
+
+    def __exit__(self, *_):
+        Unanswered.hold_up, SecondConnection.relieve = self._hold_up, self._relieve
+
+
+async def large_replies(simulation, without=()):
+    """Large replies on a slow link, with small commands beside them; raises Violation or SimulationError."""
+    dice, server, network = simulation.dice, simulation.server, simulation.network
+    ledger = Ledger()
+    ledger.watch(server)
+    server.data[b"large"] = b"x" * 100_000
+    network.bandwidth_bytes_per_s = dice.uniform(1e5, 4e5)  # up to a second each, and socket_timeout is less
+    executed, others = [], server.on_command
+
+    def note(words):
+        executed.append(words[:2])
+        if others is not None:
+            others(words)
+
+    server.on_command = note
+    once = ExactlyOnce(dice.choice(["best", "marker", "offset"])) if dice.random() < 0.5 else False
+    policy = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(3, 0.05, deadline=30.0))
+    client = Redis(**simulation.connection_kwargs, socket_timeout=0.5, exactly_once=once, resilience=policy)
+    await client.ping()
+    calls, waits = [], []
+
+    async def timed(call):
+        started_s = network.loop.time()
+        await call
+        waits.append(network.loop.time() - started_s)
+
+    async def write(number):
+        """Issued one after the other, and not waited for."""
+        keys = dice.sample(["own:a", "own:b", "own:c"], dice.choice([1, 1, 1, 2]))
+        if len(keys) == 1:
+            await client.set(keys[0], number)
+        else:
+            pipe = client.pipeline(transaction=dice.random() < 0.5)
+            for key in keys:
+                pipe.set(key, number)
+            await pipe.execute()
+
+    asked = 0
+    for number in range(1, dice.randint(30, 120)):
+        if dice.random() < 0.06 and asked < 4:
+            asked += 1
+            calls.append(asyncio.create_task(client.get("large")))
+            await asyncio.sleep(0)
+            if dice.random() < 0.5:
+                for link in network.open_links():
+                    link.hold_up(dice.uniform(0.05, 0.4))  # what is sent behind it arrives late
+        calls.append(asyncio.create_task(write(number)))
+        if dice.random() < 0.3:
+            name = f"p:{number}"
+            calls.append(asyncio.create_task(ledger.push(client, lambda name=name: client.rpush("log", name), name)))
+        await asyncio.sleep(dice.choice([0.0, dice.uniform(0.0, 0.02)]))
+    await asyncio.gather(*calls, return_exceptions=True)
+    calls.append(last := asyncio.create_task(client.get("large")))
+    for _ in range(400):
+        if client.transport_here().current.executed_upto or last.done():
+            break
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.1)  # it has been arriving for a while: whoever comes now has nothing to do with it
+    calls += [asyncio.create_task(timed(client.incr(f"other:{number}"))) for number in range(5)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    failed = [result for result in results if isinstance(result, Exception)]
+    check(not failed, f"{len(failed)} calls failed, the first with {failed[:1]}")
+    check(client.guard.state == "closed", "the circuit is open")
+    await client.aclose()
+    await asyncio.sleep(3.0)
+    check(not ledger.overtaken, str(ledger.overtaken[:1]))
+    check(executed.count([b"GET", b"large"]) == asked + 1, "a read was sent again")
+    ledger.compare([name.decode() for name in server.data.get(b"log", [])], False)
+    check(max(waits) < 0.2, f"others waited for {max(waits):.2f} s")
+
+
 async def drained(client):
     for _ in range(600):
         if not client.recovery.stats()["queued"]:
@@ -512,11 +622,13 @@ def program(seed, without=()):
     """What is run for a seed."""
     if set(without) & set(LEASES):
         return leases
+    if set(without) & set(LARGE):
+        return large_replies
     if set(without) & {"marker", "journal", "connections"}:
         return processes
     if without:
         return processes if seed % 3 == 2 and "exactly once" not in without else scenario
-    return processes if seed % 3 == 2 else leases if seed % 6 == 1 else scenario
+    return processes if seed % 3 == 2 else {1: leases, 3: large_replies}.get(seed % 6, scenario)
 
 
 def run_seed(seed, without=()):
@@ -524,7 +636,8 @@ def run_seed(seed, without=()):
     logging.disable(logging.ERROR)
     simulation = Simulation(seed, product="valkey" if seed % 3 else "redis")
     try:
-        simulation.run(program(seed, without)(simulation, without))
+        with Rules(without):
+            simulation.run(program(seed, without)(simulation, without))
     except (Violation, SimulationError) as error:
         return str(error)
     finally:

@@ -144,6 +144,21 @@ def test_what_is_being_answered_holds_up_only_its_own_keys():
     assert held_up(["MULTI", "SET b 1"], "SET b 2", executed_upto=1)
 
 
+def test_reads_of_a_large_value_stay_behind_each_other():
+    unanswered = Unanswered()
+    unanswered.add(1, touch("GET a"))
+    unanswered.add(2, touch("GET a"))
+    assert not unanswered.hold_up(touch("GET a"), 1)
+    unanswered.note_large(1)
+    assert unanswered.hold_up(touch("GET a"), 1)
+    assert unanswered.hold_up(touch("MGET b a"), 1)
+    assert not unanswered.hold_up(touch("GET b"), 1)
+    unanswered.answer(1)
+    assert unanswered.hold_up(touch("GET a"))
+    unanswered.answer(2)
+    assert not unanswered.hold_up(touch("GET a"))
+
+
 def test_what_has_been_answered_holds_up_nothing():
     unanswered = Unanswered()
     unanswered.add(3, touch("MULTI", "SET a 1", "EXEC"))

@@ -80,7 +80,7 @@ def connection_arguments(
 
     `client` is the injected client, which has a connection of its own; `client_class` is redis-py's class.
     """
-    known = parameters_of(client_class)
+    known = {*parameters_of(client_class), "exactly_once"}  # which is the drop-in's
     for name, value in arguments.items():
         if name in _NOT_FOR_RESILIENT:
             raise ValueError(f"{name} must be left out, {_NOT_FOR_RESILIENT[name]}, got a {type(value).__name__}")

@@ -23,6 +23,8 @@ __all__ = ["ANYTHING", "KEPT_BYTES", "Touch", "Unanswered", "keep", "touch_of"]
 
 KEPT_BYTES: Final = 4_096
 """So much of an unanswered command is kept, on the average of those that left together: enough to see its keys."""
+MAX_LARGE_KEYS: Final = 1_000
+"""Bound of keys remembered to have large values, while there is a second connection to choose."""
 _WORD_BYTES: Final = 1_024
 """Longer words are compared by their beginning."""
 _CUT: Final = b"?"
@@ -104,12 +106,13 @@ def _words_of(packed: bytes, at: int) -> tuple[list[bytes], int]:
 class Unanswered:
     """The unanswered commands of one connection, by what they touch. Commands are numbered as its slots are."""
 
-    __slots__ = ("_entries", "_read", "_unknown_reads", "_unknown_writes", "_writes", "_written")
+    __slots__ = ("_entries", "_large", "_read", "_unknown_reads", "_unknown_writes", "_writes", "_written")
 
     def __init__(self) -> None:
         self._entries: collections.deque[tuple[int, Touch]] = collections.deque()
         self._read: collections.Counter[bytes] = collections.Counter()
         self._written: collections.Counter[bytes] = collections.Counter()
+        self._large: set[bytes] = set()
         self._writes = 0
         self._unknown_reads = 0
         self._unknown_writes = 0
@@ -157,8 +160,9 @@ class Unanswered:
     def hold_up(self, touch: Touch, executed_upto: int = 0) -> bool:
         """Whether a command that does this has to come behind one of these.
 
-        A command whose reply has begun has been executed, and holds up those of its own keys only, which would ask for the
-        same large value: `executed_upto` is the number behind it.
+        Two reads need no order, but where one is of a large value (`note_large`), another of the same key stays behind it. A
+        command whose reply has begun has been executed, and holds up those of its own keys only: `executed_upto` is the
+        number behind it.
         """
         keys, writes = touch
         if keys is not None and not keys:
@@ -178,4 +182,9 @@ class Unanswered:
             return bool(entries if writes else all_writes)
         if any(key in self._written for key in keys):
             return True
-        return writes and any(key in self._read for key in keys)
+        return any(key in self._read and (writes or key in self._large) for key in keys)
+
+    def note_large(self, executed_upto: int) -> None:
+        """The command whose reply is arriving is one with a large reply."""
+        if self._entries and self._entries[0][0] == executed_upto and len(self._large) < MAX_LARGE_KEYS:
+            self._large.update(self._entries[0][1].keys or ())

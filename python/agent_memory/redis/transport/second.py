@@ -81,6 +81,8 @@ class SecondConnection:
 
     def relieve(self, connection: MultiplexedConnection) -> bool:
         """The connection is carrying something large; returns whether that is made use of."""
+        if connection.order is not None:
+            connection.order.note_large(connection.executed_upto)
         if connection is self.connection:
             return True
         transport = self._transport

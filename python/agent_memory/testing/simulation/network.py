@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "SimulatedNetwork"]
 
+SLOW_PIECE_S: Final = 0.005
+"""With a bandwidth, what is on its way down arrives in pieces of so much time."""
 PIECE_S: Final = 1e-6
 """Between two pieces of one stream: timers that are due at the same moment run in no certain order."""
 
@@ -58,7 +60,12 @@ class Link:
             return
         network = self.network
         self._last_down_s = max(self._last_down_s + PIECE_S, network.loop.time() + network.delay_s())
-        network.loop.call_at(self._last_down_s, self._arrive_down, data)
+        bandwidth = network.bandwidth_bytes_per_s
+        size = len(data) if bandwidth is None else max(1, int(bandwidth * SLOW_PIECE_S))
+        for first in range(0, len(data), size):
+            if first:
+                self._last_down_s += SLOW_PIECE_S
+            network.loop.call_at(self._last_down_s, self._arrive_down, data[first : first + size])
 
     def _arrive_down(self, data: bytes) -> None:
         if self.at_client and not self.mute and self.transport is not None:
@@ -100,6 +107,8 @@ class SimulatedNetwork:
         self.silent = False
         self.latency_s = (0.0001, 0.002)
         """Least and greatest latency in seconds."""
+        self.bandwidth_bytes_per_s: float | None = None
+        """What each connection carries down in a second; None for any amount at once."""
         self.dead: set[str] = set()
         """Names under which processes connected that are dead: from there nothing is sent, and nobody connects."""
         self.links: collections.OrderedDict[int, Link] = collections.OrderedDict()
