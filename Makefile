@@ -11,6 +11,7 @@
 #   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
 #   make memory-machine   random programs over the memory system on SQLite and PostgreSQL, with and without Redis, and over its
 #                 LangGraph store beside LangGraph's own (MACHINE_EXAMPLES)
+#   make streams  generated streams of replies, right and wrong, against both transports (STREAM_EXAMPLES)
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
@@ -153,6 +154,12 @@ MACHINE_STEPS ?= 50
 memory-machine: $(STAMPS)/extra-test $(STAMPS)/installed
 	MACHINE_EXAMPLES=$(MACHINE_EXAMPLES) MACHINE_STEPS=$(MACHINE_STEPS) \
 		$(BIN)/python -m pytest -q tests/machines $(PYTEST_ARGS)
+
+# Streams of replies from a server on a real socket, for long.
+STREAM_EXAMPLES ?= 3000
+.PHONY: streams
+streams: $(STAMPS)/extra-test $(STAMPS)/installed
+	STREAM_EXAMPLES=$(STREAM_EXAMPLES) $(BIN)/python -m pytest -q tests/machines/test_reply_streams.py --timeout 7200 $(PYTEST_ARGS)
 
 # Every mutant of a file of the core is built and held against the tests named after it. A seed of its own, so that what one
 # run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not
