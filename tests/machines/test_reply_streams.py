@@ -11,7 +11,7 @@ import resource
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from reply_streams import BEHIND, RIGHT, TORN, WRONG, Answer, StreamServer
 
@@ -24,7 +24,9 @@ WITHIN_S = 5.0
 """For a whole example: two deadlines and what noisy cores add."""
 MEMORY_KB = 256 * 1024
 """How much the peak of memory may grow over all examples."""
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 BUDGET = settings(
+    phases=PHASES[: -1 if "MACHINE_QUICK" in os.environ else None],
     max_examples=int(os.environ.get("STREAM_EXAMPLES", "60")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
