@@ -47,8 +47,22 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _end_on_signal(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class _Interrupts:
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers that one came.
+
+    The exception alone does not tell: cleaning up may fail on its way out and take its place (a caller that hangs, on a busy
+    machine), and one that strikes in a finalizer or a callback is dropped.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as for a background job of a shell
+                signal.signal(number, self._end)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise KeyboardInterrupt
 
 
 def _say_nothing(complaint: object) -> None:
@@ -82,20 +96,29 @@ def main(arguments: list[str] | None = None) -> int:
         return _UNUSABLE
     # The clients log what happens in the outages, line by line; here the picture says it.
     logging.getLogger("agent_memory").addHandler(logging.NullHandler())
-    signal.signal(signal.SIGTERM, _end_on_signal)
+    interrupts = _Interrupts()
     try:
         with make_dashboard(settings.plain, sys.stdout) as dashboard:
             result = run_demo(settings, dashboard)
-        write_report(result, settings.report_path)
-    except KeyboardInterrupt:
-        sys.unraisablehook = _say_nothing
-        print("interrupted: the server was stopped, its data removed; no verdict", file=sys.stderr)
-        return _INTERRUPTED
-    except (HungError, ServerError, OSError) as error:
+        if not interrupts.came:
+            write_report(result, settings.report_path)
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupts.came:
+            return _say_interrupted()
+        if not isinstance(error, HungError | ServerError | OSError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
+    if interrupts.came:
+        return _say_interrupted()
     _print_verdict(result)
     return 0 if result.passed else _FAILED
+
+
+def _say_interrupted() -> int:
+    sys.unraisablehook = _say_nothing
+    print("interrupted: the server was stopped, its data removed; no verdict", file=sys.stderr)
+    return _INTERRUPTED
 
 
 def _print_verdict(result: DemoResult) -> None:

@@ -113,6 +113,7 @@ __all__ = [
     "trust_async_pool",
     "trust_pool",
     "use_codec",
+    "waits_for_place",
 ]
 
 PushNotification = hiredis.PushNotification
@@ -140,6 +141,11 @@ def callbacks_after_fallback(asked: int | None, legacy_responses: bool) -> dict[
 def is_stock_pool(pool: Any) -> bool:
     """Whether the pool and its connections are redis-py's own, so that a transport may connect in the pool's place."""
     return type(pool) in _STOCK_POOLS and pool.connection_class in _STOCK_CONNECTIONS and pool.cache is None
+
+
+def waits_for_place(pool: Any) -> bool:
+    """Whether the pool says itself, by its `timeout` (None: for ever), how long a call waits for a connection."""
+    return isinstance(pool, redis.BlockingConnectionPool | redis.asyncio.BlockingConnectionPool)
 
 
 def is_stock_connection(connection_class: Any) -> bool:

@@ -281,6 +281,9 @@ class BlockingTransport:
         self.timeout_s: float | None = arguments.get("socket_timeout", 5)
         self._timeout_ns = None if self.timeout_s is None else int(self.timeout_s * _NS_PER_S)
         self._health_check_ns = int((arguments.get("health_check_interval") or 0) * _NS_PER_S)
+        self._waits_for_place = private.waits_for_place(pool)
+        self._place_wait_s: float | None = pool.timeout if self._waits_for_place else None
+        """How long a call waits for a connection where the pool says it (None: for ever)."""
         self._max_connections: int = pool.max_connections or DEFAULT_MAX_CONNECTIONS
         self.endpoint = endpoint_of(arguments)
         self.protocol = int(arguments.get("protocol") or 3)
@@ -895,14 +898,18 @@ class BlockingTransport:
             return False
 
     def _acquire(self, timeout_s: float | None) -> Channel:
-        deadline_ns = None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)
+        deadline_ns = _deadline_ns(timeout_s)
         if self.once is not None:
             self.once.fence_now(deadline_ns)
         place, generation = _Place(), self.generation
-        while (channel := self._take(place, generation, deadline_ns)) is None:
+        wait_s = self._place_wait_s if self._waits_for_place else timeout_s
+        wait_until_ns = _deadline_ns(wait_s)
+        while (channel := self._take(place, generation, wait_until_ns)) is None:
             if place not in self._connecting:
                 bound = f"all {self._max_connections} connections"
-                raise ConnectionLimitError(f"{bound} stayed busy for {timeout_s} s", endpoint=self.endpoint)
+                raise ConnectionLimitError(f"{bound} stayed busy for {wait_s} s", endpoint=self.endpoint)
+            if self._waits_for_place:
+                deadline_ns = _deadline_ns(timeout_s)  # the pool's own wait is not the connection's
             try:
                 return self._connect(place, generation, deadline_ns)
             except RedisUnavailableError as error:
@@ -1117,6 +1124,10 @@ _OF_THE_CALLER: Final = (
     ClientClosedError,
 )
 """What is raised on the way to a connection and is passed on as it is: it says nothing about the server's health."""
+
+
+def _deadline_ns(timeout_s: float | None) -> int | None:
+    return None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)
 
 
 def connect_failure(error: BaseException, endpoint: str) -> BaseException:

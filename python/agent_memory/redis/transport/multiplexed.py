@@ -726,6 +726,8 @@ class MultiplexedTransport:
         self._not_before_s = 0.0
         self._random = random.Random(random.getrandbits(64))  # so that random.seed() makes a simulation repeatable
         self._max_leases = max(1, (pool.max_connections or DEFAULT_MAX_CONNECTIONS) - 1)
+        self._lease_wait_s = pool.timeout if private.waits_for_place(pool) else self.timeout_s
+        """How long a call waits for a connection to lease; None for ever."""
         self._leases = asyncio.Semaphore(self._max_leases)
         self._idle_leases: list[MultiplexedConnection] = []  # at most _max_leases, by the semaphore
         self._leased: set[MultiplexedConnection] = set()  # likewise
@@ -1249,7 +1251,7 @@ class MultiplexedTransport:
         if not self.has_free_lease:
             self.second.make_room()
         try:
-            async with self.until_closed(self.timeout_s):
+            async with self.until_closed(self._lease_wait_s):
                 acquired = await self._leases.acquire()
         except ClientClosedError:
             if acquired:
@@ -1265,7 +1267,7 @@ class MultiplexedTransport:
 
     def _no_lease(self) -> ConnectionLimitError:
         return ConnectionLimitError(
-            f"all {self._max_leases} leased connections stayed busy for {self.timeout_s} s", endpoint=self.endpoint
+            f"all {self._max_leases} leased connections stayed busy for {self._lease_wait_s} s", endpoint=self.endpoint
         )
 
     def _idle_lease(self) -> MultiplexedConnection | None:
