@@ -4,6 +4,7 @@
 #   make demo     a real server, traffic, an outage, the recovery; writes demo-report.html
 #   make test     the Rust tests, then the Python tests against the built wheel
 #   make test-other-python   the memory's and the clients' main tests under OTHER_PYTHON=python3.13
+#   make test-loaded  the Python tests three times beside three busy loops for each core: tests that wait for time are found
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make test-neon  the scoring kernels of 64-bit Arm under an emulator, on x86-64 with Debian's packages
 #   make fuzz     libFuzzer on the bytes of snapshots and of the journal and on texts, FUZZ_S seconds each (60)
@@ -28,6 +29,7 @@ KILLS ?= 200
 CLIENT_SEEDS ?= 10000
 DEMO_ARGS ?=
 COMPAT_ARGS ?=
+LOADED_RUNS ?= 3
 BENCH ?=
 
 VENV := .venv
@@ -43,7 +45,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo compat test test-rust test-python bench lint format generate wheel clean check-rust
+.PHONY: help demo compat test test-rust test-python test-loaded bench lint format generate wheel clean check-rust
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -113,6 +115,10 @@ test-other-python: $(STAMPS)/wheel
 	$(OTHER_PYTHON) -m venv --clear $(OTHER)
 	$(OTHER)/bin/pip install --quiet "$$(echo $(WHEELS)/agent_memory-*.whl)[test]"
 	$(OTHER)/bin/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
+
+# The whole Python suite, LOADED_RUNS times, beside three busy loops for each core, which are stopped whatever happens.
+test-loaded: $(STAMPS)/extra-test $(STAMPS)/installed
+	$(BIN)/python tools/under_load.py --runs $(LOADED_RUNS) -- $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # redis-py's own tests with our classes in the place of its own; COMPAT_ARGS="--suite pooled --server valkey" chooses.
 compat: $(STAMPS)/extra-compat $(STAMPS)/installed
