@@ -353,8 +353,9 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         """
         now_s = self._loop.time()
         kept: bytes | list[bytes] = packed if parts is None else parts
-        if len(packed) > KEPT_BYTES and (self.stream is None or self.stream.level is not Level.OFFSET):
-            kept = keep(kept if isinstance(kept, list) else [kept])
+        bound = KEPT_BYTES if parts is None else KEPT_BYTES * len(parts)
+        if len(packed) > bound and (self.stream is None or self.stream.level is not Level.OFFSET):
+            kept = keep([packed] if parts is None else parts)
         self._marks.append((self._answered + len(self._slots), now_s, self._written, kept))
         self._written += len(packed)
         if self._sweeper is None and self._timeout_s is not None:
