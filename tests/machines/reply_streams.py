@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from fake_server import FakeServer, answer_handshake, bulk
+from fake_server import HELLO_REPLY, FakeServer, answer_handshake, bulk
 
 WORD = b"\x00word\x00"
 """Stands in a generated reply for the word of its command."""
@@ -91,8 +91,12 @@ TORN = st.builds(
 )  # fmt: skip
 BEHIND = st.builds(
     lambda value, behind, cut, cuts: Answer(value[0], value[1], behind[: 1 + cut % len(behind)], cuts, is_right=False),
-    WITH_WORD, st.sampled_from(SURPLUS + NO_REPLIES), st.integers(0, 200), CUTS,
+    WITH_WORD, st.sampled_from(SURPLUS + NO_REPLIES), st.just(-1) | st.integers(0, 200), CUTS,
 )  # fmt: skip
+GREETED = st.builds(
+    lambda behind, cuts: Answer(HELLO_REPLY, None, behind, cuts, is_right=False), st.sampled_from(SURPLUS), CUTS
+)
+"""HELLO in good order, and something behind it."""
 
 
 class StreamServer(FakeServer):

@@ -13,7 +13,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from reply_streams import BEHIND, RIGHT, TORN, WRONG, Answer, StreamServer
+from reply_streams import BEHIND, GREETED, RIGHT, TORN, WRONG, Answer, StreamServer
 
 from agent_memory.errors import Outcome
 from agent_memory.redis import Redis
@@ -135,7 +135,7 @@ def test_asyncio_calls_together(answers):
 
 
 @BUDGET
-@given(st.one_of(RIGHT, WRONG, TORN, BEHIND), st.booleans())
+@given(st.one_of(RIGHT, WRONG, TORN, BEHIND, GREETED, GREETED), st.booleans())
 def test_handshakes(greeting, is_blocking):
     """What greets so is no Redis: nothing of the caller's is sent there, and the next attempt is another."""
 
