@@ -13,6 +13,7 @@
 #   make memory-machine   random programs over the memory system on SQLite and PostgreSQL, with and without Redis, and over its
 #                 LangGraph store beside LangGraph's own (MACHINE_EXAMPLES)
 #   make streams  generated streams of replies, right and wrong, against both transports (STREAM_EXAMPLES)
+#   make interrupts   interruptions at every place where a signal can strike, cancellation at every suspension
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
@@ -166,6 +167,12 @@ STREAM_EXAMPLES ?= 3000
 .PHONY: streams
 streams: $(STAMPS)/extra-test $(STAMPS)/installed
 	STREAM_EXAMPLES=$(STREAM_EXAMPLES) $(BIN)/python -m pytest -q tests/machines/test_reply_streams.py --timeout 7200 $(PYTEST_ARGS)
+
+# The tests' share of the places (each run others) is made all of them (docs/development.md).
+INTERRUPTS_EVERY ?= 1
+.PHONY: interrupts
+interrupts: $(STAMPS)/extra-test $(STAMPS)/installed
+	INTERRUPTS_EVERY=$(INTERRUPTS_EVERY) $(BIN)/python -m pytest -q --timeout 1200 tests/machines -k interrupts $(PYTEST_ARGS)
 
 # Every mutant of a file of the core is built and held against the tests named after it. A seed of its own, so that what one
 # run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not

@@ -9,7 +9,7 @@ What a name promises is the same on both sides:
   worker does not keep its first caller's variables alive.
 * `Event` may be set from any thread and any event loop: breakers are shared between sync and asyncio clients, and their
   listeners run wherever the state changed.
-* Nothing here polls: waiting ends by an event, a result or the timeout.
+* Waiting ends by an event, a result or the timeout.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ async_sleep = asyncio.sleep
 sleep = time.sleep
 
 _GIVE_WAY_S: Final = 1e-5
+_LOOK_S: Final = 1.0
 
 
 async def async_give_way() -> None:
@@ -123,8 +124,47 @@ class AsyncEvent:
                     self._waiters.remove(waiter)
 
 
-class Event(threading.Event):
-    """A flag that threads wait for and any thread may set."""
+class Event:
+    """A flag that threads wait for and any thread may set.
+
+    Unlike `threading.Event`, whose lock an interruption may leave locked, so that who sets the flag hangs.
+    """
+
+    __slots__ = ("_is_set", "_line")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._line = _waiting.Line()
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Raises the flag and wakes all who wait."""
+        self._is_set = True
+        self._line.wake(everybody=True)
+
+    def clear(self) -> None:
+        """Takes the flag down."""
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the flag is up, at most `timeout` seconds (None: for ever); returns whether it came up."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._is_set:
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return False
+            waiter = self._line.waiter()
+            try:
+                self._line[waiter] = None
+                # Who was interrupted while he raised the flag has woken nobody: it is looked at now and then.
+                if not self._is_set and waiter.acquire(timeout=_LOOK_S if left_s is None else min(left_s, _LOOK_S)):
+                    return True
+            finally:
+                self._line.pop(waiter, None)
+        return True
 
 
 def _resolve(future: asyncio.Future[bool], result: bool = True) -> None:

@@ -9,10 +9,19 @@ when what it waits for is there. Both tell whether it came to that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dis
+import os
 import sys
-from collections.abc import Callable, Coroutine
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
+
+EVERY = float(os.environ.get("INTERRUPTS_EVERY", "0"))
+"""Every how many-th place is tried, in place of each test's own number; 1 for all."""
+SEED = int(os.environ.get("INTERRUPTS_SEED", "0")) or int(time.time())
+"""Which of them: by default each run tries others."""
 
 OWN = ("/agent_memory/",)
 """Parts of the paths of the files in which interruptions come."""
@@ -27,6 +36,38 @@ CHECKED = frozenset(
 BEFORE_WITH = frozenset(number for name, number in dis.opmap.items() if name in ("BEFORE_WITH", "LOAD_SPECIAL"))
 WAITING = frozenset({"acquire", "recv", "recv_into", "send", "sendall", "sleep", "connect", "poll", "select", "wait"})
 """Built-in functions that wait: the handler's exception may come in the stead of what they do."""
+
+
+def places(every: int) -> range:
+    """The numbers of the places that this run tries."""
+    every = int(EVERY) or every
+    return range(SEED % every, 1_000_000, every)
+
+
+def within(seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+    """What the function returns or raises in a thread of its own; AssertionError where it has not ended in time."""
+    ended: list[Any] = []
+
+    def run() -> None:
+        try:
+            ended.append((function(*args), None))
+        except BaseException as error:
+            ended.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not ended:
+        frame = sys._current_frames().get(thread.ident or 0)
+        lines = []
+        while frame is not None:
+            lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+            frame = frame.f_back
+        raise AssertionError(f"it has not ended after {seconds} s: {' < '.join(lines)}")
+    result, error = ended[0]
+    if error is not None:
+        raise error
+    return result
 
 
 class Interruption(BaseException):
@@ -53,6 +94,15 @@ class Striker:
                 self.place = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name} ({how})"
                 sys.setprofile(None)
                 raise Interruption(self.place)
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Says of an error of the block where the interruption came."""
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"interrupted at place {self.at}: {self.place}")
+            raise
 
     def forget(self) -> None:
         """Lets go of the frames."""
@@ -95,8 +145,14 @@ def strike(function: Callable[[], Any], at: int, files: tuple[str, ...] = OWN + 
     sys.setprofile(striker.profile)
     try:
         function()
-    except Interruption:
-        pass
+    except BaseException as error:
+        # Struck inside threading.Condition, it comes out as the RuntimeError of a lock that was not taken again.
+        context: BaseException | None = error
+        while context is not None and not isinstance(context, Interruption):
+            context = context.__context__
+        if context is None:
+            raise
+        del context
     finally:
         sys.setprofile(None)
         sys.settrace(None)

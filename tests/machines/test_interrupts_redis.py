@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 
 import pytest
 import redis
-from interrupts import strike
+from interrupts import places, strike
 
 import servers
 from agent_memory.redis import Redis
-
-EVERY = int(os.environ.get("INTERRUPTS_EVERY", "7"))
-"""Every how many-th place is tried; 1 for all."""
-SEED = int(os.environ.get("INTERRUPTS_SEED", "0")) or int(time.time())
-
-
-def places():
-    """The numbers of the places that this run tries."""
-    return range(SEED % EVERY, 1_000_000, EVERY)
 
 
 def pipeline(client):
@@ -78,7 +68,7 @@ def server_connections(server):
         return other.client_list()
 
 
-def check(client, server, number):
+def check(client, number):
     """What holds between calls, whatever became of the one before."""
     transport = client.transport_here()
     taken = len(transport._open) + len(transport._connecting) - len(transport.idle)
@@ -101,13 +91,10 @@ def test_an_interrupted_call_leaves_nothing_taken(server, name):
     gc.collect()
     gc.disable()
     try:
-        for at in places():
+        for at in places(7):
             striker = strike(lambda: call(client), at)
-            try:
-                check(client, server, at)
-            except BaseException as error:
-                error.add_note(f"interrupted at place {at}: {striker.place}")
-                raise
+            with striker.told():
+                check(client, at)
             if striker.place is None:
                 break
         # And no connection waits for the garbage collector.

@@ -24,18 +24,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis.exceptions import RedisError, ResponseError
 
 from agent_memory._compat import (
+    ASYNC,
     AsyncEvent,
     AsyncKeyedLocks,
     AsyncTask,
     async_spawn,
 )
+from agent_memory._waiting import LOOK_AGAIN_S
 from agent_memory.memory._agent_index import DELETED
 from agent_memory.memory._async_memory_journal import AsyncMemoryJournal
 from agent_memory.memory._async_redis_tier import AsyncRedisTier, bucket_of
@@ -86,8 +89,11 @@ def _redis_unread() -> MemoryStoreUnavailableError:
     return MemoryStoreUnavailableError("Redis is away, which alone may have this memory until SQL gets it")
 
 
+_LOOK_AGAIN_S: Final = None if ASYNC else LOOK_AGAIN_S
+
+
 class _Flight:
-    __slots__ = ("copy", "error", "is_abandoned", "is_damaged", "is_overtaken", "landed")
+    __slots__ = ("copy", "error", "is_abandoned", "is_damaged", "is_overtaken", "landed", "pilot")
 
     def __init__(self) -> None:
         self.copy: Copy | None = None
@@ -96,6 +102,19 @@ class _Flight:
         self.is_overtaken = False  # the id came into being while SQL was asked
         self.error: BaseException | None = None
         self.landed = AsyncEvent()
+        self.pilot: weakref.ref[_Pilot] | None = None
+        """Held weakly: a thread may be interrupted before it can say that it leaves."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody will land it any more."""
+        return self.is_abandoned or self.pilot is None or (self.pilot() is None and not self.landed.is_set())
+
+
+class _Pilot:
+    """The call that reads for the others."""
+
+    __slots__ = ("__weakref__",)
 
 
 class _SeenInRedis:
@@ -153,6 +172,21 @@ class AsyncDataLoader:
         Ids of damaged rows are added to `damaged`. Ids that Redis has dirty copies of are never remembered as absent: they are
         about to be in SQL.
         """
+        pilot: _Pilot | None = _Pilot()
+        try:
+            return await self._load(agent_id, ids, dirty, damaged, weakref.ref(cast(_Pilot, pilot)))
+        except BaseException:
+            pilot = None  # a traceback keeps this frame
+            raise
+
+    async def _load(
+        self,
+        agent_id: str,
+        ids: Sequence[str],
+        dirty: Collection[str],
+        damaged: set[str] | None,
+        pilot: weakref.ref[_Pilot],
+    ) -> dict[str, Copy]:
         found: dict[str, Copy] = {}
         damaged = set() if damaged is None else damaged
         own: dict[str, _Flight] = {}
@@ -162,11 +196,12 @@ class AsyncDataLoader:
             for memory_id in (*ids, *dirty):
                 if self._absent and memory_id not in dirty and self._is_absent(memory_id, now):
                     self.absent_hits += 1
-                elif memory_id in self._flights:
-                    others[memory_id] = self._flights[memory_id]
+                elif (flown := self._flights.get(memory_id)) is not None and not flown.is_lost:
+                    others[memory_id] = flown
                 else:
                     flight = own[memory_id] = _Flight()
-                    if len(self._flights) < self._settings.max_flights:
+                    flight.pilot = pilot
+                    if flown is not None or len(self._flights) < self._settings.max_flights:
                         self._flights[memory_id] = flight
         if own:
             await self._fly(agent_id, own, found, dirty)
@@ -174,8 +209,10 @@ class AsyncDataLoader:
         abandoned: list[str] = []
         for memory_id, flight in others.items():
             self.shared += 1
-            await flight.landed.wait()
-            if flight.is_abandoned:
+            while not await flight.landed.wait(_LOOK_AGAIN_S):
+                if flight.is_lost:
+                    break
+            if flight.is_lost:
                 abandoned.append(memory_id)
                 continue
             if flight.error is not None:
