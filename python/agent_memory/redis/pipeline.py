@@ -183,3 +183,6 @@ class Pipeline(RedisPyPipeline):
                 if failure is error:
                     raise
                 raise failure from error
+            except BaseException:
+                private.drop_idle(self.connection_pool)
+                raise

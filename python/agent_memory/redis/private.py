@@ -79,6 +79,7 @@ __all__ = [
     "disconnect_idle",
     "detach_socket",
     "drop",
+    "drop_idle",
     "end_with_client",
     "fill_arguments",
     "given_retry",
@@ -1000,7 +1001,9 @@ def lease(pool: Any) -> Any:
     """A connected connection of the pool; from a server that refuses HELLO one that speaks RESP2."""
     try:
         return pool.get_connection()
-    except ResponseError as error:
+    except Exception as error:
+        if not isinstance(error, ResponseError):
+            raise
         connection = pool.make_connection()
         if not _hello_was_refused(error, connection):
             raise
@@ -1008,6 +1011,17 @@ def lease(pool: Any) -> Any:
         pool._in_use_connections.add(connection)
         connection.connect()
         return connection
+    except BaseException:
+        drop_idle(pool)
+        raise
+
+
+def drop_idle(pool: Any) -> None:
+    """Close redis-py's idle connections after an interruption.
+
+    Struck in a handshake, redis-py puts a connection back as if that had ended: its replies would be the next caller's.
+    """
+    type(pool).disconnect(pool, False)
 
 
 async def async_lease(pool: Any) -> Any:

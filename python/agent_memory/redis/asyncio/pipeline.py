@@ -185,3 +185,7 @@ class Pipeline(RedisPyPipeline):
                 if failure is error:
                     raise
                 raise failure from error
+            except BaseException:
+                if not ASYNC:
+                    private.drop_idle(self.connection_pool)
+                raise
