@@ -62,6 +62,7 @@ functions! {
     bind_blob: fn(Handle, c_int, *const c_void, c_int, Destructor) -> c_int,
     column_int64: fn(Handle, c_int) -> i64,
     errmsg: fn(Handle) -> *const c_char,
+    extended_errcode: fn(Handle) -> c_int,
     get_autocommit: fn(Handle) -> c_int,
     wal_hook: fn(Handle, Option<OnCommit>, *mut c_void) -> *mut c_void,
 }
@@ -134,7 +135,7 @@ impl SqliteError {
         self.code & 0xff == FULL || self.code == IOERR_WRITE
     }
 
-    /// The code, extended where the connection gives extended ones, as those of `sqlite3` do.
+    /// The code, extended where `SQLite` knows more than the primary one.
     #[must_use]
     pub fn code(&self) -> i32 {
         self.code
@@ -205,6 +206,10 @@ impl Connection {
     fn error(&self, code: c_int) -> SqliteError {
         // SAFETY: SQLite returns a text that ends with NUL and stays until the next call on this connection.
         let message = unsafe { CStr::from_ptr((self.library.errmsg)(self.handle)) };
+        // SAFETY: the connection lives.
+        let extended = unsafe { (self.library.extended_errcode)(self.handle) };
+        // A code that is not of the last call, as of a text that is too long to be bound, has no extended one.
+        let code = if extended & 0xff == code & 0xff { extended } else { code };
         SqliteError { code, message: message.to_string_lossy().into_owned() }
     }
 

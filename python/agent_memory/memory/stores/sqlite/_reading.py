@@ -160,7 +160,8 @@ class Reader:
             sql = f"{_CHANGES[vectors]} AND a.agent_id = ? AND m.seq > ? ORDER BY m.seq LIMIT ?"
             rows = self._rows(sql, (agent_id, after_seq, limit + 1))
         finally:
-            self.connection.execute("COMMIT")
+            if self.connection.in_transaction:  # SQLite itself ends it for some errors
+                self.connection.execute("COMMIT")
         copies, damaged = self._copies(rows[:limit], vectors)
         more = len(rows) > limit
         seq = rows[limit - 1][SEQ_COLUMN] if more else max(agent.seq, after_seq)

@@ -95,7 +95,8 @@ def connect(path: str | Path, settings: SqliteSettings, *, writer: bool) -> sqli
             connection.execute("PRAGMA query_only = ON")
     except BaseException as error:
         connection.close()
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        # To a reader, whose database has been one, it is damaged.
+        if writer and isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             raise MemorySchemaError(f"{path} is not a SQLite database") from None
         raise
     return connection
