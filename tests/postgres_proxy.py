@@ -136,7 +136,11 @@ class _Connection:
             elif kind == b"B":
                 _, name, _ = body.split(b"\0", 2)
                 code = None if discards else self._proxy.next_answer(self._names.get(name, ""))
-                if code is not None and self._ends(code):
+                if code is not None and (code == LOST or code.startswith(FATAL_CLASSES)):
+                    # What was sent with it is read first: a reset would take the answer with it.
+                    while _message(self._client)[0] != b"S":
+                        pass
+                    self._ends(code)
                     return
                 discards |= code is not None
                 self._error = self._error or code
