@@ -93,8 +93,8 @@ class _Incomplete:
 
 INCOMPLETE: Final = _Incomplete()
 """What `gets()` gives then."""
-_MAY_HIDE_MORE: Final = frozenset({_Incomplete, hiredis.PushNotification, list, dict, set})
-"""What may not be the reply, or not all of it; hiredis makes a list of an attribute too, which is none."""
+_MAY_HIDE_MORE: Final = frozenset({_Incomplete, hiredis.PushNotification, list, dict, set, type(None)})
+"""What may not be the reply, or not all of it; hiredis makes a list, or None, of an attribute too, which is none."""
 _PushNotification: Final = hiredis.PushNotification
 _NS_PER_S: Final = 1_000_000_000
 _RELIABLE_KERNEL_TIMEOUTS: Final = struct.calcsize("ll") == 16  # timeval of 64-bit Linux and macOS
