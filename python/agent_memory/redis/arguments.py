@@ -180,7 +180,7 @@ def _whole(low: int, high: int | None = None) -> Callable[[str, Any], None]:
     """A whole number, or its digits: redis-py takes both."""
 
     def check(name: str, value: Any) -> None:
-        number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+        number: Any = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
         _check.whole(name, number, low, high)
 
     return check

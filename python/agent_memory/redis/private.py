@@ -768,8 +768,9 @@ def detach_socket(connection: redis.Connection) -> socket.socket:
 
 def shut_down(connection: Any) -> None:
     """End what another thread sends or receives on a connection, which stays that thread's to close; never raises."""
-    sock = None if connection is None else connection._sock
-    sock = getattr(sock, "sock", sock) if isinstance(sock, _BoundedSocket) else sock
+    sock: Any = None if connection is None else connection._sock
+    if isinstance(sock, _BoundedSocket):
+        sock = sock.sock
     if sock is None:
         return
     try:

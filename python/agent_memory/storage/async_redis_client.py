@@ -15,7 +15,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import redis.asyncio
 from redis.asyncio.client import Redis as RedisPy
@@ -272,7 +272,8 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         if interval_s is None or not isinstance(self._owned, Redis):
             return None
         # The view refers to nothing of this client, so the prober does not keep it alive.
-        return AsyncProber(self._guard, self._client.ping_afresh, interval_s=interval_s, name=self.client_name)
+        view = cast(Redis, self._client)
+        return AsyncProber(self._guard, view.ping_afresh, interval_s=interval_s, name=self.client_name)
 
     def _is_foreign(self) -> bool:
         return isinstance(self._commands, AsyncForeignCommands)

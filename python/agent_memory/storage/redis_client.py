@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import redis
 from redis.client import Redis as RedisPy
@@ -268,7 +268,8 @@ class ResilientRedisClient(ListedCommands):
         if interval_s is None or not isinstance(self._owned, Redis):
             return None
         # The view refers to nothing of this client, so the prober does not keep it alive.
-        return Prober(self._guard, self._client.ping_afresh, interval_s=interval_s, name=self.client_name)
+        view = cast(Redis, self._client)
+        return Prober(self._guard, view.ping_afresh, interval_s=interval_s, name=self.client_name)
 
     def _is_foreign(self) -> bool:
         return isinstance(self._commands, ForeignCommands)

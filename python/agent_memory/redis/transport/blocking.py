@@ -341,7 +341,7 @@ class BlockingTransport:
             # `round_trip`, written out: a frame less on the way that most commands take. Methods are called on their objects
             # because CPython remembers where it found them; a bound method of hiredis or of a socket costs a tuple more.
             wire, reader, buffer = channel.wire, channel.reader, channel.buffer
-            sent = 0
+            sent = count = 0
             try:
                 sent = wire.send(packed)
                 if sent != len(packed) or sent > SEND_PIECE_BYTES:
