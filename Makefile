@@ -7,7 +7,7 @@
 #   make test-loaded  the Python tests three times beside three busy loops for each core: tests that wait for time are found
 #   make compat   redis-py's own tests, with our classes in the place of its own
 #   make test-neon  the scoring kernels of 64-bit Arm under an emulator, on x86-64 with Debian's packages
-#   make fuzz     libFuzzer on the bytes of snapshots and of the journal and on texts, FUZZ_S seconds each (60)
+#   make fuzz     libFuzzer on the bytes of snapshots, of the journal and of servers and on texts, FUZZ_S seconds each (60)
 #   make mutants  faults put into the core's decisions one by one, each of which a test has to find (MUTATED="retry budget" for some)
 #   make kills    200 kills each: of clients that write through a journal; of process, Redis and PostgreSQL under the memory
 #   make memory-machine   random programs over the memory system on SQLite and PostgreSQL, with and without Redis, and over its
@@ -268,7 +268,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 fuzz: | check-rust
 	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --release --manifest-path rust/fuzz/Cargo.toml --target-dir target/fuzz \
 		--target $$(rustc -vV | sed -n 's/^host: //p')
-	@for target in snapshot tokeniser journal; do \
+	@for target in snapshot tokeniser journal replies; do \
 		mkdir -p target/fuzz/corpus/$$target && \
 		target/fuzz/$$(rustc -vV | sed -n 's/^host: //p')/release/$$target -max_total_time=$(FUZZ_S) \
 			-artifact_prefix=target/fuzz/$$target- target/fuzz/corpus/$$target || exit 1; \
