@@ -21,7 +21,7 @@ pub const MAX_LINE_BYTES: usize = 1 << 24;
 pub enum Violation {
     /// No reply begins with this byte.
     Type(u8),
-    /// A length that is none: signs, blanks, leading zeros, no digits, below -1, streamed.
+    /// A length that is none: signs, blanks, leading zeros, no digits, below -1, streamed, a push of nothing.
     Length(u8),
     /// An aggregate or string that announces more than the bounds.
     Announced(u8, u64),
@@ -257,6 +257,10 @@ impl Scanner {
             }
             self.state = if value == 0 { State::StringEnd { is_ending: false } } else { State::String { left: value } };
             return Ok(());
+        }
+        if kind == b'>' && value == 0 {
+            // A push says its kind first. One of nothing would stand in the place of a reply, which the next command's is taken for.
+            return Err(Violation::Length(kind));
         }
         let elements = if matches!(kind, b'%' | b'|') { value.saturating_mul(2) } else { value };
         if elements > MAX_ANNOUNCED - self.announced {

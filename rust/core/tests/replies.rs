@@ -132,6 +132,7 @@ fn what_is_no_reply_is_named() {
         (b"$1234567890123456789\r\n", Violation::Length(b'$')),
         (b"|-1\r\n", Violation::Length(b'|')),
         (b">-1\r\n", Violation::Length(b'>')),
+        (b">0\r\n", Violation::Length(b'>')),
         (b"$3\r\nabcXY", Violation::StringEnd),
         (b"+OK\rX", Violation::Line),
         (b"+OK\n", Violation::Line),
