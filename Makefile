@@ -100,7 +100,8 @@ test-rust: $(STAMPS)/venv check-rust
 test-python: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# The same wheel under another interpreter: the memory's and the clients' tests in which the interpreter matters most.
+# Another interpreter's wheel, built as `pip install .` builds it there: the memory's and the clients' tests in which the interpreter
+# matters most.
 OTHER_PYTHON ?=
 OTHER := $(VENV)/other
 OTHER_TESTS ?= tests/unit/memory tests/unit/test_package.py tests/behaviour/memory/test_async_memory_system.py \
@@ -111,10 +112,12 @@ OTHER_TESTS ?= tests/unit/memory tests/unit/test_package.py tests/behaviour/memo
 	tests/behaviour/transport/test_async_buffers.py tests/behaviour/transport/test_buffers.py
 
 .PHONY: test-other-python
-test-other-python: $(STAMPS)/wheel
+test-other-python: | check-rust
 	@command -v "$(OTHER_PYTHON)" >/dev/null || { echo "missing: OTHER_PYTHON, an interpreter beside $(PYTHON)"; exit 1; }
 	$(OTHER_PYTHON) -m venv --clear $(OTHER)
-	$(OTHER)/bin/pip install --quiet "$$(echo $(WHEELS)/agent_memory-*.whl)[test]"
+	CARGO_TARGET_DIR=$(abspath target/other-python) PYO3_PYTHON=$(abspath $(OTHER)/bin/python) \
+		$(OTHER)/bin/pip wheel --quiet --no-deps --wheel-dir $(OTHER)/wheels .
+	$(OTHER)/bin/pip install --quiet "$$(echo $(OTHER)/wheels/agent_memory-*.whl)[test]"
 	$(OTHER)/bin/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
 
 # The whole Python suite, LOADED_RUNS times, beside three busy loops for each core, which are stopped whatever happens.
