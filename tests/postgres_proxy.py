@@ -69,6 +69,9 @@ class PostgresProxy:
             return self._code
 
     def close(self):
+        # accept() ends first: a thread that waits on the number of a closed socket takes the connections of the next one.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._listener.close()
         for connection in list(self._connections):
             connection.close()
