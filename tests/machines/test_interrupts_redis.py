@@ -99,3 +99,23 @@ def test_an_interrupted_call_leaves_nothing_taken(server, name):
     finally:
         gc.enable()
         client.close()
+
+
+def test_a_connection_that_could_not_be_made_takes_no_place(server, monkeypatch):
+    """redis-py's pool counts a connection before it makes it."""
+    made = []
+
+    class Interrupted(redis.Connection):
+        def __init__(self, **kwargs):
+            made.append(self)
+            if len(made) <= 2:
+                raise KeyboardInterrupt if len(made) == 1 else ValueError("not this time")
+            super().__init__(**kwargs)
+
+    with Redis(**server.connection_kwargs, max_connections=1) as client:
+        monkeypatch.setattr(client.connection_pool, "connection_class", Interrupted)
+        for error in (KeyboardInterrupt, ValueError):
+            with pytest.raises(error):
+                watch(client)
+        watch(client)
+        assert client.get("a") == b"2"

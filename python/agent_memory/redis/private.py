@@ -33,7 +33,15 @@ from redis.connection import HiredisRespSerializer, parse_url
 from redis.credentials import StreamingCredentialProvider
 from redis.driver_info import DriverInfo
 from redis.event import AfterPooledConnectionsInstantiationEvent, AfterPubSubConnectionInstantiationEvent, ClientType
-from redis.exceptions import AuthenticationError, DataError, InvalidResponse, RedisError, ResponseError, WatchError
+from redis.exceptions import (
+    AuthenticationError,
+    DataError,
+    InvalidResponse,
+    MaxConnectionsError,
+    RedisError,
+    ResponseError,
+    WatchError,
+)
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
@@ -538,13 +546,35 @@ def guard_connections(pool: Any) -> None:
     if "make_connection" in pool.__dict__ or not hasattr(pool, "make_connection"):
         return
     make = pool.make_connection
+    counts = type(pool).make_connection is redis.ConnectionPool.make_connection
 
-    def make_connection() -> Any:
+    def make_guarded() -> Any:
         connection = make()
         use_codec(connection)
         return connection
 
+    def make_connection() -> Any:
+        try:
+            return make_guarded()
+        except BaseException as error:
+            if counts and _recount(pool) and isinstance(error, MaxConnectionsError):
+                return make_guarded()
+            raise
+
     pool.make_connection = make_connection
+
+
+def _recount(pool: Any) -> bool:
+    """Tell redis-py's pool how many connections it has; gives whether it had counted more.
+
+    It counts a connection before it makes it: interrupted or refused there, it would miss a place for ever.
+    """
+    with pool._lock:
+        there = len(pool._available_connections) + len(pool._in_use_connections)
+        has_fewer: bool = there < pool._created_connections
+        if has_fewer:
+            pool._created_connections = there
+    return has_fewer
 
 
 def use_codec(connection: Any) -> None:
@@ -1005,11 +1035,12 @@ def lease(pool: Any) -> Any:
     except Exception as error:
         if not isinstance(error, ResponseError):
             raise
-        connection = pool.make_connection()
-        if not _hello_was_refused(error, connection):
-            raise
-        connection.protocol = 2
-        pool._in_use_connections.add(connection)
+        with pool._lock:  # who counts the connections meanwhile would not find this one
+            connection = pool.make_connection()
+            if not _hello_was_refused(error, connection):
+                raise
+            connection.protocol = 2
+            pool._in_use_connections.add(connection)
         connection.connect()
         return connection
     except BaseException:

@@ -179,7 +179,9 @@ class Pipeline(RedisPyPipeline):
     async def _lease(self) -> None:
         if self.connection is None:
             try:
-                self.connection = cast(Any, await self.connection_pool.get_connection())
+                # No call between the two: an interruption there would lose the connection.
+                connection: Any = await self.connection_pool.get_connection()
+                self.connection = connection
             except Exception as error:
                 failure = connect_failure(error, self._client.endpoint)
                 if failure is error:
