@@ -486,8 +486,8 @@ class _Packer(HiredisRespSerializer):
 
 
 def _as_number_text(word: Any) -> Any:
-    # What hiredis takes and our packer leaves to the caller: True is "True" to it, an IntEnum what str() says.
-    return str(word) if isinstance(word, int) and type(word) is not int else word
+    # Our packer leaves other numbers to the caller: an IntEnum is what str() says. A bool is refused, as redis-py does.
+    return str(word) if isinstance(word, int) and type(word) not in (int, bool) else word
 
 
 class _ScanningReader:
