@@ -546,7 +546,7 @@ def guard_connections(pool: Any) -> None:
     if "make_connection" in pool.__dict__ or not hasattr(pool, "make_connection"):
         return
     make = pool.make_connection
-    counts = type(pool).make_connection is redis.ConnectionPool.make_connection
+    counts = getattr(type(pool), "make_connection", None) is redis.ConnectionPool.make_connection
 
     def make_guarded() -> Any:
         connection = make()
@@ -833,10 +833,13 @@ def detach_stream(connection: AsyncConnection) -> tuple[asyncio.Transport, async
 def reply_reader(connection: Any) -> Any:
     """The hiredis reader of a connection whose parser is redis-py's own around hiredis; else None."""
     parser = connection._parser
-    return parser._reader if type(parser) in _HIREDIS_PARSERS else None
+    kind = type(parser)
+    # Who patches read_response wants to see every reply.
+    return parser._reader if kind in _HIREDIS_PARSERS and kind.read_response in _HIREDIS_READS else None
 
 
 _HIREDIS_PARSERS = frozenset({*_SCANNING, *_SCANNING.values()})
+_HIREDIS_READS = frozenset({_HiredisParser.read_response, _AsyncHiredisParser.read_response})
 
 
 def metrics_are_on() -> bool:

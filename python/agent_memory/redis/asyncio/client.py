@@ -89,7 +89,8 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         if self._foreign and self._once is not None:
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
         self._transports = transports_of(self.connection_pool)
-        self._transports.be_patient(self._deadline_s)
+        if not self._foreign:
+            self._transports.be_patient(self._deadline_s)
 
     @classmethod
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
