@@ -143,7 +143,7 @@ class Event:
     def set(self) -> None:
         """Raises the flag and wakes all who wait."""
         self._is_set = True
-        self._line.wake(everybody=True)
+        self._line.wake_all()
 
     def clear(self) -> None:
         """Takes the flag down."""
@@ -159,7 +159,7 @@ class Event:
             waiter = self._line.waiter()
             try:
                 self._line[waiter] = None
-                # Who was interrupted while he raised the flag has woken nobody: it is looked at now and then.
+                # An interrupted set() may have raised the flag and woken no thread: it is looked at again.
                 if not self._is_set and waiter.acquire(timeout=_LOOK_S if left_s is None else min(left_s, _LOOK_S)):
                     return True
             finally:

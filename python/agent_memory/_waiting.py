@@ -3,7 +3,7 @@
 CPython looks for signals when a function begins, when a loop turns, and when a call has returned: the handler's exception may
 come between `lock.acquire()` and the `try` behind it, inside `Condition.wait`, and inside the callback of a weak reference,
 where it is lost. Only `with lock:`, a store and a single call of a built-in method are whole. So what is here waits outside of
-locks, is cleaned up by such steps, and forgets by itself whoever did not come to say that he left.
+locks, is cleaned up by such steps, and holds weakly what an interrupted thread could not take back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 __all__ = ["LOOK_AGAIN_S", "Line", "LiveSet", "Slots"]
 
 LOOK_AGAIN_S: Final = 0.25
-"""Who waits looks by himself after this long: an interrupted thread may have had to wake him, or have left a place."""
+"""A waiting thread looks again after this long: the thread that had to wake it may have been interrupted."""
 
 T = TypeVar("T")
 
@@ -84,17 +84,27 @@ class Line(dict[Any, None]):
         """How long to wait before the next look."""
         return LOOK_AGAIN_S if left_s is None else min(left_s, LOOK_AGAIN_S)
 
-    def wake(self, *, everybody: bool = False) -> None:
-        """Wake who has waited longest."""
+    def wake(self) -> None:
+        """Wake the thread that has waited longest."""
         for waiter in list(self):
-            if isinstance(waiter, str):
-                continue
-            try:
-                waiter.release()
-            except RuntimeError:
-                continue  # it was woken already, and has not left yet
-            if not everybody:
+            if _release(waiter):
                 return
+
+    def wake_all(self) -> None:
+        """Wake all threads that wait."""
+        for waiter in list(self):
+            _release(waiter)
+
+
+def _release(waiter: Any) -> bool:
+    """Whether this wakes a thread: reasons are no waiters, and a waiter that was woken may not have left yet."""
+    if isinstance(waiter, str):
+        return False
+    try:
+        waiter.release()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Slots:

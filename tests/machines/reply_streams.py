@@ -2,7 +2,7 @@
 
 Every command carries a word of its own, and what is right to answer has that word in it, so a reply that reaches another caller
 shows. Streams are cut anywhere; attributes and pushes come in and out of place; behind an answer may stand a reply too many,
-garbage, absurd lengths, more levels than anybody nests, or the end of the connection.
+garbage, absurd lengths, more levels than any reply has, or the end of the connection.
 """
 
 from __future__ import annotations

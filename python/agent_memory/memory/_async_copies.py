@@ -107,7 +107,7 @@ class _Flight:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nobody will land it any more."""
+        """Whether its pilot has gone: no load will end it."""
         return self.is_abandoned or self.pilot is None or (self.pilot() is None and not self.landed.is_set())
 
 

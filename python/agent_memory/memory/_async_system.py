@@ -135,7 +135,7 @@ class _Opening:
         self.task: AsyncTask[None]
         self.waiting = 0
         self.is_kept = False
-        """Whether it stays open though nobody waits any more: the next use wants it, too."""
+        """Whether it stays open when its callers were cancelled: the next use needs it, too."""
 
 
 class AsyncMemorySystem:

@@ -1103,7 +1103,7 @@ class BlockingTransport:
             if self._retired and not self._retiring:
                 self._retiring = True
                 self._waiting[_RETIRING] = None  # so that a returned channel comes by `_wake_one`
-        self._waiting.wake(everybody=True)
+        self._waiting.wake_all()
         if self.once is not None:
             self.once.left = in_use
             self.once.bid_farewell(idle)
