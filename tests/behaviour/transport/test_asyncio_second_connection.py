@@ -301,6 +301,20 @@ async def test_a_large_command_that_leaves_slowly_holds_up_its_own_key_only(asyn
         assert client.guard.state == "closed"
 
 
+async def test_a_burst_of_small_commands_that_leaves_slowly_stays_on_one_connection(valkey, proxy, async_connect):
+    relay = proxy(valkey)
+    client = async_connect(relay, socket_timeout=1.0, resilience=touchy(deadline=30))
+    await client.ping()
+    relay.up.bandwidth_bytes_per_s = 4 * MIB
+    burst = asyncio.gather(*(client.set(f"key:{number}", "x" * 1_000) for number in range(8_000)))
+    connection = transport_of(client).current
+    await until(lambda: connection.last_moved_s > connection.last_read_s)  # the write has been seen to leave slowly
+    assert not connection.busy
+    await burst
+    assert transport_of(client).second.connection is None
+    assert len(await client.client_list()) == 1
+
+
 async def test_closing_ends_both(busy):
     client, large, _ = await busy(resilience=None)
     await client.ping()

@@ -83,6 +83,9 @@ RECEIVE_BUFFER_BYTES: Final = 65_536
 """Bytes asked of the kernel in one read."""
 LARGE_WRITE_BYTES: Final = 262_144
 """Of a write beyond this it is watched whether it leaves: on a slow link that takes longer than any answer."""
+LARGE_COMMAND_BYTES: Final = 16_384
+"""A write with a command, or a pipeline's window, beyond this is relieved by the second connection where it leaves slowly. A
+burst of small commands is not: they leave as the server executes them, which another connection does not speed up."""
 DEPARTURES_INTERVAL_S: Final = 0.02
 """How often that is looked at, while such a write is under way."""
 MAX_RECONNECT_DELAY_S: Final = 0.5
@@ -142,6 +145,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "_gets",
         "_has_data",
         "_health_timer",
+        "_large_upto",
         "_last_left_s",
         "_last_read_s",
         "_leaving",
@@ -209,7 +213,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._departed = 0  # how many had left then
         self._looked_s = 0.0  # when that was last looked at
         self._departures: asyncio.TimerHandle | None = None
-        self._leaving = False  # whether a large write is known to leave slowly
+        self._large_upto = 0  # where the last write with a large command ends in our stream
+        self._leaving = False  # whether a large command is known to leave slowly
         self._partial_since_s = 0.0  # since when the reply to the oldest slot has been arriving; 0: it has not begun
         self.busy = False
         """Whether it carries something large, and the second connection relieves it."""
@@ -361,7 +366,14 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if self._sweeper is None and self._timeout_s is not None:
             self._arm_sweep(now_s + self._timeout_s)
         self._transport.write(packed)
-        if len(packed) > LARGE_WRITE_BYTES and self._departures is None:
+        if len(packed) > LARGE_WRITE_BYTES:
+            self._watch_write(packed, parts, now_s)
+
+    def _watch_write(self, packed: bytes, parts: list[bytes] | None, now_s: float) -> None:
+        """It may take longer to leave than any answer: look whether it does."""
+        if max(map(len, parts or (packed,))) > LARGE_COMMAND_BYTES:
+            self._large_upto = self._written
+        if self._departures is None:
             self._departed, self._looked_s = self._count_departed(), now_s
             self._departures = self._loop.call_later(
                 DEPARTURES_INTERVAL_S, self._watch_departures, True, context=self._context
@@ -579,14 +591,15 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             # A loop that was blocked looks late: that says nothing of when they left.
             self._last_left_s = min(now_s, self._looked_s + 2.0 * DEPARTURES_INTERVAL_S)
         self._looked_s = now_s
-        self._leaving = not gone
+        self._leaving = departed < self._large_upto
         if gone:
             if self.busy:
                 self._note_through(now_s)
             if not self.accepting:
                 self._owner.admit_waiters(self)
         else:
-            self.busy = self._owner.second.relieve(self)
+            if self._leaving:
+                self.busy = self._owner.second.relieve(self)
             self._departures = self._loop.call_later(
                 DEPARTURES_INTERVAL_S, self._watch_departures, context=self._context
             )
