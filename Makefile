@@ -104,12 +104,12 @@ test-python: $(STAMPS)/extra-test $(STAMPS)/installed
 # matters most.
 OTHER_PYTHON ?=
 OTHER := $(VENV)/other
-OTHER_TESTS ?= tests/unit/memory tests/unit/test_package.py tests/behaviour/memory/test_async_memory_system.py \
-	tests/behaviour/memory/test_memory_system.py tests/behaviour/memory/test_opening.py tests/behaviour/memory/test_embeddings.py \
+OTHER_TESTS ?= tests/unit/memory tests/unit/test_package.py tests/behaviour/memory/_async/test_memory_system.py \
+	tests/behaviour/memory/_sync/test_memory_system.py tests/behaviour/memory/_sync/test_opening.py tests/behaviour/memory/_sync/test_embeddings.py \
 	tests/behaviour/memory/stores/test_sqlite_file.py tests/behaviour/memory/stores/test_sqlite_direct.py \
-	tests/behaviour/memory/stores/test_store_writes.py \
+	tests/behaviour/memory/stores/_sync/test_store_writes.py \
 	tests/unit/test_pack_command.py tests/behaviour/transport/test_asyncio_multiplexing.py tests/behaviour/transport/test_blocking_threads.py \
-	tests/behaviour/transport/test_async_buffers.py tests/behaviour/transport/test_buffers.py
+	tests/behaviour/transport/_async/test_buffers.py tests/behaviour/transport/_sync/test_buffers.py
 
 .PHONY: test-other-python
 test-other-python: | check-rust
@@ -215,7 +215,7 @@ kills: $(STAMPS)/extra-test $(STAMPS)/installed
 # --- what it does and how fast ------------------------------------------------------------------------------------------
 
 demo: $(STAMPS)/extra-demo $(STAMPS)/installed
-	$(BIN)/python -m agent_memory.demo $(DEMO_ARGS)
+	PYTHONPATH=examples $(BIN)/python -m demo $(DEMO_ARGS)
 
 # Every bench_NAME.py is a script of its own and prints its table; BENCH=core chooses those whose name contains it.
 bench: $(STAMPS)/extra-bench $(STAMPS)/installed

@@ -13,12 +13,12 @@ import hypothesis
 import pytest
 import pytest_asyncio
 import redis
+import servers
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import agent_memory.redis
 import agent_memory.redis.asyncio
-import servers
 from agent_memory.testing import EmbeddedServer, FaultProxy
 
 # How long one example takes says more about the machine than about the code.

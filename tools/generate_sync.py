@@ -36,72 +36,8 @@ import libcst.matchers as m
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Source and target, relative to the root of the repository. Tests need no line: tests/**/test_async_NAME.py is the
-# source of test_NAME.py beside it (a test of something that only asyncio has is called test_asyncio_NAME.py and has no
-# twin).
-PAIRS = [
-    ("python/agent_memory/memory/_async_redis_tier.py", "python/agent_memory/memory/_redis_tier.py"),
-    ("python/agent_memory/memory/_async_check.py", "python/agent_memory/memory/_check.py"),
-    ("python/agent_memory/memory/_async_copies.py", "python/agent_memory/memory/_copies.py"),
-    ("python/agent_memory/memory/_async_langgraph.py", "python/agent_memory/memory/_langgraph.py"),
-    ("python/agent_memory/memory/_async_memory_journal.py", "python/agent_memory/memory/_memory_journal.py"),
-    ("python/agent_memory/memory/_async_embedding.py", "python/agent_memory/memory/_embedding.py"),
-    ("python/agent_memory/memory/_async_indexes.py", "python/agent_memory/memory/_indexes.py"),
-    ("python/agent_memory/memory/_async_sync_service.py", "python/agent_memory/memory/_sync_service.py"),
-    ("python/agent_memory/memory/_async_system.py", "python/agent_memory/memory/_system.py"),
-    ("python/agent_memory/memory/stores/async_protocol.py", "python/agent_memory/memory/stores/protocol.py"),
-    (
-        "python/agent_memory/memory/stores/postgres/_async_connections.py",
-        "python/agent_memory/memory/stores/postgres/_connections.py",
-    ),
-    (
-        "python/agent_memory/memory/stores/postgres/_async_group.py",
-        "python/agent_memory/memory/stores/postgres/_group.py",
-    ),
-    (
-        "python/agent_memory/memory/stores/postgres/_async_schema.py",
-        "python/agent_memory/memory/stores/postgres/_schema.py",
-    ),
-    (
-        "python/agent_memory/memory/stores/postgres/_async_writing.py",
-        "python/agent_memory/memory/stores/postgres/_writing.py",
-    ),
-    (
-        "python/agent_memory/memory/stores/postgres/async_store.py",
-        "python/agent_memory/memory/stores/postgres/store.py",
-    ),
-    *(
-        (f"python/agent_memory/memory/stores/postgres/{source}", f"python/agent_memory/memory/stores/postgres/{target}")
-        for source, target in (
-            ("_async_connections.py", "_connections.py"),
-            ("_async_group.py", "_group.py"),
-            ("_async_schema.py", "_schema.py"),
-            ("_async_writing.py", "_writing.py"),
-            ("async_store.py", "store.py"),
-        )
-    ),
-    ("python/agent_memory/memory/stores/sqlite/async_store.py", "python/agent_memory/memory/stores/sqlite/store.py"),
-    ("python/agent_memory/redis/_async_guarded.py", "python/agent_memory/redis/_guarded.py"),
-    ("python/agent_memory/redis/_async_probe.py", "python/agent_memory/redis/_probe.py"),
-    ("python/agent_memory/redis/_async_retry.py", "python/agent_memory/redis/_retry.py"),
-    ("python/agent_memory/redis/exactly_once/_async_fencing.py", "python/agent_memory/redis/exactly_once/_fencing.py"),
-    ("python/agent_memory/redis/asyncio/pipeline.py", "python/agent_memory/redis/pipeline.py"),
-    ("python/agent_memory/redis/asyncio/monitor.py", "python/agent_memory/redis/monitor.py"),
-    ("python/agent_memory/redis/asyncio/pubsub.py", "python/agent_memory/redis/pubsub.py"),
-    ("python/agent_memory/redis/asyncio/sentinel.py", "python/agent_memory/redis/sentinel.py"),
-    ("python/agent_memory/storage/_async_commands.py", "python/agent_memory/storage/_commands.py"),
-    ("python/agent_memory/storage/_async_foreign.py", "python/agent_memory/storage/_foreign.py"),
-    ("python/agent_memory/storage/_async_draining.py", "python/agent_memory/storage/_draining.py"),
-    ("python/agent_memory/storage/_async_journal.py", "python/agent_memory/storage/_journal.py"),
-    ("python/agent_memory/storage/_async_priority.py", "python/agent_memory/storage/_priority.py"),
-    ("python/agent_memory/storage/_async_recovery.py", "python/agent_memory/storage/_recovery.py"),
-    ("python/agent_memory/storage/_async_once.py", "python/agent_memory/storage/_once.py"),
-    ("python/agent_memory/storage/_async_resolving.py", "python/agent_memory/storage/_resolving.py"),
-    ("python/agent_memory/storage/_async_writes.py", "python/agent_memory/storage/_writes.py"),
-    ("python/agent_memory/storage/async_redis_client.py", "python/agent_memory/storage/redis_client.py"),
-]
-
 RENAMED = {
+    "_async": "_sync",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "__aiter__": "__iter__",
@@ -293,8 +229,7 @@ def to_sync(source: str, name: str = "<source>") -> str:
 
 def generate(source: Path, target: Path) -> str:
     """What belongs into `target`, formatted."""
-    relative = source.relative_to(target.parent) if source.is_relative_to(target.parent) else source.relative_to(ROOT)
-    header = f"# Generated from {relative} by tools/generate_sync.py: edit that file, not this one.\n\n"
+    header = f"# Generated from ../_async/{source.name} by tools/generate_sync.py: edit that file, not this one.\n\n"
     text = header + to_sync(source.read_text(), str(source.relative_to(ROOT)))
     ruff = [sys.executable, "-m", "ruff"]
     filename = ["--stdin-filename", str(target), "-"]
@@ -309,10 +244,16 @@ def _run(command: list[str], text: str) -> str:
 
 
 def pairs() -> list[tuple[Path, Path]]:
-    """Every source and its target: the table, then the tests."""
-    found = [(ROOT / source, ROOT / target) for source, target in PAIRS]
-    tests = sorted((ROOT / "tests").rglob("test_async_*.py"))
-    return found + [(test, test.with_name(test.name.replace("test_async_", "test_", 1))) for test in tests]
+    """Every source and its target: `_async/NAME.py` and `_sync/NAME.py`, in the package and in the tests."""
+    sources = (source for top in ("python", "tests") for source in sorted((ROOT / top).rglob("_async/*.py")))
+    return [(source, source.parent.with_name("_sync") / source.name) for source in sources]
+
+
+def orphans() -> list[Path]:
+    """Files in `_sync/` folders that no source stands for."""
+    targets = {target for _, target in pairs()}
+    found = (file for top in ("python", "tests") for file in (ROOT / top).rglob("_sync/*.py"))
+    return sorted(file for file in found if file not in targets)
 
 
 def _generate_or_say_why_not(source: Path, target: Path) -> str | ValueError:
@@ -333,6 +274,9 @@ def main(arguments: list[str] | None = None) -> int:
     with ProcessPoolExecutor() as pool:
         texts = list(pool.map(_generate_or_say_why_not, *zip(*chosen, strict=True))) if chosen else []
     stale = 0
+    for orphan in orphans():
+        print(f"no source for {orphan.relative_to(ROOT)}: delete it", file=sys.stderr)
+        stale += 1
     for (_, target), text in zip(chosen, texts, strict=True):
         if isinstance(text, ValueError):
             print(text, file=sys.stderr)

@@ -38,14 +38,13 @@ if TYPE_CHECKING:
         exponential_backoff,
     )
     from agent_memory.policy.resilience import ResiliencePolicy
+    from agent_memory.recovery.results import DeadLetter, Health, PendingWrite, StoreStatus
     from agent_memory.storage.async_redis_client import (
         AsyncResilientRedisClient,
         AsyncStoreResult,
         resilient_operation,
     )
     from agent_memory.storage.redis_client import ResilientRedisClient, StoreResult
-    from agent_memory.storage.results import DeadLetter, Health, PendingWrite, StoreStatus
-    from agent_memory.storage.settings import RecoverySettings
 
 __all__ = [
     "AsyncCircuitBreaker",
@@ -72,7 +71,6 @@ __all__ = [
     "RecoveryJournalError",
     "RecoveryQueue",
     "RecoveryQueueFullError",
-    "RecoverySettings",
     "RedisTimeoutError",
     "RedisUnavailableError",
     "ResiliencePolicy",
@@ -128,8 +126,7 @@ _MODULES: Final = {
         "resilient_operation",
     ),
     "agent_memory.storage.redis_client": ("ResilientRedisClient", "StoreResult"),
-    "agent_memory.storage.results": ("DeadLetter", "Health", "PendingWrite", "StoreStatus"),
-    "agent_memory.storage.settings": ("RecoverySettings",),
+    "agent_memory.recovery.results": ("DeadLetter", "Health", "PendingWrite", "StoreStatus"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
 

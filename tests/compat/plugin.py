@@ -47,7 +47,7 @@ def _count(owner: type, method: str) -> None:
 def _take_the_place_of_redis_py() -> None:
     import agent_memory.redis
     import agent_memory.redis.asyncio
-    from agent_memory.redis._probe import Prober
+    from agent_memory.redis._sync.probe import Prober
     from agent_memory.redis.transport.blocking import BlockingTransport
     from agent_memory.redis.transport.multiplexed import MultiplexedConnection
 

@@ -29,8 +29,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # the servers of the other tests are found in the same way
 
-from agent_memory.testing import EmbeddedServer  # noqa: E402
 from servers import REDIS, VALKEY, find_server  # noqa: E402
+
+from agent_memory.testing import EmbeddedServer  # noqa: E402
 
 SYNC_FILES = (
     "test_commands test_hash test_encoding test_lock test_scripting test_pipeline test_function test_pubsub test_monitor "

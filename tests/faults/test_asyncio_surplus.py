@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from fake_server import FakeServer, bulk
 
 from agent_memory.errors import RedisUnavailableError
-from fake_server import FakeServer, bulk
 
 ARRAY = b"*2\r\n$1\r\na\r\n" + bulk(b"b")
 PUSH = b">2\r\n$7\r\nmessage\r\n" + bulk(b"news")

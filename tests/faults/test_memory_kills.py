@@ -17,17 +17,18 @@ import threading
 import time
 from pathlib import Path
 
+import memory_child
 import pytest
-from memory_child import AGENT
-
 import servers
+from memory_child import AGENT
+from postgres_server import PostgresServer
+
 from agent_memory.memory import MemorySettings, MemorySystem
 from agent_memory.redis import Redis
-from postgres_server import PostgresServer
 
 KILLS = int(os.environ.get("MEMORY_KILLS", "6"))
 JOURNALLED = MemorySettings(journal=True)
-CHILD = Path(__file__).with_name("memory_child.py")
+CHILD = Path(memory_child.__file__)
 
 
 class Child:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from hypothesis import strategies as st
-
 from fake_server import HELLO_REPLY, FakeServer, answer_handshake, bulk
+from hypothesis import strategies as st
 
 WORD = b"\x00word\x00"
 """Stands in a generated reply for the word of its command."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import servers
 from interrupts import cancel
 
-import servers
 from agent_memory import AsyncMemorySystem
 from agent_memory.memory._batching import AsyncBatcher, AsyncTurns
 from agent_memory.redis.asyncio import Redis

@@ -11,7 +11,7 @@ from interrupts import places, strike, within
 from agent_memory import MemorySystem
 from agent_memory.memory._batching import Batcher
 from agent_memory.memory.settings import PostgresSettings
-from agent_memory.memory.stores.postgres._group import GroupCommit
+from agent_memory.memory.stores.postgres._sync.group import GroupCommit
 
 # What was dropped between two steps is closed by whoever frees it.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -42,6 +42,7 @@ def system(request, tmp_path):
 @pytest.fixture
 def memory_redis(shared_servers):
     import servers
+
     from agent_memory.redis import Redis
 
     server = shared_servers.get_clean(servers.REDIS)

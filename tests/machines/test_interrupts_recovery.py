@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import servers
 from interrupts import places, strike, within
 
-import servers
 from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
 from agent_memory.redis import Redis
 

@@ -6,9 +6,9 @@ import gc
 
 import pytest
 import redis
+import servers
 from interrupts import places, strike, within
 
-import servers
 from agent_memory.redis import Redis
 
 

@@ -45,12 +45,12 @@ from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig
 from agent_memory.errors import Outcome
 from agent_memory.policy import BreakerSettings, CommandCategory, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.recovery._async.draining import AsyncDrain
+from agent_memory.recovery._async.recovery import AsyncRecovery
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.exactly_once import ExactlyOnce, Level, Verdict
 from agent_memory.redis.transport.order import Unanswered
 from agent_memory.redis.transport.second import SecondConnection
-from agent_memory.storage._async_draining import AsyncDrain
-from agent_memory.storage._async_recovery import AsyncRecovery
 from agent_memory.testing.simulation import Faults, Simulation, SimulationError
 
 LEASES = ("lease owner", "lease at close", "lost replies", "own attempts")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from agent_memory.storage import _log
+from agent_memory.recovery import summed_warnings as _log
 
 
 def test_the_first_is_told_at_once_and_the_rest_together(caplog, monkeypatch):

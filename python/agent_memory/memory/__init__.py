@@ -1,7 +1,7 @@
 """The tiers of agent memory: short-term and intermediate in Redis, long-term in SQL, one index over all of them."""
 
-from agent_memory.memory._async_sync_service import AsyncSyncService
-from agent_memory.memory._async_system import (
+from agent_memory.memory._async.sync_service import AsyncSyncService
+from agent_memory.memory._async.system import (
     AsyncIntermediateMemory,
     AsyncLongTermMemory,
     AsyncMemorySystem,
@@ -16,8 +16,8 @@ from agent_memory.memory._reports import (
     ReembedReport,
     SyncReport,
 )
-from agent_memory.memory._sync_service import SyncService
-from agent_memory.memory._system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
+from agent_memory.memory._sync.sync_service import SyncService
+from agent_memory.memory._sync.system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
 from agent_memory.memory.errors import (
     AgentErasedError,

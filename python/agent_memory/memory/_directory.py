@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from agent_memory.embedded import EmbeddedServer
+from agent_memory.embedded.errors import ServerInUseError
+from agent_memory.embedded.readiness import ask_ping
 from agent_memory.memory.errors import MemorySystemError
-from agent_memory.testing import EmbeddedServer
-from agent_memory.testing._readiness import ask_ping
-from agent_memory.testing.errors import ServerInUseError
 
 __all__ = ["MemoryDirectory"]
 

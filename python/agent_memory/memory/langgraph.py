@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from langgraph.store.base import BaseStore, Embeddings, Op, Result, TTLConfig, ensure_embeddings
 
-from agent_memory.memory._async_langgraph import AsyncItems
-from agent_memory.memory._async_system import AsyncMemorySystem
-from agent_memory.memory._langgraph import Items
+from agent_memory.memory._async.langgraph import AsyncItems
+from agent_memory.memory._async.system import AsyncMemorySystem
 from agent_memory.memory._langgraph_values import Embedder
-from agent_memory.memory._system import MemorySystem
+from agent_memory.memory._sync.langgraph import Items
+from agent_memory.memory._sync.system import MemorySystem
 
 __all__ = ["AgentMemoryStore"]
 

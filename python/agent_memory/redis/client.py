@@ -12,12 +12,12 @@ from redis.exceptions import ResponseError
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
-from agent_memory.redis._guarded import GuardedCalls
+from agent_memory.redis._sync.guarded import GuardedCalls
+from agent_memory.redis._sync.monitor import Monitor
+from agent_memory.redis._sync.pipeline import Pipeline
+from agent_memory.redis._sync.pubsub import PubSub
 from agent_memory.redis.arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
-from agent_memory.redis.monitor import Monitor
-from agent_memory.redis.pipeline import Pipeline
-from agent_memory.redis.pubsub import PubSub
 from agent_memory.redis.transport.blocking import BlockingTransport
 
 if TYPE_CHECKING:

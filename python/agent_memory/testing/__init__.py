@@ -1,13 +1,19 @@
 """
 For tests of code that uses Redis: a private server, a proxy that injects faults, a simulation, a clock moved by hand.
 
-Nothing here is needed in production; `EmbeddedServer` also serves `from_url("embedded://")`.
+Nothing here is needed in production. `EmbeddedServer` and its errors are those of `agent_memory.embedded`.
 """
 
+from agent_memory.embedded import (
+    EmbeddedServer,
+    ServerError,
+    ServerInUseError,
+    ServerNotFoundError,
+    ServerStartError,
+    open_embedded,
+)
 from agent_memory.testing.clock import ManualClock
-from agent_memory.testing.errors import ServerError, ServerInUseError, ServerNotFoundError, ServerStartError
 from agent_memory.testing.proxy import DirectionFaults, FaultProxy, ReplyDrop, RequestCut
-from agent_memory.testing.server import EmbeddedServer, open_embedded
 from agent_memory.testing.simulation import Faults, Simulation, SimulationError
 
 __all__ = [

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeAlias, TypeVar
 
-from agent_memory.testing import _fork
+from agent_memory.embedded import fork
+from agent_memory.embedded.workspace import PortReservation
 from agent_memory.testing._faults import DirectionFaults, ReplyDrop, RequestCut
 from agent_memory.testing._relay import Connection
-from agent_memory.testing._workspace import PortReservation
 
 __all__ = ["Engine", "SocketAddress"]
 
@@ -73,7 +73,7 @@ class Engine:
         except BaseException:
             self._close()
             raise
-        _fork.register(self)
+        fork.register(self)
 
     # From any thread
 

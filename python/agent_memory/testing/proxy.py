@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
+from agent_memory.embedded.errors import ServerError
+from agent_memory.embedded.server import EmbeddedServer
 from agent_memory.testing._engine import Engine, SocketAddress
 from agent_memory.testing._faults import DirectionFaults, ReplyDrop, RequestCut, Then, check_then
 from agent_memory.testing._relay import BUFFER_BYTES
-from agent_memory.testing.errors import ServerError
-from agent_memory.testing.server import EmbeddedServer
 
 __all__ = ["DirectionFaults", "FaultProxy", "ReplyDrop", "RequestCut", "Upstream"]
 

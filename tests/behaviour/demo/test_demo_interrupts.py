@@ -3,10 +3,9 @@
 import signal
 
 import pytest
-
-from agent_memory.demo import __main__ as demo
-from agent_memory.demo import scenes
-from agent_memory.demo.traffic import HungError
+from demo import __main__ as demo
+from demo import scenes
+from demo.traffic import HungError
 
 SAID = "interrupted: the server was stopped, its data removed; no verdict\n"
 

@@ -8,15 +8,13 @@ import pytest
 
 @pytest.mark.parametrize("module", ["agent_memory", "agent_memory.storage.redis_client", "agent_memory.testing"])
 def test_nothing_of_the_demo_is_imported_with_the_package(module):
-    code = (
-        f"import sys, {module}; print([name for name in sys.modules if name.startswith(('rich', 'agent_memory.demo'))])"
-    )
+    code = f"import sys, {module}; print([name for name in sys.modules if name.startswith(('rich', 'demo'))])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_says_what_is_missing_without_rich(tmp_path):
-    code = "import sys; sys.modules['rich'] = None; from agent_memory.demo.__main__ import main; sys.exit(main([]))"
+    code = "import sys; sys.modules['rich'] = None; from demo.__main__ import main; sys.exit(main([]))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )

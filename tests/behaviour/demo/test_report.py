@@ -4,19 +4,18 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-
-from agent_memory.demo.agent import AgentResult, AgentSample, Question
-from agent_memory.demo.agent_ledger import AgentVerdict
-from agent_memory.demo.comparison import LaneResult, percentile
-from agent_memory.demo.drawing import Linear, Logarithmic, polyline_path, round_ticks, step_path
-from agent_memory.demo.figures import digest
-from agent_memory.demo.recorder import Ending, Mark, PhaseSpan, QueuePoint, Recorder, Sample, StateChange
-from agent_memory.demo.report import data_of, render_report
-from agent_memory.demo.scenes import DemoResult
-from agent_memory.demo.settings import DemoSettings
-from agent_memory.demo.verdict import Verdict
-from agent_memory.demo.witness import WitnessResult
-from agent_memory.demo.wording import format_duration_us, format_optional_s
+from demo.agent import AgentResult, AgentSample, Question
+from demo.agent_ledger import AgentVerdict
+from demo.comparison import LaneResult, percentile
+from demo.drawing import Linear, Logarithmic, polyline_path, round_ticks, step_path
+from demo.figures import digest
+from demo.recorder import Ending, Mark, PhaseSpan, QueuePoint, Recorder, Sample, StateChange
+from demo.report import data_of, render_report
+from demo.scenes import DemoResult
+from demo.settings import DemoSettings
+from demo.verdict import Verdict
+from demo.witness import WitnessResult
+from demo.wording import format_duration_us, format_optional_s
 
 SECOND_NS = 1_000_000_000
 NASTY = "key <b>&\"'</script> ]]>"

@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def command(report, *options):
-    return [sys.executable, "-m", "agent_memory.demo", "--report", str(report), *options]
+    return [sys.executable, "-m", "demo", "--report", str(report), *options]
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import redis
+from demo.ledger import CounterLedger, KeyLedger, QueuedWrite, foreign_reply, render_value
+from demo.verdict import judge
 
-from agent_memory.demo.ledger import CounterLedger, KeyLedger, QueuedWrite, foreign_reply, render_value
-from agent_memory.demo.verdict import judge
-from agent_memory.storage.results import StoreStatus
+from agent_memory.recovery.results import StoreStatus
 
 
 @pytest.fixture

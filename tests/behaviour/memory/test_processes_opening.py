@@ -12,9 +12,9 @@ import time
 
 import pytest
 
+from agent_memory.embedded.workspace import lock_data_folder
 from agent_memory.memory import MemorySystem, SqliteSettings, _directory
 from agent_memory.memory.stores.sqlite import _schema
-from agent_memory.testing._workspace import lock_data_folder
 
 WORK = """
 import asyncio, sys, time

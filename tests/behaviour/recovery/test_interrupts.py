@@ -26,7 +26,7 @@ class InterruptAt:
         sys.settrace(None)
 
     def _call(self, frame, event, _argument):
-        is_traced = frame.f_code.co_name in TRACED and frame.f_code.co_filename.endswith("storage/_recovery.py")
+        is_traced = frame.f_code.co_name in TRACED and frame.f_code.co_filename.endswith("recovery/_sync/recovery.py")
         return self._line if is_traced else None
 
     def _line(self, frame, event, _argument):

@@ -9,10 +9,10 @@ import time
 import weakref
 
 import pytest
+from fake_server import FakeServer, bulk, error, integer
 
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.transport.multiplexed import MAX_IN_FLIGHT
-from fake_server import FakeServer, bulk, error, integer
 
 
 def transport_of(client):

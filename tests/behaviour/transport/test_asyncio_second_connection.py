@@ -5,13 +5,13 @@ import time
 
 import pytest
 import redis
+from slow_link import LARGE_VALUE, MIB, FakeAddress, slow_reader, touchy
 
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.exactly_once import ExactlyOnce
 from agent_memory.redis.transport import second as second_module
-from slow_link import LARGE_VALUE, MIB, FakeAddress, slow_reader, touchy
 
 SLOW = 2 * MIB  # bytes a second: the large value takes three
 

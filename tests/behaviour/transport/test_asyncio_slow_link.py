@@ -4,9 +4,9 @@ import asyncio
 import time
 
 import pytest
+from slow_link import LARGE_VALUE, MARGIN_S, MIB, FakeAddress, calls_of, slow_reader, touchy
 
 from agent_memory.errors import RedisTimeoutError
-from slow_link import LARGE_VALUE, MARGIN_S, MIB, FakeAddress, calls_of, slow_reader, touchy
 
 
 def transport_of(client):

@@ -9,8 +9,8 @@ import threading
 import time
 
 import pytest
-
 import servers
+
 from agent_memory import ResilientRedisClient
 from agent_memory.redis import Redis
 

@@ -4,9 +4,9 @@ import threading
 import time
 
 import pytest
+from slow_link import LARGE_VALUE, MARGIN_S, MIB, FakeAddress, calls_of, slow_reader, touchy
 
 from agent_memory.errors import Outcome, RedisTimeoutError
-from slow_link import LARGE_VALUE, MARGIN_S, MIB, FakeAddress, calls_of, slow_reader, touchy
 
 
 def test_a_large_reply_takes_its_time_and_is_asked_for_once(start_server, proxy, connect):

@@ -10,9 +10,9 @@ import time
 
 import pytest
 import redis
+from fake_server import FakeServer, bulk
 
 from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError, RedisUnavailableError
-from fake_server import FakeServer, bulk
 
 MARGIN_S = 1.0
 

@@ -8,8 +8,8 @@ import signal
 import hiredis
 import pytest
 import redis
-
 import servers
+
 from agent_memory.redis import Redis
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 from agent_memory.memory.settings import PostgresSettings
-from agent_memory.memory.stores.postgres._group import GroupCommit
+from agent_memory.memory.stores.postgres._sync.group import GroupCommit
 
 
 class Interruption(BaseException):

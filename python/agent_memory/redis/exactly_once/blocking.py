@@ -16,7 +16,7 @@ from agent_memory._waiting import Line
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
-from agent_memory.redis.exactly_once._fencing import fence, greet
+from agent_memory.redis.exactly_once._sync.fencing import fence, greet
 from agent_memory.redis.exactly_once.multiplexed import conclude_by_reply, keeper_of
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
@@ -25,7 +25,7 @@ from agent_memory.redis.outcomes import is_full
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_memory.redis.exactly_once._fencing import Ask
+    from agent_memory.redis.exactly_once._sync.fencing import Ask
     from agent_memory.redis.exactly_once.mode import Mode
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket, Wrapped
     from agent_memory.redis.plans import Plan

@@ -12,14 +12,14 @@ from agent_memory._core import fence_step, next_step, pack_command
 from agent_memory.errors import ClientClosedError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
-from agent_memory.redis.exactly_once._async_fencing import async_fence, async_greet, kill_at_once, note_offset
+from agent_memory.redis.exactly_once._async.fencing import async_fence, async_greet, kill_at_once, note_offset
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agent_memory.redis.exactly_once._async_fencing import AsyncAsk
+    from agent_memory.redis.exactly_once._async.fencing import AsyncAsk
     from agent_memory.redis.exactly_once.mode import Mode
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket, Wrapped
     from agent_memory.redis.plans import Plan

@@ -7,6 +7,7 @@ import contextlib
 import psycopg
 import pytest
 import pytest_asyncio
+from store_samples import Clock
 
 from agent_memory.memory import PostgresSettings
 from agent_memory.memory.stores.postgres import AsyncPostgresStore, PostgresStore
@@ -14,16 +15,6 @@ from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore, _en
 
 SQLITE, PLANNED, POSTGRES = "sqlite", "sqlite by plan", "postgres"
 SCHEMA = "stores"
-
-
-class Clock:
-    """Microseconds since the epoch; each look at it takes none."""
-
-    def __init__(self):
-        self.now_us = 1_750_000_000_000_000
-
-    def __call__(self):
-        return self.now_us
 
 
 class Database:

@@ -11,9 +11,10 @@ import sys
 import threading
 
 import pytest
+import store_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_samples import WRITER, copy, put
+from store_samples import WRITER, Clock, copy, put
 
 from agent_memory import _core
 from agent_memory._core import MemoryWriter
@@ -21,7 +22,6 @@ from agent_memory.memory import LongTermSettings, MemoryStoreUnavailableError, S
 from agent_memory.memory.stores import Delete, MemoryQuery, Move, Put, WriteStatus
 from agent_memory.memory.stores.sqlite import SqliteStore, _engine, _maintaining
 from agent_memory.memory.stores.sqlite._waiters import Waiter
-from conftest import Clock
 
 APPLIED = WriteStatus.APPLIED
 TABLES = {"agents": 0, "memories": 1, "vectors": None, "memory_tags": 0, "accesses": None, "user_fences": None}
@@ -419,7 +419,7 @@ store.close()
 
 def test_a_child_forked_while_the_writer_is_at_work_ends_in_order(path):
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK, str(path), os.path.dirname(__file__)],
+        [sys.executable, "-W", "ignore", "-c", FORK, str(path), os.path.dirname(store_samples.__file__)],
         check=True,
         capture_output=True,
         text=True,
@@ -510,7 +510,10 @@ print(json.dumps([refused, kept, store._engine._writer.stats()[1]]))
 
 def test_a_full_disk_is_told_to_the_caller_and_what_was_acknowledged_stays(path):
     run = subprocess.run(
-        [sys.executable, "-c", FULL, str(path), os.path.dirname(__file__)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", FULL, str(path), os.path.dirname(store_samples.__file__)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     refused, kept, direct = json.loads(run.stdout)
     assert refused > 0

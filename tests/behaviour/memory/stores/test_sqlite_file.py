@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+import store_samples
 from store_samples import copy, put
 
 from agent_memory.memory import (
@@ -195,7 +196,7 @@ for number in range(1_000_000):
 
 
 def test_what_was_acknowledged_is_there_after_kill_9(path):
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(store_samples.__file__)
     for _ in range(3):
         child = subprocess.Popen([sys.executable, "-c", CRASH, path, here], stdout=subprocess.PIPE, text=True)
         acknowledged = [int(child.stdout.readline()) for _ in range(25)]

@@ -35,6 +35,7 @@ from typing import Any, Final, TypeVar
 
 from agent_memory import _at_fork
 from agent_memory._core import MemoryWriter, PendingWrites
+from agent_memory._progress import AsyncProgress
 from agent_memory.memory.entries import Copy, new_writer
 from agent_memory.memory.errors import (
     MemoryStoreClosedError,
@@ -50,7 +51,6 @@ from agent_memory.memory.stores.sqlite._errors import translated
 from agent_memory.memory.stores.sqlite._reading import Reader
 from agent_memory.memory.stores.sqlite._waiters import AsyncWaiter, Waiter, deliver_all
 from agent_memory.memory.stores.sqlite._writing import apply_operations, load_dictionaries
-from agent_memory.storage._tickets import AsyncProgress
 
 __all__ = ["SqliteEngine"]
 

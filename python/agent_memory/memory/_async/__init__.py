@@ -1,0 +1,1 @@
+"""The agent memory's source: asyncio code, from which the sync twins are generated."""

@@ -1,0 +1,1 @@
+"""The recovery queue of a resilient client, for asyncio."""

@@ -1,0 +1,1 @@
+"""What the drop-in clients have in common, for asyncio."""

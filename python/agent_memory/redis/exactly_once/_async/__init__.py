@@ -1,0 +1,1 @@
+"""Fencing for asyncio."""

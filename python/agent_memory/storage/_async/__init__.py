@@ -1,0 +1,1 @@
+"""The resilient client of the specification, for asyncio."""

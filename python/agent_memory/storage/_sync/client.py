@@ -1,0 +1,575 @@
+# Generated from ../_async/client.py by tools/generate_sync.py: edit that file, not this one.
+
+"""`ResilientRedisClient`: Redis with a circuit breaker, retries, priorities and a recovery queue, for asyncio.
+
+Who does what
+- `.client` is the drop-in Redis (agent_memory.redis) without a guard of its own, or whatever was injected. The
+  methods below run on it, each as one call under this client's guard.
+- Commands that are not listed here go to a drop-in on the same connections that shares the guard; for an injected client
+  they are wrapped here. Either way one call is admitted once.
+- What fails in `store_with_retry` goes to the recovery queue (`.recovery`), which drains when the circuit closes.
+- While the circuit is open, a background probe asks the server whether it is back (not for injected clients).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import redis
+from redis.client import Redis as RedisPy
+from redis.connection import parse_url
+from redis.exceptions import ResponseError
+
+from agent_memory._compat import in_thread, settle, sleep
+from agent_memory._core import Guard
+from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
+from agent_memory.policy import (
+    BreakerSettings,
+    CommandCategory,
+    Priority,
+    RecoveryConfig,
+    RetryPolicy,
+    exponential_backoff,
+)
+from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.recovery._sync.priority import PriorityCommands
+from agent_memory.recovery._sync.recovery import Recovery
+from agent_memory.recovery._sync.writes import StoreResult, Write
+from agent_memory.recovery.results import Health, StoreStatus
+from agent_memory.recovery.summed_warnings import SummedWarnings
+from agent_memory.redis import Redis, private
+from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
+from agent_memory.redis._sync.retry import retry
+from agent_memory.redis.calls import describe
+from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours
+from agent_memory.storage import _check
+from agent_memory.storage._operation import Command, joins_a_call, resilient_operation
+from agent_memory.storage._plans import OperationPlan, OperationPlans
+from agent_memory.storage._sync.commands import ListedCommands
+from agent_memory.storage._sync.foreign import ForeignCommands
+
+if TYPE_CHECKING:
+    from agent_memory.embedded import EmbeddedServer
+
+__all__ = [
+    "ResilientRedisClient",
+    "StoreResult",
+    "CircuitOpenError",
+    "Priority",
+    "RecoveryConfig",
+    "RecoverySettings",
+    "RedisTimeoutError",
+    "RedisUnavailableError",
+    "RetryPolicy",
+    "exponential_backoff",
+    "resilient_operation",
+]
+
+RecoverySettings = RecoveryConfig
+DEFAULT_RECOVERY: Final = RecoveryConfig()
+
+logger: Final = logging.getLogger("agent_memory.storage")
+
+# SPEC's default for asyncio, where commands share one connection and only pub/sub, transactions and blocking commands lease
+# their own; a thread that runs a command needs a connection to itself.
+_DEFAULT_MAX_CONNECTIONS: Final = 100
+_DEADLINE_IN_TIMEOUTS: Final = 2.0
+"""The bound of a whole call, retries and pauses included, as a multiple of `socket_timeout`."""
+
+_OURS: Final = (RedisUnavailableError, RedisTimeoutError)
+_UNBOUNDED_TIMEOUT_S: Final = 5.0
+"""What a call's deadline is reckoned from where `socket_timeout` is None, in seconds."""
+
+
+class ResilientRedisClient(ListedCommands):
+    """A Redis client that stays usable, and stays honest, while its server does not.
+
+    Every command is one call under a circuit breaker, with retries, deadlines and metrics. `store_with_retry` adds
+    priorities and a recovery queue. A command without `init()` connects by itself; `with` does `init()` and `close()`.
+
+    Parameters, the first fifteen in this order, the rest by keyword:
+
+    - `client_name`: names the client in errors, logs and metrics.
+    - `host` ("localhost"), `port` (6379), `db` (0), `password` (None): where the server is.
+    - `socket_timeout` (2.0), `socket_connect_timeout` (2.0): seconds for one answer, for connecting. None waits for ever. A
+      call with its retries ends within twice `socket_timeout`.
+    - `retry_policy` (RetryPolicy(): 3 retries, 1.0 s, doubled): how commands are retried. Only what is safe to repeat is.
+    - `circuit_threshold` (3): consecutive failures that open the circuit.
+    - `circuit_reset_timeout` (300): the longest wait in seconds until a call is let through again; with a probe (below) the
+      circuit closes about as soon as the server answers.
+    - `critical_retry_attempts` (3), `retry_base_delay` (0.5 s), `retry_max_delay` (30.0 s): the immediate retries of
+      `store_with_retry` with Priority.CRITICAL.
+    - `max_connections`: the most connections (asyncio 10, sync 100).
+    - `health_check_interval` (30): seconds, handed to redis-py's connections.
+    - `client`: a redis-py-compatible object to use instead of connecting (a mock, fakeredis, RedisCluster, the drop-in). It
+      stays yours: `close()` leaves it open.
+    - `guard`: a Guard to share with other clients; the circuit's and the retry policy's parameters are then its own.
+    - `probe` (0.75): the longest pause in seconds between two background probes while the circuit is open; None for none.
+    - `recovery` (RecoveryConfig()): bounds, pace and journal of the recovery queue; None for no queue.
+    - `double_await` (False): True makes each listed method give an awaitable that gives the value, for code written as
+      `client.get(key)`.
+    - `connection_name` (None): what the server calls the connections (CLIENT SETNAME), as CLIENT LIST shows it.
+    - `username` (None), `decode_responses` (True), and any other argument of redis-py's client, such as `ssl=True`, except
+      `retry` and `retry_on_error`, for which there is `retry_policy`, and `connection_pool`.
+
+    Raises ValueError or TypeError for an argument outside its rule, an unknown one, and one that would not be used. Methods
+    raise CircuitOpenError (a RedisUnavailableError) while the circuit is open, RedisUnavailableError and RedisTimeoutError
+    when the connection fails (each with `.outcome`), and redis-py's errors for what the server answered; those are logged,
+    without keys or values.
+
+    Any number of threads may share a client, also in several event loops; a child of fork() may go on using it.
+    """
+
+    def __init__(
+        self,
+        client_name: str,
+        host: str = "localhost",
+        port: int = 6379,
+        db: int = 0,
+        password: str | None = None,
+        socket_timeout: float | None = 2.0,
+        socket_connect_timeout: float | None = 2.0,
+        retry_policy: RetryPolicy | None = None,
+        circuit_threshold: int = 3,
+        circuit_reset_timeout: float = 300,
+        critical_retry_attempts: int = 3,
+        retry_base_delay: float = 0.5,
+        retry_max_delay: float = 30.0,
+        max_connections: int = _DEFAULT_MAX_CONNECTIONS,
+        health_check_interval: int = 30,
+        *,
+        client: Any = None,
+        guard: Guard | None = None,
+        probe: float | None = DEFAULT_INTERVAL_S,
+        recovery: RecoveryConfig | None = DEFAULT_RECOVERY,
+        double_await: bool = False,
+        username: str | None = None,
+        decode_responses: bool = True,
+        connection_name: str | None = None,
+        **connection: Any,
+    ) -> None:
+        _check.client_arguments(
+            client_name=client_name,
+            host=host,
+            port=port,
+            db=db,
+            socket_timeout=socket_timeout,
+            socket_connect_timeout=socket_connect_timeout,
+            circuit_threshold=circuit_threshold,
+            circuit_reset_timeout=circuit_reset_timeout,
+            critical_retry_attempts=critical_retry_attempts,
+            retry_base_delay=retry_base_delay,
+            retry_max_delay=retry_max_delay,
+            max_connections=max_connections,
+            health_check_interval=health_check_interval,
+            probe=probe,
+            double_await=double_await,
+            decode_responses=decode_responses,
+            connection_name=connection_name,
+        )
+        _check.policies(retry_policy=retry_policy, guard=guard, recovery=recovery)
+        if connection_name is not None:
+            connection["client_name"] = connection_name
+        secrets = {"username": username, "password": password}
+        _check.connection_arguments(RedisPy, client, connection, secrets, asynchronous=False)
+        self.client_name = client_name
+        self.critical_retry_attempts = critical_retry_attempts
+        self.retry_base_delay = retry_base_delay
+        self.retry_max_delay = retry_max_delay
+        self._double_await = double_await
+        self._warnings = SummedWarnings(logger, client_name)
+        self._server: EmbeddedServer | None = None
+        self._connection = {
+            "host": host,
+            "port": port,
+            "db": db,
+            "username": username,
+            "password": password,
+            "socket_timeout": socket_timeout,
+            "socket_connect_timeout": socket_connect_timeout,
+            "max_connections": max_connections,
+            "health_check_interval": health_check_interval,
+            "decode_responses": decode_responses,
+            **connection,
+        }
+        self._exactly_once: dict[str, Any] = (
+            {} if recovery is None or not recovery.exactly_once else {"exactly_once": True}
+        )
+        self._timeout_s = socket_timeout
+        self._deadline_s = _DEADLINE_IN_TIMEOUTS * (_UNBOUNDED_TIMEOUT_S if socket_timeout is None else socket_timeout)
+        self._policy = ResiliencePolicy(
+            breaker=BreakerSettings(circuit_threshold, circuit_reset_timeout),
+            retry=retry_policy or RetryPolicy(),
+            probe_interval=probe,
+        )
+        self.endpoint = self._endpoint() if client is None else type(client).__name__
+        """host:port or socket path of the server; the class of an injected client."""
+        self._guard = guard or self._policy.make_guard(client_name, self.endpoint)
+        self._plans = OperationPlans(self._guard)
+        self._owned = self._create_redis_client() if client is None else None
+        self._wrap(self._owned if client is None else client)
+        self._prober = self._make_prober(probe)
+        identity = json.dumps([client_name, self.endpoint, db])
+        self.recovery = Recovery(self._guard, recovery, client_name, identity, self._commands)
+
+    # --- the wrapped client -------------------------------------------------------------------------------------------
+
+    def _create_redis_client(self) -> Any:
+        """Makes the client that `.client` will be; a subclass may make another one, which is then taken as injected.
+
+        redis-py's class is looked up by its name at this moment: whatever has been put in its place (a mock) is called in
+        its stead. Raises RedisUnavailableError when making it fails for want of a connection.
+        """
+        factory = redis.Redis
+        try:
+            if factory is RedisPy:
+                return Redis(**self._exactly_once | self._connection, resilience=None)
+            return factory(**self._connection)
+        except ERRORS_OF_CONNECTIONS as error:
+            raise as_ours(error, self.endpoint) from error
+
+    @property
+    def client(self) -> Any:
+        """The wrapped client: the drop-in without a guard of its own, or what was injected.
+
+        Commands on it are not guarded. Assigning injects another one; the one that was connected here is still closed by
+        `close()`.
+        """
+        return self._client
+
+    @client.setter
+    def client(self, wrapped: Any) -> None:
+        self._wrap(wrapped)
+        self.recovery.order(self._commands)
+
+    def _wrap(self, wrapped: Any) -> None:
+        """Binds the wrapped client, and the guarded commands beyond the listed ones."""
+        self._commands: Any
+        self._direct: SimpleNamespace | None = None
+        self._shared = wrapped._shared if isinstance(wrapped, Redis) else None
+        if not isinstance(wrapped, Redis):
+            if type(wrapped) is RedisPy:
+                private.mark_unsent(wrapped.connection_pool)
+            self._client = wrapped
+            self._commands = ForeignCommands(wrapped, self._run)
+            return
+        self._client = wrapped.unguarded()
+        pool = wrapped.connection_pool
+        self._commands = Redis(connection_pool=pool, guard=self._guard, resilience=self._policy)
+        self._commands.leave_retries_to_policy()
+        self._commands.response_callbacks = wrapped.response_callbacks
+        self._commands.subscribers_reconnect = True
+        if type(self)._execute_with_circuit_breaker is ResilientRedisClient._execute_with_circuit_breaker:
+            self._direct = SimpleNamespace(client=self._commands)
+
+    def _make_prober(self, interval_s: float | None) -> Prober | None:
+        if interval_s is None or not isinstance(self._owned, Redis):
+            return None
+        # The view refers to nothing of this client, so the prober does not keep it alive.
+        view = cast(Redis, self._client)
+        return Prober(self._guard, view.ping_afresh, interval_s=interval_s, name=self.client_name)
+
+    def _is_foreign(self) -> bool:
+        return isinstance(self._commands, ForeignCommands)
+
+    def __getattr__(self, name: str) -> Any:
+        """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
+        if name.startswith("_") or "_commands" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._commands, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._client)})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.client_name!r} at {self.endpoint}, circuit {self._guard.state}>"
+
+    def _endpoint(self) -> str:
+        path = self._connection.get("unix_socket_path")
+        return str(path) if path else f"{self._connection['host']}:{self._connection['port']}"
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_url(cls, url: str, client_name: str = "default", **options: Any) -> Self:
+        """A client for `redis://`, `rediss://`, `unix://` (or `valkey://`, `valkeys://`), `embedded://`, `embedded:///path`.
+
+        An embedded server is private to this client: it is started here (which takes a fraction of a second) and stopped by
+        `close()`; with a path its data stays there. `options` are the parameters of the class; those in the URL's query,
+        such as `?socket_timeout=5`, win over them, as in redis-py. `?client_name=` names this client and, as in redis-py,
+        its connections. Raises ValueError for any other URL, and what
+        `agent_memory.embedded.EmbeddedServer` raises.
+        """
+        if not url.startswith("embedded:"):
+            return cls(**{"client_name": client_name, **options, **_arguments_of_url(url)})
+        from agent_memory.embedded import open_embedded  # loaded by those who ask for a server
+
+        address, _, query = url.partition("?")
+        server = open_embedded(address)
+        try:
+            arguments = {**server.connection_kwargs, **_arguments_of_url(f"redis://?{query}")}
+            client = cls(**{"client_name": client_name, **options, **arguments})
+        except BaseException:
+            server.close()
+            raise
+        client._server = server
+        return client
+
+    def init(self) -> bool:
+        """Connects, and returns whether the server answered.
+
+        A server that cannot be reached is no reason to raise: it is logged, counted by the circuit breaker, and the client
+        goes on as it would if the server failed later. Raises what the server answered, such as a wrong password.
+        """
+        self.recovery.reopen()
+        if self._prober is not None:
+            self._prober.reopen()
+        try:
+            self._run("ping", Command(_call_ping, self._client), repeat=False)
+        except _OURS as error:
+            logger.warning("%s: %s", self.client_name, error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Drains the recovery queue (at most `RecoveryConfig.close_timeout` seconds), stops probing, disconnects.
+
+        Stops the embedded server if this client started one; leaves an injected client open. May be called again, and the
+        client may be used again.
+        """
+        self.recovery.close()
+        if self._prober is not None:
+            self._prober.stop()
+        if self._owned is not None:
+            settle(self._owned.close())
+        if self._server is not None:
+            in_thread(self._server.close)
+
+    def __enter__(self) -> Self:
+        self.init()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- the guard ----------------------------------------------------------------------------------------------------
+
+    @property
+    def guard(self) -> Guard:
+        """The guard of this client; pass it as `guard=` to let another client share the circuit."""
+        return self._guard
+
+    @property
+    def state(self) -> str:
+        """The state of the circuit: "closed", "open" or "half_open"."""
+        return self._guard.state
+
+    def stats(self) -> dict[str, Any]:
+        """The guard's figures (state, calls, errors, retries, rejections, latencies) and under "recovery" the queue's."""
+        figures = self._guard.stats() if self._is_foreign() else self._commands.stats()
+        return {**figures, "recovery": self.recovery.stats()}
+
+    def health(self) -> Health:
+        """How the client is doing, from what it knows: sends nothing."""
+        state, retry_after_s = self._guard.state_and_retry_after_s()
+        waiting = self.recovery.stats()
+        return Health(
+            healthy=state == "closed",
+            state=state,
+            retry_after_s=retry_after_s if state == "open" else None,
+            queued=waiting["queued"],
+            dead_letters=waiting["dead_letters"],
+            damaged_records=self.recovery.damaged_records,
+        )
+
+    def _execute_with_circuit_breaker(self, operation_name: str, operation: Callable[[], Any]) -> Any:
+        """Runs `operation` (no arguments) as one guarded call under the name `operation_name`; gives its value.
+
+        What it returns is awaited to any depth. Inside a method decorated with @resilient_operation it joins that method's
+        call. An operation of one's own is repeated only if its name is that of a command that reads: of several writes
+        the first may have been applied when the second fails.
+        """
+        if joins_a_call(self):
+            return settle(operation())
+        return self._run(operation_name, operation, repeat=type(operation) is Command)
+
+    def _run(self, operation_name: str, operation: Callable[[], Any], *, repeat: bool = True) -> Any:
+        plan = self._plans[operation_name]
+        try:
+            permit = plan.admit()
+        except CircuitOpenError as error:
+            self._note_error(operation_name, error)
+            raise
+        try:
+            value = operation()
+        except Exception as error:
+            again = repeat or plan.category is CommandCategory.READ
+            return self._recover(plan, operation, permit, error, self._deadline_s if again else 0.0)
+        except BaseException:
+            plan.abandon(permit)
+            raise
+        plan.success(permit)
+        return value
+
+    def _recover(
+        self, plan: OperationPlan, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
+    ) -> Any:
+        """The first attempt failed with `error`: repeats it as the guard says; returns a value or raises."""
+        endpoint = self.endpoint
+
+        def attempt(permit: int, timeout_s: float | None) -> Any:
+            del permit, timeout_s  # the wrapped client's own timeouts bound it
+            try:
+                return settle(operation())
+            except Exception as again:
+                raise as_ours(again, endpoint) from again
+
+        try:
+            failure = as_ours(error, endpoint)
+            return retry(plan, attempt, permit, failure, deadline_s, shared=self._shared)
+        except Exception as last:
+            if isinstance(last, _OURS):
+                describe(last, self._guard, plan.name)
+            self._note_error(plan.name, last)
+            raise
+
+    def _note_error(self, operation_name: str, error: Exception) -> None:
+        """Looks at an error on its way to the caller: a rejection makes sure of the probe, a foreign error is logged."""
+        if isinstance(error, CircuitOpenError):
+            if self._prober is not None:
+                self._prober.ensure_running()
+        elif not isinstance(error, _OURS):
+            # The text of an error may quote what was stored; its class, and the code a server's error begins with, do not.
+            logger.error("%s: %s failed: %s", self.client_name, operation_name, _describe_without_values(error))
+
+    def _note_rejection(self) -> None:
+        """A write is not even tried because the circuit is open: makes sure of the probe."""
+        if self._prober is not None:
+            self._prober.ensure_running()
+
+    def _note_unkept(self, priority: Priority, error: Exception) -> None:
+        logger.error("%s: a %s write could not be kept, so it was not sent: %s", self.client_name, priority.name, error)
+
+    # --- storing by priority ------------------------------------------------------------------------------------------
+
+    def with_priority(self, priority: Priority) -> PriorityCommands:
+        """Every write command, and pipelines of them, giving an `StoreResult`: `with_priority(Priority.HIGH).set(k, v)`.
+
+        None of them raises for a server that cannot be reached. What a failure leads to is as of `store_with_retry`, except
+        that a write of unknown outcome is repeated only if that leaves the same data (or `exactly_once` is set), and is a dead
+        letter otherwise. A relative expiry counts from the call. Writes of one key never overtake each other, and a plain
+        write of a key that has queued writes waits for those, or raises RedisUnavailableError (NOT_SENT) at its deadline.
+        """
+        return PriorityCommands(self, Priority(priority))
+
+    def store_with_retry(
+        self,
+        agent_id: str | int,
+        state_data: Any,
+        store_func: Callable[[str, Any], Any] | str,
+        priority: Priority = Priority.NORMAL,
+        retry_attempts: int | None = None,
+        base_delay: float | None = None,
+        max_delay: float | None = None,
+    ) -> StoreResult:
+        """Calls `store_func(agent_id, state_data)`; what a failure leads to depends on `priority`.
+
+        - CRITICAL: tried again at once, `retry_attempts` times, after exponential_backoff(attempt, base_delay, max_delay)
+          seconds each; if that fails too it is queued.
+        - HIGH, NORMAL: queued for the background (`.recovery`), HIGH drained first.
+        - LOW: logged and dropped.
+
+        `retry_attempts`, `base_delay` and `max_delay` (seconds) default to the client's. A false value from `store_func` is
+        a failure, as is an error of the connection. Its other errors are logged and raised, whatever the priority. Since a
+        repeated `store_func` may run twice on the server, it should set values rather than change them. With a journal, only
+        a function that is registered (`recovery.register`; pass it or its name) outlives this process.
+
+        Writes of one `agent_id` never overtake each other: calls take turns, and while earlier writes wait in the queue a
+        new one joins them (a LOW one is dropped). An `agent_id` that is a whole number is taken as text, here and by
+        `store_func`.
+
+        Returns a result that is true only when stored; see `.status`, and `.wait()` for a queued one. Raises ValueError
+        for a parameter outside its rule.
+        """
+        attempts = self.critical_retry_attempts if retry_attempts is None else retry_attempts
+        base_delay = self.retry_base_delay if base_delay is None else base_delay
+        max_delay = self.retry_max_delay if max_delay is None else max_delay
+        _check.whole("retry_attempts", attempts, 0)
+        _check.at_least("base_delay", base_delay, 0)
+        _check.at_least("max_delay", max_delay, 0)
+        if isinstance(agent_id, bool) or not isinstance(agent_id, str | int):
+            raise ValueError(f"agent_id must be str or int, got {agent_id!r}")
+        agent_id = agent_id if isinstance(agent_id, str) else str(int(agent_id))
+        name, function = self.recovery.registered(store_func)
+        write = Write(self.client_name, agent_id, state_data, function, Priority(priority))
+        write.name = name
+        with self.recovery.turn(agent_id) as joins:
+            stored = not joins and self._store_now(write, attempts, base_delay, max_delay)
+            if not stored:
+                self._defer(write)
+            if stored or write.result.status is StoreStatus.QUEUED:
+                self.recovery.overtake(agent_id)
+            if stored:
+                return write.result
+        if joins and self._guard.state == "closed":
+            # Only this key's backlog is in the way: wait for it as long as a call may take.
+            write.result.wait(self._deadline_s)
+        return write.result
+
+    def _store_now(self, write: Write, attempts: int, base_delay: float, max_delay: float) -> bool:
+        for attempt in range(1 + (attempts if write.priority is Priority.CRITICAL else 0)):
+            if attempt:
+                sleep(exponential_backoff(attempt - 1, base_delay, max_delay))
+            if write.attempt():
+                write.result._settle(StoreStatus.STORED)
+                return True
+        return False
+
+    def _defer(self, write: Write) -> None:
+        """What becomes of a write that could not be stored now."""
+        if write.priority is Priority.LOW:
+            write.result._settle(StoreStatus.DROPPED)
+        else:
+            self.recovery.put(write)
+        self._warnings.add(f"a {write.priority.name} write {write.result.status}")
+
+
+_TEXT_FLAGS: Final = frozenset({"decode_responses", "double_await", "ssl_validate_ocsp", "ssl_validate_ocsp_stapled"})
+"""Switches that redis-py leaves as text."""
+
+
+def _arguments_of_url(url: str) -> dict[str, Any]:
+    """The arguments of redis-py's client that a URL stands for."""
+    for scheme, alias in (("redis://", "valkey://"), ("rediss://", "valkeys://")):
+        if url.startswith(alias):
+            url = scheme + url[len(alias) :]
+    arguments: dict[str, Any] = dict(parse_url(url))
+    arguments.pop("connection_class", None)
+    for switch in _TEXT_FLAGS.intersection(arguments):
+        arguments[switch] = private.flag_of_text(arguments[switch])
+    if "client_name" in arguments:
+        arguments["connection_name"] = arguments["client_name"]
+    if url.startswith("rediss://"):
+        arguments["ssl"] = True
+    if "path" in arguments:
+        arguments["unix_socket_path"] = arguments.pop("path")
+    return arguments
+
+
+def _call_ping(client: Any) -> Any:
+    return settle(client.ping())
+
+
+def _describe_without_values(error: Exception) -> str:
+    name = type(error).__name__
+    code = str(error).split(" ", 1)[0] if isinstance(error, ResponseError) else ""
+    return f"{name} {code}" if code.isalpha() and code.isupper() else name

@@ -1,0 +1,150 @@
+# Generated from ../_async/commands.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The listed commands of the resilient client: one typed line each, on the unguarded `.client`, under the guard.
+
+Arguments go on exactly as they came, so an injected mock sees the call that was written.
+"""
+
+# What the wrapped client returns is not typed: it may be any redis-py-compatible object.
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from agent_memory._compat import settle
+from agent_memory.storage._operation import resilient_operation
+
+if TYPE_CHECKING:
+    from redis.typing import EncodableT, ExpiryT, FieldT, KeyT, PatternT, ZScoreBoundT
+
+__all__ = ["ListedCommands"]
+
+
+class ListedCommands:
+    """Commands by name. Replies are `str` unless the client was made with `decode_responses=False`.
+
+    Each raises CircuitOpenError, RedisUnavailableError, RedisTimeoutError, or what the server answered.
+    """
+
+    client: Any
+    """The wrapped client; commands on it are not guarded."""
+
+    @resilient_operation("ping")
+    def ping(self) -> bool:
+        """PING: whether the server answers."""
+        return self.client.ping()
+
+    @resilient_operation("get")
+    def get(self, key: KeyT) -> str | None:
+        """GET: the value, None if there is none."""
+        return self.client.get(key)
+
+    @resilient_operation("set")
+    def set(self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Any) -> bool | str | None:
+        """SET: True, or None if a condition kept it from being set; options as redis-py's: ex, px, nx, xx, keepttl, get."""
+        return self.client.set(key, value, *args, **options)
+
+    @resilient_operation("delete")
+    def delete(self, *keys: KeyT) -> int:
+        """DEL: how many keys were deleted."""
+        return self.client.delete(*keys)
+
+    @resilient_operation("exists")
+    def exists(self, *keys: KeyT) -> int:
+        """EXISTS: how many of the keys exist."""
+        return self.client.exists(*keys)
+
+    @resilient_operation("expire")
+    def expire(self, key: KeyT, time: ExpiryT, **options: Any) -> bool:
+        """EXPIRE: whether the key now expires in `time` seconds; options as redis-py's: nx, xx, gt, lt."""
+        return self.client.expire(key, time, **options)
+
+    @resilient_operation("hset")
+    def hset(self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Any) -> int:
+        """HSET: how many fields are new; options as redis-py's: mapping, items."""
+        return self.client.hset(name, key, value, **options)
+
+    @resilient_operation("hget")
+    def hget(self, name: KeyT, key: FieldT) -> str | None:
+        """HGET: the field's value, None if there is none."""
+        return self.client.hget(name, key)
+
+    @resilient_operation("hgetall")
+    def hgetall(self, name: KeyT) -> dict[str, str]:
+        """HGETALL: all fields and values, empty if there is no such hash."""
+        return self.client.hgetall(name)
+
+    @resilient_operation("hset_dict")
+    def hset_dict(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
+        """HSET of several fields: how many of them are new."""
+        return self.client.hset(name, mapping=mapping)
+
+    def hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
+        """HSET of several fields, under its deprecated name: use `hset_dict`."""
+        warnings.warn("hmset is deprecated, use hset_dict", DeprecationWarning, stacklevel=2)
+        return self._hmset(name, mapping)
+
+    @resilient_operation("hmset")
+    def _hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
+        return self.client.hset(name, mapping=mapping)
+
+    @resilient_operation("hdel")
+    def hdel(self, name: KeyT, *keys: FieldT) -> int:
+        """HDEL: how many fields were deleted."""
+        return self.client.hdel(name, *keys)
+
+    @resilient_operation("zadd")
+    def zadd(self, name: KeyT, mapping: Mapping[Any, Any], **options: Any) -> int | float | None:
+        """ZADD: how many members are new; options as redis-py's: nx, xx, ch, incr, gt, lt."""
+        return self.client.zadd(name, mapping, **options)
+
+    @resilient_operation("zrange")
+    def zrange(self, name: KeyT, start: int, end: int, *args: Any, **options: Any) -> list[Any]:
+        """ZRANGE: the members by rank; options as redis-py's: desc, withscores, score_cast_func, byscore, …"""
+        return self.client.zrange(name, start, end, *args, **options)
+
+    @resilient_operation("zrangebyscore")
+    def zrangebyscore(self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Any) -> list[Any]:
+        """ZRANGEBYSCORE: the members by score; options as redis-py's: start, num, withscores, score_cast_func."""
+        return self.client.zrangebyscore(name, min, max, *args, **options)
+
+    @resilient_operation("zrem")
+    def zrem(self, name: KeyT, *values: EncodableT) -> int:
+        """ZREM: how many members were removed."""
+        return self.client.zrem(name, *values)
+
+    @resilient_operation("zcard")
+    def zcard(self, name: KeyT) -> int:
+        """ZCARD: how many members the sorted set has."""
+        return self.client.zcard(name)
+
+    def scan_iter(self, match: PatternT | None = None, count: int | None = None, **options: Any) -> Iterator[str]:
+        """SCAN: all keys that match, each page one guarded call; a key may come twice, as Redis says.
+
+        An injected client's own `scan_iter` is collected in one guarded call instead.
+        """
+        if self._is_foreign():
+            for key in settle(self._scan_all(match, count, **options)):
+                yield key
+            return
+        cursor: Any = 0
+        while True:
+            cursor, keys = settle(self._scan(cursor, match, count, **options))
+            for key in keys:
+                yield key
+            if not cursor:
+                return
+
+    @resilient_operation("scan")
+    def _scan(self, cursor: int, match: Any, count: int | None, **options: Any) -> Any:
+        return self.client.scan(cursor, match=match, count=count, **options)
+
+    @resilient_operation("scan")
+    def _scan_all(self, match: Any, count: int | None, **options: Any) -> Any:
+        return list(self.client.scan_iter(match=match, count=count, **options))
+
+    def _is_foreign(self) -> bool:
+        raise NotImplementedError

@@ -1,0 +1,202 @@
+# Generated from ../_async/test_conditions.py by tools/generate_sync.py: edit that file, not this one.
+
+"""Conditions, keys, expiry, export and import, as callers of the memory system meet them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent_memory.memory import MemoryDeletedError, MemorySettings, MemorySystem
+
+AGENT = "agent"
+OVER_S = 1e-6
+"""A life that is over when the store has it."""
+
+EMPTY = {
+    "user_id": None,
+    "session_id": None,
+    "namespace": (),
+    "tags": (),
+    "since": None,
+    "until": None,
+    "memory_types": [],
+}
+EMPTY_QUERIES = EMPTY | {
+    "any_tags": set(),
+    "attributes": {},
+    "tiers": (),
+    "key": None,
+    "step_from": None,
+    "min_importance": None,
+}
+
+
+@pytest.fixture
+def memory(tmp_path):
+    with MemorySystem(tmp_path / "memory", redis=None) as opened:
+        yield opened
+
+
+def collect(iterator):
+    return list(iterator)
+
+
+@pytest.mark.parametrize("name", EMPTY_QUERIES)
+def test_a_condition_that_restricts_nothing_is_refused(memory, name):
+    memory.store(AGENT, "ann likes tea", user_id="ann")
+    given = {name: EMPTY_QUERIES[name]}
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        memory.forget(AGENT, **given)
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        memory.forget(AGENT, dry_run=True, step_to=3, **given)  # beside one that restricts
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        memory.count(AGENT, **given)
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        collect(memory.query(AGENT, **given))
+    if name in EMPTY:
+        with pytest.raises(ValueError, match=f"{name} must not be empty"):
+            memory.retrieve(AGENT, "tea", **given)
+    assert memory.count(AGENT) == 1
+
+
+@pytest.mark.parametrize("conditions", [{}, {"order_by": "seq"}, {"descending": True}, {"namespace_exact": False}])
+def test_forgetting_without_a_condition_is_refused(memory, conditions):
+    memory.store(AGENT, "a")
+    with pytest.raises(ValueError, match=r"delete_agent\(\)"):
+        memory.forget(AGENT, **conditions)
+    assert memory.count(AGENT) == 1
+
+
+def test_forgetting_takes_every_condition(memory):
+    memory.store(AGENT, "root")
+    memory.store(AGENT, "below", namespace=["n"])
+    assert memory.forget(AGENT, namespace=(), namespace_exact=True) == 1
+    assert [entry.content for entry in collect(memory.query(AGENT))] == ["below"]
+    with pytest.raises(TypeError, match="limit"):
+        memory.forget(AGENT, user_id="ann", limit=1)
+    assert memory.forget(AGENT, namespace=["n"], order_by="importance", descending=True) == 1
+
+
+def test_collections_may_be_lists_and_sets(memory):
+    memory.store(AGENT, "tea", tags=["t"], namespace=["n"], memory_type="fact")
+    for words in ({"tags": ["t"]}, {"namespace": ["n"]}, {"memory_types": {"fact"}}, {"any_tags": ["t", "u"]}):
+        assert memory.count(AGENT, **words) == 1
+        assert len(collect(memory.query(AGENT, **words))) == 1
+        if "any_tags" not in words:
+            assert len(memory.retrieve(AGENT, "tea", **words)) == 1
+    for name in ("tags", "memory_types", "namespace"):
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            memory.count(AGENT, **{name: "text"})
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            memory.retrieve(AGENT, "tea", **{name: "text"})
+    assert memory.forget(AGENT, tags=["t"]) == 1
+
+
+@pytest.mark.parametrize("nothing", [None, [], ()])
+def test_a_filter_without_a_value_is_refused_by_name(memory, nothing):
+    memory.store(AGENT, "tea", metadata={"user": "ann"})
+    with pytest.raises(ValueError, match="'user'"):
+        memory.retrieve(AGENT, "tea", filters={"user": nothing})
+
+
+def test_no_user_means_the_memories_without_a_user(memory):
+    memory.store(AGENT, "hers", key="home", user_id="ann")
+    assert memory.get_by_key(AGENT, "home") is None
+    memory.store(AGENT, "nobody's", key="home")
+    assert memory.get_by_key(AGENT, "home").content == "nobody's"
+    assert memory.get_by_key(AGENT, "home", user_id="ann").content == "hers"
+
+
+def test_what_has_expired_is_gone_everywhere(memory):
+    kept = memory.store(AGENT, "kept")
+    over = memory.store(AGENT, "one-time code", key="otp", namespace=("codes",), user_id="ann", ttl_s=OVER_S)
+    turned = memory.store(AGENT, "another code", key="otp2")
+    memory.update(AGENT, turned, ttl_s=OVER_S)
+    for memory_id in (over, turned):
+        assert memory.get(AGENT, memory_id) is None
+        with pytest.raises(KeyError):
+            memory.update(AGENT, memory_id, importance=0.1)
+    assert memory.get_by_key(AGENT, "otp", ("codes",), user_id="ann") is None
+    assert memory.get_by_key(AGENT, "otp2") is None
+    assert [one.namespace for one in memory.namespaces(AGENT)] == [()]
+    assert memory.count(AGENT) == memory.short_term.count(AGENT) == 1
+    assert [entry.id for entry in collect(memory.query(AGENT))] == [kept]
+    assert [entry.id for entry in memory.history(AGENT)] == [kept]
+    assert [entry.id for entry in memory.retrieve(AGENT, "code", now=0.0)] == []
+    assert len(list(memory.export(AGENT))) == 1
+    assert memory.forget(AGENT, user_id="ann") == 0
+    assert memory.delete(AGENT, over) is False
+    assert memory.delete(AGENT, over) is False
+    assert memory.delete(AGENT, kept) is True
+    assert memory.delete(AGENT, kept) is False
+
+
+def test_the_idempotency_key_of_what_is_gone_is_refused(memory):
+    gone = memory.store(AGENT, "first", idempotency_key="i")
+    memory.delete(AGENT, gone)
+    over = memory.store(AGENT, "first", idempotency_key="j", ttl_s=OVER_S)
+    for key, memory_id in (("i", gone), ("j", over)):
+        with pytest.raises(MemoryDeletedError) as refused:
+            memory.store(AGENT, "again", idempotency_key=key)
+        assert refused.value.memory_id == memory_id
+    assert memory.maintain().expired == 1
+    with pytest.raises(MemoryDeletedError):
+        memory.store_many(AGENT, [{"content": "again", "idempotency_key": "j"}])
+    assert memory.count(AGENT) == 0
+
+
+def test_an_import_keeps_idempotency_keys_and_deduplication(memory, tmp_path):
+    first = [
+        memory.store(AGENT, "likes tea", deduplicate=True),
+        memory.store(AGENT, "order 7", idempotency_key="request-7", user_id="ann"),
+    ]
+    memory.store(AGENT, "code", ttl_s=1_000.0)
+    lines = list(memory.export(AGENT))
+    lines[2] = json.dumps(json.loads(lines[2]) | {"expires_at": 1.0})
+    with MemorySystem(tmp_path / "other", redis=None) as other:
+        report = other.import_(lines)
+        assert (report, report.unchanged, report.skipped) == (2, 0, {"expired": 1})
+        again = [
+            other.store(AGENT, "likes tea", deduplicate=True),
+            other.store(AGENT, "order 7", idempotency_key="request-7", user_id="ann"),
+        ]
+        assert again == first
+        report = other.import_(lines[:2])
+        assert (report, report.unchanged, report.skipped) == (0, 2, {})
+
+
+def test_an_import_says_what_it_skipped(memory):
+    ids = [memory.store(AGENT, f"memory {n}", idempotency_key=f"i{n}") for n in range(4)]
+    lines = list(memory.export(AGENT))
+    memory.delete(AGENT, ids[0])
+    memory.update(AGENT, ids[1], content="newer")
+    foreign = json.dumps(json.loads(lines[2]) | {"agent_id": "other"})
+    report = memory.import_([*lines, foreign])
+    assert (report, report.unchanged) == (0, 2)
+    assert report.skipped == {"deleted": 1, "outdated": 1, "foreign": 1}
+    assert repr(report) == "ImportReport(0, unchanged=2, skipped={'deleted': 1, 'outdated': 1, 'foreign': 1})"
+    memory.delete_agent(AGENT)
+    assert memory.import_(lines).skipped == {"erased": 4}
+    assert memory.count(AGENT) == 0
+    report = memory.import_([*lines, foreign], new_ids=True)
+    assert (report, report.skipped) == (5, {})
+    restored = collect(memory.query(AGENT))
+    assert sorted(entry.content for entry in restored) == [f"memory {n}" for n in range(4)]
+    assert not {entry.id for entry in restored} & set(ids)
+    assert {round(entry.created_at, 3) for entry in restored} == {
+        round(json.loads(line)["created_at"], 3) for line in lines
+    }
+    assert memory.count("other") == 1
+
+
+def test_deduplication_by_setting_leaves_keys_alone(tmp_path):
+    with MemorySystem(tmp_path, redis=None, config=MemorySettings(deduplicate=True)) as memory:
+        memory.store(AGENT, "open", key="ticket-1")
+        memory.store(AGENT, "closed", key="ticket-2")
+        memory.store(AGENT, "open", key="ticket-2")
+        assert memory.get_by_key(AGENT, "ticket-2").content == "open"
+        plain = memory.store(AGENT, "open")
+        assert memory.store(AGENT, "open") == plain
+        assert memory.count(AGENT) == 3

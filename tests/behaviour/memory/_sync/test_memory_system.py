@@ -1,0 +1,1045 @@
+# Generated from ../_async/test_memory_system.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The memory system on a real server and a real database: what is stored is found, wherever it lives and whoever is away."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import agent_memory.memory as package
+from agent_memory._compat import gather, in_thread, sleep, spawn
+from agent_memory.memory import (
+    DurabilityError,
+    IndexSettings,
+    IntermediateSettings,
+    MaintenanceSettings,
+    MemoryConflictError,
+    MemoryId,
+    MemorySchemaError,
+    MemorySettings,
+    MemoryStoreUnavailableError,
+    MemorySystem,
+    ShortTermSettings,
+    SyncSettings,
+    Tier,
+)
+from agent_memory.memory.settings import SqliteSettings
+from agent_memory.memory.stores.sqlite import SqliteStore
+from agent_memory.policy import Priority
+from agent_memory.redis import Redis
+from agent_memory.scoring import ScoreWeights
+
+AGENT = "agent: 1/ü"
+
+
+class AbsentableStore:
+    """A store that can be told to be away, as one whose database cannot be reached."""
+
+    def __init__(self, store):
+        self._store = store
+        self.is_away = False
+
+    def __getattr__(self, name):
+        found = getattr(self._store, name)
+        if self.is_away and name not in ("open", "close"):
+            return self._refuse
+        return found
+
+    def _refuse(self, *args, **options):
+        raise MemoryStoreUnavailableError("the database is away")
+
+
+@pytest.fixture
+def open_memory(valkey, tmp_path):
+    """A factory of memory systems on one server and one folder: open_memory(**options)."""
+    with contextlib.ExitStack() as opened:
+
+        def open_one(folder="memory", **options):
+            client = opened.enter_context(Redis(**valkey.connection_kwargs))
+            memory = MemorySystem(tmp_path / folder, **{"redis": client} | options)
+            return opened.enter_context(memory)
+
+        yield open_one
+
+
+@pytest.fixture
+def memory(open_memory):
+    return open_memory()
+
+
+@pytest.fixture
+def divided(open_memory, tmp_path):
+    """A memory system and the store whose absence can be told."""
+    (tmp_path / "memory").mkdir()
+    store = AbsentableStore(SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    return open_memory(store=store), store
+
+
+def collect(iterator):
+    return list(iterator)
+
+
+def until(condition):
+    """Waits for a condition, given as a function; the test's own timeout bounds it."""
+    while not condition():
+        sleep(0.01)
+
+
+def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_conditions(memory):
+    lisbon = memory.store(
+        AGENT,
+        "The user lives in Lisbon.",
+        importance=0.8,
+        embedding=[1.0, 0.0, 0.0],
+        memory_type="fact",
+        step=3,
+        timestamp=1.7e9,
+        metadata={"source": "chat", "nested": {"a": [1]}},
+        tags=["home", "city"],
+        namespace=("users", "a/b"),
+        user_id="u1",
+        session_id="s1",
+    )
+    rain = memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp=1.7e9 + 60)
+    other = memory.store("somebody else", "The user lives in Porto.", embedding=[1.0, 0.0, 0.0])
+
+    weighted = memory.retrieve(
+        AGENT,
+        "rain",
+        embedding=[1.0, 0.0, 0.0],
+        weights=ScoreWeights(similarity=1.0, lexical=1.0, importance=0.5, recency=0.0),
+    )
+    parts = {entry.id: entry.score_parts for entry in weighted}
+    assert parts[lisbon] == {"similarity": 1.0, "lexical": 0.0, "importance": 0.8}
+    assert parts[rain]["lexical"] > 0.0
+    assert parts[rain] == {"similarity": 0.0, "lexical": parts[rain]["lexical"], "importance": 0.5}
+    (alone,) = memory.retrieve(AGENT, embedding=[0.0, 1.0, 0.1], k=1)
+    assert alone.score_parts == {"similarity": alone.score}
+    entry = memory.get(AGENT, lisbon)
+    by_words = memory.retrieve(AGENT, "Where does the user live?")
+    by_vector = memory.retrieve(AGENT, embedding=[0.0, 1.0, 0.1], k=1)
+    by_both = memory.retrieve(AGENT, "rain", embedding=[1.0, 0.0, 0.0], k=5)
+    filtered = memory.retrieve(
+        AGENT,
+        embedding=[0.0, 1.0, 0.0],
+        filters={"source": "chat"},
+        tags=["city"],
+        namespace=("users",),
+        user_id="u1",
+        session_id="s1",
+        memory_types=("fact",),
+        since=1.6e9,
+        until=1.7e9 + 1,
+    )
+
+    assert isinstance(lisbon, MemoryId)
+    assert lisbon.durability == "sql"
+    assert entry.version == lisbon.version
+    assert (entry.content, entry.importance, entry.memory_type, entry.step) == (
+        "The user lives in Lisbon.",
+        0.8,
+        "fact",
+        3,
+    )
+    assert (entry.metadata, entry.tags) == ({"source": "chat", "nested": {"a": [1]}}, ("home", "city"))
+    assert (entry.namespace, entry.user_id, entry.session_id) == (("users", "a/b"), "u1", "s1")
+    assert np.array_equal(entry.embedding, np.array([1, 0, 0], dtype=np.float32))
+    assert [found.id for found in by_words] == [lisbon]
+    assert by_words[0].score > 0
+    assert [found.id for found in by_vector] == [rain]
+    assert {found.id for found in by_both} == {lisbon, rain}
+    assert [found.id for found in filtered] == [lisbon]
+    assert memory.get(AGENT, other) is None
+    assert memory.get(AGENT, "no such id") is None
+    assert [found.id for found in memory.query(AGENT, since=1.7e9, until=1.7e9 + 1)] == [lisbon]
+    assert [found.id for found in memory.query(AGENT, step_from=1, step_to=3)] == [lisbon]
+    assert [found.id for found in memory.query(AGENT, min_importance=0.7, tags=("home",))] == [lisbon]
+    assert [found.id for found in memory.history(AGENT)] == [lisbon, rain]
+    assert memory.count(AGENT) == 2
+    assert memory.short_term.count(AGENT) == 2
+    assert memory.long_term.count(AGENT) == 0
+
+
+def test_the_tiers_work_on_every_kind_of_server(server, tmp_path):
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client) as memory,
+    ):
+        clean = memory.store(AGENT, "clean", embedding=[1.0, 0.0])
+        dirty = memory.store(AGENT, "dirty", embedding=[0.0, 1.0], durability="redis")
+        memory._copies.flush()
+        found = memory.retrieve(AGENT, embedding=[1.0, 0.5], k=2)
+        report = memory.maintain()
+
+        assert [entry.id for entry in found] == [clean, dirty]
+        assert (report.sync.synced, report.sync.beaten) == (1, 0)
+        assert memory.stats()["loader"]["loaded"] == 0
+        assert memory.count(AGENT) == 2
+
+
+def test_bytes_and_json_come_back_as_they_were(memory):
+    for content in (b"\x00\xff", {"a": [1, None, "ü"]}, 7, None, ""):
+        stored = memory.store(AGENT, content)
+        assert memory.get(AGENT, stored).content == content
+
+
+def test_what_is_wrong_is_refused_before_anything_is_written(memory):
+    for arguments, error in (
+        ({"importance": 1.5}, ValueError),
+        ({"ttl_s": 0}, ValueError),
+        ({"embedding": [float("nan")]}, ValueError),
+        ({"durability": "paper"}, ValueError),
+        ({"tags": "home"}, TypeError),
+    ):
+        with pytest.raises(error):
+            memory.store(AGENT, "x", **arguments)
+    with pytest.raises(ValueError, match="without"):
+        memory.store_many(AGENT, [{"content": "x"}, {"importance": 0.5}])
+    with pytest.raises(ValueError, match="arguments of store"):
+        memory.store_many(AGENT, [{"content": "x", "color": "red"}])
+    assert memory.count(AGENT) == 0
+
+
+def test_an_update_is_a_new_version_over_the_one_that_was_named(memory):
+    first = memory.store(AGENT, "one", tags=["kept"], embedding=[1.0, 2.0])
+    memory.retrieve(AGENT, "one")
+
+    second = memory.update(AGENT, first, content="two", if_version=first.version)
+    with pytest.raises(MemoryConflictError):
+        memory.update(AGENT, first, content="three", if_version=first.version)
+    with pytest.raises(KeyError):
+        memory.update(AGENT, "no such id", content="x")
+
+    entry = memory.get(AGENT, first)
+    assert second.version > first.version
+    assert (entry.content, entry.tags, entry.version) == ("two", ("kept",), second.version)
+    assert entry.embedding is None  # it belonged to the old content
+    assert not any(found.is_match for found in memory.retrieve(AGENT, "one"))
+    assert [found.content for found in memory.retrieve(AGENT, "two")] == ["two"]
+
+
+def test_updates_of_one_memory_by_many_are_none_of_them_lost(memory):
+    stored = memory.store(AGENT, "x", metadata={"count": 0})
+
+    def add():
+        for _ in range(5):
+            while True:
+                entry = memory.get(AGENT, stored)
+                try:
+                    count = entry.metadata["count"] + 1
+                    memory.update(AGENT, stored, metadata={"count": count}, if_version=entry.version)
+                    break
+                except MemoryConflictError:
+                    pass
+
+    gather(*(spawn(add) for _ in range(4)))
+
+    assert memory.get(AGENT, stored).metadata == {"count": 20}
+
+
+def test_what_is_deleted_stays_deleted(memory, open_memory):
+    stored = memory.store(AGENT, "secret")
+    other = open_memory()
+    assert other.get(AGENT, stored).content == "secret"
+
+    assert memory.delete(AGENT, stored) is True
+    assert memory.delete(AGENT, stored) is False
+
+    assert memory.get(AGENT, stored) is None
+    assert other.get(AGENT, stored) is None
+    assert memory.retrieve(AGENT, "secret") == []
+    with pytest.raises(KeyError):
+        memory.update(AGENT, stored, content="again")
+
+
+def test_keys_and_idempotency_keys_and_equal_contents_name_one_memory(memory):
+    first = memory.store(AGENT, "blue", key="color")
+    second = memory.store(AGENT, "green", key="color")
+    once = memory.store(AGENT, "x", idempotency_key="k")
+    again = memory.store(AGENT, "x", idempotency_key="k")
+    equal = [memory.store(AGENT, "same", deduplicate=True) for _ in range(2)]
+
+    assert first == second
+    assert memory.get_by_key(AGENT, "color").content == "green"
+    assert memory.get(AGENT, first).content == "green"
+    assert once == again
+    assert equal[0] == equal[1]
+    assert memory.count(AGENT) == 3
+
+
+def test_a_process_sees_what_another_one_stores(memory, open_memory):
+    other = open_memory()
+    memory.store(AGENT, "The first one.")
+    assert len(other.retrieve(AGENT, "first second")) == 1
+
+    second = memory.store(AGENT, "The second one.")
+    first = memory.retrieve(AGENT, "first")[0].id
+
+    def is_seen():
+        return len(other.retrieve(AGENT, "first second")) == 2
+
+    until(is_seen)
+    memory.update(AGENT, second, content="Something else.")
+    assert other.get(AGENT, second).content == "Something else."
+    memory.delete(AGENT, first)
+
+    def is_gone():
+        return not any(entry.is_match for entry in other.retrieve(AGENT, "first second"))
+
+    until(is_gone)
+
+
+def test_reading_writes_nothing_and_what_was_used_is_counted_in_batches(memory):
+    stored = memory.store(AGENT, "used", importance=0.9)
+    for _ in range(3):
+        memory.get(AGENT, stored)
+
+    assert memory.get(AGENT, stored).importance == 0.9
+    assert memory.maintain().accesses == 1
+    assert memory.get(AGENT, stored).version == stored.version
+
+
+def test_what_expires_is_not_found_any_more(memory):
+    stored = memory.store(AGENT, "a lighthouse", ttl_s=0.05)
+    kept = memory.store(AGENT, "another lighthouse", ttl_s=1_000)
+
+    def is_gone():
+        return memory.get(AGENT, stored) is None
+
+    until(is_gone)
+    assert [entry.id for entry in memory.retrieve(AGENT, "lighthouse")] == [kept]
+    assert memory.maintain().expired == 1
+
+
+def test_with_redis_away_everything_goes_on_and_redis_catches_up(start_server, tmp_path):
+    server = start_server(transport="tcp")
+    with (
+        Redis(**server.connection_kwargs, socket_timeout=2) as client,
+        MemorySystem(tmp_path, redis=client) as memory,
+    ):
+        before = memory.store(AGENT, "stored before", embedding=[1.0, 0.0])
+        deleted = memory.store(AGENT, "deleted meanwhile")
+        assert len(memory.retrieve(AGENT, "stored deleted")) == 2
+
+        server.kill()
+        meanwhile = memory.store(AGENT, "stored meanwhile", embedding=[0.0, 1.0])
+        memory.update(AGENT, before, content="changed meanwhile")
+        memory.delete(AGENT, deleted)
+        found = memory.retrieve(AGENT, "meanwhile")
+        health = memory.health()
+        promised_more = memory.store(AGENT, "asked for less", durability="redis")
+
+        server.start()
+
+        def is_healthy():
+            return memory.health() == "healthy"
+
+        until(is_healthy)
+        memory.sync()
+        contents = {entry.content for entry in memory.retrieve(AGENT, "stored changed asked meanwhile")}
+
+    assert health == "degraded"
+    assert {entry.id for entry in found} == {before, meanwhile}
+    assert promised_more.durability == "sql"
+    assert contents == {"stored meanwhile", "changed meanwhile", "asked for less"}
+
+
+def test_with_sql_away_redis_accepts_what_may_degrade_and_sql_gets_it_later(divided):
+    memory, store = divided
+    before = memory.store(AGENT, "stored before")
+    deleted = memory.store(AGENT, "deleted meanwhile")
+    assert len(memory.retrieve(AGENT, "stored deleted")) == 2
+
+    store.is_away = True
+    with pytest.raises(DurabilityError):
+        memory.store(AGENT, "not accepted")
+    with pytest.raises(DurabilityError):
+        memory.store(AGENT, "critical", degrade=True, priority=Priority.CRITICAL)
+    meanwhile = memory.store(AGENT, "stored meanwhile", degrade=True)
+    changed = memory.update(AGENT, before, content="changed meanwhile", degrade=True)
+    assert memory.delete(AGENT, deleted, degrade=True) is True
+    found = {entry.content for entry in memory.retrieve(AGENT, "stored changed deleted meanwhile")}
+    with pytest.raises(MemoryStoreUnavailableError):
+        memory.get(AGENT, "unknown")
+    assert memory.health() == "degraded"
+    unsynced = memory.stats()["redis"]["dirty_bytes"]
+
+    store.is_away = False
+
+    def is_healthy():
+        return memory.health() == "healthy"
+
+    until(is_healthy)
+    report = memory.sync()
+
+    assert (meanwhile.durability, changed.durability) == ("redis", "redis")
+    assert found == {"stored meanwhile", "changed meanwhile"}
+    assert unsynced > 0
+    assert (report.synced, report.beaten, report.remaining) == (3, 0, False)
+    assert {entry.content for entry in memory.query(AGENT)} == found
+    assert {entry.content for entry in memory.retrieve(AGENT, "stored changed deleted meanwhile")} == found
+    assert memory.stats()["redis"]["dirty_bytes"] == 0
+
+
+def test_with_both_away_a_write_is_refused(start_server, tmp_path):
+    server = start_server(transport="tcp")
+    store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client, store=store) as memory,
+    ):
+        memory.store(AGENT, "x")
+        server.kill()
+        store.is_away = True
+        for arguments in ({}, {"degrade": True}, {"durability": "redis"}):
+            with pytest.raises(DurabilityError):
+                memory.store(AGENT, "y", **arguments)
+        assert memory.health() == "down"
+
+
+JOURNALLED = MemorySettings(journal=True)
+
+
+def test_with_both_away_the_journal_keeps_what_may_degrade_until_sql_has_it(start_server, tmp_path):
+    server = start_server(transport="tcp")
+    store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client, store=store, config=JOURNALLED) as memory,
+    ):
+        here = memory.store(AGENT, "stored before", durability="journal")
+        changed = memory.store(AGENT, "left alone")
+        gone = memory.store(AGENT, "to be deleted")
+        assert len(memory.retrieve(AGENT, "stored deleted left")) == 3
+        server.kill()
+        store.is_away = True
+        kept = memory.store(AGENT, "stored meanwhile", durability="journal", embedding=None)
+        degraded = memory.store(AGENT, "stored by degrading", degrade=True)
+        assert memory.get(AGENT, kept).content == "stored meanwhile"
+        with pytest.raises(MemoryStoreUnavailableError):
+            memory.update(AGENT, changed, content="it cannot be read, so it cannot be changed", degrade=True)
+        again = memory.update(AGENT, kept, content="changed meanwhile", degrade=True)
+        assert memory.delete(AGENT, gone, degrade=True)
+        for arguments in ({}, {"durability": "redis"}, {"degrade": True, "priority": Priority.CRITICAL}):
+            with pytest.raises(DurabilityError):
+                memory.store(AGENT, "y", **arguments)
+        found = {entry.content for entry in memory.retrieve(AGENT, "stored changed meanwhile degrading deleted")}
+        held = memory.stats()["journal"]["entries"]
+
+        store.is_away = False
+        sleep(0.3)  # an absence is remembered for a quarter of a second
+        report = memory.sync()
+
+        assert [here.durability, kept.durability, degraded.durability] == ["sql", "journal", "journal"]
+        assert again.durability == "journal"
+        assert again.version > kept.version
+        assert found == {"changed meanwhile", "stored by degrading"}
+        assert held == 3
+        assert report.synced == 3
+        assert memory.stats()["journal"] == {"entries": 0, "bytes": 0}
+        after = {entry.content for entry in memory.query(AGENT)}
+        assert after == {"stored before", "left alone", "changed meanwhile", "stored by degrading"}
+        assert {entry.content for entry in memory.retrieve(AGENT, "stored changed left degrading meanwhile")} == after
+        assert memory.get(AGENT, gone) is None
+
+
+def test_what_the_journal_holds_reaches_sql_with_the_next_write_and_loses_to_what_is_greater(open_memory, tmp_path):
+    (tmp_path / "memory").mkdir()
+    store = AbsentableStore(SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    memory = open_memory(redis=None, store=store, config=JOURNALLED)
+    other = open_memory(redis=None, store=SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    stored = memory.store(AGENT, "first")
+    memory.retrieve(AGENT, "first")
+    store.is_away = True
+    memory.delete(AGENT, memory.store(AGENT, "brief", degrade=True), degrade=True)
+    memory.store(AGENT, "kept", degrade=True)
+    assert other.update(AGENT, stored, content="second").durability == "sql"
+    store.is_away = False
+    sleep(0.3)  # an absence is remembered for a quarter of a second
+
+    memory.store(AGENT, "next")
+
+    def is_empty():
+        return not memory.stats()["journal"]["entries"]
+
+    until(is_empty)
+    assert {entry.content for entry in other.query(AGENT)} == {"second", "kept", "next"}
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_successor_brings_a_killed_process_journal_into_sql(tmp_path):
+    code = f"""
+import os, signal
+from agent_memory.memory import MemorySettings, MemoryStoreUnavailableError, MemorySystem
+
+class Away:
+    def __getattr__(self, name):
+        def refuse(*args, **options):
+            if name not in ("open", "close"):
+                raise MemoryStoreUnavailableError("away")
+        return refuse
+
+system = MemorySystem({os.fspath(tmp_path)!r}, redis=None, store="sqlite:///{tmp_path}/memories.sqlite",
+                      config=MemorySettings(journal=True))
+system._make_store = Away
+with system as memory:
+    for number in range(20):
+        print(memory.store("a", f"memory {{number}}", durability="journal"), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = in_thread(run_python, code)
+    ids = done.stdout.split()
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(ids) == 20
+
+    options = {"redis": None, "store": f"sqlite:///{tmp_path}/memories.sqlite", "config": JOURNALLED}
+    with MemorySystem(tmp_path, **options) as memory:
+        found = {entry.id: entry.content for entry in memory.query("a")}
+        assert memory.stats()["journal"]["entries"] == 0
+    assert found == {memory_id: f"memory {number}" for number, memory_id in enumerate(ids)}
+    with MemorySystem(tmp_path, **options) as memory:
+        assert memory.count("a") == 20
+
+
+def test_what_the_journal_holds_is_bounded_and_asked_for_only_where_there_is_one(open_memory, tmp_path):
+    (tmp_path / "memory").mkdir()
+    store = AbsentableStore(SqliteStore(tmp_path / "memory" / "memories.sqlite"))
+    settings = MemorySettings(journal=True, sync=SyncSettings(max_unsynced_bytes=3_000))
+    memory = open_memory(redis=None, store=store, config=settings)
+    store.is_away = True
+    memory.store(AGENT, "x" * 2_000, durability="journal")
+    with pytest.raises(DurabilityError, match="max_unsynced_bytes"):
+        memory.store(AGENT, "x" * 2_000, durability="journal")
+    without = open_memory(folder="other", redis=None)
+    with pytest.raises(ValueError, match="journal=True"):
+        without.store(AGENT, "x", durability="journal")
+    with pytest.raises(ValueError, match="journal=True"):
+        MemorySettings(default_durability="journal")
+
+
+def test_what_redis_alone_has_is_not_called_absent_while_it_is_away(start_server, tmp_path):
+    server = start_server(transport="tcp", path=tmp_path / "redis")
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client) as memory,
+    ):
+        memory.store(AGENT, "whatever")
+        memory.retrieve(AGENT, "whatever")
+        stored = memory.store(AGENT, "in Redis alone", durability="redis")
+        server.kill()
+        with pytest.raises(MemoryStoreUnavailableError, match="Redis is away"):
+            memory.get(AGENT, stored)
+        # Another process may have stored it there.
+        with pytest.raises(MemoryStoreUnavailableError, match="Redis is away"):
+            memory.get(AGENT, "nowhere")
+        server.start()
+
+        def is_back():
+            with contextlib.suppress(MemoryStoreUnavailableError):
+                return memory.get(AGENT, stored)
+
+        until(is_back)
+        assert memory.get(AGENT, "nowhere") is None
+
+
+def test_a_server_that_may_evict_is_no_place_for_what_sql_does_not_hold(start_server, tmp_path):
+    server = start_server(config={"maxmemory-policy": "allkeys-lru"})
+    store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
+    with (
+        Redis(**server.connection_kwargs) as client,
+        MemorySystem(tmp_path, redis=client, store=store) as memory,
+    ):
+        safer = memory.store(AGENT, "x", durability="redis")
+        store.is_away = True
+        with pytest.raises(DurabilityError, match="allkeys-lru"):
+            memory.store(AGENT, "y", durability="redis")
+
+    assert safer.durability == "sql"
+
+
+def test_what_waits_for_sql_is_bounded(divided, open_memory):
+    _, store = divided
+    settings = MemorySettings(sync=SyncSettings(max_unsynced_bytes=1_000))
+    bounded = open_memory(store=store, config=settings)
+    store.is_away = True
+
+    bounded.store(AGENT, "x" * 2_000, durability="redis")
+    with pytest.raises(DurabilityError, match="max_unsynced_bytes"):
+        bounded.store(AGENT, "y", durability="redis")
+
+
+def test_memories_move_from_tier_to_tier_and_stay_what_they_are(open_memory):
+    settings = MemorySettings(
+        short_term=ShortTermSettings(max_entries=20),
+        intermediate=IntermediateSettings(max_entries=30, min_importance=0.2),
+        maintenance=MaintenanceSettings(pause_s=0, batch_entries=7),
+    )
+    memory = open_memory(config=settings)
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(100, 8)).astype(np.float32)
+    ids = memory.store_many(
+        AGENT,
+        [{"content": f"memory number {n} " * 9, "importance": 0.1 if n % 10 == 0 else 0.6} for n in range(100)],
+        embeddings=vectors,
+    )
+
+    report = memory.maintain()
+
+    tiers = [tier.count(AGENT) for tier in (memory.short_term, memory.intermediate, memory.long_term)]
+    assert tiers == [20, 30, 50]
+    assert report.moved == {"STM to IM": 72, "STM to LTM": 8, "IM to LTM": 42}
+    for n in (0, 30, 95):
+        entry = memory.get(AGENT, ids[n])
+        assert (entry.content, entry.version) == (f"memory number {n} " * 9, ids[n].version)
+        assert np.array_equal(entry.embedding, vectors[n])
+        assert [found.id for found in memory.retrieve(AGENT, embedding=vectors[n], k=1)] == [ids[n]]
+    assert {entry.tier for entry in memory.long_term.query(AGENT)} == {Tier.LTM}
+
+
+def test_batches_of_a_thousand_are_synchronised_and_moved_though_no_script_takes_so_many(open_memory):
+    settings = MemorySettings(
+        short_term=ShortTermSettings(max_entries=1),
+        sync=SyncSettings(batch_entries=1_000),
+        maintenance=MaintenanceSettings(batch_entries=1_000, pause_s=0),
+    )
+    memory = open_memory(config=settings)
+    for n in range(1_100):
+        memory.store(AGENT, f"memory {n}", durability="redis")
+
+    report = memory.maintain()
+
+    assert (report.sync.synced, report.sync.remaining) == (1_100, False)
+    assert report.moved == {"STM to IM": 1_099, "STM to LTM": 0, "IM to LTM": 0}
+    assert [tier.count(AGENT) for tier in (memory.short_term, memory.intermediate)] == [1, 1_099]
+    assert memory.stats()["redis"]["dirty_entries"] == 1_100  # as the round found them
+    assert memory.sync().synced == 0
+    assert memory.stats()["redis"]["dirty_entries"] == 0
+
+
+def test_the_sync_service_works_in_the_background_and_stops(open_memory):
+    settings = MemorySettings(sync=SyncSettings(interval_s=0.02), maintenance=MaintenanceSettings(interval_s=0.02))
+    memory = open_memory(config=settings)
+    memory.start()
+    stored = memory.store(AGENT, "accepted by Redis", durability="redis")
+
+    def is_synced():
+        return memory.count(AGENT) == 1
+
+    until(is_synced)
+    memory.stop()
+
+    assert stored.durability == "redis"
+    assert memory.stats()["service"]["failures"] == 0
+    assert memory.get(AGENT, stored).version == stored.version
+
+
+def test_an_index_starts_from_a_snapshot_and_the_feed(open_memory, tmp_path):
+    settings = MemorySettings(index=IndexSettings(snapshot_entries=50))
+    memory = open_memory(config=settings)
+    vectors = np.random.default_rng(1).normal(size=(60, 8)).astype(np.float32)
+    ids = memory.store_many(AGENT, [{"content": f"word{n}"} for n in range(60)], embeddings=vectors)
+    memory.retrieve(AGENT, "word1")
+    assert memory.maintain().snapshots == 1
+    memory.delete(AGENT, ids[0])
+    memory.update(AGENT, ids[1], content="changed")
+
+    fresh = open_memory(config=settings)
+    assert not any(entry.is_match for entry in fresh.retrieve(AGENT, "word0 word1"))
+    assert [entry.id for entry in fresh.retrieve(AGENT, "changed")] == [ids[1]]
+    assert [entry.id for entry in fresh.retrieve(AGENT, embedding=vectors[7], k=1)] == [ids[7]]
+    assert fresh.stats()["index"]["loads"] == 1
+    assert fresh.rebuild_indices(AGENT) == 59
+    assert list((tmp_path / "memory" / "snapshots").iterdir()) == []
+
+
+def test_the_least_recently_used_index_goes_where_memory_is_short(open_memory):
+    memory = open_memory(config=MemorySettings(index=IndexSettings(max_bytes=4_000)))
+    for agent_id in ("a", "b", "c"):
+        memory.store_many(agent_id, [{"content": f"word {n}"} for n in range(5)])
+    for agent_id in ("a", "b", "c", "a"):
+        assert len(memory.retrieve(agent_id, "word", k=10)) == 5
+
+    stats = memory.stats()["index"]
+    assert stats["evicted"] > 0
+    assert stats["agents"] < 3
+
+
+def test_export_and_import_keep_ids_and_versions(memory, open_memory):
+    memory.store_many(AGENT, [{"content": f"text {n}", "tags": ["t"], "step": n} for n in range(3)])
+    memory.store(AGENT, b"\xff", embedding=[1.0, 2.0], metadata={"a": 1}, namespace=("x",))
+    lines = list(memory.export(AGENT))
+    other = open_memory("another", redis=None)
+
+    assert other.import_(lines) == 4
+    assert other.import_(lines) == 0
+    assert list(other.export(AGENT)) == lines
+    assert [json.loads(line)["version"] for line in lines] == [e.version for e in memory.query(AGENT, order_by="seq")]
+    with pytest.raises(ValueError, match="lines must be"):
+        other.import_(["{}"])
+
+
+def test_forgetting_and_erasing(memory):
+    memory.store_many(AGENT, [{"content": f"text {n}", "importance": n / 10, "user_id": "u"} for n in range(10)])
+    memory.store("other", "text", user_id="u")
+    memory.retrieve(AGENT, "text")
+
+    assert memory.forget(AGENT, max_importance=0.2, dry_run=True) == 3
+    assert memory.forget(AGENT, max_importance=0.2) == 3
+    assert memory.count(AGENT) == 7
+    with pytest.raises(ValueError, match="conditions"):
+        memory.forget(AGENT)
+    assert memory.delete_user("u") == 8
+    assert memory.retrieve(AGENT, "text") == []
+    memory.store(AGENT, "text again")
+    assert memory.delete_agent(AGENT) >= 1
+    assert memory.count(AGENT) == 0
+    assert memory.retrieve(AGENT, "text") == []
+
+
+def test_an_erased_user_is_not_read_while_the_erasure_goes_on(memory):
+    ours = memory.store(AGENT, "text of theirs", user_id="u")
+    others = memory.store(AGENT, "text of others", user_id="v")
+    dirty = memory.store(AGENT, "text for Redis", user_id="u", durability="redis")
+    assert len(memory.retrieve(AGENT, "text")) == 3
+    store = memory._copies.store
+    erase, seen = store.erase, []
+
+    def look(kind, name):
+        seen.append([memory.get(AGENT, one) for one in (ours, dirty)])
+        seen.append([entry.id for entry in memory.retrieve(AGENT, "text")])
+        return erase(kind, name)
+
+    store.erase = look
+    assert memory.delete_user("u") == 2
+    assert seen == [[None, None], [others]]
+    assert memory.get(AGENT, others).content == "text of others"
+    assert [entry.id for entry in memory.retrieve(AGENT, "text")] == [others]
+
+
+def test_texts_are_embedded_where_there_is_an_embedder(open_memory):
+    def embed(texts):
+        return [[float(len(text)), 1.0] for text in texts]
+
+    memory = open_memory(embed=embed)
+    short = memory.store(AGENT, "a")
+    (long,) = memory.store_many(AGENT, [{"content": "a" * 50}])
+
+    found = memory.retrieve(AGENT, "b" * 40, k=1, weights=ScoreWeights(lexical=0))
+    memory.update(AGENT, short, content="a" * 30)
+
+    assert found[0].id == long
+    assert memory.get(AGENT, short).embedding[0] == 30
+
+
+def test_texts_come_first_and_vectors_later(memory):
+    memory.store(AGENT, "words only")
+    assert len(memory.retrieve(AGENT, "words")) == 1
+    stored = memory.store(AGENT, "with a vector", embedding=[1.0, 0.0])
+
+    assert memory.retrieve(AGENT, embedding=[1.0, 0.0], k=1)[0].id == stored
+    assert len(memory.retrieve(AGENT, "words")) == 1
+
+
+def test_misses_are_loaded_once_and_absence_is_remembered(memory):
+    stored = memory.store(AGENT, "x")
+    memory._copies.flush()
+    memory._copies.tier.client.flushall()
+
+    gets = [spawn(memory.get, AGENT, stored) for _ in range(20)]
+    found = gather(*gets)
+    for _ in range(5):
+        assert memory.get(AGENT, "nowhere") is None
+
+    loader = memory.stats()["loader"]
+    assert {entry.content for entry in found} == {"x"}
+    assert loader["absent_hits"] >= 1
+
+
+def start_python(code):
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_whoever_misses_the_server_of_an_owner_that_was_killed_owns_the_next_one(tmp_path):
+    code = f"""
+import sys
+from agent_memory.memory import MemorySystem
+with MemorySystem({os.fspath(tmp_path)!r}) as memory:
+    print(memory.store("a", "in the owner's Redis", durability="redis"), flush=True)
+    sys.stdin.read()
+"""
+    owner = start_python(code)
+    try:
+        stored = in_thread(owner.stdout.readline).strip()
+        with MemorySystem(tmp_path) as heir, MemorySystem(tmp_path) as other:
+            assert heir.get("a", stored).content == "in the owner's Redis"
+            assert other.get("a", stored).content == "in the owner's Redis"
+            owner.kill()
+            in_thread(owner.wait)
+            meanwhile = heir.store("a", "meanwhile")
+
+            def reaches_redis(memory):
+                with contextlib.suppress(DurabilityError, MemoryStoreUnavailableError):
+                    return memory.store("a", "x", durability="redis").durability == "redis"
+
+            until(lambda: reaches_redis(heir))
+            until(lambda: reaches_redis(other))
+            assert [memory._directory.server is not None for memory in (heir, other)].count(True) == 1
+            for memory in (heir, other):
+                assert memory.get("a", stored).content == "in the owner's Redis"
+                assert memory.get("a", meanwhile).content == "meanwhile"
+            heir.sync()
+            assert heir.get("a", stored).content == "in the owner's Redis"
+    finally:
+        owner.kill()
+        owner.wait()
+        owner.stdin.close()
+        owner.stdout.close()
+
+
+def test_the_owners_server_comes_back_when_it_was_killed(tmp_path):
+    with MemorySystem(tmp_path) as memory:
+        stored = memory.store("a", "kept by both", durability="redis")
+        memory._directory.server.kill()
+
+        def is_found():
+            with contextlib.suppress(MemoryStoreUnavailableError):
+                return memory.get("a", stored)
+
+        until(is_found)
+        assert memory.get("a", stored).content == "kept by both"
+
+
+def test_a_child_of_fork_opens_anew_and_disturbs_nobody(tmp_path):
+    with MemorySystem(tmp_path, config=JOURNALLED) as memory:
+        before = memory.store("a", "the parent's")
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = _in_child(memory, before)
+            finally:
+                os._exit(status)
+        _, status = in_thread(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        after = memory.store("a", "the parent's again")
+        assert memory.get("a", after).content == "the parent's again"
+        assert {entry.content for entry in memory.query("a")} == {
+            "the parent's",
+            "the child's",
+            "the parent's again",
+        }
+        assert memory.health() == "healthy"
+
+
+def _in_child(inherited, before):
+    """0 where the inherited system works beside the parent's, and so does one that is made here."""
+    seen = _use(inherited, before)
+    with package.MemorySystem(inherited._directory.path) as memory:
+        memory.store("a", "the child's")
+        found = memory.get("a", before)
+    return 0 if seen == found.content == "the parent's" else 1
+
+
+def _use(inherited, before):
+    found = inherited.get("a", before)
+    assert inherited.stats()["redis"]["here"]
+    inherited.close()
+    return found.content
+
+
+def test_the_default_system_has_a_server_of_its_own_and_keeps_what_was_stored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with MemorySystem() as memory:
+        stored = memory.store("a", "kept", durability="redis")
+        attached = MemorySystem()
+        with attached:
+            assert attached.get("a", stored).content == "kept"
+        assert os.stat("agent_memory/server.json").st_mode & 0o077 == 0
+    with MemorySystem() as memory:
+        assert memory.get("a", stored).content == "kept"
+        assert memory.sync().synced == 1
+        assert memory.count("a") == 1
+
+
+def test_a_new_content_has_no_old_vector(open_memory):
+    own = open_memory()
+    note = own.store(AGENT, "lives in Lisbon", embedding=[1.0, 0.0, 0.0])
+    own.update(AGENT, note, content="has a cat", embedding=[0.0, 1.0, 0.0])
+    assert own.retrieve(AGENT, embedding=[0.0, 1.0, 0.0])[0].similarity == pytest.approx(1.0)
+    own.update(AGENT, note, importance=0.9)
+    assert own.get(AGENT, note).embedding is not None  # the content is the same
+    own.update(AGENT, note, content={"fact": "has a dog"})
+    assert own.get(AGENT, note).embedding is None
+
+
+def test_of_equal_memories_the_newer_comes_first(open_memory):
+    memory = open_memory()
+    memory.store(AGENT, "The colour is blue.", timestamp=1.70e9)
+    memory.store(AGENT, "The colour is green.", timestamp=1.75e9)
+    found = memory.retrieve(AGENT, "What is the colour?", k=1)
+    assert [entry.content for entry in found] == ["The colour is green."]
+
+
+def test_relevance_is_comparable_between_calls(open_memory):
+    memory = open_memory()
+    memory.store("alone", "The user lives in Rome.", embedding=[1.0, 0.0])
+    memory.store("two", "The user likes green tea.", embedding=[1.0, 0.0])
+    memory.store("two", "The user drinks coffee.", embedding=[0.6, 0.8])
+    exact = memory.retrieve("alone", "The user lives in Rome.", embedding=[1.0, 0.0])[0]
+    best, other = memory.retrieve("two", "zebra tea", embedding=[0.8, -0.6])
+    assert exact.relevance == exact.score > 0.9 > best.relevance > other.relevance >= 0.0
+    assert [exact.similarity, best.similarity, other.similarity] == pytest.approx([1.0, 0.8, 0.0], abs=1e-6)
+    assert memory.retrieve("two", "zebra tea", embedding=[0.8, -0.6], min_relevance=0.9) == []
+    with pytest.raises(ValueError, match=r"min_relevance must be in 0\.\.1, got 2"):
+        memory.retrieve("two", "tea", min_relevance=2)
+
+
+def test_a_question_without_any_match_gives_what_is_recent_and_important(open_memory):
+    memory = open_memory()
+    memory.store(AGENT, "Bob: hello", importance=0.1, timestamp=1.6e9)
+    memory.store(AGENT, "The user is called Ann.", importance=1.0)
+    found = memory.retrieve(AGENT, "Who am I?", k=1)
+    assert [(entry.content, entry.is_match, entry.relevance) for entry in found] == [
+        ("The user is called Ann.", False, 0.0)
+    ]
+    assert memory.retrieve(AGENT, "Who am I?", min_relevance=0.01) == []
+
+
+def test_a_reranker_orders_the_best_of_the_pool(open_memory):
+    memory = open_memory()
+    for number in range(6):
+        memory.store(AGENT, f"tea {number}")
+
+    def prefer(text, entries):
+        assert (text, len(entries)) == ("tea", 6)
+        return [int(entry.content[-1] == "2") for entry in entries]
+
+    best = memory.retrieve(AGENT, "tea", k=2, rerank=prefer)[0]
+    assert (best.content, best.score) == ("tea 2", 1.0)
+    with pytest.raises(ValueError, match="rerank must return 6 finite scores, got 1"):
+        memory.retrieve(AGENT, "tea", rerank=lambda _, __: [1.0])
+    with pytest.raises(ValueError, match="rerank must be a callable"):
+        memory.retrieve(AGENT, embedding=[1.0], rerank=prefer)
+
+
+@pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp": 1.7e9}])
+def test_the_order_of_storing_is_the_step_of_a_session(open_memory, given):
+    memory = open_memory()
+    turns = [
+        "Ann: What did you name your new puppy?", "Bob: Biscuit! She is asleep on my feet.", "Ann: Did you fix the sink?",
+        "Bob: Yes, with tape and hope.", "Ann: How was the puppy show?", "Bob: Long. I fell asleep.",
+    ]  # fmt: skip
+    memory.store_many(AGENT, [{"content": turn, "session_id": "s", **given} for turn in turns])
+    found = memory.retrieve(AGENT, "What is the name of Bob's new puppy?", k=3)
+    assert turns[1] in [entry.content for entry in found]
+
+
+TURNS = [
+    "Ann: What did you name your new puppy?", "Bob: Biscuit! She is asleep on my feet.", "Ann: Did you fix the sink?",
+    "Bob: Yes, with tape and hope.", "Ann: How was the puppy show?", "Bob: Long. I fell asleep.", "Ann: See ya!",
+]  # fmt: skip
+
+
+def test_a_session_is_found_alike_however_it_was_stored(open_memory, tmp_path):
+    """By `store` or `store_many`, with steps or in its order; also after a change, and from SQL in another process."""
+    found = {}
+    for way in ("store", "store_many", "steps"):
+        memory = open_memory(tmp_path / way, redis=None)
+        entries = [
+            {"content": turn, "session_id": "s", **({"step": step} if way == "steps" else {})}
+            for step, turn in enumerate(TURNS)
+        ]
+        ids = []
+        for part in [[entry] for entry in entries] if way == "store" else [entries]:
+            ids += [memory.store(AGENT, **part[0])] if way == "store" else memory.store_many(AGENT, part)
+        for moment in ("stored", "changed", "opened"):
+            if moment == "changed":
+                memory.update(AGENT, ids[1], importance=0.9)
+                memory.update(AGENT, ids[4], importance=0.1)
+            elif moment == "opened":
+                memory.close()
+                memory = open_memory(tmp_path / way, redis=None)
+            for question in ("What is the name of Bob's new puppy?", "Who fell asleep at the show?"):
+                answer = memory.retrieve(AGENT, question, k=len(TURNS))
+                found[way, moment, question] = [(entry.content, round(entry.relevance, 9)) for entry in answer]
+    for (way, moment, question), answer in found.items():
+        assert answer == found["steps", "stored", question], (way, moment)
+
+
+def test_forgetting_many_is_one_commit_and_others_see_it(open_memory):
+    # On a busy machine a transaction may reach the time at which it is divided.
+    memory = open_memory(config=MemorySettings(sqlite=SqliteSettings(max_transaction_s=60.0)))
+    memory.store_many(AGENT, [{"content": f"tea {number}", "tags": [str(number % 2)]} for number in range(300)])
+    (kept, gone) = list(memory.query(AGENT, limit=2))
+    assert memory.get(AGENT, gone.id) is not None  # it is in Redis, too
+    before = memory.stats()["store"]["transactions"]
+    assert memory.forget(AGENT, tags=["1"]) == 150
+    assert memory.stats()["store"]["transactions"] == before + 1
+    assert memory.forget(AGENT, tags=["1"]) == 0
+    assert memory.count(AGENT) == 150
+    assert (memory.get(AGENT, gone.id), memory.get(AGENT, kept.id).content) == (None, "tea 0")
+    assert len(memory.retrieve(AGENT, "tea", k=300)) == 150
+
+
+def test_memories_of_one_call_are_in_their_order(open_memory):
+    memory = open_memory()
+    memory.store_many(AGENT, [{"content": f"tea {number}"} for number in range(20)])
+    assert [entry.content for entry in memory.history(AGENT)] == [f"tea {number}" for number in range(20)]
+    newest = [entry.content for entry in memory.retrieve(AGENT, "tea", k=5)]
+    assert newest == [f"tea {number}" for number in range(19, 14, -1)]
+
+
+def test_an_unknown_language_is_refused_where_it_is_set():
+    with pytest.raises(ValueError, match=r"language must be one of .*, got 'klingon'"):
+        IndexSettings(language="klingon")
+
+
+def test_filters_match_any_element_of_a_list_and_know_no_operators(open_memory):
+    memory = open_memory()
+    memory.store(AGENT, "tea", metadata={"topics": ["drinks", "food"], "year": 2024})
+    memory.store(AGENT, "tea", metadata={"topics": ["cars"], "year": 2024})
+    assert len(memory.retrieve(AGENT, "tea", filters={"topics": "drinks"})) == 1
+    assert len(memory.retrieve(AGENT, "tea", filters={"topics": ["food", "cars"]})) == 2
+    assert memory.retrieve(AGENT, "tea", filters={"topics": "boats"}) == []
+    with pytest.raises(TypeError, match="there are no operators"):
+        memory.retrieve(AGENT, "tea", filters={"year": {"$gt": 2000}})
+
+
+def test_files_are_for_this_user_alone_in_whatever_folder(open_memory, tmp_path):
+    home = tmp_path / "memory"
+    home.mkdir(mode=0o755)
+    (home / "memories.sqlite").touch(mode=0o644)  # as earlier versions made it
+    memory = open_memory(home, redis=None, config=MemorySettings(index=IndexSettings(snapshot_entries=1)))
+    memory.store(AGENT, "secret")
+    memory.retrieve(AGENT, "secret")
+    assert memory.maintain().snapshots == 1
+    modes = {path.name: path.stat().st_mode & 0o777 for path in home.rglob("*") if path.is_file()}
+    assert len(modes) >= 3
+    assert set(modes.values()) == {0o600}, modes
+
+
+def test_what_is_no_file_of_this_user_is_refused(open_memory, tmp_path):
+    home = tmp_path / "memory"
+    home.mkdir()
+    os.mkfifo(home / "memories.sqlite")
+    with pytest.raises(MemorySchemaError, match="must be a regular file"):
+        open_memory(home, redis=None)
+
+
+def test_a_url_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="path must be a folder, got a URL") as caught:
+        MemorySystem("postgresql://user:secret@db.example/agents")
+    assert "secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

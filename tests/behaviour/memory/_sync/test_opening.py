@@ -1,0 +1,174 @@
+# Generated from ../_async/test_opening.py by tools/generate_sync.py: edit that file, not this one.
+
+"""A memory system opens by itself when it is first used: once, whole or not at all, and not after it was closed."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent_memory._compat import Event, gather, sleep, spawn
+from agent_memory.memory import (
+    MemorySettings,
+    MemoryStoreClosedError,
+    MemoryStoreUnavailableError,
+    MemorySystem,
+)
+from agent_memory.memory.stores.sqlite import SqliteStore
+
+JOURNALLED = MemorySettings(journal=True)
+
+
+class Watched:
+    """A store that counts how often it is opened and closed, and fails to open as often as it is told to."""
+
+    def __init__(self, path, failures=0):
+        self._store = SqliteStore(path)
+        self.failures = failures
+        self.opened = self.closed = 0
+        self.is_opening = Event()
+        self.may_open = Event()
+        self.may_open.set()
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def open(self):
+        self.opened += 1
+        self.is_opening.set()
+        self.may_open.wait()
+        if self.failures:
+            self.failures -= 1
+            raise MemoryStoreUnavailableError("the database is away")
+        self._store.open()
+
+    def close(self):
+        self.closed += 1
+        self._store.close()
+
+
+@pytest.fixture
+def watched(tmp_path):
+    (tmp_path / "memory").mkdir()
+    return Watched(tmp_path / "memory" / "memories.sqlite")
+
+
+def drained(iterator):
+    return list(iterator)
+
+
+USES = {
+    "store": lambda memory: memory.store("a", "x"),
+    "store_many": lambda memory: memory.store_many("a", [{"content": "x"}]),
+    "get": lambda memory: memory.get("a", "none"),
+    "get_by_key": lambda memory: memory.get_by_key("a", "none"),
+    "delete": lambda memory: memory.delete("a", "none"),
+    "retrieve": lambda memory: memory.retrieve("a", "x"),
+    "query": lambda memory: drained(memory.query("a")),
+    "query of a tier": lambda memory: drained(memory.short_term.query("a")),
+    "history": lambda memory: memory.history("a"),
+    "count": lambda memory: memory.count("a"),
+    "namespaces": lambda memory: memory.namespaces("a"),
+    "forget": lambda memory: memory.forget("a", user_id="u"),
+    "delete_agent": lambda memory: memory.delete_agent("a"),
+    "delete_user": lambda memory: memory.delete_user("u"),
+    "export": lambda memory: drained(memory.export("a")),
+    "import_": lambda memory: memory.import_([]),
+    "sync": lambda memory: memory.sync(),
+    "maintain": lambda memory: memory.maintain(),
+    "rebuild_indices": lambda memory: memory.rebuild_indices("a"),
+    "stats": lambda memory: memory.stats(),
+    "health": lambda memory: memory.health(),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=list(USES))
+def test_every_first_use_opens_the_system_and_none_after_it_was_closed(use, tmp_path):
+    memory = MemorySystem(tmp_path / "memory", redis=None)
+    assert not (tmp_path / "memory").exists()
+    use(memory)
+    assert memory.health() == "healthy"
+    memory.close()
+    with pytest.raises(MemoryStoreClosedError, match="was closed"):
+        use(memory)
+    with memory:
+        use(memory)
+
+
+def test_the_default_system_needs_nothing_to_be_called_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    memory = MemorySystem()
+    stored = memory.store("agent", "likes tea", durability="redis")
+    assert stored.durability == "redis"
+    assert [entry.content for entry in memory.retrieve("agent", "tea")] == ["likes tea"]
+    memory.close()
+    assert memory._directory.server is None
+
+
+def test_many_at_once_share_one_opening(watched, tmp_path):
+    memory = MemorySystem(tmp_path / "memory", redis=None, store=watched)
+    watched.may_open.clear()
+    calls = [spawn(memory.store, "a", f"{number}") for number in range(30)]
+    calls.append(spawn(memory.open))
+    watched.is_opening.wait()
+    watched.may_open.set()
+    gather(*calls)
+    assert (watched.opened, memory.count("a")) == (1, 30)
+    memory.close()
+    assert watched.closed == 1
+
+
+def test_an_opening_that_fails_leaves_nothing_and_the_next_use_tries_again(watched, tmp_path):
+    watched.failures = 2
+    memory = MemorySystem(tmp_path / "memory", store=watched, config=JOURNALLED)
+    for _ in range(2):
+        with pytest.raises(MemoryStoreUnavailableError):
+            memory.store("a", "x")
+        assert memory._directory.server is None
+        assert not (tmp_path / "memory" / "server.json").exists()
+    stored = memory.store("a", "x", durability="redis")
+    assert (stored.durability, watched.opened) == ("redis", 3)
+    memory.close()
+    with MemorySystem(tmp_path / "memory", config=JOURNALLED) as successor:
+        assert successor.get("a", stored).content == "x"
+        assert successor._directory.server is not None
+
+
+def test_all_who_wait_for_an_opening_learn_that_it_failed(watched, tmp_path):
+    watched.failures = 1
+    watched.may_open.clear()
+    memory = MemorySystem(tmp_path / "memory", redis=None, store=watched)
+    calls = [spawn(memory.count, "a") for _ in range(5)]
+    watched.is_opening.wait()
+    while memory._opening.waiting < 5:
+        sleep(0.001)
+    watched.may_open.set()
+    for call in calls:
+        with pytest.raises(MemoryStoreUnavailableError):
+            call.result()
+    assert watched.opened == 1
+    assert memory.count("a") == 0
+    memory.close()
+
+
+def test_close_waits_for_an_opening_and_keeps_the_system_closed(watched, tmp_path):
+    watched.may_open.clear()
+    memory = MemorySystem(tmp_path / "memory", redis=None, store=watched)
+    opening = spawn(memory.open)
+    watched.is_opening.wait()
+    closing = spawn(memory.close)
+    while not memory._is_closed:
+        sleep(0.001)
+    watched.may_open.set()
+    gather(opening, closing)
+    assert (watched.opened, watched.closed) == (1, 1)
+    with pytest.raises(MemoryStoreClosedError):
+        memory.count("a")
+
+
+def test_start_opens_again_what_was_closed(tmp_path):
+    memory = MemorySystem(tmp_path / "memory", redis=None)
+    memory.close()
+    memory.start()
+    assert memory.store("a", "x")
+    assert memory.stats()["service"]["running"]
+    memory.close()

@@ -1,0 +1,206 @@
+# Generated from ../_async/test_redis_tier.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The copies in Redis: the scripts against the model that the simulation runs on, on every kind of server."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import redis.exceptions
+from memory_model import LIFETIME, ModelRedis, rules_without
+
+from agent_memory.memory._sync.redis_tier import RedisTier, bucket_of
+from agent_memory.memory.entries import Tier, make_copy, tombstone_of
+from agent_memory.memory.rules import Stamp
+from agent_memory.redis import Redis
+
+AGENT = "agent: 1/ü"
+FLOORS = f"{{b{bucket_of(AGENT):04d}}}:v:agent%3A%201%2F%C3%BC"
+LETTERS = {"ok": "o", "held": "h", "floor": "f", "epoch": "e", "deleted": "d", "conflict": "c"}
+
+
+def copy_of(memory, stamp, agent_id=AGENT, content=None):
+    if stamp.deleted:
+        return tombstone_of(memory, agent_id, stamp.version, stamp.writer)
+    return make_copy(
+        agent_id,
+        content or f"{memory} {stamp.version} {stamp.writer}",
+        memory_id=memory,
+        timestamp=1.7e9,
+        created_us=1,
+        writer=stamp.writer,
+        version=stamp.version,
+        embedding=[1.0, 2.0, 3.0],
+    )
+
+
+@pytest.fixture
+def tier(server):
+    with Redis(**server.connection_kwargs) as client:
+        yield RedisTier(client)
+
+
+class Both:
+    """The model and the server, given the same commands."""
+
+    def __init__(self, tier, seed):
+        self.tier, self.random = tier, random.Random(seed)
+        self.model = ModelRedis(rules_without())
+        self.epochs = {None: "0" * 40}
+        self.clock = 1_000_000
+
+    def stamp(self, deleted=False):
+        # Close to each other, so that equal and older ones are met.
+        return Stamp(deleted, self.clock - self.random.randrange(1_500), self.random.randrange(1, 3))
+
+    def step(self):
+        chance, model, tier = self.random, self.model, self.tier
+        self.clock += chance.choice((1, 50, 700, 2_500))
+        model.clock = tier.clock_us = self.clock
+        memory = f"m{chance.randrange(3)}"
+        stamp = self.stamp(chance.random() < 0.15)
+        copy = copy_of(memory, stamp)
+        epoch = chance.choice([*self.epochs][-2:])
+        known = self.epochs[epoch]
+        is_current = epoch is not None and model.current_epoch() == epoch
+        kind = chance.choice(("clean", "clean", "clean", "dirty", "dirty", "mark", "follow", "evict", "open", "flush"))
+        if kind == "clean":
+            expected = LETTERS[model.put_clean(memory, stamp, copy.content, epoch)]
+            assert tier.put_clean([copy], known, 3_600).letters == expected
+        elif kind == "dirty":
+            held = model.get(memory)
+            base = chance.choice((None, held.stamp.version if held else 7))
+            expected = LETTERS[model.put_dirty(memory, stamp, copy.content, base)]
+            assert tier.put_dirty([copy], [base]).letters == expected
+        elif kind == "mark":
+            held = model.copies.get(memory)
+            if held is None:
+                return
+            seen = chance.choice((held.stamp, stamp))
+            if chance.random() < 0.5:
+                model.mark_clean(memory, seen, epoch)
+                tier.mark(AGENT, [(memory, seen, seen)], known, 3_600)
+            else:
+                in_sql = max(seen, stamp._replace(version=seen.version + 1))
+                model.drop_beaten(memory, seen, in_sql)
+                tier.mark(AGENT, [(memory, seen, in_sql)], known, 3_600)
+        elif kind == "follow":
+            model.follow(epoch, 1, {memory: stamp})
+            tier.follow(AGENT, [(memory, stamp)], 1, known)
+        elif kind == "evict":
+            model.evict(memory)
+            tier.evict(AGENT, [memory])
+        elif kind == "open" or chance.random() < 0.8:
+            found = tier.open_epoch(AGENT, 0)
+            self.epochs[model.open_epoch(found, 0)] = found
+        else:
+            model.flush()
+            tier.client.flushall()
+        if kind == "mark" or (kind in ("clean", "follow") and is_current):
+            model.trim_floors()  # the other scripts leave it
+
+    def compare(self):
+        memories = ["m0", "m1", "m2"]
+        reply = self.tier.read(AGENT, memories)
+        for memory, copy, is_dirty in zip(memories, reply.copies, reply.dirty, strict=True):
+            held = self.model.get(memory)
+            if held is None:
+                assert copy is None
+            else:
+                assert (copy.stamp, copy.content, is_dirty) == (held.stamp, held.payload or b"", held.dirty)
+        dirty = set(self.tier.dirty_ids(AGENT))
+        assert dirty == set(self.model.dirty())
+        floors = self.tier.client.zrange(FLOORS, 0, -1, withscores=True)
+        assert {name.decode(): int(floor) for name, floor in floors} == self.model.floors
+        ((dirty_count, dirty_bytes, _),) = self.tier.sizes([bucket_of(AGENT)])
+        assert dirty_count == len(dirty)
+        assert (dirty_bytes == 0) == (not dirty)
+
+
+@pytest.mark.parametrize("first", range(0, 40, 20))
+def test_the_scripts_do_what_the_model_does(tier, first):
+    tier._lifetime = str(2 * LIFETIME)
+    for seed in range(first, first + 20):
+        both = Both(tier, seed)
+        tier.client.flushall()
+        for step in range(30):
+            try:
+                both.step()
+                both.compare()
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}, step {step}: {error}") from error
+
+
+def test_clean_copies_of_a_server_that_was_restarted_are_misses(start_server, tmp_path):
+    server = start_server(path=tmp_path)
+    with Redis(**server.connection_kwargs) as client:
+        tier = RedisTier(client)
+        epoch = tier.open_epoch(AGENT, 5)
+        clean, dirty = (copy_of(name, Stamp(False, tier.now_us(), 1)) for name in ("clean", "dirty"))
+        assert tier.put_clean([clean], epoch, 60).letters == "o"
+        assert tier.put_dirty([dirty], [None]).letters == "o"
+        before = tier.read(AGENT, ["clean", "dirty", "absent"])
+
+        server.restart()
+        while True:
+            try:
+                after = tier.read(AGENT, ["clean", "dirty", "absent"])
+                break
+            except redis.exceptions.ConnectionError:
+                pass
+
+    assert before.copies == [clean, dirty, None]
+    assert (before.dirty, before.cursor) == ([False, True, False], 5)
+    assert after.copies == [None, dirty, None]
+    assert after.epoch == ""
+
+
+def test_a_full_batch_leaves_by_its_due_time_or_by_its_label(tier):
+    epoch = tier.open_epoch(AGENT, 0)
+    now = tier.now_us()
+    copies = [copy_of(f"m{number}", Stamp(False, now + number, 1)) for number in range(500)]
+
+    answer = tier.put_clean(copies, epoch, 10)
+    soon = tier.due_members(bucket_of(AGENT), now + 5_000_000)
+    later = tier.due_members(bucket_of(AGENT), now + 60_000_000, limit=300)
+    relabelled = tier.relabel(AGENT, ["m0", "m1"], Tier.IM, 3_600)
+    kept = tier.evict(AGENT, ["m0", "m2"], now + 60_000_000)
+    reply = tier.read(AGENT, ["m0", "m2", "m3"])
+
+    assert (answer.letters, answer.number) == ("o" * 500, 500)
+    assert (soon, len(later), later[0][0]) == ([], 300, AGENT)
+    assert relabelled.letters == "oo"
+    assert kept.letters == "xo"
+    assert [copy and (copy.id, copy.tier) for copy in reply.copies] == [("m0", Tier.IM), None, ("m3", Tier.STM)]
+
+
+def test_an_agent_is_erased_with_everything_that_belongs_to_it(tier):
+    epoch = tier.open_epoch(AGENT, 0)
+    now = tier.now_us()
+    for start in (0, 400):
+        tier.put_clean([copy_of(f"m{n}", Stamp(False, now + n, 1)) for n in range(start, start + 400)], epoch, 10)
+    tier.put_dirty([copy_of("dirty", Stamp(False, now, 1)), copy_of("gone", Stamp(True, now, 1))], [None, None])
+    other = "agent: 2"
+    tier.put_dirty([copy_of("dirty", Stamp(False, now, 1), other)], [None])
+
+    erased = tier.erase(AGENT)
+
+    assert erased == 802
+    assert tier.client.keys("*agent%3A%201*") == []
+    assert tier.dirty_ids(other) == ["dirty"]
+    assert tier.dirty_ids(AGENT) == []
+    assert tier.sizes([bucket_of(AGENT)]) == [(0, 0, 0)]
+
+
+def test_a_damaged_copy_is_a_miss_and_goes(tier):
+    epoch = tier.open_epoch(AGENT, 0)
+    copy = copy_of("m0", Stamp(False, tier.now_us(), 1))
+    tier.put_clean([copy], epoch, 60)
+    (key,) = tier.client.keys("*:m:*")
+    tier.client.setrange(key, 150, b"?")
+
+    first = tier.read(AGENT, ["m0"])
+
+    assert first.copies == [None]
+    assert tier.client.exists(key) == 0

@@ -1,0 +1,71 @@
+# Generated from ../_async/test_store_compression.py by tools/generate_sync.py: edit that file, not this one.
+
+"""Long-term memory: compressed with a trained dictionary, unchanged to its readers; damage is noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from store_samples import put
+
+from agent_memory.memory import LongTermSettings, Tier, entries
+from agent_memory.memory.stores import MemoryQuery, Move
+
+SMALL = LongTermSettings(min_dictionary_samples=50, dictionary_bytes=4_096)
+
+
+def sentence(number):
+    who = ("Ann", "Bob", "Carla")[number % 3]
+    return f"{who} said on day {number} that the meeting about project {number * 7 % 13} was moved to the next week."
+
+
+def fill(store, count, **options):
+    return store.write([put(sentence(n), memory_id=f"m{n:04d}", embedding=[n, n / 3], **options) for n in range(count)])
+
+
+def contents(store):
+    page = store.query(MemoryQuery(agent_id="agent", order_by="seq"), limit=10_000)
+    return [entries.content_of(one) for one in page.copies]
+
+
+def test_a_dictionary_is_trained_kept_and_found_by_others(make_store):
+    store = make_store(long_term=SMALL)
+    assert store.train_dictionary() is None  # nothing to train on
+    fill(store, 300, tier=Tier.LTM)
+    other = make_store(long_term=SMALL)
+    assert store.train_dictionary() == 1
+    assert store.train_dictionary() is None  # there is one
+    fill_more(store)
+    # The other store read its dictionaries before this one was trained.
+    assert contents(other) == [sentence(n) for n in range(300)] + ["more " + sentence(n) for n in range(20)]
+    assert store.train_dictionary(force=True) == 2
+    assert contents(make_store(long_term=SMALL)) == contents(other)
+
+
+def fill_more(store):
+    results = store.write([put("more " + sentence(n), memory_id=f"n{n}") for n in range(20)])
+    store.write([Move(result.id, "agent", result.version, Tier.LTM) for result in results])
+
+
+def test_half_precision_is_asked_for_and_checked_like_the_rest(make_store):
+    store = make_store(long_term=LongTermSettings(vectors="f16"))
+    vector = [0.1, 1.0, -65504.0]
+    (result,) = store.write([put("x" * 500, memory_id="m", embedding=vector)])
+    store.write([put(memory_id="large", embedding=[1e6], tier=Tier.LTM)])
+    store.write([Move("m", "agent", result.version, Tier.LTM)])
+    found, large = store.get(["m", "large"])
+    halves = np.asarray(vector, dtype=np.float16).astype(np.float32)
+    np.testing.assert_array_equal(entries.entry_of(found).embedding, halves)
+    assert (found.content, found.version) == (b"x" * 500, result.version)
+    assert entries.entry_of(large).embedding[0] == 1e6  # beyond half precision: kept as it was
+    store.write([Move("m", "agent", result.version, Tier.STM), put("y", memory_id="m", embedding=vector)])
+    (found,) = store.get(["m"])
+    np.testing.assert_array_equal(entries.entry_of(found).embedding, np.asarray(vector, dtype=np.float32))
+
+
+@pytest.mark.parametrize("level", [0, 19])
+def test_levels(make_store, level):
+    store = make_store(long_term=LongTermSettings(compression_level=level, min_plain_bytes=1))
+    for content in ("", "a", "word " * 1_000, bytes(range(256)) * 10):
+        (result,) = store.write([put(content, tier=Tier.LTM)])
+        assert entries.content_of(store.get([result.id])[0]) == content

@@ -1,0 +1,502 @@
+# Generated from ../_async/test_journal.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The journal behind a client: what a successor finds, what is kept and says so, damage, several clients on one path."""
+
+import json
+import logging
+import os
+import pathlib
+import random
+import shutil
+import stat
+
+import pytest
+
+from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy, StoreStatus
+from agent_memory._compat import gather, in_thread, sleep, spawn
+from agent_memory.errors import RecoveryJournalError
+
+WAIT_S = 60.0
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "retry_base_delay": 0.01, "retry_max_delay": 0.01, "probe": 0.1}
+
+
+@pytest.fixture(params=["always", "interval", "never"])
+def fsync(request):
+    return request.param
+
+
+def open_client(server, path, name="journalled", **options):
+    config = RecoveryConfig(**{"path": path, "base_delay": 0.01, "max_delay": 0.05, "close_timeout": 0} | options)
+    return ResilientRedisClient(name, **server.connection_kwargs, **QUICK, recovery=config)
+
+
+def test_a_successor_goes_on(mortal_server, journal, fsync):
+    with open_client(mortal_server, journal, fsync=fsync) as client:
+        client.set("text", "x")
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        results = [high.rpush("list", number) for number in range(50)]
+        results += [high.set("absolute", number, ex=1000) for number in range(5)]
+        results.append(high.pipeline().incr("a").incr("b").execute())
+        results.append(high.lpush("text", "poison"))
+        assert {(result.status, result.durable) for result in results} == {(StoreStatus.QUEUED, True)}
+        assert all(write.durable for write in client.recovery.pending())
+        assert client.recovery.stats()["journal"]["records"] == 53
+    assert results[0].status == "queued"
+    assert results[0].wait(0) is False
+    for file in journal.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with open_client(mortal_server, journal, fsync=fsync) as client:
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == [str(number) for number in range(50)]
+        assert client.mget("absolute", "a", "b") == ["4", "1", "1"]
+        assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
+    # Dead letters are kept, too.
+    with open_client(mortal_server, journal, fsync=fsync) as client:
+        (letter,) = client.recovery.dead_letters()
+        assert (letter.operation, letter.agent_id, letter.reason) == ("LPUSH", "text", "rejected")
+        client.delete("text")
+        assert client.recovery.retry(letter).wait(WAIT_S)
+        assert client.lrange("text", 0, -1) == ["poison"]
+    assert list(journal.iterdir()) == []
+
+
+def test_a_plain_write_stays_behind_what_a_predecessor_left(mortal_server, journal):
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).rpush("list", "first")
+    with open_client(mortal_server, journal) as client:
+        assert client.rpush("list", "second") == 2
+        assert client.lrange("list", 0, -1) == ["first", "second"]
+
+
+def test_functions_registered_by_name(mortal_server, journal, caplog):
+    def store(agent_id, state):
+        return client.rpush(f"log:{agent_id}", state["value"])
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store)
+        client.recovery.pause()
+
+        def fails(agent_id, state):
+            return False
+
+        closure = client.store_with_retry("closure", {}, fails)
+        assert (closure.status, closure.durable) == ("queued", False)
+        assert "not registered" in caplog.text
+        client.recovery.register("fails", fails)
+        for by in (fails, "fails"):
+            kept = client.store_with_retry("kept", {"value": str(by == "fails")}, by)
+            assert (kept.status, kept.durable) == ("queued", True)
+        with pytest.raises(ValueError, match="store_func must be a function or a registered name, got 'unknown'"):
+            client.store_with_retry("agent", {}, "unknown")
+        with pytest.raises(ValueError, match="name must be a non-empty str, got ''"):
+            client.recovery.register("", store)
+    with open_client(mortal_server, journal) as client:
+        assert client.recovery.stats()["unregistered"] == 2
+        assert client.recovery.pending() == []
+        client.recovery.register("fails", store)
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("log:kept", 0, -1) == ["False", "True"]
+
+
+def test_data_that_cannot_be_encoded_waits_in_memory(mortal_server, journal, caplog):
+    """The same call is accepted while the server is up and while it is away: a queued write never comes with an error."""
+    ran = []
+
+    def store(agent_id, state):
+        client.set(f"agent:{agent_id}", str(sorted(state["when"])))
+        ran.append(agent_id)
+        return True
+
+    def broken(state):
+        raise RuntimeError("dumps itself is broken")
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store)
+        assert client.store_with_retry("up", {"when": {1, 2}}, store).status == "stored"
+        in_thread(mortal_server.kill)
+        for agent_id, dumps in (("set", None), ("broken", broken), ("number", lambda state: 5)):
+            if dumps is not None:
+                client.recovery.register("store", store, dumps=dumps)
+            result = client.store_with_retry(agent_id, {"when": {1, 2}}, "store", Priority.HIGH)
+            assert (result.status, result.durable) == ("queued", False)
+        assert "data for 'store' cannot be encoded by its dumps (TypeError)" in caplog.text
+        assert "(RuntimeError)" in caplog.text
+        assert [write.durable for write in client.recovery.pending()] == [False] * 3
+        in_thread(mortal_server.restart)
+        assert client.recovery.flush(WAIT_S)
+        assert sorted(ran) == ["broken", "number", "set", "up"]
+        for wrong in ({"function": None}, {"dumps": 1}, {"loads": "json"}):
+            with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a function, got"):
+                client.recovery.register("wrong", **{"function": store} | wrong)
+
+
+def test_what_was_stored_anew_is_not_replaced_by_what_a_predecessor_left(mortal_server, journal, caplog):
+    """The function is registered only after a newer write of the same agent; nothing of another agent is given up."""
+
+    def save(agent_id, state):
+        return client.set(f"agent:{agent_id}", state["value"])
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.register("save", save)
+        client.recovery.pause()
+        client.guard.force_open()
+        for agent_id in ("stored", "waits", "dropped", "other"):
+            assert client.store_with_retry(agent_id, {"value": "old"}, "save").durable
+    with open_client(mortal_server, journal) as client:
+        assert client.store_with_retry("stored", {"value": "new"}, save)
+        client.recovery.pause()
+        client.guard.force_open()
+        assert client.store_with_retry("waits", {"value": "new"}, save).status == "queued"
+        assert client.store_with_retry("dropped", {"value": "new"}, save, Priority.LOW).status == "dropped"
+        assert caplog.text.count("is not registered: its agent was stored anew") == 2
+        client.guard.reset()
+        client.recovery.resume()
+        assert client.recovery.flush(WAIT_S)
+    with open_client(mortal_server, journal) as client:  # a restart forgets nothing of it
+        client.recovery.register("save", save)
+        assert client.recovery.flush(WAIT_S)
+        letters = {letter.agent_id: letter.reason for letter in client.recovery.dead_letters()}
+        assert letters == {"stored": "overtaken", "waits": "overtaken"}
+        values = client.mget(*(f"agent:{agent_id}" for agent_id in ("stored", "waits", "dropped", "other")))
+        assert values == ["new", "new", "old", "old"]
+
+
+def test_a_registration_that_is_interrupted_loses_nothing(mortal_server, journal):
+    def fails(agent_id, state):
+        return False
+
+    def store(agent_id, state):
+        return client.rpush("log", state)
+
+    def interrupted(body):
+        if body == b"2" and interruptions:
+            raise interruptions.pop()
+        return body.decode()
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.recovery.register("store", fails, dumps=str)
+        for number in range(4):
+            assert client.store_with_retry("agent", number, "store").durable
+    interruptions = [KeyboardInterrupt()]
+    with open_client(mortal_server, journal) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.recovery.register("store", store, loads=interrupted)
+        assert client.recovery.stats()["unregistered"] == 2
+        client.recovery.register("store", store, loads=interrupted)
+        assert client.recovery.flush(WAIT_S)
+        assert client.recovery.stats()["unregistered"] == 0
+        assert client.lrange("log", 0, -1) == ["0", "1", "2", "3"]
+
+
+def test_data_that_cannot_be_read_stays_in_the_journal(mortal_server, journal, caplog):
+    def fails(agent_id, state):
+        return False
+
+    def store(agent_id, state):
+        return client.rpush("log", agent_id, state)
+
+    def odd(body):
+        if b"odd" in body:
+            raise RuntimeError("not mine")
+        return body.decode()
+
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.recovery.register("store", fails, dumps=str)
+        for state in ("odd", "even"):
+            assert client.store_with_retry(state, state, "store").durable
+    with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store, loads=odd)
+        assert client.recovery.flush(WAIT_S)
+        assert client.recovery.stats()["unregistered"] == 1
+        assert "a record of 'store' cannot be read by its loads (RuntimeError): it stays in the journal" in caplog.text
+    with open_client(mortal_server, journal) as client:
+        client.recovery.register("store", store, loads=bytes.decode)
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("log", 0, -1) == ["even", "even", "odd", "odd"]
+
+
+def test_clients_share_a_directory(mortal_server, journal):
+    """Each has its own part; another name or database is another client; nobody replays what a living one has queued."""
+    clients = [open_client(mortal_server, journal, name=name) for name in ("same", "same", "other")]
+    for number, client in enumerate(clients):
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).rpush("list", number)
+    late = open_client(mortal_server, journal, name="same")
+    assert late.recovery.pending() == []
+    assert late.recovery.stats()["journal"]["foreign_segments"] == 1
+    for client in (*clients, late):
+        client.close()
+    with open_client(mortal_server, journal, name="same") as client:
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == ["0", "1"]
+    with open_client(mortal_server, journal, name="other") as client:
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == ["0", "1", "2"]
+
+
+def test_a_client_that_is_opened_again(mortal_server, journal):
+    client = open_client(mortal_server, journal)
+    for value in range(3):
+        client.init()
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).rpush("list", value)
+        client.close()
+    client.guard.reset()
+    client.recovery.resume()
+    client.init()
+    assert client.recovery.flush(WAIT_S)
+    assert client.lrange("list", 0, -1) == ["0", "1", "2"]
+    client.close()
+
+
+def test_written_ahead(mortal_server, journal):
+    with open_client(mortal_server, journal, write_ahead=True) as client:
+        assert client.with_priority(Priority.HIGH).incr("number").value == 1
+        with pytest.raises(Exception, match="wrong kind of value"):
+            client.with_priority(Priority.LOW).lpush("number", 1)
+        in_thread(mortal_server.kill)
+        dropped = client.with_priority(Priority.LOW).incr("number")
+        queued = client.with_priority(Priority.HIGH).incr("number")
+        assert (dropped.status, queued.status, queued.durable) == ("dropped", "queued", True)
+        in_thread(mortal_server.restart)
+        assert queued.wait(WAIT_S)
+        assert client.get("number") == "2"
+        figures = client.recovery.stats()["journal"]
+        assert figures["appended"] >= 4
+    assert list(journal.iterdir()) == []
+
+
+def killed(journal, copy):
+    """A copy of the directory at this moment, which is what a kill leaves; its log."""
+    shutil.copytree(journal, copy)
+    (log,) = copy.glob("*.journal")
+    return log
+
+
+@pytest.mark.parametrize("damage", ["bits", "cut", "block twice", "both headers"])
+def test_a_damaged_journal(mortal_server, journal, caplog, damage):
+    """What is intact is replayed as it was written, what is lost is told; seeds are 0 to 5."""
+    for seed in range(6):
+        chance = random.Random(f"{damage} {seed}")
+        written = {f"key:{seed}:{number}": f"{number:04}" * 60 for number in range(120)}
+        # A journal of its own: writes found in it might be sent before pause(), and their frames tell what was executed.
+        client = open_client(mortal_server, journal / str(seed), fsync="never")
+        client.recovery.pause()
+        client.guard.force_open()
+        stores = [spawn(client.with_priority(Priority.HIGH).set, *pair) for pair in written.items()]
+        assert all(result.durable for result in gather(*stores))
+        log = killed(journal / str(seed), journal.with_name(f"{damage}-{seed}"))
+        client.close()
+        data = bytearray(log.read_bytes())
+        if damage == "bits":
+            for _ in range(5):
+                data[chance.randrange(8_192, len(data))] ^= 1 << chance.randrange(8)
+        elif damage == "cut":
+            del data[chance.randrange(8_192, len(data)) :]
+        elif damage == "block twice":
+            place = chance.randrange(8_192, len(data) - 4_096)
+            data[place:place] = data[chance.randrange(8_192, len(data) - 512) :][:512]
+        else:
+            data[:8_192] = bytes(8_192)
+        log.write_bytes(data)
+        caplog.clear()
+        caplog.set_level(logging.WARNING)
+        with open_client(mortal_server, log.parent) as heir:
+            assert heir.recovery.flush(WAIT_S)
+            found = dict(zip(written, heir.mget(written), strict=True))
+            figures = heir.recovery.stats()["journal"]
+            reported = heir.health().damaged_records
+            heir.flushall()
+        assert all(value in (None, written[key]) for key, value in found.items())
+        lost = list(found.values()).count(None)
+        if damage == "cut":
+            assert (figures["damaged_segments"], reported) == (0, 0)
+            assert figures["torn_bytes"] == 0 or "an unfinished write, as a crash leaves them" in caplog.text
+            continue
+        assert figures["damaged_segments"] == 1
+        assert figures["damaged_files"] == [str(log)]
+        assert figures["damaged_bytes"] > 0
+        assert reported >= 1
+        assert f"the journal was damaged ({log})" in caplog.text
+        assert log.with_suffix(".damaged").read_bytes() == data
+        assert stat.S_IMODE(log.with_suffix(".damaged").stat().st_mode) == 0o600
+        if damage == "bits":
+            assert figures["damaged_records"] >= lost
+            assert lost <= 5
+        elif damage == "block twice":
+            assert lost <= 1
+
+
+def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mortal_server, journal, caplog):
+    """They become dead letters: replayed, an older value might overwrite a newer one. Another restart changes nothing."""
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        for key in ("executed", "waits"):
+            high.set(key, "old")
+        (log,) = journal.glob("*.journal")
+        before = log.stat().st_size
+        records = [entry.payload.record for entry in client.recovery.queue.entries()]
+        client.recovery.journal.finish(records[:1])
+        after = log.stat().st_size
+        high.set("later", "new")
+        log = killed(journal, journal.with_name("killed"))
+    data = bytearray(log.read_bytes())
+    data[before:after] = b"\xff" * (after - before)
+    log.write_bytes(data)
+    for _ in range(2):
+        with open_client(mortal_server, log.parent) as heir:
+            assert heir.recovery.flush(WAIT_S)
+            letters = [(letter.agent_id, letter.reason) for letter in heir.recovery.dead_letters()]
+            assert letters == [("executed", "damaged"), ("waits", "damaged")]
+            assert heir.mget("executed", "waits", "later") == [None, None, "new"]
+    assert "of 2 records it cannot be told whether they were executed" in caplog.text
+    with open_client(mortal_server, log.parent) as heir:
+        (waits,) = [letter for letter in heir.recovery.dead_letters() if letter.agent_id == "waits"]
+        assert heir.recovery.retry(waits).wait(WAIT_S)
+        assert heir.get("waits") == "old"
+
+
+FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "journal_sqlite"
+
+
+@pytest.mark.parametrize("loses_lock", [False, True])
+@pytest.mark.parametrize("left_by", ["killed", "closed"])
+def test_a_journal_of_the_version_before(mortal_server, journal, left_by, loses_lock):
+    """It opens and keeps everything; tests/fixtures/README.md says what is in it."""
+    shutil.copytree(FIXTURES / left_by, journal)
+    journal.chmod(0o700)
+    identity = json.dumps(["journalled", f"127.0.0.1:{mortal_server.port}", 0])
+    for file in journal.iterdir():
+        file.chmod(0o600)
+        if file.suffix == ".lock":
+            file.write_text(identity)
+            if loses_lock:
+                file.unlink()
+
+    def save(agent_id, state):
+        return client.set(f"agent:{agent_id}", state["value"])
+
+    with open_client(mortal_server, journal, max_age=1e9) as client:
+        client.recovery.register("save", save)
+        assert client.recovery.flush(WAIT_S)
+        assert client.lrange("list", 0, -1) == [str(number) for number in range(12)]
+        assert client.mget("absolute", "a", "b", "agent:agent", "gone", "doubt") == [
+            "last",
+            "1",
+            "1",
+            "kept",
+            None,
+            None,
+        ]
+        assert client.client.pttl("absolute") > 0
+        assert client.client.hstrlen("hash", "field") == 1_200
+        letters = {(letter.operation, letter.agent_id, letter.reason) for letter in client.recovery.dead_letters()}
+        assert letters == {("LPUSH", "text", "rejected"), ("INCRBY", "doubt", "unknown")}
+        assert client.recovery.notes[0, "note"] == b"body"
+        assert client.recovery.stats()["journal"]["damaged_segments"] == 0
+        assert [file.suffix for file in journal.iterdir()] == [".journal"]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    ["directory for all", "file for all", "symbolic link", "hard link", "fifo", "foreign", "foreign directory"],
+)
+def test_a_planted_journal_is_refused(mortal_server, journal, tmp_path, planted):
+    with open_client(mortal_server, journal) as client:
+        client.recovery.pause()
+        client.guard.force_open()
+        client.with_priority(Priority.HIGH).set("admin", "planted")
+    (log,) = journal.glob("*.journal")
+    if planted.startswith("foreign"):
+        if os.getuid():
+            pytest.skip("only root can give a file away")
+        os.chown(log if planted == "foreign" else journal, 65534, 65534)
+        rule = "belongs to user 65534, and this process runs as user 0"
+    elif planted == "directory for all":
+        journal.chmod(0o777)
+        rule = r"may be written by others \(mode 0777\): chmod go-w"
+    elif planted == "file for all":
+        log.chmod(0o666)
+        rule = r"may be written by others \(mode 0666\): chmod go-w"
+    elif planted == "hard link":
+        os.link(log, tmp_path / "elsewhere")
+        rule = r"has 2 names \(hard links\)"
+    else:
+        os.rename(log, tmp_path / "elsewhere")
+        rule = "is not a regular file"
+        if planted == "fifo":
+            os.mkfifo(log)
+        else:
+            log.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RecoveryJournalError, match=rule):
+        open_client(mortal_server, journal)
+
+
+def test_a_path_that_cannot_be_used(mortal_server, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RecoveryJournalError, match="the journal failed"):
+        open_client(mortal_server, tmp_path / "file")
+
+
+def sync_fails(journal):
+    """From now on the log of a journal takes every write, and each fdatasync of it fails: /dev/null stands in its place.
+
+    Puts the file back when it is called.
+    """
+    (log,) = journal.glob("*.journal")
+    open_here = [int(number) for number in os.listdir("/proc/self/fd")]
+    logs = [number for number in open_here if os.path.realpath(f"/proc/self/fd/{number}") == str(log.resolve())]
+    assert logs, "nobody has the log open"
+    real = [os.dup(number) for number in logs]
+    nowhere = os.open("/dev/null", os.O_RDWR)
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.fdatasync(nowhere)
+    for number in logs:
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+
+    def put_back():
+        for number, kept in zip(logs, real, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
+
+    return put_back
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.parametrize("fsync", ["always", "interval"])
+def test_an_fdatasync_that_fails_closes_the_journal(mortal_server, journal, fsync):
+    client = open_client(mortal_server, journal, fsync=fsync, fsync_interval=0.05)
+    client.recovery.pause()
+    client.guard.force_open()
+    high = client.with_priority(Priority.HIGH)
+    assert high.set("before", 1).durable
+    put_back = sync_fails(journal)
+    try:
+        lost = high.set("lost", 1)
+        if fsync == "interval":  # it was kept to that degree before the disk was asked
+            while client.recovery.stats()["journal"]["closed"] is None:
+                sleep(0.01)
+            lost = high.set("lost", 1)
+        for result in (lost, high.set("later", 1)):
+            assert (result.status, result.durable) == ("failed", False)
+            assert isinstance(result.error, RecoveryJournalError)
+            assert "its disk failed to sync" in str(result.error)
+        assert "its disk failed to sync" in client.recovery.stats()["journal"]["closed"]
+    finally:
+        put_back()
+    client.close()
+    with open_client(mortal_server, journal) as successor:
+        assert successor.recovery.flush(WAIT_S)
+        assert successor.get("before") == "1"
+        assert successor.get("later") is None, "told to have failed"

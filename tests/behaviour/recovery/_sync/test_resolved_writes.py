@@ -1,0 +1,176 @@
+# Generated from ../_async/test_resolved_writes.py by tools/generate_sync.py: edit that file, not this one.
+
+"""Exactly once and the queue: lost writes with a priority are resolved, and drained ones as well."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agent_memory import Outcome, Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
+from agent_memory._compat import sleep, spawn
+from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
+from agent_memory.redis import Redis
+
+WAIT_S = 60.0
+CONFIG = RecoveryConfig(exactly_once=True, base_delay=0.01, max_delay=0.05)
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "probe": 0.1}
+
+
+def client_of(where, **options):
+    return ResilientRedisClient("resolved", **{**where.connection_kwargs, **QUICK, "recovery": CONFIG, **options})
+
+
+def test_the_configuration_switches_it_on(server):
+    with client_of(server) as client:
+        client.incr("counter")
+        assert client.stats()["exactly_once"]["level"] == "marker"
+    with client_of(server, recovery=RecoveryConfig()) as client:
+        client.incr("counter")
+        assert "exactly_once" not in client.stats()
+
+
+def test_a_write_that_was_applied_counts_as_stored(server, proxy):
+    between = proxy(server)
+    with client_of(between) as client:
+        high = client.with_priority(Priority.HIGH)
+        assert high.incr("counter").value == 1
+        between.drop_replies(1, command="EXEC", then="reset")
+        result = high.incr("counter")
+        assert result.wait(WAIT_S)
+        assert result.status == "stored"
+        assert client.get("counter") == "2"
+        assert client.recovery.dead_letters() == []
+
+
+def test_a_write_that_is_lost_is_resolved_before_those_behind_it(server, proxy):
+    between = proxy(server)
+    with client_of(between) as client, Redis(**server.connection_kwargs) as observer:
+        high = client.with_priority(Priority.HIGH)
+        high.incr("counter")
+        between.drop_replies(1, command="EXEC", then="silence")
+        lost = high.incr("counter")
+        for _ in range(3):
+            high.incr("counter")
+        between.heal()
+        assert lost.wait(WAIT_S)
+        assert client.recovery.flush(WAIT_S)
+        assert int(observer.get("counter")) == 5
+        assert client.recovery.dead_letters() == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
+    dice = random.Random(f"drains through faults {seed}")
+    between = proxy(valkey)
+    config = RecoveryConfig(exactly_once=True, base_delay=0.01, max_delay=0.05, drain_batch=8)
+    with client_of(between, recovery=config) as client, Redis(**valkey.connection_kwargs) as observer:
+        client.ping()
+        client.recovery.pause()
+        client.guard.force_open()
+        results = []
+        for number in range(120):
+            high = client.with_priority(dice.choice([Priority.HIGH, Priority.NORMAL]))
+            results.append(high.incrby(f"counter:{number % 12}", 1))
+            if number % 10 == 0:
+                results.append(high.set(f"text:{number}", number))
+        client.guard.reset()
+        client.recovery.resume()
+        for _ in range(12):
+            between.drop_replies(1, command=dice.choice(["EXEC", "EXEC", "SET"]), then=dice.choice(["reset", "close"]))
+            sleep(dice.uniform(0.02, 0.2))
+            between.heal()
+        assert client.recovery.flush(WAIT_S), f"seed {seed}"
+        for result in results:
+            assert result.wait(WAIT_S), f"seed {seed}"
+        assert [int(observer.get(f"counter:{number}")) for number in range(12)] == [10] * 12, f"seed {seed}"
+        assert client.recovery.dead_letters() == []
+
+
+def test_what_the_server_refuses_becomes_a_dead_letter_and_keeps_nothing_back(server):
+    with client_of(server) as client:
+        client.set("text", "x")
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        poison, behind = high.lpush("text", "poison"), high.incr("counter")
+        client.guard.reset()
+        client.recovery.resume()
+        assert behind.wait(WAIT_S)
+        assert not poison.wait(WAIT_S)
+        assert [letter.reason for letter in client.recovery.dead_letters()] == ["rejected"]
+
+
+@pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
+def test_a_successor_resolves_what_its_predecessor_lost(server, proxy, journal, executed):
+    between = proxy(server)
+    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout=0.1, base_delay=0.01, max_delay=0.05)
+    predecessor = client_of(between, recovery=config)
+    predecessor.incr("counter")
+    between.refuse()
+    if executed:
+        between.drop_replies(1, command="EXEC", then="reset")
+    else:
+        between.cut_after_bytes(60, command="INCRBY")
+    lost = predecessor.with_priority(Priority.HIGH).incr("counter")
+    assert (lost.status, lost.durable) == ("queued", True)
+    predecessor.close()
+    between.heal()
+    between.accept()
+    # In the same process, with the predecessor's tickets alive: nobody else will resolve them.
+    with client_of(between, recovery=config) as successor:
+        assert successor.recovery.flush(WAIT_S)
+        assert successor.recovery.dead_letters() == []
+        assert successor.get("counter") == "2"
+    assert list(journal.iterdir()) == []
+
+
+def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
+    between = proxy(valkey)
+    with client_of(between, socket_timeout=20.0) as client, Redis(**valkey.connection_kwargs) as observer:
+        high = client.with_priority(Priority.HIGH)
+        high.incr("counter")
+        between.drop_replies(1, command="EXEC", then="silence")
+        call = spawn(high.incr, "counter")
+        while int(observer.get("counter")) < 2:
+            sleep(0.01)
+        observer.flushall()  # takes the marker along, before anybody has asked for it
+        between.close_connections()
+        between.heal()
+        lost = call.result()
+        assert not lost.wait(WAIT_S)
+        assert [letter.reason for letter in client.recovery.dead_letters()] == ["unknown"]
+        with pytest.raises((RedisTimeoutError, RedisUnavailableError)) as error:
+            raise lost.error
+        assert error.value.outcome is Outcome.UNKNOWN
+
+
+def test_a_drain_through_the_gate_applies_each_write_once(start_server, proxy, journal):
+    guarded = start_server(transport="tcp", users={"writer": "~* &* +@all -client|kill"})
+    between = proxy(guarded)
+    arguments = {**guarded.connection_kwargs_for("writer"), "host": between.host, "port": between.port}
+    config = RecoveryConfig(exactly_once=True, path=journal, base_delay=0.01, max_delay=0.05)
+    with (
+        ResilientRedisClient("gated", **{**arguments, **QUICK, "recovery": config}) as client,
+        Redis(**guarded.connection_kwargs) as observer,
+    ):
+        client.ping()
+        assert client.stats()["exactly_once"]["level"] == "gate"
+        client.recovery.pause()
+        client.guard.force_open()
+        high = client.with_priority(Priority.HIGH)
+        results = [high.incr(f"counter:{number % 4}") for number in range(20)]
+        results += [high.set(f"text:{number}", number) for number in range(4)]
+        client.guard.reset()
+        client.recovery.resume()
+        for _ in range(5):
+            between.drop_replies(1, command="EVALSHA", then="reset")
+            sleep(0.1)
+        between.heal()
+        assert client.recovery.flush(WAIT_S)
+        assert client.recovery.dead_letters() == []
+        for result in results:
+            assert result.wait(WAIT_S)
+        assert [int(observer.get(f"counter:{number}")) for number in range(4)] == [5] * 4
+        assert [int(observer.get(f"text:{number}")) for number in range(4)] == [0, 1, 2, 3]

@@ -1,0 +1,49 @@
+# Generated from ../_async/test_fallback.py by tools/generate_sync.py: edit that file, not this one.
+
+"""A server that refuses RESP3 is spoken to in RESP2, and replies keep their shapes."""
+
+from __future__ import annotations
+
+import pytest
+import servers
+
+from agent_memory.redis import Redis
+
+COMMANDS = [
+    ("HGETALL", "hash"),
+    ("ZRANGE", "zset", 0, -1),
+    ("SMEMBERS", "set"),
+    ("CONFIG GET", "maxmemory"),
+    ("XRANGE", "stream", "-", "+"),
+    ("GET", "string"),
+    ("EXISTS", "string", "nothing"),
+]
+
+
+def shapes(client):
+    client.hset("hash", mapping={"a": "1", "b": "2"})
+    client.zadd("zset", {"one": 1.5, "two": 2.0})
+    client.sadd("set", "member")
+    client.delete("stream")
+    client.xadd("stream", {"field": "value"}, id="1-1")
+    client.set("string", "value")
+    replies = [client.execute_command(*command) for command in COMMANDS]
+    replies.append(client.zrange("zset", 0, -1, withscores=True))
+    replies.append(client.zscore("zset", "one"))
+    replies.append(client.pipeline().hgetall("hash").zscore("zset", "two").execute())
+    return replies
+
+
+@pytest.mark.parametrize("legacy_responses", [True, False])
+@pytest.mark.parametrize("protocol", [None, 2, 3])
+def test_replies_keep_their_shapes(start_server, protocol, legacy_responses):
+    options = {"protocol": protocol, "legacy_responses": legacy_responses, "decode_responses": True}
+    seen = []
+    for config in ({}, {"rename-command": 'HELLO ""'}):
+        server = start_server(servers.REDIS, config=config)
+        client = Redis(**server.connection_kwargs, **options)
+        seen.append(shapes(client))
+        assert client.transport_here().protocol == (2 if config or protocol == 2 else 3)
+        client.close()
+    assert seen[0] == seen[1]
+    assert [type(reply) for reply in seen[0]] == [type(reply) for reply in seen[1]]

@@ -1,0 +1,267 @@
+# Generated from ../_async/test_subscriptions.py by tools/generate_sync.py: edit that file, not this one.
+
+"""Subscribers whose connection ends: they come back, subscribe again and say what they may have missed."""
+
+import logging
+import time
+
+import pytest
+import redis
+
+from agent_memory._compat import sleep, spawn
+from agent_memory.errors import CircuitOpenError
+from agent_memory.policy import BreakerSettings, RetryPolicy
+from agent_memory.policy.resilience import ResiliencePolicy
+
+WITHIN_S = 20.0
+
+
+def next_message(subscriber, within_s=WITHIN_S, **options):
+    """The next message; None never counts, a timeout fails."""
+    deadline_s = time.monotonic() + within_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        message = subscriber.get_message(timeout=left_s, **options)
+        if message is not None:
+            return message
+    raise AssertionError(f"no message within {within_s} s")
+
+
+def wait_until(condition):
+    deadline_s = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "never came true"
+        sleep(0.01)
+
+
+def subscribed(client, **options):
+    """A subscriber to one of each kind that has read its confirmations."""
+    subscriber = client.pubsub(**options)
+    subscriber.subscribe("plain")
+    subscriber.psubscribe("p*ttern")
+    subscriber.ssubscribe("sharded")
+    for kind in ("subscribe", "psubscribe", "ssubscribe"):
+        assert next_message(subscriber)["type"] == kind
+    return subscriber
+
+
+def cut(proxy):
+    proxy.close_connections()
+
+
+def reset(proxy):
+    proxy.reset()
+
+
+@pytest.mark.parametrize("end", [cut, reset])
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_comes_back_and_tells_of_the_gap(end, protocol, valkey, proxy, connect, caplog):
+    caplog.set_level(logging.WARNING, "agent_memory.redis")
+    relay = proxy(valkey)
+    gaps = []
+    subscriber = subscribed(connect(relay, protocol=protocol), on_gap=gaps.append)
+    publisher = connect(valkey)
+    publisher.publish("plain", "before")
+    assert next_message(subscriber)["data"] == b"before"
+    end(relay)
+    # Also the reader finds out by itself, and the confirmations come again, as with redis-py.
+    again = [next_message(subscriber) for _ in range(3)]
+    assert [message["type"] for message in again] == ["subscribe", "psubscribe", "ssubscribe"]
+    assert len(gaps) == 1
+    gap = gaps[0]
+    assert gap.heard_ns <= gap.noticed_ns <= gap.restored_ns
+    assert gap.duration_s >= gap.outage_s >= 0
+    assert gap.attempts >= 1
+    assert gap.reason
+    for channel, kind in (("plain", "message"), ("pattern", "pmessage")):
+        assert publisher.publish(channel, "after") == 1
+        message = next_message(subscriber)
+        assert (message["type"], message["channel"], message["data"]) == (kind, channel.encode(), b"after")
+    publisher.spublish("sharded", "after")
+    message = subscriber.get_sharded_message(timeout=WITHIN_S)
+    assert (message["type"], message["data"]) == ("smessage", b"after")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "plain" not in caplog.text
+    subscriber.close()
+
+
+def test_the_gap_is_a_message_if_asked_for_and_comes_before_all_others(valkey, proxy, connect):
+    relay = proxy(valkey)
+    client = connect(relay)
+    subscriber = client.pubsub(gap_messages=True, ignore_subscribe_messages=True)
+    subscriber.subscribe("plain")
+    heard = []
+
+    def publish():
+        publisher = connect(valkey)
+        while len(heard) < 3:
+            publisher.publish("plain", "tick")
+            sleep(0.01)
+
+    task = spawn(publish)
+    cuts = 0
+    for message in subscriber.listen():
+        heard.append(message)
+        if message["type"] == "message" and not cuts:
+            cuts += 1
+            heard.clear()
+            relay.close_connections()
+        elif cuts and len(heard) >= 3:
+            break
+    task.result()
+    kinds = [message["type"] for message in heard]
+    assert kinds.count("gap") == 1
+    first = kinds.index("gap")
+    assert set(kinds[first + 1 :]) == {"message"}
+    assert heard[first]["data"].attempts >= 1
+    subscriber.close()
+
+
+def test_an_outage_is_waited_out_with_the_reader_unharmed(start_server, connect):
+    server = start_server(transport="tcp")
+    client = connect(server)
+    gaps = []
+    subscriber = client.pubsub(on_gap=gaps.append, ignore_subscribe_messages=True)
+    subscriber.subscribe("plain")
+    assert subscriber.get_message(timeout=0.05) is None
+    server.kill()
+    started_s = time.monotonic()
+    while time.monotonic() - started_s < 0.5:
+        assert subscriber.get_message(timeout=0.05) is None  # nothing to hear, and no error
+    server.start()
+    while not gaps:
+        assert subscriber.get_message(timeout=0.05) is None
+    assert gaps[0].outage_s >= 0.4
+    assert gaps[0].attempts >= 2
+    connect(server).publish("plain", "after")
+    assert next_message(subscriber)["data"] == b"after"
+    subscriber.close()
+
+
+def test_reconnecting_ends_where_it_was_told_to_and_goes_on_when_asked_again(start_server, connect):
+    server = start_server(transport="tcp")
+    client = connect(server)
+    subscriber = client.pubsub(reconnect_timeout=0.3, ignore_subscribe_messages=True)
+    subscriber.subscribe("plain")
+    assert subscriber.get_message(timeout=0.05) is None
+    server.kill()
+    started_s = time.monotonic()
+    with pytest.raises(redis.ConnectionError):
+        subscriber.get_message(timeout=None)
+    assert time.monotonic() - started_s >= 0.3
+    with pytest.raises(redis.ConnectionError):
+        subscriber.get_message(timeout=None)
+    server.start()
+    wait_until(lambda: server.alive)
+    assert subscriber.get_message(timeout=1) is None
+    connect(server).publish("plain", "after")
+    assert next_message(subscriber)["data"] == b"after"
+    subscriber.close()
+
+
+def test_a_black_hole_is_found_by_asking(valkey, proxy, connect):
+    relay = proxy(valkey)
+    client = connect(relay, socket_timeout=0.5)
+    gaps = []
+    subscriber = client.pubsub(on_gap=gaps.append, ping_interval=0.1, ignore_subscribe_messages=True)
+    subscriber.subscribe("plain")
+    # Pings go unnoticed, and keep a living connection.
+    assert subscriber.get_message(timeout=0.5) is None
+    assert not gaps
+    before = relay.connections_accepted
+    relay.black_hole()
+
+    def lift():
+        wait_until(lambda: relay.connections_accepted > before)
+        relay.heal()
+
+    task = spawn(lift)
+    deadline_s = time.monotonic() + WITHIN_S
+    while not gaps:
+        assert time.monotonic() < deadline_s
+        assert subscriber.get_message(timeout=0.1) is None
+    task.result()
+    assert "PING" in gaps[0].reason
+    assert gaps[0].duration_s >= 0.5
+    subscriber.close()
+
+
+def test_unread_messages_are_no_silence(valkey, connect):
+    client = connect(valkey, socket_timeout=0.1)
+    gaps = []
+    subscriber = client.pubsub(on_gap=gaps.append, ping_interval=0.05, ignore_subscribe_messages=True)
+    subscriber.subscribe("plain")
+    publisher = connect(valkey)
+    assert subscriber.get_message(timeout=0.3) is None
+    for number in range(100):
+        publisher.publish("plain", str(number))
+    sleep(0.5)  # longer than interval and timeout together, with a PING perhaps under way
+    numbers = [int(next_message(subscriber)["data"]) for _ in range(100)]
+    assert numbers == list(range(100))
+    assert not gaps
+    subscriber.close()
+
+
+def test_subscribing_is_a_guarded_call_and_listening_is_not(start_server, connect):
+    server = start_server(transport="tcp")
+    policy = ResiliencePolicy(breaker=BreakerSettings(2, 60.0), retry=RetryPolicy(max_retries=0), probe_interval=None)
+    client = connect(server, resilience=policy)
+    subscriber = client.pubsub(ignore_subscribe_messages=True)
+    subscriber.subscribe("plain")
+    assert subscriber.get_message(timeout=0.05) is None
+    server.kill()
+    for _ in range(10):
+        assert subscriber.get_message(timeout=0.1) is None
+    assert client.guard.state == "closed"
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError) as caught:
+            subscriber.subscribe("another")
+        assert not isinstance(caught.value, CircuitOpenError)
+        assert caught.value.outcome.name == "NOT_SENT"
+    with pytest.raises(CircuitOpenError):
+        subscriber.subscribe("another")
+    server.start()
+    # The listener comes back although the circuit is open.
+    publisher = connect(server)
+    deadline_s = time.monotonic() + WITHIN_S
+    while not publisher.publish("plain", "after"):
+        assert time.monotonic() < deadline_s
+        subscriber.get_message(timeout=0.05)
+    assert next_message(subscriber)["data"] == b"after"
+    assert client.guard.state == "open"
+    subscriber.close()
+
+
+def test_a_subscription_is_retried_like_any_call_that_did_not_arrive(start_server, connect):
+    server = start_server(transport="tcp")
+    client = connect(server)
+    subscriber = client.pubsub()
+    subscriber.subscribe("one")
+    assert next_message(subscriber)["type"] == "subscribe"
+    server.restart()
+    # The connection is gone, and nobody has noticed: the call finds out, and both channels stand afterwards.
+    subscriber.subscribe("two")
+    publisher = connect(server)
+    names = set()
+    while names != {b"one", b"two"}:
+        names.add(next_message(subscriber)["channel"])
+    assert publisher.publish("one", "1") == 1
+    assert publisher.publish("two", "2") == 1
+    subscriber.close()
+
+
+def test_closed_while_it_waits_to_reconnect(start_server, connect):
+    server = start_server(transport="tcp")
+    client = connect(server)
+    subscriber = client.pubsub()
+    subscriber.subscribe("plain")
+    assert next_message(subscriber)["type"] == "subscribe"
+    server.kill()
+
+    def listen():
+        return list(subscriber.listen())
+
+    task = spawn(listen)
+    wait_until(lambda: subscriber._loss is not None)
+    subscriber.close()
+    assert task.join(WITHIN_S)
+    assert task.result() == []

@@ -1,0 +1,141 @@
+# Generated from ../_async/test_unsent.py by tools/generate_sync.py: edit that file, not this one.
+
+"""What a call says for which no connection could be opened: nothing was sent, whatever pool it is."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import redis
+from fake_server import FakeServer
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from agent_memory import Outcome, ResilientRedisClient, RetryPolicy
+from agent_memory._compat import in_thread
+from agent_memory.errors import RedisUnavailableError
+from agent_memory.policy import FailureKind
+from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.redis import Redis
+from agent_memory.redis.outcomes import classify
+
+ONCE = ResiliencePolicy(retry=RetryPolicy(max_retries=0))
+
+
+@pytest.fixture
+def unused_port():
+    """A port that nothing listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        return unused.getsockname()[1]
+
+
+class OwnConnection(redis.Connection):
+    """A connection class of the user's own, as kombu has one."""
+
+
+class OwnPool(redis.ConnectionPool):
+    """A pool class of the user's own."""
+
+
+def pool_of(kind, connection_class, port):
+    return kind(connection_class=connection_class, host="127.0.0.1", port=port)
+
+
+@pytest.mark.parametrize("resilience", [None, ONCE], ids=["unguarded", "guarded"])
+@pytest.mark.parametrize(
+    ("kind", "connection_class"),
+    [
+        (redis.ConnectionPool, redis.Connection),
+        (redis.ConnectionPool, OwnConnection),
+        (redis.BlockingConnectionPool, OwnConnection),
+        (OwnPool, redis.Connection),
+    ],
+)
+def test_a_refused_connection_sent_nothing(unused_port, kind, connection_class, resilience):
+    client = Redis(connection_pool=pool_of(kind, connection_class, unused_port), resilience=resilience)
+    again = Redis(connection_pool=client.connection_pool, resilience=resilience)  # marks the pool no second time
+    for one in (client, again):
+        with pytest.raises(RedisUnavailableError) as command:
+            one.incr("key")
+        with pytest.raises(RedisUnavailableError) as pipeline:
+            one.pipeline().incr("key").execute()
+        for error in (command.value, pipeline.value):
+            assert error.outcome is Outcome.NOT_SENT
+            assert classify(error) == (FailureKind.REFUSED, Outcome.NOT_SENT)
+    client.connection_pool.disconnect()
+
+
+def test_a_write_that_was_not_sent_is_repeated(start_server, proxy):
+    """The first attempt is refused, the second is not: the write is executed once."""
+    server = start_server(transport="tcp")
+    front = proxy(server)
+    front.refuse()
+    pool = redis.ConnectionPool(connection_class=OwnConnection, **front.connection_kwargs)
+    client = Redis(connection_pool=pool, resilience=ResiliencePolicy(retry=RetryPolicy(1, 0.0)))
+    get_connection, outcomes = pool.get_connection, []
+
+    def note(*args):
+        try:
+            return get_connection(*args)
+        except redis.ConnectionError as error:
+            outcomes.append(error.outcome)
+            in_thread(front.accept)
+            raise
+
+    pool.get_connection = note
+    assert client.incr("key") == 1
+    assert outcomes == [Outcome.NOT_SENT]
+    pool.disconnect()
+
+
+def test_what_was_sent_and_not_answered_is_unknown():
+    def hang_up(_command, connection):
+        connection.reset()
+
+    with FakeServer(hang_up) as fake:
+        pool = pool_of(redis.ConnectionPool, OwnConnection, fake.port)
+        pool.connection_kwargs["retry"] = Retry(NoBackoff(), 0)
+        client = Redis(connection_pool=pool, resilience=ONCE)
+        with pytest.raises(RedisUnavailableError) as caught:
+            client.incr("key")
+        assert caught.value.outcome is Outcome.UNKNOWN
+        pool.disconnect()
+
+
+def test_a_pinned_connection_that_was_lost(start_server):
+    """It is opened again before anything is sent, so a refusal says that nothing was."""
+    server = start_server(transport="tcp")
+    client = Redis(**server.connection_kwargs, single_connection_client=True, resilience=ONCE)
+    assert client.incr("key") == 1
+    in_thread(server.kill)
+    outcomes = []
+    for _ in range(2):
+        with pytest.raises(RedisUnavailableError) as caught:
+            client.incr("key")
+        outcomes.append(caught.value.outcome)
+    assert outcomes == [Outcome.UNKNOWN, Outcome.NOT_SENT]
+    in_thread(server.start)
+    assert client.incr("key") == 1
+    client.close()
+
+
+def test_an_injected_client(unused_port):
+    wrapped = redis.Redis(host="127.0.0.1", port=unused_port, retry=None)
+    client = ResilientRedisClient("injected", client=wrapped, retry_policy=RetryPolicy(max_retries=0), recovery=None)
+    with pytest.raises(RedisUnavailableError) as caught:
+        client.incr("key")
+    assert caught.value.outcome is Outcome.NOT_SENT
+    wrapped.close()
+
+
+def test_an_injected_client_of_an_unknown_class_may_have_sent_before(unused_port):
+    class Repeating(redis.Redis):
+        """Its own repetitions are nobody's business: the last refusal says nothing of the attempts before it."""
+
+    wrapped = Repeating(host="127.0.0.1", port=unused_port, retry=None)
+    client = ResilientRedisClient("injected", client=wrapped, retry_policy=RetryPolicy(max_retries=0), recovery=None)
+    with pytest.raises(RedisUnavailableError) as caught:
+        client.incr("key")
+    assert caught.value.outcome is Outcome.UNKNOWN
+    wrapped.close()
