@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # the servers of the other tests are found in the same way
+sys.path.insert(0, str(HERE.parent / "support"))  # the servers of the other tests are found in the same way
 
 from servers import REDIS, VALKEY, find_server  # noqa: E402
 

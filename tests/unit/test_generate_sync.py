@@ -33,7 +33,7 @@ def tool():
         ("class AsyncThing(AsyncBase): ...\n", "class Thing(Base): ...\n"),
         ("async_sleep(1)\n", "sleep(1)\n"),
         ("from a import AsyncLock as Lock\n", "from a import Lock\n"),
-        ("from ._async_retry import x\n", "from ._retry import x\n"),
+        ("from a._async.retry import x\n", "from a._sync.retry import x\n"),
         ("import redis.asyncio\nredis.asyncio.Redis\n", "import redis\nredis.Redis\n"),
         ("from agent_memory.redis.asyncio import Redis\n", "from agent_memory.redis import Redis\n"),
         ("f: Awaitable[int]\n", "f: int\n"),

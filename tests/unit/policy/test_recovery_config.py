@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-import agent_memory
 from agent_memory import RecoveryConfig
 
 
@@ -35,5 +34,5 @@ def test_a_path_may_be_a_path(tmp_path):
     assert isinstance(tmp_path, pathlib.Path)
 
 
-def test_the_older_name_is_the_same_class():
-    assert agent_memory.RecoverySettings is RecoveryConfig
+def test_the_name_in_the_clients_modules_is_the_same_class():
+    assert redis_client.RecoverySettings is async_redis_client.RecoverySettings is RecoveryConfig
