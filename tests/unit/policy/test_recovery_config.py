@@ -6,6 +6,7 @@ import re
 import pytest
 
 from agent_memory import RecoveryConfig
+from agent_memory.storage import async_redis_client, redis_client
 
 
 @pytest.mark.parametrize(
