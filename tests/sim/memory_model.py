@@ -1,7 +1,7 @@
 """
 The stores of agent memory as a model: what SQL, Redis and a journal hold, and what each of their commands does.
 
-The decisions are those of `agent_memory.memory.rules`, taken from the namespace that is handed in, so that a simulation
+The decisions are those of `agent_memory.memory._copy_rules`, taken from the namespace that is handed in, so that a simulation
 can take one of them away and see whether anything breaks. The methods of `ModelRedis` are the scripts of
 `agent_memory.memory` line by line; a test runs both on the same commands and compares.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import types
 from typing import NamedTuple
 
-from agent_memory.memory import rules as real_rules
-from agent_memory.memory.rules import Epoch, Stamp
+from agent_memory.memory import _copy_rules as real_rules
+from agent_memory.memory._copy_rules import Epoch, Stamp
 
 LIFETIME = 1_000
 """The longest time a command may be under way, in ticks of the model's clock."""

@@ -7,15 +7,6 @@ from agent_memory.memory._async.system import (
     AsyncMemorySystem,
     AsyncShortTermMemory,
 )
-from agent_memory.memory._reports import (
-    CheckReport,
-    DamagedMemory,
-    Health,
-    ImportReport,
-    MaintenanceReport,
-    ReembedReport,
-    SyncReport,
-)
 from agent_memory.memory._sync.sync_service import SyncService
 from agent_memory.memory._sync.system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
@@ -33,6 +24,15 @@ from agent_memory.memory.errors import (
     MemoryStoreUnavailableError,
     MemorySystemError,
     StoreFault,
+)
+from agent_memory.memory.reports import (
+    CheckReport,
+    DamagedMemory,
+    Health,
+    ImportReport,
+    MaintenanceReport,
+    ReembedReport,
+    SyncReport,
 )
 from agent_memory.memory.settings import (
     AccessSettings,

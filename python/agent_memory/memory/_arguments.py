@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent_memory.memory._reports import ImportReport
 from agent_memory.memory.entries import (
     EMBEDDED,
     PENDING_VECTOR,
@@ -26,6 +25,7 @@ from agent_memory.memory.entries import (
     new_id,
 )
 from agent_memory.memory.entries import encode_namespace as encode
+from agent_memory.memory.reports import ImportReport
 from agent_memory.memory.stores.operations import MemoryQuery, WriteResult, WriteStatus
 from agent_memory.scoring import Filters
 

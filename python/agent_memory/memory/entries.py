@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from agent_memory import _core
-from agent_memory.memory.rules import MAX_VERSION, Stamp
+from agent_memory.memory._copy_rules import MAX_VERSION, Stamp
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_memory.memory import CorruptMemoryError, MemoryId, Tier, codec, entries
+from agent_memory.memory import CorruptMemoryError, MemoryId, Tier, _redis_codec, entries
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 NAMES = TEXT.filter(lambda text: text and "\0" not in text)
@@ -50,8 +50,8 @@ OPTIONS = st.fixed_dictionaries(
 @given(content=TEXT | st.binary(max_size=60) | JSON, agent_id=NAMES, options=OPTIONS, dirty=st.booleans())
 def test_values_survive_the_codec_and_come_back_as_they_were_given(content, agent_id, options, dirty):
     copy = entries.make_copy(agent_id, content, **options)
-    value = codec.encode_copy(copy, "a" * 40, dirty=dirty)
-    decoded, header = codec.decode_copy(value, copy.id, agent_id)
+    value = _redis_codec.encode_copy(copy, "a" * 40, dirty=dirty)
+    decoded, header = _redis_codec.decode_copy(value, copy.id, agent_id)
     assert decoded == copy
     assert header == ("d" if dirty else "c", options["tier"], options["version"], options["writer"], "a" * 40)
 
@@ -92,19 +92,19 @@ def test_the_bytes_are_those_of_databases_that_exist(content, agent_id, options)
         *(len(copy.vector), len(joined), len(copy.content)),
     )
     prefix = f"1c{'sil'[copy.tier]}0{copy.version:016d}{copy.writer:016x}{'f' * 40}".encode()
-    assert codec.encode_copy(copy, "f" * 40) == prefix + numbers + copy.vector + joined + copy.content
+    assert _redis_codec.encode_copy(copy, "f" * 40) == prefix + numbers + copy.vector + joined + copy.content
 
 
 @given(options=OPTIONS, data=st.data())
 def test_a_changed_byte_is_noticed_unless_scripts_may_change_it(options, data):
     copy = entries.make_copy("agent", "what was said", **options)
-    value = bytearray(codec.encode_copy(copy, "a" * 40))
+    value = bytearray(_redis_codec.encode_copy(copy, "a" * 40))
     # State, tier, run_id, and of the numbers generation and seq may change; the hash's flag only says to compute it.
     free = {1, 2, 3, *range(36, 76), *range(80, 92), 134, 135}
     place = data.draw(st.integers(0, len(value) - 1).filter(lambda offset: offset not in free))
     value[place] ^= data.draw(st.integers(1, 255))
     try:
-        decoded, _ = codec.decode_copy(bytes(value), copy.id, "agent")
+        decoded, _ = _redis_codec.decode_copy(bytes(value), copy.id, "agent")
     except CorruptMemoryError:
         return
     assert (
@@ -114,21 +114,21 @@ def test_a_changed_byte_is_noticed_unless_scripts_may_change_it(options, data):
 
 def test_a_copy_under_another_name_is_noticed():
     copy = entries.make_copy("agent", "x", memory_id="m1", timestamp=0.0, created_us=1, writer=1, version=5)
-    value = codec.encode_copy(copy)
+    value = _redis_codec.encode_copy(copy)
     with pytest.raises(CorruptMemoryError):
-        codec.decode_copy(value, "m2", "agent")
+        _redis_codec.decode_copy(value, "m2", "agent")
     with pytest.raises(CorruptMemoryError):
-        codec.decode_copy(value[:100], "m1", "agent")
+        _redis_codec.decode_copy(value[:100], "m1", "agent")
     with pytest.raises(CorruptMemoryError):
-        codec.decode_copy(b"", "m1", "agent")
+        _redis_codec.decode_copy(b"", "m1", "agent")
 
 
 def test_a_tombstone_keeps_nothing_but_its_place():
     tombstone = entries.tombstone_of("m1", "agent", 77, 5, seq=3, generation=2)
-    value = codec.encode_copy(tombstone)
-    assert len(value) == codec.HEADER_LENGTH
-    decoded, header = codec.decode_copy(value, "m1", "agent")
-    assert (decoded, header.state) == (tombstone, codec.TOMBSTONE)
+    value = _redis_codec.encode_copy(tombstone)
+    assert len(value) == _redis_codec.HEADER_LENGTH
+    decoded, header = _redis_codec.decode_copy(value, "m1", "agent")
+    assert (decoded, header.state) == (tombstone, _redis_codec.TOMBSTONE)
 
 
 def make(**changes):

@@ -12,9 +12,9 @@ from agent_memory.memory._async.copies import AsyncCopies
 from agent_memory.memory._async.indexes import AsyncIndexes
 from agent_memory.memory._async.redis_tier import BUCKETS, AsyncRedisTier, bucket_of
 from agent_memory.memory._async.sync_service import AsyncSyncService
-from agent_memory.memory._reports import CheckReport, DamagedMemory
+from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory.errors import MemoryStoreError, StoreFault
-from agent_memory.memory.redis_scripts import MAX_ENTRIES
+from agent_memory.memory.reports import CheckReport, DamagedMemory
 
 __all__ = ["AsyncCheck"]
 

@@ -42,8 +42,10 @@ from agent_memory._waiting import LOOK_AGAIN_S
 from agent_memory.memory._agent_index import DELETED
 from agent_memory.memory._async.journal import AsyncMemoryJournal
 from agent_memory.memory._async.redis_tier import AsyncRedisTier, bucket_of
+from agent_memory.memory._availability import Damage, Found, Presence, Writability, Written
 from agent_memory.memory._batching import AsyncBatcher, AsyncTurns
-from agent_memory.memory._presence import Damage, Found, Presence, Writability, Written
+from agent_memory.memory._copy_rules import is_expired, next_version
+from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory.entries import Copy, Durability, Tier, accepted, new_writer, tombstone_of
 from agent_memory.memory.errors import (
     CorruptMemoryError,
@@ -52,8 +54,6 @@ from agent_memory.memory.errors import (
     MemoryStoreUnavailableError,
     StoreFault,
 )
-from agent_memory.memory.redis_scripts import MAX_ENTRIES
-from agent_memory.memory.rules import is_expired, next_version
 from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores._async.protocol import AsyncMemoryStore
 from agent_memory.memory.stores.operations import Delete, Operation, Put, WriteResult, WriteStatus

@@ -21,9 +21,9 @@ import numpy as np
 
 from agent_memory._compat import AsyncKeyedLocks, async_in_thread, async_settle, async_sleep
 from agent_memory.memory._async.copies import AsyncCopies
-from agent_memory.memory._reports import ReembedReport
 from agent_memory.memory.entries import PENDING_VECTOR, Copy, embedded_text
 from agent_memory.memory.errors import EmbeddingSpaceError, MemoryStoreUnavailableError, MemorySystemError
+from agent_memory.memory.reports import ReembedReport
 from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores.operations import EmbeddingSpace, Put, Unembedded, WriteStatus
 

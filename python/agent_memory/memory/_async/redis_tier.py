@@ -1,6 +1,6 @@
 """The copies of memories in Redis: what is put there, kept there and read from there.
 
-Every method is one script on one slot (`redis_scripts.py` says which keys there are), sent through a redis-py compatible
+Every method is one script on one slot (`_redis_scripts.py` says which keys there are), sent through a redis-py compatible
 client: ours, or a RedisCluster. The methods raise what the client raises: `redis.exceptions.ConnectionError`, `TimeoutError`
 and the like mean that Redis is away, and the caller goes on without it.
 
@@ -23,12 +23,12 @@ from urllib.parse import quote, unquote
 from redis.exceptions import NoScriptError, ResponseError
 
 from agent_memory._compat import async_sleep
-from agent_memory.memory import redis_scripts
-from agent_memory.memory.codec import decode_copy, encode_copy
+from agent_memory.memory import _redis_scripts
+from agent_memory.memory._copy_rules import MAX_VERSION, REPLAY_LIFETIME_US, Stamp
+from agent_memory.memory._redis_codec import decode_copy, encode_copy
+from agent_memory.memory._redis_scripts import MAX_ENTRIES, Script, parse_answers
 from agent_memory.memory.entries import Copy, Tier
 from agent_memory.memory.errors import CorruptMemoryError
-from agent_memory.memory.redis_scripts import MAX_ENTRIES, Script, parse_answers
-from agent_memory.memory.rules import MAX_VERSION, REPLAY_LIFETIME_US, Stamp
 
 __all__ = ["BUCKETS", "AsyncRedisTier", "DamagedCopy", "ReadReply", "RedisAnswer", "bucket_of"]
 
@@ -48,13 +48,13 @@ REWRITE_POLL_S: Final = 0.01
 
 _SHAS: Final = {
     script.name: hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
-    for script in vars(redis_scripts).values()
+    for script in vars(_redis_scripts).values()
     if isinstance(script, Script)
 }
 
 
 class RedisAnswer(NamedTuple):
-    """What a script did with its copies: a letter each, as `redis_scripts.py` says, the agent's hint, and a number."""
+    """What a script did with its copies: a letter each, as `_redis_scripts.py` says, the agent's hint, and a number."""
 
     letters: str
     hint: int
@@ -169,7 +169,7 @@ class AsyncRedisTier:
 
         `cursor` is the place of SQL's change feed, read before this call: Redis follows the feed from there.
         """
-        epoch, _, _, clock = await self._call(redis_scripts.OPEN, agent_id, (), (secrets.token_hex(8), str(cursor)))
+        epoch, _, _, clock = await self._call(_redis_scripts.OPEN, agent_id, (), (secrets.token_hex(8), str(cursor)))
         self._remember(agent_id, epoch.decode(), int(clock))
         return self._epochs[agent_id]
 
@@ -192,7 +192,7 @@ class AsyncRedisTier:
         """Puts copies that SQL holds (tombstones too): at most MAX_ENTRIES, of one agent, with distinct ids."""
         values = [encode_copy(copy, epoch) for copy in copies]
         return await self._apply(
-            redis_scripts.PUT_CLEAN,
+            _redis_scripts.PUT_CLEAN,
             copies[0].agent_id,
             [copy.id for copy in copies],
             [_microseconds(residency_s), *values],
@@ -204,7 +204,7 @@ class AsyncRedisTier:
         arguments: list[Any] = []
         for copy, base in zip(copies, bases, strict=True):
             arguments += (encode_copy(copy, dirty=True), "" if base is None else f"{base:016d}")
-        return await self._apply(redis_scripts.PUT_DIRTY, copies[0].agent_id, [copy.id for copy in copies], arguments)
+        return await self._apply(_redis_scripts.PUT_DIRTY, copies[0].agent_id, [copy.id for copy in copies], arguments)
 
     async def mark(
         self, agent_id: str, seen: Sequence[tuple[str, Stamp, Stamp]], epoch: str, residency_s: float
@@ -214,23 +214,23 @@ class AsyncRedisTier:
         for _, went, holds in seen:
             arguments += (order_text(went), order_text(holds))
         return await self._apply(
-            redis_scripts.MARK, agent_id, [memory_id for memory_id, _, _ in seen], arguments, epoch
+            _redis_scripts.MARK, agent_id, [memory_id for memory_id, _, _ in seen], arguments, epoch
         )
 
     async def follow(self, agent_id: str, stamps: Sequence[tuple[str, Stamp]], cursor: int, epoch: str) -> RedisAnswer:
         """Rows of SQL's feed up to `cursor`: lower copies go, floors rise."""
         arguments = [str(cursor), *(order_text(stamp) for _, stamp in stamps)]
         ids = [memory_id for memory_id, _ in stamps]
-        return await self._apply(redis_scripts.FOLLOW, agent_id, ids, arguments, epoch)
+        return await self._apply(_redis_scripts.FOLLOW, agent_id, ids, arguments, epoch)
 
     async def evict(self, agent_id: str, ids: Sequence[str], due_us: int | None = None) -> RedisAnswer:
         """Lets clean copies go: all of `ids`, or those whose residency was over at `due_us`."""
-        return await self._apply(redis_scripts.EVICT, agent_id, ids, ["" if due_us is None else str(due_us)])
+        return await self._apply(_redis_scripts.EVICT, agent_id, ids, ["" if due_us is None else str(due_us)])
 
     async def relabel(self, agent_id: str, ids: Sequence[str], tier: Tier, residency_s: float) -> RedisAnswer:
         """Puts the label of a tier on copies that are here. A label is advice: SQL's counts."""
         arguments = ["sil"[tier], _microseconds(residency_s)]
-        return await self._apply(redis_scripts.RELABEL, agent_id, ids, arguments)
+        return await self._apply(_redis_scripts.RELABEL, agent_id, ids, arguments)
 
     # --- reading ---
 
@@ -239,7 +239,7 @@ class AsyncRedisTier:
 
         A clean one that does not match its checksum is taken out and a miss, since SQL has it; any other stays.
         """
-        reply = await self._call(redis_scripts.READ, agent_id, ids, ())
+        reply = await self._call(_redis_scripts.READ, agent_id, ids, ())
         epoch = reply[0].decode()
         self._remember(agent_id, epoch, int(reply[3]))
         copies: list[Copy | None] = []
@@ -271,7 +271,7 @@ class AsyncRedisTier:
         names = [*keys, *(prefix + _quote_id(memory_id) for memory_id in damaged)]
         names.append(_bucket_key(bucket_of(agent_id), "damaged"))
         digests = [one.digest for one in damaged.values()]
-        letters = parse_answers(await self._evaluate(redis_scripts.QUARANTINE, names, digests))[0]
+        letters = parse_answers(await self._evaluate(_redis_scripts.QUARANTINE, names, digests))[0]
         return letters.count("o")
 
     async def damaged_members(self, bucket: int, *, limit: int = MAX_ENTRIES) -> list[tuple[str, str]]:
@@ -355,7 +355,7 @@ class AsyncRedisTier:
             ids = [*damaged, *await self.dirty_ids(agent_id), *await self.oldest_ids(agent_id, MAX_ENTRIES)]
             if not ids:
                 break
-            answer = await self._apply(redis_scripts.EVICT, agent_id, list(dict.fromkeys(ids))[:MAX_ENTRIES], ["all"])
+            answer = await self._apply(_redis_scripts.EVICT, agent_id, list(dict.fromkeys(ids))[:MAX_ENTRIES], ["all"])
             await self.forget_damaged(agent_id, damaged)
             erased += answer.letters.count("o")
         await self.client.unlink(keys[1], keys[2])

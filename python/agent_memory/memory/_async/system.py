@@ -36,10 +36,10 @@ from agent_memory.memory._async.indexes import AsyncIndexes
 from agent_memory.memory._async.journal import AsyncMemoryJournal
 from agent_memory.memory._async.redis_tier import AsyncRedisTier
 from agent_memory.memory._async.sync_service import AsyncSyncService
+from agent_memory.memory._availability import Written
+from agent_memory.memory._copy_rules import is_expired
 from agent_memory.memory._directory import MemoryDirectory
-from agent_memory.memory._presence import Written
 from agent_memory.memory._redis_argument import check_redis
-from agent_memory.memory._reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory.entries import (
     Copy,
     Durability,
@@ -59,7 +59,7 @@ from agent_memory.memory.errors import (
     MemoryStoreUnavailableError,
     MemorySystemError,
 )
-from agent_memory.memory.rules import is_expired
+from agent_memory.memory.reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
 from agent_memory.memory.stores._async.protocol import AsyncMemoryStore
 from agent_memory.memory.stores.operations import MemoryQuery, NamespaceCount, Put, WriteStatus

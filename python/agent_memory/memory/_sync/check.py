@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent_memory._compat import give_way
-from agent_memory.memory._reports import CheckReport, DamagedMemory
+from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory._sync.copies import Copies
 from agent_memory.memory._sync.indexes import Indexes
 from agent_memory.memory._sync.redis_tier import BUCKETS, RedisTier, bucket_of
 from agent_memory.memory._sync.sync_service import SyncService
 from agent_memory.memory.errors import MemoryStoreError, StoreFault
-from agent_memory.memory.redis_scripts import MAX_ENTRIES
+from agent_memory.memory.reports import CheckReport, DamagedMemory
 
 __all__ = ["Check"]
 

@@ -31,10 +31,10 @@ from agent_memory.embedded import ServerError, ServerInUseError
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments
 from agent_memory.memory._agent_index import AgentIndex
+from agent_memory.memory._availability import Written
+from agent_memory.memory._copy_rules import is_expired
 from agent_memory.memory._directory import MemoryDirectory
-from agent_memory.memory._presence import Written
 from agent_memory.memory._redis_argument import check_redis
-from agent_memory.memory._reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory._sync.check import Check
 from agent_memory.memory._sync.copies import Copies
 from agent_memory.memory._sync.embedding import Embedding
@@ -61,7 +61,7 @@ from agent_memory.memory.errors import (
     MemoryStoreUnavailableError,
     MemorySystemError,
 )
-from agent_memory.memory.rules import is_expired
+from agent_memory.memory.reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
 from agent_memory.memory.stores._sync.protocol import MemoryStore
 from agent_memory.memory.stores.operations import MemoryQuery, NamespaceCount, Put, WriteStatus

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from agent_memory.memory.rules import next_version
+from agent_memory.memory._copy_rules import next_version
 from agent_memory.memory.stores._compression import Compression
 from agent_memory.memory.stores._plan import Plan
 from agent_memory.memory.stores._rows import EMBEDDING_SPACE, NOT_EXPIRED, space_of_row

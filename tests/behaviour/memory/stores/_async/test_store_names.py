@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from store_samples import WRITER, put
 
-from agent_memory.memory.rules import is_expired
+from agent_memory.memory._copy_rules import is_expired
 from agent_memory.memory.stores import Delete, MemoryQuery, WriteStatus
 
 APPLIED, EXISTING = WriteStatus.APPLIED, WriteStatus.EXISTING

@@ -1,4 +1,4 @@
-"""The scripts that write agent memory in Redis: the rules of `rules.py` in Lua, each atomic, each idempotent.
+"""The scripts that write agent memory in Redis: the rules of `_copy_rules.py` in Lua, each atomic, each idempotent.
 
 All keys of one agent and of its bucket's bookkeeping have one hash tag, so that every script works on one slot:
 

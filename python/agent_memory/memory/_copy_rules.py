@@ -24,7 +24,7 @@ Two consequences that the simulation of `tests/sim/` insists on, beyond the rule
 - A reader that knows a version (its index, its own writes) takes a lower copy for a miss (`is_hit`), and a dirty copy
   is compared with SQL while SQL is there: it may have come back with an old snapshot of Redis.
 
-The Lua scripts of `redis_scripts.py` and the statements of the SQL stores say the same in their languages; tests compare them.
+The Lua scripts of `_redis_scripts.py` and the statements of the SQL stores say the same in their languages; tests compare them.
 """
 
 from __future__ import annotations
