@@ -14,16 +14,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from agent_memory.embedded import fork
 from agent_memory.embedded.workspace import PortReservation
 from agent_memory.testing._faults import DirectionFaults, ReplyDrop, RequestCut
-from agent_memory.testing._relay import Connection
+from agent_memory.testing._relay import Connection, SocketAddress
 
-__all__ = ["Engine", "SocketAddress"]
+__all__ = ["Engine"]
 
-SocketAddress: TypeAlias = tuple[socket.AddressFamily, str | tuple[str, int]]
 _Result = TypeVar("_Result")
 
 _ACCEPTS_PER_TURN = 128
@@ -61,7 +60,7 @@ class Engine:
         self.port = self._reservation.port
         self._listener: socket.socket | None = None
         self._listener_registered = False
-        self.selector = selectors.DefaultSelector()
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
         self._wakened.setblocking(False)

@@ -16,15 +16,15 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from agent_memory.testing._faults import DirectionFaults, ReplyDrop, RequestCut
 from agent_memory.testing.resp import NotRespError, ReplySplitter, RequestPiece, RequestSplitter
 
 if TYPE_CHECKING:
-    from agent_memory.testing._engine import Engine
+    import random
 
-__all__ = ["BUFFER_BYTES", "Connection", "HangUp"]
+__all__ = ["BUFFER_BYTES", "Connection", "HangUp", "Host", "SocketAddress"]
 
 # A lane stops reading while it holds this much; one read may exceed it by _READ_BYTES.
 BUFFER_BYTES = 1 << 20
@@ -40,8 +40,31 @@ _RESET_LINGER = struct.pack("ii", 1, 0)
 _UNTRACKED = frozenset({"SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"})
 _UNTRACKED |= {"MONITOR", "SYNC", "PSYNC"}
 
+SocketAddress: TypeAlias = tuple[socket.AddressFamily, str | tuple[str, int]]
 HangUp = Literal["reset", "fin"]
 _Ending = Literal["shutdown", "reset", "close", "silence", "continue", "cut"]
+
+
+class Host(Protocol):
+    """What a connection needs of the engine whose thread it runs in."""
+
+    upstream: SocketAddress
+    up: DirectionFaults
+    down: DirectionFaults
+    random: random.Random
+    paused: bool
+    commands: dict[str, int]
+    drops: list[ReplyDrop]
+    cuts: list[RequestCut]
+    selector: selectors.BaseSelector
+
+    def call_at(self, when_ns: int, function: Callable[[], None]) -> None:
+        """Call `function` at a time of the monotonic clock."""
+
+    def count_bytes(self, faults: DirectionFaults, count: int) -> None:
+        """Count bytes read for a direction."""
+
+    def forget(self, connection: Connection) -> bool: ...
 
 
 class End:
@@ -313,7 +336,7 @@ class Lane:
 class Connection:
     """A client's connection and the one made for it to the upstream server."""
 
-    def __init__(self, engine: Engine, client_socket: socket.socket) -> None:
+    def __init__(self, engine: Host, client_socket: socket.socket) -> None:
         """Take over an accepted socket and begin to connect upstream."""
         self.engine = engine
         family, self._address = engine.upstream

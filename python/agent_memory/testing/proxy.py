@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from agent_memory.embedded.errors import ServerError
 from agent_memory.embedded.server import EmbeddedServer
-from agent_memory.testing._engine import Engine, SocketAddress
+from agent_memory.testing._engine import Engine
 from agent_memory.testing._faults import DirectionFaults, ReplyDrop, RequestCut, Then, check_then
-from agent_memory.testing._relay import BUFFER_BYTES
+from agent_memory.testing._relay import BUFFER_BYTES, SocketAddress
 
 __all__ = ["DirectionFaults", "FaultProxy", "ReplyDrop", "RequestCut", "Upstream"]
 

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from agent_memory.testing.simulation.process import SimulatedProcess
-
-__all__ = ["SimulatedDisk"]
+__all__ = ["JournalOwner", "SimulatedDisk", "SimulatedPath"]
 
 BATCH_S: Final = (0.0001, 0.004)
 """Least and greatest time between a request and the end of its batch, in seconds."""
 _ROW_BITS: Final = 48
+
+
+class JournalOwner(Protocol):
+    """What the disk needs of the process that a journal belongs to."""
+
+    host: str
+    journals: list[Any]
 
 
 class _Segment:
@@ -61,7 +66,7 @@ class SimulatedDisk:
         """How long a batch takes."""
         return self._dice.uniform(*BATCH_S)
 
-    def open(self, process: SimulatedProcess, identity: str, fsync: str, interval_s: float) -> _Journal:
+    def open(self, process: JournalOwner, identity: str, fsync: str, interval_s: float) -> _Journal:
         """A journal of a process: adopts what dead ones of the same identity left."""
         mine = [segment for segment in self._segments if segment.owner is None and segment.identity == identity]
         if not mine:
@@ -83,7 +88,7 @@ class SimulatedDisk:
 class SimulatedPath(os.PathLike[str]):
     """A directory of the simulated disk as one process sees it: `RecoveryConfig(path=…)`."""
 
-    def __init__(self, disk: SimulatedDisk, process: SimulatedProcess) -> None:
+    def __init__(self, disk: SimulatedDisk, process: JournalOwner) -> None:
         self._disk = disk
         self._process = process
 
@@ -101,7 +106,7 @@ class _Journal:
     """One open journal; the methods are those of `agent_memory._core.Journal`, and `wait`."""
 
     def __init__(
-        self, disk: SimulatedDisk, process: SimulatedProcess, segments: list[_Segment], fsync: str, interval_s: float
+        self, disk: SimulatedDisk, process: JournalOwner, segments: list[_Segment], fsync: str, interval_s: float
     ) -> None:
         self.segments = segments
         self._disk = disk

@@ -7,20 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from agent_memory.testing.simulation.server import SimulatedServer
-
-__all__ = ["Link", "SimulatedNetwork"]
+__all__ = ["Link", "Listener", "SimulatedNetwork"]
 
 SLOW_PIECE_S: Final = 0.005
 """With a bandwidth, what is on its way down arrives in pieces of so much time."""
 PIECE_S: Final = 1e-6
 """Between two pieces of one stream: timers that are due at the same moment run in no certain order."""
+
+
+class Listener(Protocol):
+    """What the network needs of the server that it leads to."""
+
+    up: bool
+
+    def accept(self, link: Link) -> None:
+        """A client has connected."""
+
+    def receive(self, link: Link, data: bytes) -> None:
+        """Bytes have arrived."""
+
+    def forget(self, link: Link) -> None:
+        """The connection is gone, and with it what was not executed yet."""
 
 
 class Link:
@@ -101,7 +114,7 @@ class SimulatedNetwork:
     `refusing` refuses new connections, `silent` accepts them and passes nothing on.
     """
 
-    def __init__(self, server: SimulatedServer, dice: random.Random) -> None:
+    def __init__(self, server: Listener, dice: random.Random) -> None:
         self.server = server
         self.refusing = False
         self.silent = False
