@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent_memory.memory import LongTermSettings, SqliteSettings, Tier, entries
+from agent_memory.memory import LongTermSettings, SqliteSettings, Tier, _copy
 from agent_memory.memory.stores import MemoryQuery, Move, Put
 from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore, _schema
 
@@ -40,10 +40,10 @@ def sentence(number: int) -> str:
 def put(number: int, tier: Tier = Tier.LTM, agent_id: str = "agent") -> Put:
     now_us = time.time_ns() // 1_000
     return Put(
-        entries.make_copy(
+        _copy.make_copy(
             agent_id,
             sentence(number),
-            memory_id=entries.new_id(now_us),
+            memory_id=_copy.new_id(now_us),
             timestamp=float(number),
             created_us=now_us,
             writer=WRITER,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from agent_memory.memory import entries
+from agent_memory.memory import _copy
 from agent_memory.memory.stores import Put
 
 WRITER = 77
@@ -16,7 +16,7 @@ def copy(content="something said", *, agent_id="agent", memory_id=None, writer=W
     options.setdefault("timestamp", 1_000.0)
     options.setdefault("created_us", 0)
     memory_id = memory_id or f"m{next(_numbers):06d}"
-    return entries.make_copy(agent_id, content, memory_id=memory_id, writer=writer, **options)
+    return _copy.make_copy(agent_id, content, memory_id=memory_id, writer=writer, **options)
 
 
 def put(content="something said", *, if_version=None, create=False, **options):

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from agent_memory.memory.entries import EMBEDDED, SEARCHED_TEXT, Copy, text_of
+from agent_memory.memory._copy import EMBEDDED, SEARCHED_TEXT, Copy, text_of
 from agent_memory.memory.settings import IndexSettings
 from agent_memory.memory.stores.operations import EmbeddingSpace
 from agent_memory.scoring import MemoryIndex

@@ -11,20 +11,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent_memory.memory.entries import (
+from agent_memory.memory._copy import (
     EMBEDDED,
     PENDING_VECTOR,
     SEARCHED_TEXT,
     Copy,
-    MemoryEntry,
-    Tier,
     content_of,
     decode_namespace,
     entry_of,
     make_copy,
     new_id,
 )
-from agent_memory.memory.entries import encode_namespace as encode
+from agent_memory.memory._copy import encode_namespace as encode
+from agent_memory.memory.entries import MemoryEntry, Tier
 from agent_memory.memory.reports import ImportReport
 from agent_memory.memory.stores.operations import MemoryQuery, WriteResult, WriteStatus
 from agent_memory.scoring import Filters

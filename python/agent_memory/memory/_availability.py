@@ -7,7 +7,8 @@ import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from agent_memory.memory.entries import Copy, Durability
+from agent_memory.memory._copy import Copy
+from agent_memory.memory.entries import Durability
 from agent_memory.memory.errors import CorruptMemoryError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.stores.operations import WriteResult
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from agent_memory import _core
-from agent_memory.memory.entries import Copy, hash_of
+from agent_memory.memory._copy import Copy, hash_of
 from agent_memory.memory.errors import CorruptMemoryError
 
 __all__ = [

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from agent_memory import _check
 from agent_memory.scoring import languages
-from agent_memory.storage import _check
 
 __all__ = [
     "DEFAULT_MEMORY_SETTINGS",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 
-from agent_memory.memory import MemoryStoreError, Tier, entries
+from agent_memory.memory import MemoryStoreError, Tier, _copy
 from agent_memory.memory.stores import Delete, MemoryQuery, Move, Put
 from agent_memory.memory.stores.operations import Access
 
@@ -17,7 +17,7 @@ def copy(agent, **options):
     number = next(numbers)
     options.setdefault("timestamp", 1_000.0)
     made = {"memory_id": f"e{number:06d}", "writer": 7, "created_us": 0, **options}
-    return entries.make_copy(agent, f"content {number}", **made)
+    return _copy.make_copy(agent, f"content {number}", **made)
 
 
 def a_memory(store, agent, **options):

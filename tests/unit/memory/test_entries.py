@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_memory.memory import CorruptMemoryError, MemoryId, Tier, _redis_codec, entries
+from agent_memory.memory import CorruptMemoryError, MemoryId, Tier, _copy, _redis_codec
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 NAMES = TEXT.filter(lambda text: text and "\0" not in text)
@@ -49,13 +49,13 @@ OPTIONS = st.fixed_dictionaries(
 
 @given(content=TEXT | st.binary(max_size=60) | JSON, agent_id=NAMES, options=OPTIONS, dirty=st.booleans())
 def test_values_survive_the_codec_and_come_back_as_they_were_given(content, agent_id, options, dirty):
-    copy = entries.make_copy(agent_id, content, **options)
+    copy = _copy.make_copy(agent_id, content, **options)
     value = _redis_codec.encode_copy(copy, "a" * 40, dirty=dirty)
     decoded, header = _redis_codec.decode_copy(value, copy.id, agent_id)
     assert decoded == copy
     assert header == ("d" if dirty else "c", options["tier"], options["version"], options["writer"], "a" * 40)
 
-    entry = entries.entry_of(decoded)
+    entry = _copy.entry_of(decoded)
     assert entry.content == content
     assert entry.metadata == options["metadata"]
     assert entry.tags == tuple(options["tags"])
@@ -70,7 +70,7 @@ def test_values_survive_the_codec_and_come_back_as_they_were_given(content, agen
 
 @given(content=TEXT | st.binary(max_size=60), agent_id=NAMES, options=OPTIONS)
 def test_the_bytes_are_those_of_databases_that_exist(content, agent_id, options):
-    copy = entries.make_copy(agent_id, content, **options)
+    copy = _copy.make_copy(agent_id, content, **options)
     expires = math.nan if copy.expires_at is None else copy.expires_at
     texts = [copy.memory_type, copy.namespace, copy.user_id, copy.session_id, copy.key, copy.idempotency_key]
     texts += [copy.tags, copy.metadata]
@@ -97,7 +97,7 @@ def test_the_bytes_are_those_of_databases_that_exist(content, agent_id, options)
 
 @given(options=OPTIONS, data=st.data())
 def test_a_changed_byte_is_noticed_unless_scripts_may_change_it(options, data):
-    copy = entries.make_copy("agent", "what was said", **options)
+    copy = _copy.make_copy("agent", "what was said", **options)
     value = bytearray(_redis_codec.encode_copy(copy, "a" * 40))
     # State, tier, run_id, and of the numbers generation and seq may change; the hash's flag only says to compute it.
     free = {1, 2, 3, *range(36, 76), *range(80, 92), 134, 135}
@@ -113,7 +113,7 @@ def test_a_changed_byte_is_noticed_unless_scripts_may_change_it(options, data):
 
 
 def test_a_copy_under_another_name_is_noticed():
-    copy = entries.make_copy("agent", "x", memory_id="m1", timestamp=0.0, created_us=1, writer=1, version=5)
+    copy = _copy.make_copy("agent", "x", memory_id="m1", timestamp=0.0, created_us=1, writer=1, version=5)
     value = _redis_codec.encode_copy(copy)
     with pytest.raises(CorruptMemoryError):
         _redis_codec.decode_copy(value, "m2", "agent")
@@ -124,7 +124,7 @@ def test_a_copy_under_another_name_is_noticed():
 
 
 def test_a_tombstone_keeps_nothing_but_its_place():
-    tombstone = entries.tombstone_of("m1", "agent", 77, 5, seq=3, generation=2)
+    tombstone = _copy.tombstone_of("m1", "agent", 77, 5, seq=3, generation=2)
     value = _redis_codec.encode_copy(tombstone)
     assert len(value) == _redis_codec.HEADER_LENGTH
     decoded, header = _redis_codec.decode_copy(value, "m1", "agent")
@@ -133,7 +133,7 @@ def test_a_tombstone_keeps_nothing_but_its_place():
 
 def make(**changes):
     options = {"memory_id": "m", "timestamp": 0.0, "created_us": 1, "writer": 1} | changes
-    return entries.make_copy(options.pop("agent_id", "agent"), options.pop("content", "x"), **options)
+    return _copy.make_copy(options.pop("agent_id", "agent"), options.pop("content", "x"), **options)
 
 
 @pytest.mark.parametrize(
@@ -180,25 +180,25 @@ def test_a_secret_content_is_in_no_message():
 
 
 def test_large_elements_are_finite():
-    assert entries.entry_of(make(embedding=[3e38, -3e38])).embedding[0] == np.float32(3e38)
+    assert _copy.entry_of(make(embedding=[3e38, -3e38])).embedding[0] == np.float32(3e38)
 
 
 @given(st.lists(NAMES, max_size=4), st.lists(NAMES, max_size=4))
 def test_a_prefix_of_labels_is_a_prefix_of_the_text(labels, others):
-    text, other = entries.encode_namespace(labels), entries.encode_namespace(others)
-    assert entries.decode_namespace(text) == tuple(labels)
+    text, other = _copy.encode_namespace(labels), _copy.encode_namespace(others)
+    assert _copy.decode_namespace(text) == tuple(labels)
     assert other.startswith(text) == (others[: len(labels)] == labels)
 
 
 def test_words_of_a_json_content_stand_in_their_order():
     copy = make(content={"a": "one", "b": ["two", {"c": "three"}, 4], "d": "four"})
-    assert entries.text_of(copy) == "one\ntwo\nthree\nfour"
-    assert entries.text_of(make(content=b"\xff")) is None
-    assert entries.text_of(make(content="as it is")) == "as it is"
+    assert _copy.text_of(copy) == "one\ntwo\nthree\nfour"
+    assert _copy.text_of(make(content=b"\xff")) is None
+    assert _copy.text_of(make(content="as it is")) == "as it is"
 
 
 def test_ids_sort_by_time_and_know_their_version():
-    assert entries.new_id(10) < entries.new_id(11) < entries.new_id(2**52 - 1)
+    assert _copy.new_id(10) < _copy.new_id(11) < _copy.new_id(2**52 - 1)
     made = MemoryId("abc", 7, "redis")
     assert made == "abc"
     assert {made: 1}["abc"] == 1
@@ -208,7 +208,7 @@ def test_ids_sort_by_time_and_know_their_version():
 
 
 def test_every_byte_of_the_writer_counts():
-    written = entries.make_copy("a", "x", memory_id="m", timestamp=0.0, created_us=0, writer=1, version=1)
+    written = _copy.make_copy("a", "x", memory_id="m", timestamp=0.0, created_us=0, writer=1, version=1)
     for bit in range(0, 63, 8):
         with pytest.raises(CorruptMemoryError):
-            entries.verify(written._replace(writer=written.writer ^ (1 << bit)), "the test")
+            _copy.verify(written._replace(writer=written.writer ^ (1 << bit)), "the test")

@@ -44,9 +44,10 @@ from agent_memory.memory._async.journal import AsyncMemoryJournal
 from agent_memory.memory._async.redis_tier import AsyncRedisTier, bucket_of
 from agent_memory.memory._availability import Damage, Found, Presence, Writability, Written
 from agent_memory.memory._batching import AsyncBatcher, AsyncTurns
+from agent_memory.memory._copy import Copy, accepted, new_writer, tombstone_of
 from agent_memory.memory._copy_rules import is_expired, next_version
 from agent_memory.memory._redis_scripts import MAX_ENTRIES
-from agent_memory.memory.entries import Copy, Durability, Tier, accepted, new_writer, tombstone_of
+from agent_memory.memory.entries import Durability, Tier
 from agent_memory.memory.errors import (
     CorruptMemoryError,
     DurabilityError,

@@ -21,7 +21,7 @@ import numpy as np
 
 from agent_memory._compat import AsyncKeyedLocks, async_in_thread, async_settle, async_sleep
 from agent_memory.memory._async.copies import AsyncCopies
-from agent_memory.memory.entries import PENDING_VECTOR, Copy, embedded_text
+from agent_memory.memory._copy import PENDING_VECTOR, Copy, embedded_text
 from agent_memory.memory.errors import EmbeddingSpaceError, MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.reports import ReembedReport
 from agent_memory.memory.settings import MemorySettings

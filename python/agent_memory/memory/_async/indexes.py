@@ -33,7 +33,7 @@ from urllib.parse import quote, unquote
 from agent_memory._compat import AsyncKeyedLocks, async_in_thread
 from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError, model_in
 from agent_memory.memory._async.copies import AsyncCopies
-from agent_memory.memory.entries import Copy
+from agent_memory.memory._copy import Copy
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 from agent_memory.memory.stores.operations import EmbeddingSpace
 from agent_memory.scoring import MemoryIndex

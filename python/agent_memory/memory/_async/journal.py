@@ -25,8 +25,8 @@ from typing import Final
 from agent_memory import _core
 from agent_memory._progress import AsyncTickets
 from agent_memory.errors import RecoveryJournalError
+from agent_memory.memory._copy import Copy
 from agent_memory.memory._redis_codec import decode_copy, encode_copy
-from agent_memory.memory.entries import Copy
 from agent_memory.memory.errors import CorruptMemoryError, DurabilityError
 from agent_memory.recovery.damage import tell_of_damage
 

@@ -24,10 +24,11 @@ from agent_memory._compat import (
 from agent_memory.memory._async.copies import REDIS_ERRORS, AsyncCopies
 from agent_memory.memory._async.indexes import AsyncIndexes
 from agent_memory.memory._async.redis_tier import BUCKETS, DamagedCopy
+from agent_memory.memory._copy import Copy
 from agent_memory.memory._copy_rules import Stamp
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._redis_scripts import MAX_ENTRIES
-from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.reports import MaintenanceReport, SyncReport
 from agent_memory.memory.stores.operations import (

@@ -37,19 +37,11 @@ from agent_memory.memory._async.journal import AsyncMemoryJournal
 from agent_memory.memory._async.redis_tier import AsyncRedisTier
 from agent_memory.memory._async.sync_service import AsyncSyncService
 from agent_memory.memory._availability import Written
+from agent_memory.memory._copy import Copy, entry_of, make_copy, new_id
 from agent_memory.memory._copy_rules import is_expired
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._redis_argument import check_redis
-from agent_memory.memory.entries import (
-    Copy,
-    Durability,
-    MemoryEntry,
-    MemoryId,
-    Tier,
-    entry_of,
-    make_copy,
-    new_id,
-)
+from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
 from agent_memory.memory.errors import (
     AgentErasedError,
     DurabilityError,

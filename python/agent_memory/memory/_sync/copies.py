@@ -43,11 +43,12 @@ from agent_memory._waiting import LOOK_AGAIN_S
 from agent_memory.memory._agent_index import DELETED
 from agent_memory.memory._availability import Damage, Found, Presence, Writability, Written
 from agent_memory.memory._batching import Batcher, Turns
+from agent_memory.memory._copy import Copy, accepted, new_writer, tombstone_of
 from agent_memory.memory._copy_rules import is_expired, next_version
 from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory._sync.journal import MemoryJournal
 from agent_memory.memory._sync.redis_tier import RedisTier, bucket_of
-from agent_memory.memory.entries import Copy, Durability, Tier, accepted, new_writer, tombstone_of
+from agent_memory.memory.entries import Durability, Tier
 from agent_memory.memory.errors import (
     CorruptMemoryError,
     DurabilityError,

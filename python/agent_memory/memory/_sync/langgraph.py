@@ -19,8 +19,9 @@ from langgraph.store.base import GetOp, Item, ListNamespacesOp, Op, PutOp, Resul
 
 from agent_memory._compat import in_thread, settle
 from agent_memory.memory import _langgraph_values as values
+from agent_memory.memory._copy import EMBEDDED, SEARCHED_TEXT
 from agent_memory.memory._sync.system import MemorySystem
-from agent_memory.memory.entries import EMBEDDED, SEARCHED_TEXT, MemoryEntry
+from agent_memory.memory.entries import MemoryEntry
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 
 __all__ = ["Items"]

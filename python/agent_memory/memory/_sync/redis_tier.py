@@ -26,10 +26,11 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from agent_memory._compat import sleep
 from agent_memory.memory import _redis_scripts
+from agent_memory.memory._copy import Copy
 from agent_memory.memory._copy_rules import MAX_VERSION, REPLAY_LIFETIME_US, Stamp
 from agent_memory.memory._redis_codec import decode_copy, encode_copy
 from agent_memory.memory._redis_scripts import MAX_ENTRIES, Script, parse_answers
-from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError
 
 __all__ = ["BUCKETS", "RedisTier", "DamagedCopy", "ReadReply", "RedisAnswer", "bucket_of"]

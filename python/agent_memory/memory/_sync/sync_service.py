@@ -23,13 +23,14 @@ from agent_memory._compat import (
     sleep,
     spawn,
 )
+from agent_memory.memory._copy import Copy
 from agent_memory.memory._copy_rules import Stamp
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory._sync.copies import REDIS_ERRORS, Copies
 from agent_memory.memory._sync.indexes import Indexes
 from agent_memory.memory._sync.redis_tier import BUCKETS, DamagedCopy
-from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.reports import MaintenanceReport, SyncReport
 from agent_memory.memory.stores.operations import (

@@ -32,6 +32,7 @@ from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments
 from agent_memory.memory._agent_index import AgentIndex
 from agent_memory.memory._availability import Written
+from agent_memory.memory._copy import Copy, entry_of, make_copy, new_id
 from agent_memory.memory._copy_rules import is_expired
 from agent_memory.memory._directory import MemoryDirectory
 from agent_memory.memory._redis_argument import check_redis
@@ -42,16 +43,7 @@ from agent_memory.memory._sync.indexes import Indexes
 from agent_memory.memory._sync.journal import MemoryJournal
 from agent_memory.memory._sync.redis_tier import RedisTier
 from agent_memory.memory._sync.sync_service import SyncService
-from agent_memory.memory.entries import (
-    Copy,
-    Durability,
-    MemoryEntry,
-    MemoryId,
-    Tier,
-    entry_of,
-    make_copy,
-    new_id,
-)
+from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
 from agent_memory.memory.errors import (
     AgentErasedError,
     DurabilityError,

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import zstandard
 
-from agent_memory.memory.entries import MAX_CONTENT_BYTES, Copy, Tier, checksum_of
+from agent_memory.memory._copy import MAX_CONTENT_BYTES, Copy, checksum_of
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.settings import LongTermSettings
 
 __all__ = ["F16", "F32", "PLAIN", "UNCOMPRESSED", "Compression", "Stored", "UnknownDictionaryError"]

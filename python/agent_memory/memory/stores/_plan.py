@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
+from agent_memory.memory._copy import Copy, accepted, tombstone_of
 from agent_memory.memory._copy_rules import MAX_VERSION, Stamp, beats, is_expired, next_version
-from agent_memory.memory.entries import Copy, accepted, tombstone_of
 from agent_memory.memory.stores.operations import (
     AgentState,
     Delete,

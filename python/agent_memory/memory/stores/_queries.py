@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from agent_memory.memory.entries import encode_namespace
+from agent_memory import _check
+from agent_memory.memory._copy import encode_namespace
 from agent_memory.memory.stores._rows import NOT_EXPIRED
 from agent_memory.memory.stores.operations import MAX_PAGE_ENTRIES, Cursor, MemoryQuery
-from agent_memory.storage import _check
 
 __all__ = ["check_limit", "conditions", "namespace_bounds", "order_column", "page"]
 

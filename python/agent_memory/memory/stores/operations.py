@@ -20,7 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory._copy import Copy
+from agent_memory.memory.entries import Tier
 
 __all__ = [
     "MAX_PAGE_ENTRIES",

@@ -9,8 +9,9 @@ import redis.exceptions
 from memory_model import LIFETIME, ModelRedis, rules_without
 
 from agent_memory.memory._async.redis_tier import AsyncRedisTier, bucket_of
+from agent_memory.memory._copy import make_copy, tombstone_of
 from agent_memory.memory._copy_rules import Stamp
-from agent_memory.memory.entries import Tier, make_copy, tombstone_of
+from agent_memory.memory.entries import Tier
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
 AGENT = "agent: 1/ü"

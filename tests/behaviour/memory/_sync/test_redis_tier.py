@@ -10,9 +10,10 @@ import pytest
 import redis.exceptions
 from memory_model import LIFETIME, ModelRedis, rules_without
 
+from agent_memory.memory._copy import make_copy, tombstone_of
 from agent_memory.memory._copy_rules import Stamp
 from agent_memory.memory._sync.redis_tier import RedisTier, bucket_of
-from agent_memory.memory.entries import Tier, make_copy, tombstone_of
+from agent_memory.memory.entries import Tier
 from agent_memory.redis import Redis
 
 AGENT = "agent: 1/ü"

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
-from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory._copy import Copy
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,

@@ -36,7 +36,7 @@ from typing import Any, Final, TypeVar
 from agent_memory import _at_fork
 from agent_memory._core import MemoryWriter, PendingWrites
 from agent_memory._progress import AsyncProgress
-from agent_memory.memory.entries import Copy, new_writer
+from agent_memory.memory._copy import Copy, new_writer
 from agent_memory.memory.errors import (
     MemoryStoreClosedError,
     MemoryStoreFullError,

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agent_memory._compat import give_way
-from agent_memory.memory.entries import Copy, Tier, decode_namespace, encode_namespace
+from agent_memory.memory._copy import Copy, decode_namespace, encode_namespace
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page

@@ -7,7 +7,7 @@ import random
 import pytest
 from store_samples import copy, ids, put
 
-from agent_memory.memory import Tier, entries
+from agent_memory.memory import Tier, _copy
 from agent_memory.memory.stores import Access, Delete, MemoryQuery, Move, Put
 
 
@@ -223,4 +223,4 @@ async def test_names_are_data(async_store):
     )
     query = MemoryQuery(agent_id=name, tags=(name,), key=name, user_id=name, session_id=name, namespace=(name,))
     assert ids((await async_store.query(query)).copies) == [name]
-    assert entries.entry_of((await async_store.get([name]))[0]).tags == (name,)
+    assert _copy.entry_of((await async_store.get([name]))[0]).tags == (name,)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from store_samples import put
 
-from agent_memory.memory import LongTermSettings, Tier, entries
+from agent_memory.memory import LongTermSettings, Tier, _copy
 from agent_memory.memory.stores import MemoryQuery, Move
 
 SMALL = LongTermSettings(min_dictionary_samples=50, dictionary_bytes=4_096)
@@ -25,7 +25,7 @@ def fill(store, count, **options):
 
 def contents(store):
     page = store.query(MemoryQuery(agent_id="agent", order_by="seq"), limit=10_000)
-    return [entries.content_of(one) for one in page.copies]
+    return [_copy.content_of(one) for one in page.copies]
 
 
 def test_a_dictionary_is_trained_kept_and_found_by_others(make_store):
@@ -55,12 +55,12 @@ def test_half_precision_is_asked_for_and_checked_like_the_rest(make_store):
     store.write([Move("m", "agent", result.version, Tier.LTM)])
     found, large = store.get(["m", "large"])
     halves = np.asarray(vector, dtype=np.float16).astype(np.float32)
-    np.testing.assert_array_equal(entries.entry_of(found).embedding, halves)
+    np.testing.assert_array_equal(_copy.entry_of(found).embedding, halves)
     assert (found.content, found.version) == (b"x" * 500, result.version)
-    assert entries.entry_of(large).embedding[0] == 1e6  # beyond half precision: kept as it was
+    assert _copy.entry_of(large).embedding[0] == 1e6  # beyond half precision: kept as it was
     store.write([Move("m", "agent", result.version, Tier.STM), put("y", memory_id="m", embedding=vector)])
     (found,) = store.get(["m"])
-    np.testing.assert_array_equal(entries.entry_of(found).embedding, np.asarray(vector, dtype=np.float32))
+    np.testing.assert_array_equal(_copy.entry_of(found).embedding, np.asarray(vector, dtype=np.float32))
 
 
 @pytest.mark.parametrize("level", [0, 19])
@@ -68,4 +68,4 @@ def test_levels(make_store, level):
     store = make_store(long_term=LongTermSettings(compression_level=level, min_plain_bytes=1))
     for content in ("", "a", "word " * 1_000, bytes(range(256)) * 10):
         (result,) = store.write([put(content, tier=Tier.LTM)])
-        assert entries.content_of(store.get([result.id])[0]) == content
+        assert _copy.content_of(store.get([result.id])[0]) == content

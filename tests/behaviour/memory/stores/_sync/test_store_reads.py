@@ -9,7 +9,7 @@ import random
 import pytest
 from store_samples import copy, ids, put
 
-from agent_memory.memory import Tier, entries
+from agent_memory.memory import Tier, _copy
 from agent_memory.memory.stores import Access, Delete, MemoryQuery, Move, Put
 
 
@@ -225,4 +225,4 @@ def test_names_are_data(store):
     )
     query = MemoryQuery(agent_id=name, tags=(name,), key=name, user_id=name, session_id=name, namespace=(name,))
     assert ids(store.query(query).copies) == [name]
-    assert entries.entry_of(store.get([name])[0]).tags == (name,)
+    assert _copy.entry_of(store.get([name])[0]).tags == (name,)

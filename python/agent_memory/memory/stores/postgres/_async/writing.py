@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory._copy import Copy
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
 from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Plan, Wanted

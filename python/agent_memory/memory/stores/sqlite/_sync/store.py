@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from agent_memory._compat import in_thread
-from agent_memory.memory.entries import Copy, Tier
+from agent_memory.memory._copy import Copy
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.settings import LongTermSettings, SqliteSettings
 from agent_memory.memory.stores.operations import (
     Access,
