@@ -45,7 +45,7 @@ from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig
 from agent_memory.errors import Outcome
 from agent_memory.policy import BreakerSettings, CommandCategory, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
-from agent_memory.recovery._async.draining import AsyncDrain
+from agent_memory.recovery._async.drain import AsyncDrain
 from agent_memory.recovery._async.recovery import AsyncRecovery
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.exactly_once import ExactlyOnce, Level, Verdict

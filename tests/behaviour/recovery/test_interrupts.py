@@ -10,7 +10,7 @@ import pytest
 from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
 
 WAIT_S = 30.0
-TRACED = {"passage", "_lease_superseded", "_leave_replaced", "_put_in_place"}
+TRACED = {"admit", "_lease_superseded", "_leave_replaced", "_put_in_place"}
 
 
 class InterruptAt:

@@ -4,7 +4,7 @@ import tracemalloc
 
 from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig
 from agent_memory.errors import Outcome, RedisUnavailableError
-from agent_memory.recovery._async.writes import AsyncCommands, AsyncInheritedCommands, shape_of
+from agent_memory.recovery._async.queued_writes import AsyncCommandWrite, AsyncInheritedCommandWrite, shape_of
 
 PACKED = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
 SHAPE = shape_of(("SET",), True)
@@ -32,17 +32,20 @@ def doubtful(ticket):
 
 
 def test_one_command_and_several_are_told_alike():
-    one, several = AsyncCommands(PACKED, SHAPE), AsyncCommands((PACKED, PACKED), shape_of(("SET", "SET"), True, True))
+    one, several = (
+        AsyncCommandWrite(PACKED, SHAPE),
+        AsyncCommandWrite((PACKED, PACKED), shape_of(("SET", "SET"), True, True)),
+    )
     assert (one.packed, one.joined, one.count) == ((PACKED,), PACKED, 1)
     assert (several.packed, several.joined, several.count) == ((PACKED, PACKED), 2 * PACKED, 2)
     assert several.size_bytes - one.size_bytes == len(PACKED)
     several.only([1])
     assert (several.packed, several.shape.names, several.count) == ((PACKED,), ("SET",), 1)
-    assert [AsyncCommands.is_inherited, AsyncInheritedCommands.is_inherited] == [False, True]
+    assert [AsyncCommandWrite.is_inherited, AsyncInheritedCommandWrite.is_inherited] == [False, True]
 
 
 def test_record_doubt_and_ticket_do_not_disturb_each_other():
-    write, first, second = AsyncCommands(PACKED, SHAPE), Ticket(), Ticket()
+    write, first, second = AsyncCommandWrite(PACKED, SHAPE), Ticket(), Ticket()
     write.doubt, write.ticket = None, None
     assert (write.record, write.doubt, write.ticket) == (None, None, None)
     write.record = 7

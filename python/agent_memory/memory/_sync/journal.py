@@ -30,7 +30,7 @@ from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory._copy import Copy
 from agent_memory.memory._redis_codec import decode_copy, encode_copy
 from agent_memory.memory.errors import CorruptMemoryError, DurabilityError
-from agent_memory.recovery.damage import tell_of_damage
+from agent_memory.recovery.journal_damage import tell_of_damage
 
 __all__ = ["MemoryJournal"]
 

@@ -17,7 +17,12 @@ from agent_memory import _core, _wall
 from agent_memory._progress import AsyncTickets
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
-from agent_memory.recovery._async.writes import AsyncCommands, AsyncInheritedCommands, AsyncWrite, shape_of
+from agent_memory.recovery._async.queued_writes import (
+    AsyncCommandWrite,
+    AsyncFunctionWrite,
+    AsyncInheritedCommandWrite,
+    shape_of,
+)
 from agent_memory.recovery.records import Record, decode, encode, words_of
 
 if TYPE_CHECKING:
@@ -85,7 +90,7 @@ class AsyncJournal:
         }
         # Writes whose removal was asked for, by the request: their tickets are held until it has been done. As many as the
         # engine lets wait.
-        self._removing: collections.deque[tuple[int, AsyncCommands]] = collections.deque()
+        self._removing: collections.deque[tuple[int, AsyncCommandWrite]] = collections.deque()
         self._sweeping = threading.Lock()
 
     # --- keeping ------------------------------------------------------------------------------------------------------
@@ -123,12 +128,12 @@ class AsyncJournal:
         if own := self._own(records):
             self._quietly(self._core.remove, own)
 
-    def forget_write(self, write: AsyncCommands | AsyncWrite) -> None:
+    def forget_write(self, write: AsyncCommandWrite | AsyncFunctionWrite) -> None:
         """Has the record of a write removed, without waiting for it; then its ticket is let go of."""
         if write.record is None or not self.owns(write.record):
             return
         asked = self._quietly(self._core.remove, self._own([write.record]))
-        if isinstance(write, AsyncCommands) and write.ticket is not None and asked is not None:
+        if isinstance(write, AsyncCommandWrite) and write.ticket is not None and asked is not None:
             self._removing.append((asked, write))
 
     def _let_go(self) -> None:
@@ -225,7 +230,7 @@ def segment_of(record: int) -> int:
 
 
 def record_of(
-    write: AsyncCommands | AsyncWrite,
+    write: AsyncCommandWrite | AsyncFunctionWrite,
     keys: Sequence[bytes],
     priority: Priority,
     *,
@@ -239,7 +244,7 @@ def record_of(
     """The bytes of a write's record; `doubt` is what resolves it should its process die, without it what the write knows."""
     doubt = write.doubt if doubt is None else doubt
     flags = "c" * coalesce + "w" * ahead + "d" * (doubt is not None) + "x" * bool(reason)
-    if isinstance(write, AsyncCommands):
+    if isinstance(write, AsyncCommandWrite):
         kind = "transaction" if write.shape.is_transaction else "commands"
         flags += "a" * write.shape.is_absolute
         parts = tuple(write.packed)
@@ -255,12 +260,12 @@ def record_of(
     return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
 
 
-def commands_of(record: Record) -> AsyncCommands:
+def commands_of(record: Record) -> AsyncCommandWrite:
     """The commands that a record holds."""
     names = tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts)
     is_pipeline, is_transaction = len(record.parts) > 1, record.kind == "transaction"
     packed = record.parts[0] if len(record.parts) == 1 else record.parts
-    commands = AsyncInheritedCommands(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
+    commands = AsyncInheritedCommandWrite(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
     if "d" in record.flags:
         commands.doubt = record.doubt
     return commands

@@ -37,24 +37,24 @@ from agent_memory._compat import (
 from agent_memory._core import RecoveryQueue, monotonic_ns
 from agent_memory.errors import Outcome, RecoveryJournalError, RecoveryQueueFullError, RedisUnavailableError
 from agent_memory.policy import Priority
-from agent_memory.recovery._async.draining import AsyncDrain, AsyncSender, async_work, in_drain
+from agent_memory.recovery._async.drain import AsyncDrain, AsyncSender, async_work, in_drain
 from agent_memory.recovery._async.journal import AsyncJournal, Registered, commands_of, record_of
 from agent_memory.recovery._async.once import AsyncTicketResolver
-from agent_memory.recovery._async.priority import write_of
-from agent_memory.recovery._async.resolving import AsyncResolver
-from agent_memory.recovery._async.writes import (
-    AsyncCommands,
+from agent_memory.recovery._async.priority_commands import write_of
+from agent_memory.recovery._async.queued_writes import (
+    AsyncCommandWrite,
+    AsyncFunctionWrite,
     AsyncStoreResult,
-    AsyncWrite,
     as_dead_letter,
     is_outage,
     shown_as,
 )
-from agent_memory.recovery.damage import tell_of_damage
-from agent_memory.recovery.data import copy_of, estimate_bytes
+from agent_memory.recovery._async.resolver import AsyncResolver
+from agent_memory.recovery.functions import Unregistered
+from agent_memory.recovery.journal_damage import tell_of_damage
+from agent_memory.recovery.queued_data import copy_of, estimate_bytes
 from agent_memory.recovery.records import encode
 from agent_memory.recovery.results import DeadLetter, PendingWrite, StoreStatus
-from agent_memory.recovery.unregistered import Unregistered
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
 from agent_memory.redis.exactly_once.tickets import Stream
 from agent_memory.redis.keys import keys_of, overwrites
@@ -101,7 +101,7 @@ class AsyncRecovery:
         self.stored = 0
         self.given_up = 0
         self.resolver = AsyncResolver()
-        """Decides what becomes of an entry whose outcome is unknown; see agent_memory.recovery._async.resolving."""
+        """Decides what becomes of an entry whose outcome is unknown; see agent_memory.recovery._async.resolver."""
         self.sender = AsyncSender(commands)
         """Sends the entries of a drain."""
         self._registered: dict[str, Registered] = {}
@@ -183,7 +183,7 @@ class AsyncRecovery:
         queue = self.queue
         assert queue is not None
         assert self._settings is not None
-        write: AsyncCommands | AsyncWrite
+        write: AsyncCommandWrite | AsyncFunctionWrite
         if entry.kind == "function":
             registered = self._registered.get(entry.parts[0].decode())
             if registered is None:
@@ -205,7 +205,7 @@ class AsyncRecovery:
             except BaseException:
                 self._unregistered.put_back(record, entry)
                 raise
-            write = AsyncWrite(self._client_name, agent_id, state, registered.function, entry.priority)
+            write = AsyncFunctionWrite(self._client_name, agent_id, state, registered.function, entry.priority)
             write.name = registered.name
             if "d" in entry.flags:
                 write.doubt = entry.doubt
@@ -236,7 +236,7 @@ class AsyncRecovery:
             self.bury(found, reason, was_known=bool(entry.reason))
 
     def _displace(
-        self, write: AsyncCommands | AsyncWrite, displaced: Any, keys: Sequence[bytes], priority: Priority
+        self, write: AsyncCommandWrite | AsyncFunctionWrite, displaced: Any, keys: Sequence[bytes], priority: Priority
     ) -> None:
         """A newer write stands in the place of an older one: whoever waits for that is served by this."""
         if displaced is None:
@@ -247,7 +247,7 @@ class AsyncRecovery:
             # The older one may be under way still, on a connection that nobody listens to: the newer must not go before that
             # is settled.
             write.doubt = displaced.doubt
-            if isinstance(write, AsyncCommands) and displaced.ticket is not None:
+            if isinstance(write, AsyncCommandWrite) and displaced.ticket is not None:
                 displaced.ticket.hold(write)
                 write.ticket = displaced.ticket
             if write.record is not None and self._journal is not None:
@@ -372,19 +372,19 @@ class AsyncRecovery:
         queue = self.queue
         return queue is not None and len(queue) > 0 and any(queue.keys_queued(key) for key in keys)
 
-    async def put(self, write: AsyncWrite) -> None:
+    async def put(self, write: AsyncFunctionWrite) -> None:
         """Queues a call of store_with_retry; one that finds no place has failed."""
         # The caller may go on changing what he passed.
         write.state = copy_of(write.state)
         await self._put(write, write.keys, write.priority, estimate_bytes(write.state))
 
     async def put_commands(
-        self, write: AsyncCommands, keys: Sequence[bytes], priority: Priority, *, coalesce: bool
+        self, write: AsyncCommandWrite, keys: Sequence[bytes], priority: Priority, *, coalesce: bool
     ) -> None:
         """Queues commands; what finds no place has failed."""
         await self._put(write, keys, priority, write.size_bytes + 2 * sum(map(len, keys)), coalesce=coalesce)
 
-    async def put_unknown(self, write: AsyncCommands, keys: Sequence[bytes], priority: Priority) -> None:
+    async def put_unknown(self, write: AsyncCommandWrite, keys: Sequence[bytes], priority: Priority) -> None:
         """Commands of unknown outcome that nobody can resolve: they become a dead letter."""
         queue = self.queue
         if self._has_left(write):
@@ -405,7 +405,7 @@ class AsyncRecovery:
 
     async def _put(
         self,
-        write: AsyncCommands | AsyncWrite,
+        write: AsyncCommandWrite | AsyncFunctionWrite,
         keys: Sequence[bytes],
         priority: Priority,
         size_bytes: int,
@@ -432,7 +432,7 @@ class AsyncRecovery:
 
     def push(
         self,
-        write: AsyncCommands | AsyncWrite,
+        write: AsyncCommandWrite | AsyncFunctionWrite,
         keys: Sequence[bytes],
         priority: Priority,
         size_bytes: int,
@@ -462,7 +462,7 @@ class AsyncRecovery:
         if worker is None or worker.is_done() or len(queue) == 1 or not (self._paused or self._guard.state == "open"):
             self.start_working()  # else it sleeps until something changes, and one entry more changes nothing
 
-    def _has_left(self, write: AsyncCommands | AsyncWrite) -> bool:
+    def _has_left(self, write: AsyncCommandWrite | AsyncFunctionWrite) -> bool:
         """Whether the journal that has its record was given free meanwhile: then it is a successor's, and not queued here."""
         if self._settings is None or self._settings.path is None:
             return False  # nothing has a record
@@ -476,7 +476,7 @@ class AsyncRecovery:
 
     async def keep(
         self,
-        write: AsyncCommands | AsyncWrite,
+        write: AsyncCommandWrite | AsyncFunctionWrite,
         keys: Sequence[bytes],
         priority: Priority,
         *,
@@ -491,7 +491,7 @@ class AsyncRecovery:
         if self._settings is None or self._settings.path is None:
             return
         registered: Registered | None = None
-        if isinstance(write, AsyncWrite):
+        if isinstance(write, AsyncFunctionWrite):
             registered = None if write.name is None else self._registered.get(write.name)
             if registered is None:
                 self._tell_of_closures()
@@ -522,7 +522,13 @@ class AsyncRecovery:
             raise
 
     async def keep_attempt(
-        self, write: AsyncCommands, keys: Sequence[bytes], priority: Priority, ticket: Ticket | None, *, coalesce: bool
+        self,
+        write: AsyncCommandWrite,
+        keys: Sequence[bytes],
+        priority: Priority,
+        ticket: Ticket | None,
+        *,
+        coalesce: bool,
     ) -> None:
         """Has the record of a write say how it is about to be sent; raises RecoveryJournalError."""
         before = write.ticket
@@ -581,7 +587,7 @@ class AsyncRecovery:
             type(error).__name__,
         )
 
-    def forget(self, write: AsyncCommands | AsyncWrite) -> None:
+    def forget(self, write: AsyncCommandWrite | AsyncFunctionWrite) -> None:
         """A write that was written ahead is done with."""
         if write.record is not None and self._journal is not None:
             self._journal.forget_write(write)
@@ -614,7 +620,7 @@ class AsyncRecovery:
             gated._detour = gated._hurried or on
 
     @asynccontextmanager
-    async def passage(self, commands: Sequence[tuple[Any, ...]], deadline_s: float) -> AsyncIterator[None]:
+    async def admit(self, commands: Sequence[tuple[Any, ...]], deadline_s: float) -> AsyncIterator[None]:
         """The right of plain writes to be sent: not before the queued writes of their keys.
 
         Waits for those at most `deadline_s`, then raises RedisUnavailableError (NOT_SENT). A write that decides all of its key
@@ -660,7 +666,7 @@ class AsyncRecovery:
             return None
         return entry
 
-    def _put_in_place(self, queue: RecoveryQueue, leased: RecoveryEntry, newer: AsyncCommands) -> None:
+    def _put_in_place(self, queue: RecoveryQueue, leased: RecoveryEntry, newer: AsyncCommandWrite) -> None:
         """A plain write may have been executed: it takes the place of the queued one, which must not follow it."""
         priority, journal = Priority(leased.priority), self._journal
         size_bytes = newer.size_bytes + 2 * sum(map(len, leased.keys))
@@ -778,7 +784,7 @@ class AsyncRecovery:
         for entry in [] if self.queue is None else self.queue.entries():
             write = entry.payload
             operation, shown = shown_as(write, entry.keys)
-            attempts = write.attempts if isinstance(write, AsyncWrite) else entry.attempts
+            attempts = write.attempts if isinstance(write, AsyncFunctionWrite) else entry.attempts
             durable = write.record is not None
             pending.append(PendingWrite(shown, Priority(entry.priority), attempts, entry.age_s, operation, durable))
         return pending
@@ -971,7 +977,7 @@ class AsyncRecovery:
         for write in writes:
             if write is not None:  # else given up meanwhile, by closing
                 self.stored += 1
-                if isinstance(write, AsyncCommands):
+                if isinstance(write, AsyncCommandWrite):
                     write.leave_journal()
                 else:
                     write.record = None
@@ -983,8 +989,8 @@ class AsyncRecovery:
         journal = self._journal
         if write.record is None or journal is None:
             return
-        registered = self._registered.get(write.name) if isinstance(write, AsyncWrite) and write.name else None
-        if isinstance(write, AsyncWrite) and registered is None:
+        registered = self._registered.get(write.name) if isinstance(write, AsyncFunctionWrite) and write.name else None
+        if isinstance(write, AsyncFunctionWrite) and registered is None:
             return
         queued_ms = int(_wall.now_ns() / 1e6 - (0 if reason else entry.age_s * 1000))
         try:
@@ -998,7 +1004,7 @@ class AsyncRecovery:
             return
         journal.replace(write.record, body)
 
-    async def rewrite_attempt(self, write: AsyncCommands, entry: Any, ticket: Ticket) -> None:
+    async def rewrite_attempt(self, write: AsyncCommandWrite, entry: Any, ticket: Ticket) -> None:
         """Has the record of a queued write say how it is about to be sent; raises RecoveryJournalError."""
         journal = self._journal
         if write.record is None or journal is None:
@@ -1025,7 +1031,7 @@ class AsyncRecovery:
             self.rewrite(write, entry, reason)
         if self._journal is not None:
             self._journal.forget([letter.record for letter in forgotten if letter.record is not None])
-        if isinstance(write, AsyncCommands):
+        if isinstance(write, AsyncCommandWrite):
             write.let_go()
         write.result._settle(StoreStatus.FAILED)
         if not was_known:

@@ -19,7 +19,12 @@ from agent_memory import _core, _wall
 from agent_memory._progress import Tickets
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
-from agent_memory.recovery._sync.writes import Commands, InheritedCommands, Write, shape_of
+from agent_memory.recovery._sync.queued_writes import (
+    CommandWrite,
+    FunctionWrite,
+    InheritedCommandWrite,
+    shape_of,
+)
 from agent_memory.recovery.records import Record, decode, encode, words_of
 
 if TYPE_CHECKING:
@@ -87,7 +92,7 @@ class Journal:
         }
         # Writes whose removal was asked for, by the request: their tickets are held until it has been done. As many as the
         # engine lets wait.
-        self._removing: collections.deque[tuple[int, Commands]] = collections.deque()
+        self._removing: collections.deque[tuple[int, CommandWrite]] = collections.deque()
         self._sweeping = threading.Lock()
 
     # --- keeping ------------------------------------------------------------------------------------------------------
@@ -125,12 +130,12 @@ class Journal:
         if own := self._own(records):
             self._quietly(self._core.remove, own)
 
-    def forget_write(self, write: Commands | Write) -> None:
+    def forget_write(self, write: CommandWrite | FunctionWrite) -> None:
         """Has the record of a write removed, without waiting for it; then its ticket is let go of."""
         if write.record is None or not self.owns(write.record):
             return
         asked = self._quietly(self._core.remove, self._own([write.record]))
-        if isinstance(write, Commands) and write.ticket is not None and asked is not None:
+        if isinstance(write, CommandWrite) and write.ticket is not None and asked is not None:
             self._removing.append((asked, write))
 
     def _let_go(self) -> None:
@@ -227,7 +232,7 @@ def segment_of(record: int) -> int:
 
 
 def record_of(
-    write: Commands | Write,
+    write: CommandWrite | FunctionWrite,
     keys: Sequence[bytes],
     priority: Priority,
     *,
@@ -241,7 +246,7 @@ def record_of(
     """The bytes of a write's record; `doubt` is what resolves it should its process die, without it what the write knows."""
     doubt = write.doubt if doubt is None else doubt
     flags = "c" * coalesce + "w" * ahead + "d" * (doubt is not None) + "x" * bool(reason)
-    if isinstance(write, Commands):
+    if isinstance(write, CommandWrite):
         kind = "transaction" if write.shape.is_transaction else "commands"
         flags += "a" * write.shape.is_absolute
         parts = tuple(write.packed)
@@ -257,12 +262,12 @@ def record_of(
     return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
 
 
-def commands_of(record: Record) -> Commands:
+def commands_of(record: Record) -> CommandWrite:
     """The commands that a record holds."""
     names = tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts)
     is_pipeline, is_transaction = len(record.parts) > 1, record.kind == "transaction"
     packed = record.parts[0] if len(record.parts) == 1 else record.parts
-    commands = InheritedCommands(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
+    commands = InheritedCommandWrite(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
     if "d" in record.flags:
         commands.doubt = record.doubt
     return commands

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from agent_memory.errors import Outcome, RedisUnavailableError
-from agent_memory.recovery._sync.resolving import InDoubt, Resolver, Verdict
+from agent_memory.recovery._sync.resolver import InDoubt, Resolution, Resolver
 from agent_memory.redis.exactly_once.tickets import Verdict as TicketVerdict
 from agent_memory.redis.exactly_once.tickets import adopt
 
 if TYPE_CHECKING:
-    from agent_memory.recovery._sync.writes import Commands
+    from agent_memory.recovery._sync.queued_writes import CommandWrite
     from agent_memory.redis._sync.guarded import GuardedCalls
     from agent_memory.redis.exactly_once.tickets import Ticket
 
@@ -40,7 +40,7 @@ class TicketResolver(Resolver):
     def __init__(self, client: GuardedCalls) -> None:
         self._client = client
 
-    def adopt(self, writes: Sequence[Commands]) -> None:
+    def adopt(self, writes: Sequence[CommandWrite]) -> None:
         """Makes tickets of what a predecessor's records say, and has their connections fenced."""
         streams, tickets = adopt(_readable(writes))
         by_token = dict(zip(dict.fromkeys(write.doubt for write in writes if write.doubt), tickets, strict=True))
@@ -50,7 +50,7 @@ class TicketResolver(Resolver):
                 write.ticket.hold(write)
         self._client.see_to(streams)
 
-    def resolve(self, entries: Sequence[InDoubt]) -> list[Verdict]:
+    def resolve(self, entries: Sequence[InDoubt]) -> list[Resolution]:
         """One verdict for each entry, in order. What it raises counts as LATER for all."""
         verdicts = []
         away = False
@@ -59,23 +59,23 @@ class TicketResolver(Resolver):
             if ticket is None:
                 verdict = _verdict_of(entry, Outcome.UNKNOWN)
             elif away and ticket.verdict is None:
-                verdict = Verdict.LATER  # one has been waited for in vain: that is enough for all
+                verdict = Resolution.LATER  # one has been waited for in vain: that is enough for all
             else:
                 verdict = self._by_ticket(entry, ticket)
-                away = verdict is Verdict.LATER
+                away = verdict is Resolution.LATER
             verdicts.append(verdict)
         return verdicts
 
-    def _by_ticket(self, entry: InDoubt, ticket: Ticket) -> Verdict:
+    def _by_ticket(self, entry: InDoubt, ticket: Ticket) -> Resolution:
         lost = RedisUnavailableError("the answer was lost")
         lost.ticket = ticket
         outcome = self._client.resolve(lost, RESOLVE_TIMEOUT_S)
         if outcome is Outcome.UNKNOWN and ticket.verdict is not TicketVerdict.UNRESOLVABLE:
-            return Verdict.LATER
+            return Resolution.LATER
         return _verdict_of(entry, outcome)
 
 
-def _readable(writes: Sequence[Commands]) -> list[dict[str, object]]:
+def _readable(writes: Sequence[CommandWrite]) -> list[dict[str, object]]:
     """The records of their tickets, each once; what none can be made of resolves nothing."""
     records: dict[bytes, dict[str, object]] = {}
     for write in writes:
@@ -90,9 +90,9 @@ def _readable(writes: Sequence[Commands]) -> list[dict[str, object]]:
     return list(records.values())
 
 
-def _verdict_of(entry: InDoubt, outcome: Outcome) -> Verdict:
+def _verdict_of(entry: InDoubt, outcome: Outcome) -> Resolution:
     if outcome is Outcome.APPLIED:
-        return Verdict.APPLIED
+        return Resolution.APPLIED
     if outcome in (Outcome.NOT_SENT, Outcome.REJECTED) or entry.is_absolute:
-        return Verdict.SEND
-    return Verdict.UNKNOWN
+        return Resolution.SEND
+    return Resolution.UNKNOWN

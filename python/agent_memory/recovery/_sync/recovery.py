@@ -39,24 +39,24 @@ from agent_memory._compat import (
 from agent_memory._core import RecoveryQueue, monotonic_ns
 from agent_memory.errors import Outcome, RecoveryJournalError, RecoveryQueueFullError, RedisUnavailableError
 from agent_memory.policy import Priority
-from agent_memory.recovery._sync.draining import Drain, Sender, in_drain, work
+from agent_memory.recovery._sync.drain import Drain, Sender, in_drain, work
 from agent_memory.recovery._sync.journal import Journal, Registered, commands_of, record_of
 from agent_memory.recovery._sync.once import TicketResolver
-from agent_memory.recovery._sync.priority import write_of
-from agent_memory.recovery._sync.resolving import Resolver
-from agent_memory.recovery._sync.writes import (
-    Commands,
+from agent_memory.recovery._sync.priority_commands import write_of
+from agent_memory.recovery._sync.queued_writes import (
+    CommandWrite,
+    FunctionWrite,
     StoreResult,
-    Write,
     as_dead_letter,
     is_outage,
     shown_as,
 )
-from agent_memory.recovery.damage import tell_of_damage
-from agent_memory.recovery.data import copy_of, estimate_bytes
+from agent_memory.recovery._sync.resolver import Resolver
+from agent_memory.recovery.functions import Unregistered
+from agent_memory.recovery.journal_damage import tell_of_damage
+from agent_memory.recovery.queued_data import copy_of, estimate_bytes
 from agent_memory.recovery.records import encode
 from agent_memory.recovery.results import DeadLetter, PendingWrite, StoreStatus
-from agent_memory.recovery.unregistered import Unregistered
 from agent_memory.redis._sync.guarded import GuardedCalls
 from agent_memory.redis.exactly_once.tickets import Stream
 from agent_memory.redis.keys import keys_of, overwrites
@@ -103,7 +103,7 @@ class Recovery:
         self.stored = 0
         self.given_up = 0
         self.resolver = Resolver()
-        """Decides what becomes of an entry whose outcome is unknown; see agent_memory.recovery._sync.resolving."""
+        """Decides what becomes of an entry whose outcome is unknown; see agent_memory.recovery._sync.resolver."""
         self.sender = Sender(commands)
         """Sends the entries of a drain."""
         self._registered: dict[str, Registered] = {}
@@ -185,7 +185,7 @@ class Recovery:
         queue = self.queue
         assert queue is not None
         assert self._settings is not None
-        write: Commands | Write
+        write: CommandWrite | FunctionWrite
         if entry.kind == "function":
             registered = self._registered.get(entry.parts[0].decode())
             if registered is None:
@@ -207,7 +207,7 @@ class Recovery:
             except BaseException:
                 self._unregistered.put_back(record, entry)
                 raise
-            write = Write(self._client_name, agent_id, state, registered.function, entry.priority)
+            write = FunctionWrite(self._client_name, agent_id, state, registered.function, entry.priority)
             write.name = registered.name
             if "d" in entry.flags:
                 write.doubt = entry.doubt
@@ -237,7 +237,9 @@ class Recovery:
             (found,) = (found for found in queue.entries() if found.id == place)
             self.bury(found, reason, was_known=bool(entry.reason))
 
-    def _displace(self, write: Commands | Write, displaced: Any, keys: Sequence[bytes], priority: Priority) -> None:
+    def _displace(
+        self, write: CommandWrite | FunctionWrite, displaced: Any, keys: Sequence[bytes], priority: Priority
+    ) -> None:
         """A newer write stands in the place of an older one: whoever waits for that is served by this."""
         if displaced is None:
             return
@@ -247,7 +249,7 @@ class Recovery:
             # The older one may be under way still, on a connection that nobody listens to: the newer must not go before that
             # is settled.
             write.doubt = displaced.doubt
-            if isinstance(write, Commands) and displaced.ticket is not None:
+            if isinstance(write, CommandWrite) and displaced.ticket is not None:
                 displaced.ticket.hold(write)
                 write.ticket = displaced.ticket
             if write.record is not None and self._journal is not None:
@@ -372,17 +374,17 @@ class Recovery:
         queue = self.queue
         return queue is not None and len(queue) > 0 and any(queue.keys_queued(key) for key in keys)
 
-    def put(self, write: Write) -> None:
+    def put(self, write: FunctionWrite) -> None:
         """Queues a call of store_with_retry; one that finds no place has failed."""
         # The caller may go on changing what he passed.
         write.state = copy_of(write.state)
         self._put(write, write.keys, write.priority, estimate_bytes(write.state))
 
-    def put_commands(self, write: Commands, keys: Sequence[bytes], priority: Priority, *, coalesce: bool) -> None:
+    def put_commands(self, write: CommandWrite, keys: Sequence[bytes], priority: Priority, *, coalesce: bool) -> None:
         """Queues commands; what finds no place has failed."""
         self._put(write, keys, priority, write.size_bytes + 2 * sum(map(len, keys)), coalesce=coalesce)
 
-    def put_unknown(self, write: Commands, keys: Sequence[bytes], priority: Priority) -> None:
+    def put_unknown(self, write: CommandWrite, keys: Sequence[bytes], priority: Priority) -> None:
         """Commands of unknown outcome that nobody can resolve: they become a dead letter."""
         queue = self.queue
         if self._has_left(write):
@@ -403,7 +405,7 @@ class Recovery:
 
     def _put(
         self,
-        write: Commands | Write,
+        write: CommandWrite | FunctionWrite,
         keys: Sequence[bytes],
         priority: Priority,
         size_bytes: int,
@@ -430,7 +432,7 @@ class Recovery:
 
     def push(
         self,
-        write: Commands | Write,
+        write: CommandWrite | FunctionWrite,
         keys: Sequence[bytes],
         priority: Priority,
         size_bytes: int,
@@ -460,7 +462,7 @@ class Recovery:
         if worker is None or worker.is_done() or len(queue) == 1 or not (self._paused or self._guard.state == "open"):
             self.start_working()  # else it sleeps until something changes, and one entry more changes nothing
 
-    def _has_left(self, write: Commands | Write) -> bool:
+    def _has_left(self, write: CommandWrite | FunctionWrite) -> bool:
         """Whether the journal that has its record was given free meanwhile: then it is a successor's, and not queued here."""
         if self._settings is None or self._settings.path is None:
             return False  # nothing has a record
@@ -474,7 +476,7 @@ class Recovery:
 
     def keep(
         self,
-        write: Commands | Write,
+        write: CommandWrite | FunctionWrite,
         keys: Sequence[bytes],
         priority: Priority,
         *,
@@ -489,7 +491,7 @@ class Recovery:
         if self._settings is None or self._settings.path is None:
             return
         registered: Registered | None = None
-        if isinstance(write, Write):
+        if isinstance(write, FunctionWrite):
             registered = None if write.name is None else self._registered.get(write.name)
             if registered is None:
                 self._tell_of_closures()
@@ -520,7 +522,13 @@ class Recovery:
             raise
 
     def keep_attempt(
-        self, write: Commands, keys: Sequence[bytes], priority: Priority, ticket: Ticket | None, *, coalesce: bool
+        self,
+        write: CommandWrite,
+        keys: Sequence[bytes],
+        priority: Priority,
+        ticket: Ticket | None,
+        *,
+        coalesce: bool,
     ) -> None:
         """Has the record of a write say how it is about to be sent; raises RecoveryJournalError."""
         before = write.ticket
@@ -577,7 +585,7 @@ class Recovery:
             type(error).__name__,
         )
 
-    def forget(self, write: Commands | Write) -> None:
+    def forget(self, write: CommandWrite | FunctionWrite) -> None:
         """A write that was written ahead is done with."""
         if write.record is not None and self._journal is not None:
             self._journal.forget_write(write)
@@ -610,7 +618,7 @@ class Recovery:
             gated._detour = gated._hurried or on
 
     @contextmanager
-    def passage(self, commands: Sequence[tuple[Any, ...]], deadline_s: float) -> Iterator[None]:
+    def admit(self, commands: Sequence[tuple[Any, ...]], deadline_s: float) -> Iterator[None]:
         """The right of plain writes to be sent: not before the queued writes of their keys.
 
         Waits for those at most `deadline_s`, then raises RedisUnavailableError (NOT_SENT). A write that decides all of its key
@@ -656,7 +664,7 @@ class Recovery:
             return None
         return entry
 
-    def _put_in_place(self, queue: RecoveryQueue, leased: RecoveryEntry, newer: Commands) -> None:
+    def _put_in_place(self, queue: RecoveryQueue, leased: RecoveryEntry, newer: CommandWrite) -> None:
         """A plain write may have been executed: it takes the place of the queued one, which must not follow it."""
         priority, journal = Priority(leased.priority), self._journal
         size_bytes = newer.size_bytes + 2 * sum(map(len, leased.keys))
@@ -774,7 +782,7 @@ class Recovery:
         for entry in [] if self.queue is None else self.queue.entries():
             write = entry.payload
             operation, shown = shown_as(write, entry.keys)
-            attempts = write.attempts if isinstance(write, Write) else entry.attempts
+            attempts = write.attempts if isinstance(write, FunctionWrite) else entry.attempts
             durable = write.record is not None
             pending.append(PendingWrite(shown, Priority(entry.priority), attempts, entry.age_s, operation, durable))
         return pending
@@ -967,7 +975,7 @@ class Recovery:
         for write in writes:
             if write is not None:  # else given up meanwhile, by closing
                 self.stored += 1
-                if isinstance(write, Commands):
+                if isinstance(write, CommandWrite):
                     write.leave_journal()
                 else:
                     write.record = None
@@ -979,8 +987,8 @@ class Recovery:
         journal = self._journal
         if write.record is None or journal is None:
             return
-        registered = self._registered.get(write.name) if isinstance(write, Write) and write.name else None
-        if isinstance(write, Write) and registered is None:
+        registered = self._registered.get(write.name) if isinstance(write, FunctionWrite) and write.name else None
+        if isinstance(write, FunctionWrite) and registered is None:
             return
         queued_ms = int(_wall.now_ns() / 1e6 - (0 if reason else entry.age_s * 1000))
         try:
@@ -994,7 +1002,7 @@ class Recovery:
             return
         journal.replace(write.record, body)
 
-    def rewrite_attempt(self, write: Commands, entry: Any, ticket: Ticket) -> None:
+    def rewrite_attempt(self, write: CommandWrite, entry: Any, ticket: Ticket) -> None:
         """Has the record of a queued write say how it is about to be sent; raises RecoveryJournalError."""
         journal = self._journal
         if write.record is None or journal is None:
@@ -1021,7 +1029,7 @@ class Recovery:
             self.rewrite(write, entry, reason)
         if self._journal is not None:
             self._journal.forget([letter.record for letter in forgotten if letter.record is not None])
-        if isinstance(write, Commands):
+        if isinstance(write, CommandWrite):
             write.let_go()
         write.result._settle(StoreStatus.FAILED)
         if not was_known:

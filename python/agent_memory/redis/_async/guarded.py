@@ -318,7 +318,7 @@ class AsyncGuardedCalls:
         if plan.name == "SELECT":
             warnings.warn(SELECT_WARNING, RuntimeWarning, stacklevel=3)
         if not plan.only_reads and (queue := self.ordering_queue()) is not None:
-            async with queue.passage([args], self._deadline_s):
+            async with queue.admit([args], self._deadline_s):
                 return await self._execute_off_the_way(transport, plan, packed, args, options, keep)
         return await self._execute_off_the_way(transport, plan, packed, args, options, keep)
 

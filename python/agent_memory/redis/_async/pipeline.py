@@ -55,7 +55,7 @@ class Pipeline(RedisPyPipeline):
         queue = client.ordering_queue() if client._detour else None
         if queue is not None:
             writes = [args for args, _ in commands if not client.plans[args[0]].only_reads]
-            async with queue.passage(writes, client._deadline_s):
+            async with queue.admit(writes, client._deadline_s):
                 return await self._execute_now(raise_on_error)
         return await self._execute_now(raise_on_error)
 

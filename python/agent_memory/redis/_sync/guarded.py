@@ -316,7 +316,7 @@ class GuardedCalls:
         if plan.name == "SELECT":
             warnings.warn(SELECT_WARNING, RuntimeWarning, stacklevel=3)
         if not plan.only_reads and (queue := self.ordering_queue()) is not None:
-            with queue.passage([args], self._deadline_s):
+            with queue.admit([args], self._deadline_s):
                 return self._execute_off_the_way(transport, plan, packed, args, options, keep)
         return self._execute_off_the_way(transport, plan, packed, args, options, keep)
 

@@ -56,7 +56,7 @@ class Pipeline(RedisPyPipeline):
         queue = client.ordering_queue() if client._detour else None
         if queue is not None:
             writes = [args for args, _ in commands if not client.plans[args[0]].only_reads]
-            with queue.passage(writes, client._deadline_s):
+            with queue.admit(writes, client._deadline_s):
                 return self._execute_now(raise_on_error)
         return self._execute_now(raise_on_error)
 

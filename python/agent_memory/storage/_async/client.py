@@ -22,6 +22,7 @@ from redis.asyncio.client import Redis as RedisPy
 from redis.connection import parse_url
 from redis.exceptions import ResponseError
 
+from agent_memory import _check
 from agent_memory._compat import ASYNC, async_in_thread, async_settle, async_sleep
 from agent_memory._core import Guard
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
@@ -34,22 +35,22 @@ from agent_memory.policy import (
     exponential_backoff,
 )
 from agent_memory.policy.resilience import ResiliencePolicy
-from agent_memory.recovery._async.priority import AsyncPriorityCommands
+from agent_memory.recovery._async.priority_commands import AsyncPriorityCommands
+from agent_memory.recovery._async.queued_writes import AsyncFunctionWrite, AsyncStoreResult
 from agent_memory.recovery._async.recovery import AsyncRecovery
-from agent_memory.recovery._async.writes import AsyncStoreResult, AsyncWrite
+from agent_memory.recovery.rate_limited_log import RateLimitedWarnings
 from agent_memory.recovery.results import Health, StoreStatus
-from agent_memory.recovery.summed_warnings import SummedWarnings
 from agent_memory.redis import private
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async.retry import async_retry
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.calls import describe
 from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours
-from agent_memory.storage import _check
+from agent_memory.storage import argument_checks
 from agent_memory.storage._async.commands import AsyncListedCommands
-from agent_memory.storage._async.foreign import AsyncForeignCommands
-from agent_memory.storage._operation import Command, joins_a_call, resilient_operation
-from agent_memory.storage._plans import OperationPlan, OperationPlans
+from agent_memory.storage._async.injected import AsyncInjectedCommands
+from agent_memory.storage.decorator import Command, joins_a_call, resilient_operation
+from agent_memory.storage.guarded_operations import GuardedOperation, GuardedOperations
 
 if ASYNC:
     from agent_memory.policy import async_exponential_backoff
@@ -156,7 +157,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         connection_name: str | None = None,
         **connection: Any,
     ) -> None:
-        _check.client_arguments(
+        argument_checks.client_arguments(
             client_name=client_name,
             host=host,
             port=port,
@@ -175,17 +176,17 @@ class AsyncResilientRedisClient(AsyncListedCommands):
             decode_responses=decode_responses,
             connection_name=connection_name,
         )
-        _check.policies(retry_policy=retry_policy, guard=guard, recovery=recovery)
+        argument_checks.policies(retry_policy=retry_policy, guard=guard, recovery=recovery)
         if connection_name is not None:
             connection["client_name"] = connection_name
         secrets = {"username": username, "password": password}
-        _check.connection_arguments(RedisPy, client, connection, secrets, asynchronous=ASYNC)
+        argument_checks.connection_arguments(RedisPy, client, connection, secrets, asynchronous=ASYNC)
         self.client_name = client_name
         self.critical_retry_attempts = critical_retry_attempts
         self.retry_base_delay = retry_base_delay
         self.retry_max_delay = retry_max_delay
         self._double_await = double_await
-        self._warnings = SummedWarnings(logger, client_name)
+        self._warnings = RateLimitedWarnings(logger, client_name)
         self._server: EmbeddedServer | None = None
         self._connection = {
             "host": host,
@@ -213,7 +214,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         self.endpoint = self._endpoint() if client is None else type(client).__name__
         """host:port or socket path of the server; the class of an injected client."""
         self._guard = guard or self._policy.make_guard(client_name, self.endpoint)
-        self._plans = OperationPlans(self._guard)
+        self._plans = GuardedOperations(self._guard)
         self._owned = self._create_redis_client() if client is None else None
         self._wrap(self._owned if client is None else client)
         self._prober = self._make_prober(probe)
@@ -259,7 +260,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
             if type(wrapped) is RedisPy:
                 private.mark_unsent(wrapped.connection_pool)
             self._client = wrapped
-            self._commands = AsyncForeignCommands(wrapped, self._run)
+            self._commands = AsyncInjectedCommands(wrapped, self._run)
             return
         self._client = wrapped.unguarded()
         pool = wrapped.connection_pool
@@ -277,8 +278,8 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         view = cast(Redis, self._client)
         return AsyncProber(self._guard, view.ping_afresh, interval_s=interval_s, name=self.client_name)
 
-    def _is_foreign(self) -> bool:
-        return isinstance(self._commands, AsyncForeignCommands)
+    def _is_injected(self) -> bool:
+        return isinstance(self._commands, AsyncInjectedCommands)
 
     def __getattr__(self, name: str) -> Any:
         """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
@@ -379,7 +380,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
 
     def stats(self) -> dict[str, Any]:
         """The guard's figures (state, calls, errors, retries, rejections, latencies) and under "recovery" the queue's."""
-        figures = self._guard.stats() if self._is_foreign() else self._commands.stats()
+        figures = self._guard.stats() if self._is_injected() else self._commands.stats()
         return {**figures, "recovery": self.recovery.stats()}
 
     def health(self) -> Health:
@@ -431,7 +432,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         return value
 
     async def _recover(
-        self, plan: OperationPlan, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
+        self, plan: GuardedOperation, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
     ) -> Any:
         """The first attempt failed with `error`: repeats it as the guard says; returns a value or raises."""
         endpoint = self.endpoint
@@ -520,7 +521,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
             raise ValueError(f"agent_id must be str or int, got {agent_id!r}")
         agent_id = agent_id if isinstance(agent_id, str) else str(int(agent_id))
         name, function = self.recovery.registered(store_func)
-        write = AsyncWrite(self.client_name, agent_id, state_data, function, Priority(priority))
+        write = AsyncFunctionWrite(self.client_name, agent_id, state_data, function, Priority(priority))
         write.name = name
         async with self.recovery.turn(agent_id) as joins:
             stored = not joins and await self._store_now(write, attempts, base_delay, max_delay)
@@ -535,7 +536,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
             await write.result.wait(self._deadline_s)
         return write.result
 
-    async def _store_now(self, write: AsyncWrite, attempts: int, base_delay: float, max_delay: float) -> bool:
+    async def _store_now(self, write: AsyncFunctionWrite, attempts: int, base_delay: float, max_delay: float) -> bool:
         for attempt in range(1 + (attempts if write.priority is Priority.CRITICAL else 0)):
             if attempt:
                 await async_sleep(exponential_backoff(attempt - 1, base_delay, max_delay))
@@ -544,7 +545,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
                 return True
         return False
 
-    async def _defer(self, write: AsyncWrite) -> None:
+    async def _defer(self, write: AsyncFunctionWrite) -> None:
         """What becomes of a write that could not be stored now."""
         if write.priority is Priority.LOW:
             write.result._settle(StoreStatus.DROPPED)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agent_memory._compat import async_settle
-from agent_memory.storage._operation import resilient_operation
+from agent_memory.storage.decorator import resilient_operation
 
 if TYPE_CHECKING:
     from redis.typing import EncodableT, ExpiryT, FieldT, KeyT, PatternT, ZScoreBoundT
@@ -128,7 +128,7 @@ class AsyncListedCommands:
 
         An injected client's own `scan_iter` is collected in one guarded call instead.
         """
-        if self._is_foreign():
+        if self._is_injected():
             for key in await async_settle(self._scan_all(match, count, **options)):
                 yield key
             return
@@ -148,5 +148,5 @@ class AsyncListedCommands:
     async def _scan_all(self, match: Any, count: int | None, **options: Any) -> Any:
         return [key async for key in self.client.scan_iter(match=match, count=count, **options)]
 
-    def _is_foreign(self) -> bool:
+    def _is_injected(self) -> bool:
         raise NotImplementedError

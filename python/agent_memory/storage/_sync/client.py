@@ -24,6 +24,7 @@ from redis.client import Redis as RedisPy
 from redis.connection import parse_url
 from redis.exceptions import ResponseError
 
+from agent_memory import _check
 from agent_memory._compat import in_thread, settle, sleep
 from agent_memory._core import Guard
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
@@ -36,21 +37,21 @@ from agent_memory.policy import (
     exponential_backoff,
 )
 from agent_memory.policy.resilience import ResiliencePolicy
-from agent_memory.recovery._sync.priority import PriorityCommands
+from agent_memory.recovery._sync.priority_commands import PriorityCommands
+from agent_memory.recovery._sync.queued_writes import FunctionWrite, StoreResult
 from agent_memory.recovery._sync.recovery import Recovery
-from agent_memory.recovery._sync.writes import StoreResult, Write
+from agent_memory.recovery.rate_limited_log import RateLimitedWarnings
 from agent_memory.recovery.results import Health, StoreStatus
-from agent_memory.recovery.summed_warnings import SummedWarnings
 from agent_memory.redis import Redis, private
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._sync.retry import retry
 from agent_memory.redis.calls import describe
 from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours
-from agent_memory.storage import _check
-from agent_memory.storage._operation import Command, joins_a_call, resilient_operation
-from agent_memory.storage._plans import OperationPlan, OperationPlans
+from agent_memory.storage import argument_checks
 from agent_memory.storage._sync.commands import ListedCommands
-from agent_memory.storage._sync.foreign import ForeignCommands
+from agent_memory.storage._sync.injected import InjectedCommands
+from agent_memory.storage.decorator import Command, joins_a_call, resilient_operation
+from agent_memory.storage.guarded_operations import GuardedOperation, GuardedOperations
 
 if TYPE_CHECKING:
     from agent_memory.embedded import EmbeddedServer
@@ -152,7 +153,7 @@ class ResilientRedisClient(ListedCommands):
         connection_name: str | None = None,
         **connection: Any,
     ) -> None:
-        _check.client_arguments(
+        argument_checks.client_arguments(
             client_name=client_name,
             host=host,
             port=port,
@@ -171,17 +172,17 @@ class ResilientRedisClient(ListedCommands):
             decode_responses=decode_responses,
             connection_name=connection_name,
         )
-        _check.policies(retry_policy=retry_policy, guard=guard, recovery=recovery)
+        argument_checks.policies(retry_policy=retry_policy, guard=guard, recovery=recovery)
         if connection_name is not None:
             connection["client_name"] = connection_name
         secrets = {"username": username, "password": password}
-        _check.connection_arguments(RedisPy, client, connection, secrets, asynchronous=False)
+        argument_checks.connection_arguments(RedisPy, client, connection, secrets, asynchronous=False)
         self.client_name = client_name
         self.critical_retry_attempts = critical_retry_attempts
         self.retry_base_delay = retry_base_delay
         self.retry_max_delay = retry_max_delay
         self._double_await = double_await
-        self._warnings = SummedWarnings(logger, client_name)
+        self._warnings = RateLimitedWarnings(logger, client_name)
         self._server: EmbeddedServer | None = None
         self._connection = {
             "host": host,
@@ -209,7 +210,7 @@ class ResilientRedisClient(ListedCommands):
         self.endpoint = self._endpoint() if client is None else type(client).__name__
         """host:port or socket path of the server; the class of an injected client."""
         self._guard = guard or self._policy.make_guard(client_name, self.endpoint)
-        self._plans = OperationPlans(self._guard)
+        self._plans = GuardedOperations(self._guard)
         self._owned = self._create_redis_client() if client is None else None
         self._wrap(self._owned if client is None else client)
         self._prober = self._make_prober(probe)
@@ -255,7 +256,7 @@ class ResilientRedisClient(ListedCommands):
             if type(wrapped) is RedisPy:
                 private.mark_unsent(wrapped.connection_pool)
             self._client = wrapped
-            self._commands = ForeignCommands(wrapped, self._run)
+            self._commands = InjectedCommands(wrapped, self._run)
             return
         self._client = wrapped.unguarded()
         pool = wrapped.connection_pool
@@ -273,8 +274,8 @@ class ResilientRedisClient(ListedCommands):
         view = cast(Redis, self._client)
         return Prober(self._guard, view.ping_afresh, interval_s=interval_s, name=self.client_name)
 
-    def _is_foreign(self) -> bool:
-        return isinstance(self._commands, ForeignCommands)
+    def _is_injected(self) -> bool:
+        return isinstance(self._commands, InjectedCommands)
 
     def __getattr__(self, name: str) -> Any:
         """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
@@ -375,7 +376,7 @@ class ResilientRedisClient(ListedCommands):
 
     def stats(self) -> dict[str, Any]:
         """The guard's figures (state, calls, errors, retries, rejections, latencies) and under "recovery" the queue's."""
-        figures = self._guard.stats() if self._is_foreign() else self._commands.stats()
+        figures = self._guard.stats() if self._is_injected() else self._commands.stats()
         return {**figures, "recovery": self.recovery.stats()}
 
     def health(self) -> Health:
@@ -421,7 +422,7 @@ class ResilientRedisClient(ListedCommands):
         return value
 
     def _recover(
-        self, plan: OperationPlan, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
+        self, plan: GuardedOperation, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
     ) -> Any:
         """The first attempt failed with `error`: repeats it as the guard says; returns a value or raises."""
         endpoint = self.endpoint
@@ -510,7 +511,7 @@ class ResilientRedisClient(ListedCommands):
             raise ValueError(f"agent_id must be str or int, got {agent_id!r}")
         agent_id = agent_id if isinstance(agent_id, str) else str(int(agent_id))
         name, function = self.recovery.registered(store_func)
-        write = Write(self.client_name, agent_id, state_data, function, Priority(priority))
+        write = FunctionWrite(self.client_name, agent_id, state_data, function, Priority(priority))
         write.name = name
         with self.recovery.turn(agent_id) as joins:
             stored = not joins and self._store_now(write, attempts, base_delay, max_delay)
@@ -525,7 +526,7 @@ class ResilientRedisClient(ListedCommands):
             write.result.wait(self._deadline_s)
         return write.result
 
-    def _store_now(self, write: Write, attempts: int, base_delay: float, max_delay: float) -> bool:
+    def _store_now(self, write: FunctionWrite, attempts: int, base_delay: float, max_delay: float) -> bool:
         for attempt in range(1 + (attempts if write.priority is Priority.CRITICAL else 0)):
             if attempt:
                 sleep(exponential_backoff(attempt - 1, base_delay, max_delay))
@@ -534,7 +535,7 @@ class ResilientRedisClient(ListedCommands):
                 return True
         return False
 
-    def _defer(self, write: Write) -> None:
+    def _defer(self, write: FunctionWrite) -> None:
         """What becomes of a write that could not be stored now."""
         if write.priority is Priority.LOW:
             write.result._settle(StoreStatus.DROPPED)

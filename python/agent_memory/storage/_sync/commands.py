@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agent_memory._compat import settle
-from agent_memory.storage._operation import resilient_operation
+from agent_memory.storage.decorator import resilient_operation
 
 if TYPE_CHECKING:
     from redis.typing import EncodableT, ExpiryT, FieldT, KeyT, PatternT, ZScoreBoundT
@@ -126,7 +126,7 @@ class ListedCommands:
 
         An injected client's own `scan_iter` is collected in one guarded call instead.
         """
-        if self._is_foreign():
+        if self._is_injected():
             for key in settle(self._scan_all(match, count, **options)):
                 yield key
             return
@@ -146,5 +146,5 @@ class ListedCommands:
     def _scan_all(self, match: Any, count: int | None, **options: Any) -> Any:
         return list(self.client.scan_iter(match=match, count=count, **options))
 
-    def _is_foreign(self) -> bool:
+    def _is_injected(self) -> bool:
         raise NotImplementedError

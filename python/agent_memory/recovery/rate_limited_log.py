@@ -8,13 +8,13 @@ import threading
 import time
 from typing import Final
 
-__all__ = ["INTERVAL_S", "SummedWarnings"]
+__all__ = ["INTERVAL_S", "RateLimitedWarnings"]
 
 INTERVAL_S: Final = 1.0
 """The shortest time between two lines."""
 
 
-class SummedWarnings:
+class RateLimitedWarnings:
     """Logs the first event at once; those that follow are counted and told together, at most one line a second.
 
     Safe to use from any thread. Events that nothing follows stay uncounted in the log; `stats()` of the client has them.

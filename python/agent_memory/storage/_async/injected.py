@@ -1,5 +1,3 @@
-# Generated from ../_async/foreign.py by tools/generate_sync.py: edit that file, not this one.
-
 """Commands of an injected client: whatever redis-py-compatible object was passed, each call goes under the façade's guard.
 
 What a method does is only known by its name here, so this follows redis-py's conventions:
@@ -14,12 +12,12 @@ What a method does is only known by its name here, so this follows redis-py's co
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, Self
 
-from agent_memory._compat import settle
+from agent_memory._compat import async_settle
 
-__all__ = ["ForeignCommands"]
+__all__ = ["AsyncInjectedCommands"]
 
 PASSED_ON: Final = frozenset(
     """
@@ -30,10 +28,10 @@ PASSED_ON: Final = frozenset(
 
 
 class _Run(Protocol):
-    def __call__(self, operation_name: str, operation: Callable[[], Any], *, repeat: bool = True) -> Any: ...
+    def __call__(self, operation_name: str, operation: Callable[[], Any], *, repeat: bool = True) -> Awaitable[Any]: ...
 
 
-class ForeignCommands:
+class AsyncInjectedCommands:
     """Attributes of an injected client, its calls guarded by `run`."""
 
     __slots__ = ("_client", "_run")
@@ -51,8 +49,8 @@ class ForeignCommands:
         if name in PASSED_ON or name.endswith("_iter") or not callable(target):
             return target
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._run(name, functools.partial(target, *args, **kwargs))
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._run(name, functools.partial(target, *args, **kwargs))
 
         call.__name__ = call.__qualname__ = name
         return call
@@ -84,16 +82,16 @@ class _Pipeline:
     def __len__(self) -> int:
         return len(self._pipeline)
 
-    def execute(self, raise_on_error: bool = True) -> Any:
+    async def execute(self, raise_on_error: bool = True) -> Any:
         """Sends what was collected; one guarded call, not repeated."""
         operation = functools.partial(self._pipeline.execute, raise_on_error=raise_on_error)
-        return self._run("pipeline", operation, repeat=False)
+        return await self._run("pipeline", operation, repeat=False)
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pipeline.reset()
+    async def __aexit__(self, *_: object) -> None:
+        await self._pipeline.reset()
 
 
 class _Script:
@@ -108,10 +106,10 @@ class _Script:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._script, name)
 
-    def __call__(self, keys: Sequence[Any] = (), args: Sequence[Any] = (), client: Any = None) -> Any:
+    async def __call__(self, keys: Sequence[Any] = (), args: Sequence[Any] = (), client: Any = None) -> Any:
         """Runs the script; in a pipeline (`client=`) it is collected instead."""
         if isinstance(client, _Pipeline):
             client = client._pipeline
         if client is not None:
-            return settle(self._script(keys=keys, args=args, client=client))
-        return self._run("script", functools.partial(self._script, keys=keys, args=args))
+            return await async_settle(self._script(keys=keys, args=args, client=client))
+        return await self._run("script", functools.partial(self._script, keys=keys, args=args))

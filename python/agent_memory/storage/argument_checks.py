@@ -1,4 +1,4 @@
-"""Refusals of invalid arguments of the resilient clients, and the checks they are made of."""
+"""Refusals of invalid arguments of the resilient clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent_memory._core import Guard
 from agent_memory.policy import RecoveryConfig, RetryPolicy
 from agent_memory.redis.arguments import check_named, parameters_of
 
-__all__ = ["above", "at_least", "client_arguments", "connection_arguments", "policies", "text", "whole"]
+__all__ = ["client_arguments", "connection_arguments", "policies"]
 
 
 def client_arguments(

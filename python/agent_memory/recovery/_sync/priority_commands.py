@@ -1,3 +1,5 @@
+# Generated from ../_async/priority_commands.py by tools/generate_sync.py: edit that file, not this one.
+
 """`client.with_priority(…)`: write commands that do not raise when the server is away, but say what became of them.
 
 What a failure leads to is the same as for `store_with_retry`; what is repeated is the command itself, so it can be kept in the
@@ -10,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from redis.commands import AsyncCoreCommands, AsyncRedisModuleCommands
+from redis.commands import CoreCommands, RedisModuleCommands
 
 from agent_memory import _wall
-from agent_memory._compat import async_settle, async_sleep
+from agent_memory._compat import settle, sleep
 from agent_memory.errors import Outcome, RecoveryJournalError
 from agent_memory.policy import Priority, exponential_backoff
-from agent_memory.recovery._async.writes import AsyncCommands, AsyncStoreResult, Shape, is_outage, shape_of
+from agent_memory.recovery._sync.queued_writes import CommandWrite, Shape, StoreResult, is_outage, shape_of
 from agent_memory.recovery.results import StoreStatus
-from agent_memory.redis._async.guarded import AsyncGuardedCalls
+from agent_memory.redis._sync.guarded import GuardedCalls
 from agent_memory.redis.calls import pack_command, refused_words
 from agent_memory.redis.keys import (
     KNOWN_NAMES,
@@ -32,13 +34,13 @@ from agent_memory.redis.keys import (
 from agent_memory.redis.outcomes import classify
 
 if TYPE_CHECKING:
-    from agent_memory.recovery._async.recovery import AsyncRecovery
+    from agent_memory.recovery._sync.recovery import Recovery
     from agent_memory.redis.exactly_once.tickets import Ticket
-    from agent_memory.storage._async.client import AsyncResilientRedisClient
+    from agent_memory.storage._sync.client import ResilientRedisClient
 
     Command = tuple[tuple[Any, ...], dict[str, Any]]
 
-__all__ = ["AsyncPriorityCommands", "AsyncPriorityPipeline", "write_of"]
+__all__ = ["PriorityCommands", "PriorityPipeline", "write_of"]
 
 _TOLD: Final = {
     (priority, status): f"a {priority.name} write {status}" for priority in Priority for status in StoreStatus
@@ -46,8 +48,8 @@ _TOLD: Final = {
 _NOT_SENT_YET: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
 
 
-class AsyncPriorityCommands(AsyncCoreCommands, AsyncRedisModuleCommands):
-    """Every write command of redis-py, with a priority; each gives an `AsyncStoreResult` in place of the reply.
+class PriorityCommands(CoreCommands, RedisModuleCommands):
+    """Every write command of redis-py, with a priority; each gives an `StoreResult` in place of the reply.
 
     None raises for a server that cannot be reached; what the server answers (WRONGTYPE, …) is raised. Raises ValueError for
     what is not a write of keys. As safe to share as the client.
@@ -55,36 +57,36 @@ class AsyncPriorityCommands(AsyncCoreCommands, AsyncRedisModuleCommands):
 
     # What redis-py's command classes want of a client and have no use for here; and what its own bases disagree on.
     _event_dispatcher: Any = None
-    command_info: Any = AsyncCoreCommands.command_info
+    command_info: Any = CoreCommands.command_info
 
-    def __init__(self, client: AsyncResilientRedisClient, priority: Priority) -> None:
+    def __init__(self, client: ResilientRedisClient, priority: Priority) -> None:
         self._client = client
         self._priority = priority
 
-    async def execute_command(self, *args: Any, **options: Any) -> AsyncStoreResult:
+    def execute_command(self, *args: Any, **options: Any) -> StoreResult:
         """One command; its result's `value` is the reply."""
-        return await _AsyncStore(self._client, self._priority, [(args, options)]).run()
+        return _Store(self._client, self._priority, [(args, options)]).run()
 
-    def pipeline(self, transaction: bool = True) -> AsyncPriorityPipeline:
+    def pipeline(self, transaction: bool = True) -> PriorityPipeline:
         """Several commands as one write: in order, together, as MULTI … EXEC if `transaction`."""
-        return AsyncPriorityPipeline(self._client, self._priority, transaction)
+        return PriorityPipeline(self._client, self._priority, transaction)
 
-    async def hset_dict(self, name: Any, mapping: Mapping[Any, Any]) -> AsyncStoreResult:
+    def hset_dict(self, name: Any, mapping: Mapping[Any, Any]) -> StoreResult:
         """HSET of several fields."""
         fields = [word for pair in mapping.items() for word in pair]
-        return await self.execute_command("HSET", name, *fields)
+        return self.execute_command("HSET", name, *fields)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._priority.name} of {self._client!r}>"
 
 
-class AsyncPriorityPipeline(AsyncCoreCommands, AsyncRedisModuleCommands):
+class PriorityPipeline(CoreCommands, RedisModuleCommands):
     """Commands that are collected, and stored by `execute()` as one write with a priority. Not to be shared."""
 
     _event_dispatcher: Any = None
-    command_info: Any = AsyncCoreCommands.command_info
+    command_info: Any = CoreCommands.command_info
 
-    def __init__(self, client: AsyncResilientRedisClient, priority: Priority, transaction: bool) -> None:
+    def __init__(self, client: ResilientRedisClient, priority: Priority, transaction: bool) -> None:
         self._client = client
         self._priority = priority
         self._transaction = transaction
@@ -99,25 +101,25 @@ class AsyncPriorityPipeline(AsyncCoreCommands, AsyncRedisModuleCommands):
     def __len__(self) -> int:
         return len(self._commands)
 
-    async def execute(self) -> AsyncStoreResult:
+    def execute(self) -> StoreResult:
         """Stores what was collected; the result's `value` is the list of replies. The pipeline is empty afterwards."""
         commands, self._commands = self._commands, []
-        store = _AsyncStore(self._client, self._priority, commands, is_pipeline=True, is_transaction=self._transaction)
-        return await store.run()
+        store = _Store(self._client, self._priority, commands, is_pipeline=True, is_transaction=self._transaction)
+        return store.run()
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._commands = []
 
 
-class _AsyncStore:
+class _Store:
     """One write with a priority: an attempt, perhaps more, and what becomes of it when they fail."""
 
     def __init__(
         self,
-        client: AsyncResilientRedisClient,
+        client: ResilientRedisClient,
         priority: Priority,
         commands: Sequence[Command],
         *,
@@ -127,32 +129,32 @@ class _AsyncStore:
         for args, _ in commands:
             check_queueable(name_of(args[0] if args else ""))
         self._client = client
-        self._recovery: AsyncRecovery = client.recovery
+        self._recovery: Recovery = client.recovery
         self._priority = priority
         self._commands = commands
         self._is_pipeline = is_pipeline
         self._is_transaction = is_transaction
         self._called_ms = _wall.now_ns() // 1_000_000
         self._keys = [key for args, _ in commands for key in keys_of(args)]
-        self._write: AsyncCommands | None = None
+        self._write: CommandWrite | None = None
 
-    async def run(self) -> AsyncStoreResult:
+    def run(self) -> StoreResult:
         """Stores, queues, drops or fails; raises what the server answered."""
-        result = AsyncStoreResult()
+        result = StoreResult()
         if not self._commands:
             result.status, result.value = StoreStatus.STORED, []
             return result
-        async with self._recovery.turns(self._keys):
+        with self._recovery.turns(self._keys):
             joins = self._recovery.are_queued(self._keys)
-            if not joins and await self._try_now(result):
+            if not joins and self._try_now(result):
                 return result
-            result = await self._defer(result)
+            result = self._defer(result)
         if joins and self._client.state == "closed":
             # Only these keys' backlog is in the way: wait for it as long as a call may take.
-            await result.wait(self._client._deadline_s)
+            result.wait(self._client._deadline_s)
         return result
 
-    async def _try_now(self, result: AsyncStoreResult) -> bool:
+    def _try_now(self, result: StoreResult) -> bool:
         """Attempts at once; returns whether there is nothing left to do."""
         client, recovery = self._client, self._recovery
         critical = self._priority is Priority.CRITICAL
@@ -162,8 +164,8 @@ class _AsyncStore:
         try:
             if recovery.writes_ahead and not self._keeps_attempts:
                 write = self._prepared()
-                await recovery.keep(write, self._keys, self._priority, coalesce=self._coalesces(), ahead=True)
-            return await self._try(result, critical)
+                recovery.keep(write, self._keys, self._priority, coalesce=self._coalesces(), ahead=True)
+            return self._try(result, critical)
         except RecoveryJournalError as error:
             client._note_unkept(self._priority, error)
             result.error = error
@@ -173,19 +175,17 @@ class _AsyncStore:
     def _keeps_attempts(self) -> bool:
         """Whether each attempt is written ahead, with what will resolve it."""
         resolves = self._recovery.writes_ahead and self._recovery.resolves
-        return resolves and isinstance(self._client._commands, AsyncGuardedCalls)
+        return resolves and isinstance(self._client._commands, GuardedCalls)
 
-    async def _keep_attempt(self, ticket: Ticket | None) -> None:
-        await self._recovery.keep_attempt(
-            self._prepared(), self._keys, self._priority, ticket, coalesce=self._coalesces()
-        )
+    def _keep_attempt(self, ticket: Ticket | None) -> None:
+        self._recovery.keep_attempt(self._prepared(), self._keys, self._priority, ticket, coalesce=self._coalesces())
 
-    async def _try(self, result: AsyncStoreResult, critical: bool) -> bool:
+    def _try(self, result: StoreResult, critical: bool) -> bool:
         client = self._client
         for attempt in range(1 + (client.critical_retry_attempts if critical else 0)):
             if attempt:
-                await async_sleep(exponential_backoff(attempt - 1, client.retry_base_delay, client.retry_max_delay))
-            if await self._attempt(result):
+                sleep(exponential_backoff(attempt - 1, client.retry_base_delay, client.retry_max_delay))
+            if self._attempt(result):
                 return True
             if result.error is not None and classify(result.error)[1] is Outcome.APPLIED:
                 result._settle(StoreStatus.STORED)  # only its answer is lost
@@ -195,9 +195,9 @@ class _AsyncStore:
                 break
         return False
 
-    async def _attempt(self, result: AsyncStoreResult) -> bool:
+    def _attempt(self, result: StoreResult) -> bool:
         try:
-            result.value = await self._send()
+            result.value = self._send()
         except Exception as error:
             result.error = error
             if is_outage(error):
@@ -212,21 +212,21 @@ class _AsyncStore:
         self._forget()
         return True
 
-    async def _send(self) -> Any:
+    def _send(self) -> Any:
         commands: Any = self._client._commands
         if not self._is_pipeline:
             ((args, options),) = self._commands
             if self._keeps_attempts:
-                return await commands.execute_kept(args, options, self._keep_attempt)
-            return await async_settle(commands.execute_command(*args, **options))
+                return commands.execute_kept(args, options, self._keep_attempt)
+            return settle(commands.execute_command(*args, **options))
         pipeline = commands.pipeline(transaction=self._is_transaction)
         if self._keeps_attempts:
             pipeline.keep = self._keep_attempt
         for args, options in self._commands:
             pipeline.execute_command(*args, **options)
-        return await async_settle(pipeline.execute())
+        return settle(pipeline.execute())
 
-    async def _defer(self, result: AsyncStoreResult) -> AsyncStoreResult:
+    def _defer(self, result: StoreResult) -> StoreResult:
         """What becomes of a write that could not be stored now."""
         client, recovery = self._client, self._recovery
         if self._priority is Priority.LOW:
@@ -239,20 +239,20 @@ class _AsyncStore:
             if result.error is not None and self._is_in_doubt(result):
                 write.doubt_by(result.error)
             if not write.shape.is_absolute and write.doubt is not None and not recovery.resolves:
-                await recovery.put_unknown(write, self._keys, self._priority)
+                recovery.put_unknown(write, self._keys, self._priority)
             else:
-                await recovery.put_commands(write, self._keys, self._priority, coalesce=self._coalesces())
+                recovery.put_commands(write, self._keys, self._priority, coalesce=self._coalesces())
             result = write.result
         client._warnings.add(_TOLD[self._priority, result.status])
         return result
 
-    def _is_in_doubt(self, result: AsyncStoreResult) -> bool:
+    def _is_in_doubt(self, result: StoreResult) -> bool:
         return result.error is not None and classify(result.error)[1] not in _NOT_SENT_YET
 
     def _coalesces(self) -> bool:
         return len(self._commands) == 1 and overwrites(self._commands[0][0])
 
-    def _prepared(self) -> AsyncCommands:
+    def _prepared(self) -> CommandWrite:
         """The write as it is queued: packed, with the moment of expiry in the place of a duration."""
         if self._write is None:
             if len(self._commands) == 1:
@@ -264,7 +264,7 @@ class _AsyncStore:
             names = tuple(name_of(args[0]) for args, _ in self._commands)
             shape = shape_of(names, all(map(is_absolute, absolutes)), self._is_pipeline, self._is_transaction)
             several = tuple(options for _, options in self._commands)
-            self._write = AsyncCommands(tuple(map(_packed, absolutes)), _with_options(shape, several))
+            self._write = CommandWrite(tuple(map(_packed, absolutes)), _with_options(shape, several))
         return self._write
 
     def _forget(self) -> None:
@@ -279,17 +279,17 @@ class _AsyncStore:
             self._recovery.push(write, self._keys, self._priority, write.size_bytes, self._coalesces())
 
 
-def write_of(args: tuple[Any, ...], called_ms: int) -> AsyncCommands:
+def write_of(args: tuple[Any, ...], called_ms: int) -> CommandWrite:
     """A plain command as it is queued; `called_ms` is when it was called, milliseconds since 1970."""
     return _single(args, {}, called_ms, False, False)
 
 
 def _single(
     args: tuple[Any, ...], options: dict[str, Any], called_ms: int, is_pipeline: bool, is_transaction: bool
-) -> AsyncCommands:
+) -> CommandWrite:
     absolute = with_absolute_expiry(args, called_ms)
     shape = shape_of((name_of(args[0]),), is_absolute(absolute), is_pipeline, is_transaction)
-    return AsyncCommands(_packed(absolute), _with_options(shape, (options,)))
+    return CommandWrite(_packed(absolute), _with_options(shape, (options,)))
 
 
 def _with_options(shape: Shape, options: tuple[dict[str, Any], ...]) -> Shape:

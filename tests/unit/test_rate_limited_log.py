@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from agent_memory.recovery import summed_warnings as _log
+from agent_memory.recovery import rate_limited_log as _log
 
 
 def test_the_first_is_told_at_once_and_the_rest_together(caplog, monkeypatch):
     now_s = 100.0
     monkeypatch.setattr(_log.time, "monotonic", lambda: now_s)
-    warnings = _log.SummedWarnings(logging.getLogger("agent_memory.storage"), "stm")
+    warnings = _log.RateLimitedWarnings(logging.getLogger("agent_memory.storage"), "stm")
     for _ in range(1000):
         warnings.add("a HIGH write queued")
     warnings.add("a LOW write dropped")

@@ -1,10 +1,8 @@
-# Generated from ../_async/writes.py by tools/generate_sync.py: edit that file, not this one.
-
 """Writes with a priority: what each is, how it is tried, what is told about it. The queue's entries are these objects.
 
-- `StoreResult` is what the caller gets and keeps.
-- `Write` is one call of `store_with_retry`: a function that nobody but its author understands.
-- `Commands` is one command, or the commands of a pipeline, packed: what a journal can keep and a drain can pipeline.
+- `AsyncStoreResult` is what the caller gets and keeps.
+- `AsyncFunctionWrite` is one call of `store_with_retry`: a function that nobody but its author understands.
+- `AsyncCommandWrite` is one command, or the commands of a pipeline, packed: what a journal can keep and a drain can pipeline.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from redis.exceptions import AuthenticationError, AuthorizationError
 
 from agent_memory import _check
-from agent_memory._compat import Event, settle
+from agent_memory._compat import AsyncEvent, async_settle
 from agent_memory.policy import Priority
 from agent_memory.recovery.results import DeadLetter, StoreStatus
 from agent_memory.redis.keys import KNOWN_NAMES
@@ -28,10 +26,10 @@ if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.tickets import Ticket
 
 __all__ = [
-    "Commands",
-    "InheritedCommands",
-    "StoreResult",
-    "Write",
+    "AsyncCommandWrite",
+    "AsyncInheritedCommandWrite",
+    "AsyncStoreResult",
+    "AsyncFunctionWrite",
     "Shape",
     "as_dead_letter",
     "is_outage",
@@ -48,7 +46,7 @@ _ENTRY_BYTES: Final = 360
 `max_bytes`."""
 
 
-class StoreResult:
+class AsyncStoreResult:
     """What became of a write with a priority: true only when it is stored.
 
     A queued write's result changes when the write is done with; `wait()` waits for that. A write that takes the place of an
@@ -67,7 +65,7 @@ class StoreResult:
         """The last error met, if any."""
         self.durable = False
         """Whether it was queued in the journal, so that it survives this process as `RecoveryConfig.fsync` says."""
-        self._settled: Event | None = None
+        self._settled: AsyncEvent | None = None
 
     def __bool__(self) -> bool:
         return self.status is StoreStatus.STORED
@@ -76,7 +74,7 @@ class StoreResult:
         error = f", error={type(self.error).__name__}" if self.error is not None else ""
         return f"<{type(self).__name__} {self.status}{error}>"
 
-    def wait(self, timeout: float | None = None) -> bool:
+    async def wait(self, timeout: float | None = None) -> bool:
         """Waits until a queued write is stored or given up, at most `timeout` seconds (None: for ever).
 
         Returns whether it is stored. Returns at once if it does not wait in the queue. Raises ValueError for a timeout that is
@@ -89,10 +87,10 @@ class StoreResult:
             with _making_events:
                 settled = self._settled
                 if settled is None:
-                    settled = self._settled = Event()
+                    settled = self._settled = AsyncEvent()
             if self.status is not StoreStatus.QUEUED:
                 settled.set()  # it was settled between the two lines above
-            settled.wait(timeout)
+            await settled.wait(timeout)
         return bool(self)
 
     def _queue(self) -> None:
@@ -109,7 +107,7 @@ class StoreResult:
             settled.set()
 
 
-class Write:
+class AsyncFunctionWrite:
     """One call of `store_with_retry`: what to store and how, and its result."""
 
     __slots__ = (
@@ -144,21 +142,21 @@ class Write:
         self.record: int | None = None
         """Its id in the journal."""
         self.doubt: bytes | None = None
-        self.result = StoreResult()
+        self.result = AsyncStoreResult()
 
     @property
     def keys(self) -> list[bytes]:
         """What orders it: a name of its own kind, since nobody knows the keys that a function writes."""
         return [b"agent_memory:agent:" + self.agent_id.encode("utf-8", "surrogatepass")]
 
-    def attempt(self) -> bool:
+    async def attempt(self) -> bool:
         """Tries to store; False for a false value and for an error of the connection, raises any other error.
 
         Whoever calls it settles the result, when it has left the queue.
         """
         self.attempts += 1
         try:
-            value = settle(self.store(self.agent_id, self.state))
+            value = await async_settle(self.store(self.agent_id, self.state))
         except Exception as error:
             self.result.error = error
             if is_outage(error):
@@ -199,7 +197,7 @@ class _Attempted:
         self.ticket: Ticket | None = None
 
 
-class Commands:
+class AsyncCommandWrite:
     """One command, or the commands of a pipeline, as they are sent; and its result."""
 
     # A million of these may wait. So one command is kept without a tuple around it, and what nearly all of them have none of,
@@ -213,7 +211,7 @@ class Commands:
         self._packed = packed
         self.shape = shape
         self._known: _Attempted | int | None = None
-        self.result = StoreResult()
+        self.result = AsyncStoreResult()
 
     @property
     def packed(self) -> tuple[bytes, ...]:
@@ -311,7 +309,7 @@ class Commands:
         self.shape = shape._replace(names=tuple(shape.names[place] for place in places), options=options)
 
 
-class InheritedCommands(Commands):
+class AsyncInheritedCommandWrite(AsyncCommandWrite):
     """Commands that a process that has died left in its journal."""
 
     __slots__ = ()
@@ -324,13 +322,13 @@ def as_dead_letter(write: Any, entry: Any) -> DeadLetter:
     error = write.result.error
     name = None if error is None else type(error).__name__
     operation, shown = shown_as(write, entry.keys)
-    attempts = write.attempts if isinstance(write, Write) else entry.attempts
+    attempts = write.attempts if isinstance(write, AsyncFunctionWrite) else entry.attempts
     return DeadLetter(entry.id, shown, Priority(entry.priority), attempts, entry.reason or "", name, operation)
 
 
 def shown_as(write: Any, keys: Sequence[bytes]) -> tuple[str, str]:
     """How a write is shown: its operation, and its agent_id or its first key."""
-    if isinstance(write, Write):
+    if isinstance(write, AsyncFunctionWrite):
         return "store_with_retry", write.agent_id
     names = write.shape.names
     operation = names[0] if len(names) == 1 else "PIPELINE"

@@ -1,4 +1,4 @@
-# Generated from ../_async/draining.py by tools/generate_sync.py: edit that file, not this one.
+# Generated from ../_async/drain.py by tools/generate_sync.py: edit that file, not this one.
 
 """The worker of the recovery queue: sends what is due once the server is back, and decides what an answer means for an entry.
 
@@ -40,8 +40,8 @@ from agent_memory.errors import (
 )
 from agent_memory.policy import exponential_backoff
 from agent_memory.recovery._sync.journal import segment_of
-from agent_memory.recovery._sync.resolving import InDoubt, Verdict
-from agent_memory.recovery._sync.writes import Commands, Write, is_outage
+from agent_memory.recovery._sync.queued_writes import CommandWrite, FunctionWrite, is_outage
+from agent_memory.recovery._sync.resolver import InDoubt, Resolution
 from agent_memory.recovery.records import words_of
 from agent_memory.redis._sync.guarded import GuardedCalls
 from agent_memory.redis.calls import call_back, callback_of, pack_command
@@ -84,7 +84,7 @@ class Sender:
     def __init__(self, commands: Any) -> None:
         self.commands = commands
 
-    def send(self, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
+    def send(self, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
         """The replies of all, one after the other, errors among them as instances.
 
         Raises what broke the connection, with the replies that had come by then as `.replies`, if any, and as `.sent` the
@@ -121,7 +121,7 @@ class Sender:
                 raise
         return mode.level
 
-    def _send_once(self, transport: Any, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
+    def _send_once(self, transport: Any, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
         """As one transaction, which can be resolved as a whole; a refused one is repeated write by write."""
 
         def keep(ticket: Ticket) -> None:
@@ -135,7 +135,7 @@ class Sender:
             return self._send_alone(transport, writes, announcer)
         return _as_sent(writes, executed)
 
-    def _send_alone(self, transport: Any, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
+    def _send_alone(self, transport: Any, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
         """Write by write, each resolvable by itself."""
         announcer.nothing()
         replies: list[Any] = []
@@ -148,7 +148,7 @@ class Sender:
                 raise
         return replies
 
-    def _send_one(self, transport: Any, write: Commands, announcer: Announcer) -> list[Any]:
+    def _send_one(self, transport: Any, write: CommandWrite, announcer: Announcer) -> list[Any]:
         def keep(ticket: Ticket) -> None:
             announcer.alone(write, ticket)
 
@@ -186,7 +186,7 @@ class Sender:
             raise next(reply for reply in replies if isinstance(reply, Exception))
         return cast("list[Any]", executed)
 
-    def _send_singly(self, writes: Sequence[Commands], announcer: Announcer) -> list[Any]:
+    def _send_singly(self, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
         """By an injected client's own methods, one command after the other."""
         replies: list[Any] = []
         try:
@@ -202,7 +202,7 @@ class Sender:
             raise
         return replies
 
-    def shaped(self, write: Commands, replies: Sequence[Any]) -> list[Any]:
+    def shaped(self, write: CommandWrite, replies: Sequence[Any]) -> list[Any]:
         """The replies of a write as the client's own methods would return them."""
         client = self.commands
         transport = client.transport_here() if isinstance(client, GuardedCalls) else None
@@ -217,7 +217,7 @@ class Sender:
         return values
 
 
-def _as_sent(writes: Sequence[Commands], executed: Sequence[Any]) -> list[Any]:
+def _as_sent(writes: Sequence[CommandWrite], executed: Sequence[Any]) -> list[Any]:
     """The replies of a transaction's commands as those of the writes it was made of."""
     replies: list[Any] = []
     first = 0
@@ -228,11 +228,11 @@ def _as_sent(writes: Sequence[Commands], executed: Sequence[Any]) -> list[Any]:
     return replies
 
 
-def _packed(write: Commands) -> Sequence[bytes]:
+def _packed(write: CommandWrite) -> Sequence[bytes]:
     return (_MULTI, *write.packed, _EXEC) if write.shape.is_transaction else write.packed
 
 
-def _joined(write: Commands) -> bytes:
+def _joined(write: CommandWrite) -> bytes:
     return b"".join((_MULTI, write.joined, _EXEC)) if write.shape.is_transaction else write.joined
 
 
@@ -272,7 +272,7 @@ class Announcer:
         if self._owner.is_stopped or self._drain.has_ended:
             raise _EndedError
 
-    def together(self, writes: Sequence[Commands], ticket: Ticket | None) -> None:
+    def together(self, writes: Sequence[CommandWrite], ticket: Ticket | None) -> None:
         """The relative ones of these are sent with one ticket, or with none; no others are being sent."""
         self.check()
         self._drain.announce(self._owner, [write for write in writes if not write.shape.is_absolute], ticket)
@@ -283,7 +283,7 @@ class Announcer:
         self._begun = {}
         self._drain.announce(self._owner, [], None)
 
-    def alone(self, write: Commands, ticket: Ticket) -> None:
+    def alone(self, write: CommandWrite, ticket: Ticket) -> None:
         """A write is sent with a ticket of its own."""
         self.check()
         if not write.shape.is_absolute:
@@ -361,7 +361,7 @@ class Drain:
         """Tries leased entries in their order; returns how long to wait if there was trouble, with no lease left behind."""
         left = {entry.id: entry for entry in entries}
         try:
-            for is_function, group in groupby(entries, lambda entry: isinstance(entry.payload, Write)):
+            for is_function, group in groupby(entries, lambda entry: isinstance(entry.payload, FunctionWrite)):
                 if is_function:
                     for entry in group:
                         if owner.is_stopped or self.has_ended:
@@ -440,7 +440,7 @@ class Drain:
         self._batch = min(max(1, wanted), self._settings.drain_batch)
         return None
 
-    def announce(self, owner: Recovery, writes: Sequence[Commands], ticket: Ticket | None) -> None:
+    def announce(self, owner: Recovery, writes: Sequence[CommandWrite], ticket: Ticket | None) -> None:
         """Has the journal say that these writes, and no others, are being sent, and what resolves them."""
         journal = owner.journal
         if journal is None:
@@ -532,21 +532,21 @@ class Drain:
             verdicts = owner.resolver.resolve([_in_doubt(entry) for entry in doubted])
         except Exception as error:
             logger.warning("what became of queued writes cannot be told now: %s", type(error).__name__)
-            verdicts = [Verdict.LATER] * len(doubted)
+            verdicts = [Resolution.LATER] * len(doubted)
         if self.has_ended:
             return []
         applied = []
         not_sent = set()
         for entry, verdict in zip(doubted, verdicts, strict=True):
-            if verdict is Verdict.SEND:
+            if verdict is Resolution.SEND:
                 entry.payload.doubt = None
                 if not entry.payload.shape.is_absolute:
                     owner.rewrite(entry.payload, entry)
                 continue
             not_sent.add(entry.id)
-            if verdict is Verdict.APPLIED:
+            if verdict is Resolution.APPLIED:
                 applied.append(entry)
-            elif verdict is Verdict.UNKNOWN:
+            elif verdict is Resolution.UNKNOWN:
                 owner.bury(entry, "unknown")
             else:
                 self._retry(entry, LATER_PAUSE_S)
@@ -652,7 +652,7 @@ def _in_doubt(entry: RecoveryEntry) -> InDoubt:
 
 def _is_left(write: Any) -> bool:
     """Whether a predecessor has said what resolves it, and nobody has looked at that yet."""
-    return isinstance(write, Commands) and write.is_inherited and bool(write.doubt) and write.ticket is None
+    return isinstance(write, CommandWrite) and write.is_inherited and bool(write.doubt) and write.ticket is None
 
 
 def _is_ours(error: Exception) -> bool:

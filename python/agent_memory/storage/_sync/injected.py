@@ -1,3 +1,5 @@
+# Generated from ../_async/injected.py by tools/generate_sync.py: edit that file, not this one.
+
 """Commands of an injected client: whatever redis-py-compatible object was passed, each call goes under the façade's guard.
 
 What a method does is only known by its name here, so this follows redis-py's conventions:
@@ -12,12 +14,12 @@ What a method does is only known by its name here, so this follows redis-py's co
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, Self
 
-from agent_memory._compat import async_settle
+from agent_memory._compat import settle
 
-__all__ = ["AsyncForeignCommands"]
+__all__ = ["InjectedCommands"]
 
 PASSED_ON: Final = frozenset(
     """
@@ -28,10 +30,10 @@ PASSED_ON: Final = frozenset(
 
 
 class _Run(Protocol):
-    def __call__(self, operation_name: str, operation: Callable[[], Any], *, repeat: bool = True) -> Awaitable[Any]: ...
+    def __call__(self, operation_name: str, operation: Callable[[], Any], *, repeat: bool = True) -> Any: ...
 
 
-class AsyncForeignCommands:
+class InjectedCommands:
     """Attributes of an injected client, its calls guarded by `run`."""
 
     __slots__ = ("_client", "_run")
@@ -49,8 +51,8 @@ class AsyncForeignCommands:
         if name in PASSED_ON or name.endswith("_iter") or not callable(target):
             return target
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            return await self._run(name, functools.partial(target, *args, **kwargs))
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._run(name, functools.partial(target, *args, **kwargs))
 
         call.__name__ = call.__qualname__ = name
         return call
@@ -82,16 +84,16 @@ class _Pipeline:
     def __len__(self) -> int:
         return len(self._pipeline)
 
-    async def execute(self, raise_on_error: bool = True) -> Any:
+    def execute(self, raise_on_error: bool = True) -> Any:
         """Sends what was collected; one guarded call, not repeated."""
         operation = functools.partial(self._pipeline.execute, raise_on_error=raise_on_error)
-        return await self._run("pipeline", operation, repeat=False)
+        return self._run("pipeline", operation, repeat=False)
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._pipeline.reset()
+    def __exit__(self, *_: object) -> None:
+        self._pipeline.reset()
 
 
 class _Script:
@@ -106,10 +108,10 @@ class _Script:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._script, name)
 
-    async def __call__(self, keys: Sequence[Any] = (), args: Sequence[Any] = (), client: Any = None) -> Any:
+    def __call__(self, keys: Sequence[Any] = (), args: Sequence[Any] = (), client: Any = None) -> Any:
         """Runs the script; in a pipeline (`client=`) it is collected instead."""
         if isinstance(client, _Pipeline):
             client = client._pipeline
         if client is not None:
-            return await async_settle(self._script(keys=keys, args=args, client=client))
-        return await self._run("script", functools.partial(self._script, keys=keys, args=args))
+            return settle(self._script(keys=keys, args=args, client=client))
+        return self._run("script", functools.partial(self._script, keys=keys, args=args))

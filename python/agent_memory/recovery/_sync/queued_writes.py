@@ -1,8 +1,10 @@
+# Generated from ../_async/queued_writes.py by tools/generate_sync.py: edit that file, not this one.
+
 """Writes with a priority: what each is, how it is tried, what is told about it. The queue's entries are these objects.
 
-- `AsyncStoreResult` is what the caller gets and keeps.
-- `AsyncWrite` is one call of `store_with_retry`: a function that nobody but its author understands.
-- `AsyncCommands` is one command, or the commands of a pipeline, packed: what a journal can keep and a drain can pipeline.
+- `StoreResult` is what the caller gets and keeps.
+- `FunctionWrite` is one call of `store_with_retry`: a function that nobody but its author understands.
+- `CommandWrite` is one command, or the commands of a pipeline, packed: what a journal can keep and a drain can pipeline.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from redis.exceptions import AuthenticationError, AuthorizationError
 
 from agent_memory import _check
-from agent_memory._compat import AsyncEvent, async_settle
+from agent_memory._compat import Event, settle
 from agent_memory.policy import Priority
 from agent_memory.recovery.results import DeadLetter, StoreStatus
 from agent_memory.redis.keys import KNOWN_NAMES
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.tickets import Ticket
 
 __all__ = [
-    "AsyncCommands",
-    "AsyncInheritedCommands",
-    "AsyncStoreResult",
-    "AsyncWrite",
+    "CommandWrite",
+    "InheritedCommandWrite",
+    "StoreResult",
+    "FunctionWrite",
     "Shape",
     "as_dead_letter",
     "is_outage",
@@ -46,7 +48,7 @@ _ENTRY_BYTES: Final = 360
 `max_bytes`."""
 
 
-class AsyncStoreResult:
+class StoreResult:
     """What became of a write with a priority: true only when it is stored.
 
     A queued write's result changes when the write is done with; `wait()` waits for that. A write that takes the place of an
@@ -65,7 +67,7 @@ class AsyncStoreResult:
         """The last error met, if any."""
         self.durable = False
         """Whether it was queued in the journal, so that it survives this process as `RecoveryConfig.fsync` says."""
-        self._settled: AsyncEvent | None = None
+        self._settled: Event | None = None
 
     def __bool__(self) -> bool:
         return self.status is StoreStatus.STORED
@@ -74,7 +76,7 @@ class AsyncStoreResult:
         error = f", error={type(self.error).__name__}" if self.error is not None else ""
         return f"<{type(self).__name__} {self.status}{error}>"
 
-    async def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None) -> bool:
         """Waits until a queued write is stored or given up, at most `timeout` seconds (None: for ever).
 
         Returns whether it is stored. Returns at once if it does not wait in the queue. Raises ValueError for a timeout that is
@@ -87,10 +89,10 @@ class AsyncStoreResult:
             with _making_events:
                 settled = self._settled
                 if settled is None:
-                    settled = self._settled = AsyncEvent()
+                    settled = self._settled = Event()
             if self.status is not StoreStatus.QUEUED:
                 settled.set()  # it was settled between the two lines above
-            await settled.wait(timeout)
+            settled.wait(timeout)
         return bool(self)
 
     def _queue(self) -> None:
@@ -107,7 +109,7 @@ class AsyncStoreResult:
             settled.set()
 
 
-class AsyncWrite:
+class FunctionWrite:
     """One call of `store_with_retry`: what to store and how, and its result."""
 
     __slots__ = (
@@ -142,21 +144,21 @@ class AsyncWrite:
         self.record: int | None = None
         """Its id in the journal."""
         self.doubt: bytes | None = None
-        self.result = AsyncStoreResult()
+        self.result = StoreResult()
 
     @property
     def keys(self) -> list[bytes]:
         """What orders it: a name of its own kind, since nobody knows the keys that a function writes."""
         return [b"agent_memory:agent:" + self.agent_id.encode("utf-8", "surrogatepass")]
 
-    async def attempt(self) -> bool:
+    def attempt(self) -> bool:
         """Tries to store; False for a false value and for an error of the connection, raises any other error.
 
         Whoever calls it settles the result, when it has left the queue.
         """
         self.attempts += 1
         try:
-            value = await async_settle(self.store(self.agent_id, self.state))
+            value = settle(self.store(self.agent_id, self.state))
         except Exception as error:
             self.result.error = error
             if is_outage(error):
@@ -197,7 +199,7 @@ class _Attempted:
         self.ticket: Ticket | None = None
 
 
-class AsyncCommands:
+class CommandWrite:
     """One command, or the commands of a pipeline, as they are sent; and its result."""
 
     # A million of these may wait. So one command is kept without a tuple around it, and what nearly all of them have none of,
@@ -211,7 +213,7 @@ class AsyncCommands:
         self._packed = packed
         self.shape = shape
         self._known: _Attempted | int | None = None
-        self.result = AsyncStoreResult()
+        self.result = StoreResult()
 
     @property
     def packed(self) -> tuple[bytes, ...]:
@@ -309,7 +311,7 @@ class AsyncCommands:
         self.shape = shape._replace(names=tuple(shape.names[place] for place in places), options=options)
 
 
-class AsyncInheritedCommands(AsyncCommands):
+class InheritedCommandWrite(CommandWrite):
     """Commands that a process that has died left in its journal."""
 
     __slots__ = ()
@@ -322,13 +324,13 @@ def as_dead_letter(write: Any, entry: Any) -> DeadLetter:
     error = write.result.error
     name = None if error is None else type(error).__name__
     operation, shown = shown_as(write, entry.keys)
-    attempts = write.attempts if isinstance(write, AsyncWrite) else entry.attempts
+    attempts = write.attempts if isinstance(write, FunctionWrite) else entry.attempts
     return DeadLetter(entry.id, shown, Priority(entry.priority), attempts, entry.reason or "", name, operation)
 
 
 def shown_as(write: Any, keys: Sequence[bytes]) -> tuple[str, str]:
     """How a write is shown: its operation, and its agent_id or its first key."""
-    if isinstance(write, AsyncWrite):
+    if isinstance(write, FunctionWrite):
         return "store_with_retry", write.agent_id
     names = write.shape.names
     operation = names[0] if len(names) == 1 else "PIPELINE"

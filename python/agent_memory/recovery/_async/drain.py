@@ -38,8 +38,8 @@ from agent_memory.errors import (
 )
 from agent_memory.policy import exponential_backoff
 from agent_memory.recovery._async.journal import segment_of
-from agent_memory.recovery._async.resolving import InDoubt, Verdict
-from agent_memory.recovery._async.writes import AsyncCommands, AsyncWrite, is_outage
+from agent_memory.recovery._async.queued_writes import AsyncCommandWrite, AsyncFunctionWrite, is_outage
+from agent_memory.recovery._async.resolver import InDoubt, Resolution
 from agent_memory.recovery.records import words_of
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
 from agent_memory.redis.calls import call_back, callback_of, pack_command
@@ -82,7 +82,7 @@ class AsyncSender:
     def __init__(self, commands: Any) -> None:
         self.commands = commands
 
-    async def send(self, writes: Sequence[AsyncCommands], announcer: AsyncAnnouncer) -> list[Any]:
+    async def send(self, writes: Sequence[AsyncCommandWrite], announcer: AsyncAnnouncer) -> list[Any]:
         """The replies of all, one after the other, errors among them as instances.
 
         Raises what broke the connection, with the replies that had come by then as `.replies`, if any, and as `.sent` the
@@ -119,7 +119,9 @@ class AsyncSender:
                 raise
         return mode.level
 
-    async def _send_once(self, transport: Any, writes: Sequence[AsyncCommands], announcer: AsyncAnnouncer) -> list[Any]:
+    async def _send_once(
+        self, transport: Any, writes: Sequence[AsyncCommandWrite], announcer: AsyncAnnouncer
+    ) -> list[Any]:
         """As one transaction, which can be resolved as a whole; a refused one is repeated write by write."""
 
         async def keep(ticket: Ticket) -> None:
@@ -134,7 +136,7 @@ class AsyncSender:
         return _as_sent(writes, executed)
 
     async def _send_alone(
-        self, transport: Any, writes: Sequence[AsyncCommands], announcer: AsyncAnnouncer
+        self, transport: Any, writes: Sequence[AsyncCommandWrite], announcer: AsyncAnnouncer
     ) -> list[Any]:
         """Write by write, each resolvable by itself."""
         await announcer.nothing()
@@ -148,7 +150,7 @@ class AsyncSender:
                 raise
         return replies
 
-    async def _send_one(self, transport: Any, write: AsyncCommands, announcer: AsyncAnnouncer) -> list[Any]:
+    async def _send_one(self, transport: Any, write: AsyncCommandWrite, announcer: AsyncAnnouncer) -> list[Any]:
         async def keep(ticket: Ticket) -> None:
             await announcer.alone(write, ticket)
 
@@ -186,7 +188,7 @@ class AsyncSender:
             raise next(reply for reply in replies if isinstance(reply, Exception))
         return cast("list[Any]", executed)
 
-    async def _send_singly(self, writes: Sequence[AsyncCommands], announcer: AsyncAnnouncer) -> list[Any]:
+    async def _send_singly(self, writes: Sequence[AsyncCommandWrite], announcer: AsyncAnnouncer) -> list[Any]:
         """By an injected client's own methods, one command after the other."""
         replies: list[Any] = []
         try:
@@ -202,7 +204,7 @@ class AsyncSender:
             raise
         return replies
 
-    def shaped(self, write: AsyncCommands, replies: Sequence[Any]) -> list[Any]:
+    def shaped(self, write: AsyncCommandWrite, replies: Sequence[Any]) -> list[Any]:
         """The replies of a write as the client's own methods would return them."""
         client = self.commands
         transport = client.transport_here() if isinstance(client, AsyncGuardedCalls) else None
@@ -217,7 +219,7 @@ class AsyncSender:
         return values
 
 
-def _as_sent(writes: Sequence[AsyncCommands], executed: Sequence[Any]) -> list[Any]:
+def _as_sent(writes: Sequence[AsyncCommandWrite], executed: Sequence[Any]) -> list[Any]:
     """The replies of a transaction's commands as those of the writes it was made of."""
     replies: list[Any] = []
     first = 0
@@ -228,11 +230,11 @@ def _as_sent(writes: Sequence[AsyncCommands], executed: Sequence[Any]) -> list[A
     return replies
 
 
-def _packed(write: AsyncCommands) -> Sequence[bytes]:
+def _packed(write: AsyncCommandWrite) -> Sequence[bytes]:
     return (_MULTI, *write.packed, _EXEC) if write.shape.is_transaction else write.packed
 
 
-def _joined(write: AsyncCommands) -> bytes:
+def _joined(write: AsyncCommandWrite) -> bytes:
     return b"".join((_MULTI, write.joined, _EXEC)) if write.shape.is_transaction else write.joined
 
 
@@ -272,7 +274,7 @@ class AsyncAnnouncer:
         if self._owner.is_stopped or self._drain.has_ended:
             raise _EndedError
 
-    async def together(self, writes: Sequence[AsyncCommands], ticket: Ticket | None) -> None:
+    async def together(self, writes: Sequence[AsyncCommandWrite], ticket: Ticket | None) -> None:
         """The relative ones of these are sent with one ticket, or with none; no others are being sent."""
         self.check()
         await self._drain.announce(self._owner, [write for write in writes if not write.shape.is_absolute], ticket)
@@ -283,7 +285,7 @@ class AsyncAnnouncer:
         self._begun = {}
         await self._drain.announce(self._owner, [], None)
 
-    async def alone(self, write: AsyncCommands, ticket: Ticket) -> None:
+    async def alone(self, write: AsyncCommandWrite, ticket: Ticket) -> None:
         """A write is sent with a ticket of its own."""
         self.check()
         if not write.shape.is_absolute:
@@ -361,7 +363,7 @@ class AsyncDrain:
         """Tries leased entries in their order; returns how long to wait if there was trouble, with no lease left behind."""
         left = {entry.id: entry for entry in entries}
         try:
-            for is_function, group in groupby(entries, lambda entry: isinstance(entry.payload, AsyncWrite)):
+            for is_function, group in groupby(entries, lambda entry: isinstance(entry.payload, AsyncFunctionWrite)):
                 if is_function:
                     for entry in group:
                         if owner.is_stopped or self.has_ended:
@@ -440,7 +442,7 @@ class AsyncDrain:
         self._batch = min(max(1, wanted), self._settings.drain_batch)
         return None
 
-    async def announce(self, owner: AsyncRecovery, writes: Sequence[AsyncCommands], ticket: Ticket | None) -> None:
+    async def announce(self, owner: AsyncRecovery, writes: Sequence[AsyncCommandWrite], ticket: Ticket | None) -> None:
         """Has the journal say that these writes, and no others, are being sent, and what resolves them."""
         journal = owner.journal
         if journal is None:
@@ -532,21 +534,21 @@ class AsyncDrain:
             verdicts = await owner.resolver.resolve([_in_doubt(entry) for entry in doubted])
         except Exception as error:
             logger.warning("what became of queued writes cannot be told now: %s", type(error).__name__)
-            verdicts = [Verdict.LATER] * len(doubted)
+            verdicts = [Resolution.LATER] * len(doubted)
         if self.has_ended:
             return []
         applied = []
         not_sent = set()
         for entry, verdict in zip(doubted, verdicts, strict=True):
-            if verdict is Verdict.SEND:
+            if verdict is Resolution.SEND:
                 entry.payload.doubt = None
                 if not entry.payload.shape.is_absolute:
                     owner.rewrite(entry.payload, entry)
                 continue
             not_sent.add(entry.id)
-            if verdict is Verdict.APPLIED:
+            if verdict is Resolution.APPLIED:
                 applied.append(entry)
-            elif verdict is Verdict.UNKNOWN:
+            elif verdict is Resolution.UNKNOWN:
                 owner.bury(entry, "unknown")
             else:
                 self._retry(entry, LATER_PAUSE_S)
@@ -652,7 +654,7 @@ def _in_doubt(entry: RecoveryEntry) -> InDoubt:
 
 def _is_left(write: Any) -> bool:
     """Whether a predecessor has said what resolves it, and nobody has looked at that yet."""
-    return isinstance(write, AsyncCommands) and write.is_inherited and bool(write.doubt) and write.ticket is None
+    return isinstance(write, AsyncCommandWrite) and write.is_inherited and bool(write.doubt) and write.ticket is None
 
 
 def _is_ours(error: Exception) -> bool:

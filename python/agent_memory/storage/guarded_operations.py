@@ -10,7 +10,7 @@ from agent_memory.redis.plans import Plan, Route
 if TYPE_CHECKING:
     from agent_memory._core import Guard
 
-__all__ = ["OperationPlan", "OperationPlans"]
+__all__ = ["GuardedOperation", "GuardedOperations"]
 
 MAX_PLANS: Final = 1_024
 """Bound of remembered names; further ones are looked up each time."""
@@ -24,7 +24,7 @@ _LISTED: Final = frozenset(
 )
 
 
-class OperationPlan(Plan):
+class GuardedOperation(Plan):
     """What a call needs of its operation.
 
     A command counts under the command's name ("GET"), as it does in the drop-in; an operation of one's own under the name
@@ -47,15 +47,15 @@ class OperationPlan(Plan):
         self.answered_error = operation.answered_error
 
 
-class OperationPlans(dict[str, OperationPlan]):
+class GuardedOperations(dict[str, GuardedOperation]):
     """Plans by name, made when first asked for; safe to share between threads."""
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self._guard = guard
 
-    def __missing__(self, name: str) -> OperationPlan:
-        plan = OperationPlan(name, self._guard)
+    def __missing__(self, name: str) -> GuardedOperation:
+        plan = GuardedOperation(name, self._guard)
         if len(self) < MAX_PLANS:
             self[name] = plan
         return plan
