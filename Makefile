@@ -181,13 +181,24 @@ interrupts: $(STAMPS)/extra-test $(STAMPS)/installed
 # run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not
 # what these files are held against. What survives stands in target/mutants/.
 CARGO_MUTANTS_VERSION := 27.1.0
-MUTATED ?= backoff breaker budget fence guard memory_plan recovery retry window
+MUTATED ?= backoff breaker budget expiry fence guard plan recovery retry window
+MUTANTS_FILES_backoff := guard/backoff.rs
+MUTANTS_FILES_breaker := guard/breaker.rs
+MUTANTS_FILES_budget := guard/budget.rs
+MUTANTS_FILES_expiry := memory/expiry.rs
+MUTANTS_FILES_fence := fence.rs
+MUTANTS_FILES_guard := guard/mod.rs
+MUTANTS_FILES_plan := memory/plan.rs
+MUTANTS_FILES_recovery := recovery/*.rs
+MUTANTS_FILES_retry := guard/retry.rs
+MUTANTS_FILES_window := guard/window.rs
 MUTANTS_TESTS_backoff := --test=backoff
 MUTANTS_TESTS_breaker := --test=breaker
 MUTANTS_TESTS_budget := --test=budget
+MUTANTS_TESTS_expiry := --lib
 MUTANTS_TESTS_fence := --test=fence
 MUTANTS_TESTS_guard := --test=guard
-MUTANTS_TESTS_memory_plan := --lib
+MUTANTS_TESTS_plan := --lib
 MUTANTS_TESTS_recovery := --test=recovery --lib
 MUTANTS_TESTS_retry := --test=guard
 MUTANTS_TESTS_window := --test=windows
@@ -204,7 +215,7 @@ mutants: $(addprefix mutants-,$(MUTATED))
 $(addprefix mutants-,$(MUTATED)): mutants-%: target/tools/mutants-$(CARGO_MUTANTS_VERSION)
 	@mkdir -p target/mutants/$*
 	$(MUTANTS_ENVIRONMENT) CARGO_TARGET_DIR=$(abspath target/mutants/$*/build) target/tools/bin/cargo-mutants mutants \
-		--package agent-memory-core --file rust/core/src/$*.rs $(addprefix --cargo-arg=,$(MUTANTS_TESTS_$*)) \
+		--package agent-memory-core --file 'rust/core/src/$(MUTANTS_FILES_$*)' $(addprefix --cargo-arg=,$(MUTANTS_TESTS_$*)) \
 		--cargo-test-arg=-- --cargo-test-arg=--skip=scoring --output target/mutants/$*
 
 .PHONY: kills

@@ -1,6 +1,6 @@
 """The value of a memory's key in Redis: a fixed prefix that scripts read, then everything else.
 
-`rust/core/src/memory_copy.rs` has the layout and does the work.
+`rust/core/src/memory/copy.rs` has the layout and does the work.
 """
 
 from __future__ import annotations

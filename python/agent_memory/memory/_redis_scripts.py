@@ -2,7 +2,7 @@
 
 All keys of one agent and of its bucket's bookkeeping have one hash tag, so that every script works on one slot:
 
-    {b0123}:m:AGENT:ID    string   a copy (`memory_copy.rs` of the core has the layout); clean ones have a TTL
+    {b0123}:m:AGENT:ID    string   a copy (`memory/copy.rs` of the core has the layout); clean ones have a TTL
     {b0123}:a:AGENT       hash     e: the epoch, c: the cursor in SQL's change feed, h: the hint, which every put increments
     {b0123}:v:AGENT       zset     floors: ID -> 2 * version + deleted (R3)
     {b0123}:t:AGENT       zset     clean copies: ID -> when it was put, in microseconds

@@ -1,4 +1,4 @@
-"""Delays between attempts. The formulas are in `rust/core/src/backoff.rs`."""
+"""Delays between attempts. The formulas are in `rust/core/src/guard/backoff.rs`."""
 
 from __future__ import annotations
 

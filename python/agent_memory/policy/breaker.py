@@ -1,7 +1,7 @@
 """Circuit breakers around calls of any kind: `CircuitBreaker` for functions, `AsyncCircuitBreaker` for coroutine
 functions.
 
-The state machine is in Rust (`rust/core/src/breaker.rs` tells its rules), and so is the sync call itself. Threads and
+The state machine is in Rust (`rust/core/src/guard/breaker.rs` tells its rules), and so is the sync call itself. Threads and
 tasks may share one breaker.
 """
 

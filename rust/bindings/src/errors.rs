@@ -1,7 +1,7 @@
 //! The exceptions that the extension raises.
 
-use agent_memory_core::breaker::{Rejection, State};
 use agent_memory_core::config::{ConfigError, ns_to_seconds};
+use agent_memory_core::guard::breaker::{Rejection, State};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -1,7 +1,7 @@
 //! The decisions of exactly once (`agent_memory_core::fence`), as plain functions over numbers.
 
 use agent_memory_core::fence::{self as core, Abilities, ClientLine, FenceStep, Level};
-use agent_memory_core::retry::Category;
+use agent_memory_core::guard::retry::Category;
 use pyo3::prelude::*;
 
 use crate::convert::numbered;

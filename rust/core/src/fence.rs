@@ -22,7 +22,7 @@
 //! - The byte offset of a connection proves nothing while the server has blocked it (a paused server, a blocking
 //!   command): commands that have been read ahead are counted though they were not executed.
 
-use crate::retry::Category;
+use crate::guard::retry::Category;
 
 /// How the fate of a lost write is found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 #![expect(clippy::float_cmp, reason = "the formulas are exact")]
 
-use agent_memory_core::backoff::{Backoff, Jitter, Strategy as Growth, exponential_backoff};
-use agent_memory_core::random::Random;
+use agent_memory_core::guard::backoff::{Backoff, Jitter, Strategy as Growth, exponential_backoff};
+use agent_memory_core::guard::random::Random;
 use proptest::prelude::*;
 
 const SAMPLES: usize = 40_000;

@@ -1,6 +1,6 @@
 //! The breaker against a model that numbers generations and keeps every result, and its rules one by one.
 
-use agent_memory_core::breaker::{Breaker, BreakerConfig, BreakerOptions, Rejection, State};
+use agent_memory_core::guard::breaker::{Breaker, BreakerConfig, BreakerOptions, Rejection, State};
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;

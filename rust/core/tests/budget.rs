@@ -2,7 +2,7 @@
 
 #![expect(clippy::float_cmp, reason = "whole tokens are exact")]
 
-use agent_memory_core::budget::{Budget, BudgetConfig};
+use agent_memory_core::guard::budget::{Budget, BudgetConfig};
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;

@@ -4,7 +4,7 @@ use agent_memory_core::fence::{
     Abilities, ClientLine, FenceStep, Level, Next, Verdict, choose_level, fence_step, next_step, verdict_of_marker,
     verdict_of_offset,
 };
-use agent_memory_core::retry::Category;
+use agent_memory_core::guard::retry::Category;
 use proptest::prelude::*;
 
 const WRITE_BYTES: u64 = 23;

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent_memory_core::backoff::{Backoff, Jitter, Strategy as Growth};
-use agent_memory_core::breaker::{BreakerConfig, BreakerOptions, Change, State};
-use agent_memory_core::budget::BudgetConfig;
+use agent_memory_core::guard::backoff::{Backoff, Jitter, Strategy as Growth};
+use agent_memory_core::guard::breaker::{BreakerConfig, BreakerOptions, Change, State};
+use agent_memory_core::guard::budget::BudgetConfig;
+use agent_memory_core::guard::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
 use agent_memory_core::guard::{FailedAttempt, Guard, MAX_OPERATIONS, Wait};
-use agent_memory_core::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
 
 const SECOND: u64 = 1_000_000_000;
 const CATEGORIES: [Category; 5] =

@@ -1,6 +1,6 @@
 //! The latency histogram against the sorted list of its values.
 
-use agent_memory_core::metrics::{Histogram, LARGEST_NS};
+use agent_memory_core::guard::metrics::{Histogram, LARGEST_NS};
 use proptest::prelude::*;
 
 fn values() -> impl Strategy<Value = Vec<u64>> {

@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 
-use agent_memory_core::breaker::{BreakerConfig, BreakerOptions, State};
 use agent_memory_core::guard::Guard;
-use agent_memory_core::retry::{FailureKind, RetryConfig};
+use agent_memory_core::guard::breaker::{BreakerConfig, BreakerOptions, State};
+use agent_memory_core::guard::retry::{FailureKind, RetryConfig};
 use agent_memory_core::ticks::{LEARN_NS, SPAN_NS, TickScale};
 use loom::sync::Arc;
 use loom::thread;

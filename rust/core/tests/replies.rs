@@ -1,6 +1,6 @@
 //! What of a stream the parser is given, however the stream is cut.
 
-use agent_memory_core::replies::{MAX_ANNOUNCED, MAX_DEPTH, MAX_STRING_BYTES, Scanner, Violation};
+use agent_memory_core::protocol::replies::{MAX_ANNOUNCED, MAX_DEPTH, MAX_STRING_BYTES, Scanner, Violation};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]

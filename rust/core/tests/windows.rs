@@ -1,6 +1,6 @@
 //! The windows against models that keep every result.
 
-use agent_memory_core::window::{CountWindow, TIME_BUCKETS, Tally, TimeWindow};
+use agent_memory_core::guard::window::{CountWindow, TIME_BUCKETS, Tally, TimeWindow};
 use proptest::prelude::*;
 
 fn tally<'a>(results: impl Iterator<Item = &'a (bool, bool)>) -> Tally {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use agent_memory_core::replies::{Scanner, Violation};
+use agent_memory_core::protocol::replies::{Scanner, Violation};
 use libfuzzer_sys::fuzz_target;
 
 /// What the parser is given of a stream that comes in pieces of these lengths, again and again, and how the stream stands then.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use agent_memory_core::memory_plan::Agent;
+use agent_memory_core::memory::plan::Agent;
 
 use super::raw::{Connection, SqliteError, Statement, Value};
 use super::writer::Stop;

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use agent_memory_core::memory_copy::place::{
+use agent_memory_core::memory::copy::place::{
     IDEMPOTENCY_KEY, KEY, MEMORY_TYPE, METADATA, NAMESPACE, SESSION, TAGS, USER,
 };
-use agent_memory_core::memory_copy::{Copy, Numbers};
+use agent_memory_core::memory::copy::{Copy, Numbers};
 
 use super::agents::{self, Agents};
 use super::raw::{Connection, SqliteError, Statement, Value};

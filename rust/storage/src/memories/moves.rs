@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use agent_memory_core::memory_plan::{Held, LONG_TERM, Relabelled};
+use agent_memory_core::memory::plan::{Held, LONG_TERM, Relabelled};
 
 use super::agents::{self, Agents};
 use super::raw::{Connection, SqliteError, Statement, Value};

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::AtomicU32;
 
-use agent_memory_core::memory_copy::Numbers;
-use agent_memory_core::memory_plan::Relabelled;
+use agent_memory_core::memory::copy::Numbers;
+use agent_memory_core::memory::plan::Relabelled;
 
 use super::agents;
 use super::insert::{self, NewMemory};

@@ -2,16 +2,16 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use agent_memory_core::backoff::{self as core, DEFAULT_BASE_DELAY_S, DEFAULT_FACTOR, DEFAULT_MAX_DELAY_S};
 use agent_memory_core::config::Decimal;
-use agent_memory_core::random::Random;
+use agent_memory_core::guard::backoff::{self as core, DEFAULT_BASE_DELAY_S, DEFAULT_FACTOR, DEFAULT_MAX_DELAY_S};
+use agent_memory_core::guard::random::Random;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::convert::Whole;
 use crate::errors::refused;
-use crate::settings::{parse_jitter, parse_strategy};
+use crate::guard::settings::{parse_jitter, parse_strategy};
 
 /// `min(base_delay * 2**attempt, max_delay)` in seconds, for every attempt: it does not overflow.
 #[pyfunction]

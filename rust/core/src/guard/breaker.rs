@@ -31,7 +31,7 @@
 //! **Cancellation** counts as neither success nor failure, and frees the place of a probe.
 
 use crate::config::{ConfigError, count, duration_ns, rate};
-use crate::window::{CountWindow, MAX_WINDOW_CALLS, Tally, TimeWindow};
+use crate::guard::window::{CountWindow, MAX_WINDOW_CALLS, Tally, TimeWindow};
 
 /// The most probes half-open may admit at once: their permits are searched one by one.
 pub const MAX_HALF_OPEN_CALLS: u32 = 1_024;

@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
+use agent_memory_core::guard::retry::{FailureKind, RetryConfig};
 use agent_memory_core::guard::{Guard, OperationIndex};
-use agent_memory_core::retry::{FailureKind, RetryConfig};
 use pyo3::exceptions::PyException;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
-use crate::circuit::Circuit;
 use crate::clock::Clock;
 use crate::errors::{RejectionFacts, circuit_open};
-use crate::settings::BreakerRules;
+use crate::guard::circuit::Circuit;
+use crate::guard::settings::BreakerRules;
 
 /// A circuit breaker around calls of one kind.
 ///
@@ -137,7 +137,7 @@ impl Breaker {
     /// Everything that was counted, as a dict of plain values.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.circuit.state(py)?;
-        crate::stats::breaker_stats(py, &self.circuit, self.operation)
+        crate::guard::stats::breaker_stats(py, &self.circuit, self.operation)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

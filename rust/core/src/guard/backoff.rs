@@ -27,7 +27,7 @@
 //! Nothing here overflows: a delay beyond every float is the cap.
 
 use crate::config::{ConfigError, Decimal, not_negative};
-use crate::random::Random;
+use crate::guard::random::Random;
 
 /// Default wait before the first retry.
 pub const DEFAULT_BASE_DELAY_S: f64 = 1.0;

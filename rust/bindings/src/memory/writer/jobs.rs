@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agent_memory_core::memory_plan::LONG_TERM;
+use agent_memory_core::memory::plan::LONG_TERM;
 use agent_memory_storage::memories::{Compressible, Move, NewMemory};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
@@ -12,7 +12,7 @@ use pyo3::types::{PyList, PyTuple};
 
 use super::locked;
 use super::results::{Classes, Outcome};
-use crate::memory_copy::{SharedCopy, Words};
+use crate::memory::copy::{SharedCopy, Words};
 
 /// In the place of a dictionary's number: the content as it is.
 const UNCOMPRESSED: i64 = -1;

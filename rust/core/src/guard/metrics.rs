@@ -5,7 +5,7 @@
 //! by at most 1/32 (3.2 %). Values below 16 ns are exact, the largest value is kept exactly. It takes 5 kB, whatever
 //! is recorded.
 
-use crate::retry::{FAILURE_KINDS, FailureKind};
+use crate::guard::retry::{FAILURE_KINDS, FailureKind};
 
 const SUB_BUCKET_BITS: u32 = 4;
 /// The buckets in each power of two.

@@ -2,12 +2,12 @@
 
 use agent_memory_core::config::ns_to_seconds;
 use agent_memory_core::guard::OperationIndex;
-use agent_memory_core::metrics::{Histogram, OperationMetrics};
-use agent_memory_core::retry::FailureKind;
+use agent_memory_core::guard::metrics::{Histogram, OperationMetrics};
+use agent_memory_core::guard::retry::FailureKind;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::circuit::{Circuit, seconds_of};
+use crate::guard::circuit::{Circuit, seconds_of};
 
 /// The statistics of a guard with all its operations.
 pub(crate) fn guard_stats<'py>(py: Python<'py>, circuit: &Circuit) -> PyResult<Bound<'py, PyDict>> {

@@ -1,22 +1,28 @@
 //! `Guard` and `Operation`: the questions a client asks per command.
 
+pub(crate) mod backoff;
+pub(crate) mod breaker;
+pub(crate) mod circuit;
+pub(crate) mod settings;
+pub(crate) mod stats;
+
 use std::collections::HashMap;
 
-use agent_memory_core::breaker::{BreakerConfig, BreakerOptions};
 use agent_memory_core::config::seconds_to_ns;
+use agent_memory_core::guard::breaker::{BreakerConfig, BreakerOptions};
+use agent_memory_core::guard::retry::{Category, FailureKind, RetryConfig};
 use agent_memory_core::guard::{self as core, FailedAttempt, OperationIndex, Wait};
-use agent_memory_core::retry::{Category, FailureKind, RetryConfig};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::circuit::Circuit;
 use crate::clock::Clock;
 use crate::convert::numbered;
 use crate::errors::{RejectionFacts, circuit_open, refused};
-use crate::settings::{BreakerRules, BudgetRules, RetryRules};
+use crate::guard::circuit::Circuit;
+use crate::guard::settings::{BreakerRules, BudgetRules, RetryRules};
 
 /// What `Operation.failure` answers when the command must not be tried again.
 const NO_RETRY: f64 = -1.0;
@@ -189,7 +195,7 @@ impl Guard {
     /// Everything that was counted, as a dict of plain values.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.circuit.state(py)?;
-        crate::stats::guard_stats(py, &self.circuit)
+        crate::guard::stats::guard_stats(py, &self.circuit)
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

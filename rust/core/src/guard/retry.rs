@@ -11,8 +11,8 @@
 //! - the delay ends before the deadline of the call;
 //! - the budget pays for it. It is asked last, so that a retry that does not happen costs nothing.
 
-use crate::backoff::Backoff;
 use crate::config::{ConfigError, duration_ns, integer_between};
+use crate::guard::backoff::Backoff;
 
 /// The most retries a policy may ask for.
 pub const MAX_RETRIES: u32 = 1_000_000;

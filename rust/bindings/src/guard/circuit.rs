@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agent_memory_core::breaker::Change;
 use agent_memory_core::config::ns_to_seconds;
+use agent_memory_core::guard::breaker::Change;
 use agent_memory_core::guard::{Guard, GuardSnapshot};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use agent_memory_core::memory_copy::Numbers;
-use agent_memory_core::memory_plan::Relabelled;
+use agent_memory_core::memory::copy::Numbers;
+use agent_memory_core::memory::plan::Relabelled;
 use agent_memory_storage::memories::SqliteError;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use pyo3::types::{PyList, PyTuple, PyType};
 
 use super::jobs::{DirectJob, GivenMove};
 use super::locked;
-use crate::memory_copy::accepted_words;
+use crate::memory::copy::accepted_words;
 
 /// Of Python's side of the store.
 #[derive(FromPyObject)]

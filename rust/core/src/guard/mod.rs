@@ -8,15 +8,26 @@
 //! while the circuit is closed and [`GATE_SHUT`] otherwise. It is written under the lock at every change of state. A
 //! caller who read the gate just before it shut is admitted late; his permit is older than the change, so his result
 //! is ignored: the same as if he had been quicker.
+//!
+//! The parts: [`breaker`] over a [`window`] of calls, [`retry`] with [`backoff`] under a [`budget`], [`metrics`]; [`random`]
+//! is the generator that jitter draws from.
+
+pub mod backoff;
+pub mod breaker;
+pub mod budget;
+pub mod metrics;
+pub mod random;
+pub mod retry;
+pub mod window;
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
 
-use crate::breaker::{Breaker, BreakerConfig, Change, Rejection, State};
-use crate::budget::{Budget, BudgetConfig};
-use crate::metrics::OperationMetrics;
-use crate::random::Random;
-use crate::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
+use crate::guard::breaker::{Breaker, BreakerConfig, Change, Rejection, State};
+use crate::guard::budget::{Budget, BudgetConfig};
+use crate::guard::metrics::OperationMetrics;
+use crate::guard::random::Random;
+use crate::guard::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// The most operation names that are told apart; later ones are counted under [`OTHER_OPERATIONS`].

@@ -1,6 +1,6 @@
 //! `ReplyScanner`: what of a server's bytes is for the parser.
 
-use agent_memory_core::replies::Scanner;
+use agent_memory_core::protocol::replies::Scanner;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

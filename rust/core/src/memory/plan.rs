@@ -7,7 +7,7 @@
 //! - A move puts another label on a memory that still has the version that was looked at, which takes the next place in
 //!   the feed and keeps its version (R6).
 
-use crate::memory_copy::Numbers;
+use crate::memory::copy::Numbers;
 
 /// Versions stay below 2^52.
 pub const MAX_VERSION: u64 = (1 << 52) - 1;
@@ -15,13 +15,6 @@ pub const MAX_VERSION: u64 = (1 << 52) - 1;
 pub const TIERS: usize = 3;
 /// The tier in which contents are compressed.
 pub const LONG_TERM: u8 = 2;
-
-/// Whether a memory is gone at a time, both in seconds since the epoch: from its expiry on, swept or not. Every store, index and
-/// reader asks this, so that no two of them differ.
-#[must_use]
-pub fn is_expired(expires_at: Option<f64>, now: f64) -> bool {
-    expires_at.is_some_and(|expires_at| expires_at <= now)
-}
 
 /// The row of an agent, as far as these writes read or change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,16 +131,8 @@ pub enum Relabelled {
 
 #[cfg(test)]
 mod tests {
-    use super::{Agent, Held, MAX_VERSION, NotNewError, Relabelled, is_expired};
-    use crate::memory_copy::Numbers;
-
-    #[test]
-    fn a_memory_is_gone_from_its_expiry_on() {
-        assert!(!is_expired(None, f64::MAX));
-        assert!(!is_expired(Some(10.0), 9.999_999));
-        assert!(is_expired(Some(10.0), 10.0));
-        assert!(is_expired(Some(-1.0), 0.0));
-    }
+    use super::{Agent, Held, MAX_VERSION, NotNewError, Relabelled};
+    use crate::memory::copy::Numbers;
 
     #[test]
     fn each_takes_the_next_place_and_a_greater_version() {

@@ -1,6 +1,6 @@
 //! `pack_command`: the bytes of a command from Python's words.
 
-use agent_memory_core::resp::{Word, Writer, header_len};
+use agent_memory_core::protocol::commands::{Word, Writer, header_len};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyMemoryView, PyString, PyTuple};

@@ -1,11 +1,11 @@
 //! Configurations, checked when they are made. The frozen dataclasses of `agent_memory.policy` are their public faces.
 
-use agent_memory_core::backoff::{Backoff, Jitter, Strategy};
-use agent_memory_core::breaker::{BreakerConfig, BreakerOptions, DEFAULT_PROBE_TIMEOUT_S};
-use agent_memory_core::budget::{
+use agent_memory_core::guard::backoff::{Backoff, Jitter, Strategy};
+use agent_memory_core::guard::breaker::{BreakerConfig, BreakerOptions, DEFAULT_PROBE_TIMEOUT_S};
+use agent_memory_core::guard::budget::{
     BudgetConfig, DEFAULT_CAPACITY, DEFAULT_REFILL_PER_S, DEFAULT_RETRY_COST, DEFAULT_SUCCESS_REFUND,
 };
-use agent_memory_core::retry::RetryConfig;
+use agent_memory_core::guard::retry::RetryConfig;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;

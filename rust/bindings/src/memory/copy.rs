@@ -1,9 +1,9 @@
 //! Copies of memories as bytes. A copy is Python's `Copy`, a named tuple whose places stand here once more.
 
-use agent_memory_core::memory_copy::{
-    self, Copy, NoCopyError, NoValueError, Numbers, Prefix, Read, State, VALUE_TEXTS,
+use agent_memory_core::memory::copy::{
+    self as core, Copy, NoCopyError, NoValueError, Numbers, Prefix, Read, State, VALUE_TEXTS,
 };
-use agent_memory_core::memory_plan;
+use agent_memory_core::memory::expiry;
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -159,7 +159,7 @@ pub(crate) fn copy_checksum(copy: &Bound<'_, PyTuple>) -> PyResult<u32> {
 #[pyfunction]
 #[pyo3(signature = (expires_at, now, /))]
 pub(crate) fn is_expired(expires_at: Option<f64>, now: f64) -> bool {
-    memory_plan::is_expired(expires_at, now)
+    expiry::is_expired(expires_at, now)
 }
 
 /// The words of a living copy with what the store that accepts it gives it, and the checksum that belongs to that.
@@ -208,11 +208,11 @@ pub(crate) fn encode_copy<'py>(
         let version = found.map_or_else(|_| "?".to_owned(), |version| version.to_string());
         PyValueError::new_err(format!(
             "epoch must have {} characters, tier be 0..2 and version below 10**16, got {len} characters, version {version}",
-            memory_copy::EPOCH_LEN
+            core::EPOCH_LEN
         ))
     };
     if words.is_deleted()? {
-        let value = memory_copy::tombstone_value(&words.numbers()?, epoch).map_err(refused)?;
+        let value = core::tombstone_value(&words.numbers()?, epoch).map_err(refused)?;
         return Ok(PyBytes::new(py, &value));
     }
     let copy = words.copy()?;
@@ -240,7 +240,7 @@ pub(crate) fn decode_copy<'py>(
 ) -> PyResult<(Bound<'py, PyTuple>, bool, Bound<'py, PyTuple>)> {
     let py = value.py();
     let (prefix, read) =
-        memory_copy::read_value(value.as_bytes(), memory_id.to_str()?, agent_id.to_str()?).map_err(no_copy)?;
+        core::read_value(value.as_bytes(), memory_id.to_str()?, agent_id.to_str()?).map_err(no_copy)?;
     let (numbers, texts, vector, content) = match read {
         Read::Tombstone(numbers) => (numbers, [""; VALUE_TEXTS], &[][..], &[][..]),
         Read::Living(copy) => (copy.numbers, copy.texts, copy.vector, copy.content),
@@ -275,7 +275,7 @@ pub(crate) fn encode_vector<'py>(
         return Ok(None);
     }
     let bytes = raw::bytes_of_floats(array)?;
-    if !memory_copy::is_finite_vector(bytes.as_bytes()) {
+    if !core::is_finite_vector(bytes.as_bytes()) {
         return Err(PyValueError::new_err("embedding must be finite, got nan or infinity"));
     }
     Ok(Some(bytes))

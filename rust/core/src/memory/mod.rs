@@ -1,0 +1,9 @@
+//! Rules of the agent memory.
+//!
+//! * [`plan`]: what becomes of a new memory, and of a move between tiers.
+//! * [`expiry`]: when a memory has expired.
+//! * [`copy`]: the bytes of a memory's copy in Redis.
+
+pub mod copy;
+pub mod expiry;
+pub mod plan;
