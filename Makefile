@@ -108,7 +108,7 @@ OTHER_TESTS ?= tests/unit/memory tests/unit/test_package.py tests/behaviour/memo
 	tests/behaviour/memory/_sync/test_memory_system.py tests/behaviour/memory/_sync/test_opening.py tests/behaviour/memory/_sync/test_embeddings.py \
 	tests/behaviour/memory/stores/test_sqlite_file.py tests/behaviour/memory/stores/test_sqlite_direct.py \
 	tests/behaviour/memory/stores/_sync/test_store_writes.py \
-	tests/unit/test_pack_command.py tests/behaviour/transport/test_asyncio_multiplexing.py tests/behaviour/transport/test_blocking_threads.py \
+	tests/unit/redis/test_pack_command.py tests/behaviour/transport/test_asyncio_multiplexing.py tests/behaviour/transport/test_blocking_threads.py \
 	tests/behaviour/transport/_async/test_buffers.py tests/behaviour/transport/_sync/test_buffers.py
 
 .PHONY: test-other-python

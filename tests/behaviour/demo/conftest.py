@@ -1,11 +1,9 @@
 """The demo is an example, not a part of the package: its processes are told where it is."""
 
 import os
-from pathlib import Path
 
 import pytest
-
-EXAMPLES = Path(__file__).parents[3] / "examples"
+from paths import EXAMPLES
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,13 +8,13 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
-from pathlib import Path
 
 import psycopg
+from paths import DOCS
 
 from agent_memory.memory import MemorySystem
 
-PAGE = Path(__file__).parents[3] / "docs" / "memory.md"
+PAGE = DOCS / "memory.md"
 BACKUP = re.compile(r'^sqlite3 (\S+) "\.backup (\S+)"$', re.MULTILINE)
 DUMP = re.compile(r"^pg_dump .*$", re.MULTILINE)
 RESTORE = re.compile(r"^psql .*$", re.MULTILINE)

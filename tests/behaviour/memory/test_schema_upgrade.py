@@ -6,10 +6,10 @@ import gzip
 import json
 import sqlite3
 import tarfile
-from pathlib import Path
 
 import psycopg
 import pytest
+from paths import FIXTURES
 
 from agent_memory.memory import (
     EmbeddingSpaceError,
@@ -22,7 +22,6 @@ from agent_memory.memory import (
 from agent_memory.memory.stores.sqlite import _schema
 from agent_memory.scoring import MemoryIndex
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 SCHEMA = "earlier_schema"
 SETTINGS = MemorySettings(index=IndexSettings(snapshot_entries=1), postgres=PostgresSettings(schema=SCHEMA))
 GONE = {"deleted request", "expired"}

@@ -23,7 +23,7 @@ def journal(tmp_path):
 @pytest.fixture(autouse=True)
 def eager_threads(request):
     """Threads change places as often as they can in the generated tests: async code is atomic between awaits, they are not."""
-    if "async" in request.module.__name__.rpartition(".")[2]:
+    if "async" in request.module.__name__:
         yield
         return
     interval = sys.getswitchinterval()

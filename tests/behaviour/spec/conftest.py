@@ -33,8 +33,7 @@ def mortal_server(tmp_path):
 @pytest.fixture(autouse=True)
 def eager_threads(request):
     """Threads change places as often as they can in the generated tests: async code is atomic between awaits, they are not."""
-    name = request.module.__name__.rpartition(".")[2]
-    if name not in {"test_storing", "test_guarding"}:
+    if not request.module.__name__.endswith(("_sync.test_storing", "_sync.test_guarding")):
         yield
         return
     interval = sys.getswitchinterval()

@@ -3,11 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-README = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 EXPECTED = [
     ["Agent Smith", "[1, True]", "stored"],
@@ -34,4 +34,4 @@ def test_block(code, expected, tmp_path):
 
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (Path(__file__).resolve().parents[3] / target).exists(), target
+        assert (ROOT / target).exists(), target

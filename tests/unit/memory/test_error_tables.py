@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from paths import DOCS
 
 from agent_memory.memory import StoreFault
 from agent_memory.memory.stores.postgres import _errors as postgres
 from agent_memory.memory.stores.sqlite import _errors as sqlite
 
-DOCS = Path(__file__).parents[3] / "docs" / "memory.md"
-
 
 def rows():
     """(first cell, last cell) of the rows of all tables."""
-    lines = [line for line in DOCS.read_text().splitlines() if line.startswith("| ")]
+    lines = [line for line in (DOCS / "memory.md").read_text().splitlines() if line.startswith("| ")]
     return [(cells[0].strip(), cells[-1].strip()) for cells in (line.strip("|").split("|") for line in lines)]
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
-BENCHES = Path(__file__).parents[3] / "benches" / "python"
+BENCHES = ROOT / "benches" / "python"
 
 TURNS = [
     ("Ann", "I moved to Oslo in spring."),

@@ -5,12 +5,12 @@
 import json
 import logging
 import os
-import pathlib
 import random
 import shutil
 import stat
 
 import pytest
+from paths import FIXTURES
 
 from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy, StoreStatus
 from agent_memory._compat import gather, in_thread, sleep, spawn
@@ -366,14 +366,11 @@ def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mortal_s
         assert heir.get("waits") == "old"
 
 
-FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "journal_sqlite"
-
-
 @pytest.mark.parametrize("loses_lock", [False, True])
 @pytest.mark.parametrize("left_by", ["killed", "closed"])
 def test_a_journal_of_the_version_before(mortal_server, journal, left_by, loses_lock):
     """It opens and keeps everything; tests/fixtures/README.md says what is in it."""
-    shutil.copytree(FIXTURES / left_by, journal)
+    shutil.copytree(FIXTURES / "journal_sqlite" / left_by, journal)
     journal.chmod(0o700)
     identity = json.dumps(["journalled", f"127.0.0.1:{mortal_server.port}", 0])
     for file in journal.iterdir():

@@ -2,11 +2,11 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
+from paths import TOOLS
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "generate_sync.py"
+TOOL = TOOLS / "generate_sync.py"
 
 
 @pytest.fixture(scope="module")

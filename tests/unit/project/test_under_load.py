@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import TOOLS
 
-TOOL = Path(__file__).parents[2] / "tools" / "under_load.py"
+TOOL = TOOLS / "under_load.py"
 pytestmark = pytest.mark.skipif(not TOOL.exists(), reason="the tools are not installed beside the tests")
 
 # Tells of the processes beside it, then does as it is told.
