@@ -49,8 +49,8 @@ from agent_memory.recovery._async.drain import AsyncDrain
 from agent_memory.recovery._async.recovery import AsyncRecovery
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.exactly_once import ExactlyOnce, Level, Verdict
-from agent_memory.redis.transport.order import Unanswered
-from agent_memory.redis.transport.second import SecondConnection
+from agent_memory.redis.transport.multiplexed.order import Unanswered
+from agent_memory.redis.transport.multiplexed.second import SecondConnection
 from agent_memory.testing.simulation import Faults, Simulation, SimulationError
 
 LEASES = ("lease owner", "lease at close", "lost replies", "own attempts")

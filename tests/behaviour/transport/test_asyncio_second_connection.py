@@ -11,7 +11,7 @@ from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableErro
 from agent_memory.policy import RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.exactly_once import ExactlyOnce
-from agent_memory.redis.transport import second as second_module
+from agent_memory.redis.transport.multiplexed import second as second_module
 
 SLOW = 2 * MIB  # bytes a second: the large value takes three
 

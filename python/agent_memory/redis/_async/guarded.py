@@ -40,7 +40,8 @@ from agent_memory.redis.exactly_once.tickets import Next, adopt
 from agent_memory.redis.outcomes import as_ours, classify, is_full
 from agent_memory.redis.plans import Plan, PlanTable, Route
 from agent_memory.redis.shared import shared_by
-from agent_memory.redis.transport.blocking import connect_failure, endpoint_of
+from agent_memory.redis.transport.common import endpoint_of
+from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard

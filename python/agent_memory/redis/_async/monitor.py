@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from agent_memory._compat import ASYNC
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis.outcomes import as_ours
-from agent_memory.redis.transport.blocking import connect_failure
+from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
     from agent_memory.redis.asyncio.client import Redis

@@ -15,7 +15,7 @@ from agent_memory.redis import private
 from agent_memory.redis.calls import pipeline_operation
 from agent_memory.redis.outcomes import as_ours, classify
 from agent_memory.redis.pipelines import Prepared, prepare, refusal_of, results
-from agent_memory.redis.transport.blocking import connect_failure
+from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
     from agent_memory.redis._sync.guarded import Keep

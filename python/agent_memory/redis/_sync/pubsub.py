@@ -44,7 +44,7 @@ from agent_memory.redis import private
 from agent_memory.redis.answers import Answers, Asker, is_confirmation
 from agent_memory.redis.gaps import SubscriptionGap
 from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
-from agent_memory.redis.transport.blocking import connect_failure
+from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

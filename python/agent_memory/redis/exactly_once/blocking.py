@@ -9,7 +9,7 @@ it; calls of other threads that are under way at that moment are concurrent with
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from agent_memory._core import monotonic_ns, next_step, pack_command
 from agent_memory._waiting import Line
@@ -17,7 +17,7 @@ from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableErro
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
 from agent_memory.redis.exactly_once._sync.fencing import fence, greet
-from agent_memory.redis.exactly_once.multiplexed import conclude_by_reply, keeper_of
+from agent_memory.redis.exactly_once.common import conclude_by_reply, keeper_of
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
 from agent_memory.redis.outcomes import is_full
@@ -29,9 +29,72 @@ if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.mode import Mode
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket, Wrapped
     from agent_memory.redis.plans import Plan
-    from agent_memory.redis.transport.blocking import BlockingTransport, Channel
+    from agent_memory.redis.shared import SharedByPool
 
-__all__ = ["BlockingOnce", "CountingSocket"]
+__all__ = ["BlockingOnce", "CountingSocket", "FencedChannel", "FencedPool"]
+
+
+class FencedChannel(Protocol):
+    """What is asked of a channel."""
+
+    stream: Stream | None
+    protocol: int
+    wire: Any
+    send: Callable[[Any], int]
+
+    def use(self, wire: Any) -> None:
+        """Send and receive by this object, the socket or one that stands for it."""
+        ...
+
+    def close(self) -> None:
+        """Close the socket; never raises."""
+        ...
+
+
+C = TypeVar("C", bound=FencedChannel)
+
+
+class FencedPool(Protocol[C]):
+    """What is asked of a transport of blocking sockets."""
+
+    idle: list[C]
+    generation: int
+    timeout_s: float | None
+    shared: SharedByPool
+
+    def patience_s(self, timeout_s: float | None) -> float | None:
+        """How long a connection may be silent in a call that may take `timeout_s` in all."""
+        ...
+
+    def acquire(self, now_ns: int, timeout_s: float | None) -> C:
+        """Lease a channel."""
+        ...
+
+    def release(self, channel: C, now_ns: int) -> None:
+        """Return a leased channel."""
+        ...
+
+    def round_trips(
+        self, channel: C, packed: bytes, count: int, raw: frozenset[int], timeout_s: float | None
+    ) -> list[Any]:
+        """Send packed commands in one piece on a leased channel; returns their replies."""
+        ...
+
+    def open_channel(self, deadline_ns: int | None = None, *, greet: bool = True) -> C:
+        """Connect outside the bound."""
+        ...
+
+    def lend_held(self, parked: list[C]) -> C | None:
+        """One of these idle channels, outside the bound until `take_back`."""
+        ...
+
+    def take_back(self, channel: C, generation: int) -> None:
+        """What `lend_held` has given is idle again."""
+        ...
+
+    def wait_for_return(self, deadline_ns: int | None) -> bool:
+        """Wait a little for a channel in use to come back."""
+        ...
 
 
 class _Parking(list[Any]):
@@ -67,10 +130,10 @@ class CountingSocket:
         return getattr(self._wire, name)
 
 
-class BlockingOnce:
+class BlockingOnce(Generic[C]):
     """What the mode adds to one transport of blocking sockets. Thread-safe."""
 
-    def __init__(self, transport: BlockingTransport, mode: Mode) -> None:
+    def __init__(self, transport: FencedPool[C], mode: Mode) -> None:
         self.mode = mode
         self._transport = transport
         self.start_afresh()
@@ -84,7 +147,7 @@ class BlockingOnce:
         self._fencer: object = None  # one thread fences, the others wait for it
         self._fencers = Line()
         self._parking = threading.Lock()
-        self._idle: list[Channel] | None = None  # the list that the parking stands for
+        self._idle: list[C] | None = None  # the list that the parking stands for
 
     # --- writes ---------------------------------------------------------------------------------------------------
 
@@ -155,7 +218,7 @@ class BlockingOnce:
         stream.open_tickets = []
         return wrapped, replies
 
-    def _acquire(self, ready: bool, timeout_s: float | None) -> Channel:
+    def _acquire(self, ready: bool, timeout_s: float | None) -> C:
         """A channel; where it has to be `ready`, one whose marker has been made: what is kept of a write names it."""
         transport = self._transport
         while True:
@@ -198,7 +261,7 @@ class BlockingOnce:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
-    def greet(self, channel: Channel) -> None:
+    def greet(self, channel: C) -> None:
         """Learn what has to be known of a new channel."""
         counting = CountingSocket(channel.wire)
         channel.use(counting)
@@ -296,7 +359,7 @@ class BlockingOnce:
                 self._transport.take_back(channel, generation)
         self._end_parking()
 
-    def _channel_to_fence_from(self, deadline_ns: int | None) -> tuple[Channel, bool]:
+    def _channel_to_fence_from(self, deadline_ns: int | None) -> tuple[C, bool]:
         """A connection of its own: those that are idle may be dead as well. Where the server has no room for one, one of them.
 
         The second says whether it is one of them.
@@ -325,7 +388,7 @@ class BlockingOnce:
             # Only now: were this interrupted, a channel that is in both lists would be put in twice the next time.
             idle.extend(parked)
 
-    def take_idle(self) -> list[Channel]:
+    def take_idle(self) -> list[C]:
         """Empty the list of idle channels, whichever it is, and return them."""
         transport = self._transport
         with self._parking:
@@ -338,7 +401,7 @@ class BlockingOnce:
                 transport.idle, self._idle = _Parking(), []
         return idle
 
-    def _asker(self, channel: Channel) -> Ask:
+    def _asker(self, channel: C) -> Ask:
         def ask(commands: list[bytes]) -> list[Any]:
             return self._transport.round_trips(
                 channel, b"".join(commands), len(commands), frozenset(), self._transport.timeout_s
@@ -346,7 +409,7 @@ class BlockingOnce:
 
         return ask
 
-    def bid_farewell(self, channels: list[Channel]) -> None:
+    def bid_farewell(self, channels: list[C]) -> None:
         """These are about to be closed in good order while nothing is under way: their markers have served."""
         for channel in channels:
             stream = channel.stream

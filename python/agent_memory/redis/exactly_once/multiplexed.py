@@ -5,69 +5,111 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
-import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent_memory._core import fence_step, next_step, pack_command
 from agent_memory.errors import ClientClosedError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands import SCRIPTS
 from agent_memory.redis.exactly_once._async.fencing import async_fence, async_greet, kill_at_once, note_offset
+from agent_memory.redis.exactly_once.common import keeper_of
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from agent_memory.redis.exactly_once._async.fencing import AsyncAsk
     from agent_memory.redis.exactly_once.mode import Mode
+    from agent_memory.redis.exactly_once.slots import OnceSlot
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket, Wrapped
     from agent_memory.redis.plans import Plan
-    from agent_memory.redis.transport.multiplexed import MultiplexedConnection, MultiplexedTransport
 
     Keep = Callable[[Ticket], Awaitable[None]]
     """Keeps a ticket where a later process finds it; raises where that is not possible."""
     _Wrap = Callable[[Stream], tuple[Wrapped, Callable[[list[Any]], Any]]]
     """Makes a write resolvable on a connection; and what makes its answer of the replies."""
 
-__all__ = ["MultiplexedOnce", "OnceSlot", "keeper_of"]
+__all__ = ["FencedConnection", "FencedLoop", "MultiplexedOnce"]
 
 FENCE_PAUSE_S: Final = 0.1
 """Pause before an old connection is fenced again from a connection in use, where that failed."""
 
 
-class OnceSlot:
-    """The slot of one write: stands in the queue once for each of its replies, takes them also when its caller has gone."""
+class FencedConnection(Protocol):
+    """What is asked of a multiplexed connection."""
 
-    __slots__ = ("_missing", "_replies", "_unwrap", "future", "ticket")
+    stream: Stream | None
+    closed: bool
+    accepting: bool
+    protocol: int
 
-    def __init__(self, future: asyncio.Future[Any], wrapped: Wrapped, unwrap: Callable[[list[Any]], Any]) -> None:
-        self.future = future
-        self.ticket = wrapped.ticket
-        self._unwrap = unwrap
-        self._replies: list[Any] = []
-        self._missing = wrapped.count
+    @property
+    def in_flight(self) -> int:
+        """Unanswered commands, orphans included."""
+        ...
 
-    def done(self) -> bool:
-        """Never before its replies are here: a caller that gave up may still ask what became of the write."""
-        return False
+    @property
+    def written(self) -> int:
+        """Bytes handed to the socket so far."""
+        ...
 
-    def set_result(self, reply: Any) -> None:
-        """One more of its replies has arrived."""
-        self._replies.append(reply)
-        self._missing -= 1
-        if self._missing:
-            return
-        value = self._unwrap(self._replies)
-        conclude_by_reply(self.ticket, value)
-        if not self.future.done():
-            self.future.set_result(value)
+    def send(self, packed: bytes, raw: bool = False) -> asyncio.Future[Any]:
+        """Append one packed command to this iteration's write."""
+        ...
 
-    def set_exception(self, error: Exception) -> None:
-        """Its caller shall wait no longer."""
-        if not self.future.done():
-            error.ticket = self.ticket  # type: ignore[attr-defined]
-            self.future.set_exception(error)
+    def send_window(self, packed: bytes, count: int, raw: Iterable[int]) -> asyncio.Future[list[Any]]:
+        """Append several, packed as one."""
+        ...
+
+    def send_once(self, wrapped: Wrapped, unwrap: Callable[[list[Any]], Any], raw: bool) -> OnceSlot:
+        """Append a write that can be resolved."""
+        ...
+
+    def flush(self) -> None:
+        """Hand over now what would leave at the end of this iteration."""
+        ...
+
+
+class FencedLoop(Protocol):
+    """What is asked of the transport of an event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    timeout_s: float | None
+    patience_s: float
+    dismissed: bool
+
+    @property
+    def current(self) -> FencedConnection | None:
+        """The shared connection."""
+        ...
+
+    def late(self, moving: bool) -> RedisTimeoutError:
+        """What a command fails with that was sent and not answered in time."""
+        ...
+
+    def has_moved_since(self, began_s: float) -> bool:
+        """Whether bytes have moved since then on a connection that takes calls."""
+        ...
+
+    def forget(self, future: asyncio.Future[Any] | None) -> None:
+        """Its reply is not waited for any more."""
+        ...
+
+    async def wait_for_turn(
+        self, send: Callable[[Any], asyncio.Future[Any]], packed: bytes, until_s: float | None = None
+    ) -> asyncio.Future[Any]:
+        """Call `send` with a connection when there is room in it; returns what it returns."""
+        ...
+
+    def reconnect(self) -> None:
+        """Open a connection unless there is one, or one being opened."""
+        ...
+
+    def until_closed(self, timeout_s: float | None) -> AbstractAsyncContextManager[None]:
+        """`asyncio.timeout` that ends when the client is closed, too."""
+        ...
 
 
 class _Place:
@@ -75,7 +117,7 @@ class _Place:
 
     __slots__ = ("_connection", "_unwrap", "_wrapped", "ticket")
 
-    def __init__(self, connection: MultiplexedConnection, wrap: _Wrap) -> None:
+    def __init__(self, connection: FencedConnection, wrap: _Wrap) -> None:
         stream = connection.stream
         assert stream is not None
         for command in stream.fresh_marker():
@@ -85,7 +127,7 @@ class _Place:
         self._wrapped, self._unwrap = wrap(stream)
         self.ticket = self._wrapped.ticket
 
-    def send(self, connection: MultiplexedConnection, raw: bool, sent: list[OnceSlot]) -> Any:
+    def send(self, connection: FencedConnection, raw: bool, sent: list[OnceSlot]) -> Any:
         """Send it on its connection; None where that is not the one in use any more."""
         if connection is not self._connection:
             self.cancel()
@@ -99,28 +141,10 @@ class _Place:
         return True
 
 
-def keeper_of(once: Any) -> Callable[[], bool]:
-    """Whether `once` still sees to what it has lost, without keeping it alive."""
-    alive = weakref.ref(once)
-
-    def sees_to() -> bool:
-        keeper = alive()
-        return keeper is not None and keeper.sees_to()
-
-    return sees_to
-
-
-def conclude_by_reply(ticket: Ticket, reply: Any) -> None:
-    """The answer came after all."""
-    outcome = getattr(reply, "outcome", None) if isinstance(reply, Exception) else None
-    refused = outcome in (Outcome.NOT_SENT, Outcome.REJECTED)
-    ticket.conclude(Verdict.NOT_APPLIED if refused else Verdict.APPLIED, reply)
-
-
 class MultiplexedOnce:
     """What the mode adds to one multiplexed transport. Belongs to the transport's event loop."""
 
-    def __init__(self, transport: MultiplexedTransport, mode: Mode) -> None:
+    def __init__(self, transport: FencedLoop, mode: Mode) -> None:
         self.mode = mode
         self.loose: collections.deque[Stream] = collections.deque()
         """Old connections that are not fenced yet: one at the most beside the leased ones, since nothing is sent meanwhile."""
@@ -165,7 +189,7 @@ class MultiplexedOnce:
         transport = self._transport
         sent: list[OnceSlot] = []
 
-        def send_and_note(connection: MultiplexedConnection) -> asyncio.Future[Any]:
+        def send_and_note(connection: FencedConnection) -> asyncio.Future[Any]:
             assert connection.stream is not None
             sent.append(connection.send_once(*wrap(connection.stream), raw))
             return sent[0].future
@@ -191,7 +215,7 @@ class MultiplexedOnce:
             transport.forget(future)
             raise
 
-    async def _in_turn(self, send: Callable[[MultiplexedConnection], Any], packed: bytes, until_s: float | None) -> Any:
+    async def _in_turn(self, send: Callable[[FencedConnection], Any], packed: bytes, until_s: float | None) -> Any:
         connection = self._transport.current
         if connection is not None and connection.accepting:
             return send(connection)
@@ -249,7 +273,7 @@ class MultiplexedOnce:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
-    async def greet(self, connection: MultiplexedConnection) -> None:
+    async def greet(self, connection: FencedConnection) -> None:
         """Learn what has to be known of a new connection."""
         stream = await async_greet(self.mode, _asker(connection), connection.protocol)
         stream.first_byte -= connection.written
@@ -259,7 +283,7 @@ class MultiplexedOnce:
         if self.mode.keep is not None:
             await self.mode.keep(stream)
 
-    async def fence_from(self, connection: MultiplexedConnection) -> None:
+    async def fence_from(self, connection: FencedConnection) -> None:
         """Fence all old connections before anything else is sent on this one; raises where that cannot be done now."""
         async with self._lock:
             stream = connection.stream
@@ -299,14 +323,14 @@ class MultiplexedOnce:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _fence_in_use(self, connection: MultiplexedConnection) -> None:
+    async def _fence_in_use(self, connection: FencedConnection) -> None:
         while not connection.closed and self.loose:
             try:
                 await self.fence_from(connection)
             except Exception:
                 await asyncio.sleep(FENCE_PAUSE_S)  # the connection fails, or the server is busy: the next one goes on
 
-    def bid_farewell(self, connection: MultiplexedConnection) -> None:
+    def bid_farewell(self, connection: FencedConnection) -> None:
         """The connection is about to be closed in good order: its markers have served."""
         stream = connection.stream
         if stream is None or connection.closed or connection.in_flight:
@@ -318,7 +342,7 @@ class MultiplexedOnce:
             connection.stream = None
 
 
-def _asker(connection: MultiplexedConnection) -> AsyncAsk:
+def _asker(connection: FencedConnection) -> AsyncAsk:
     async def ask(commands: list[bytes]) -> list[Any]:
         if connection.closed:
             raise RedisUnavailableError("the connection was closed", outcome=Outcome.NOT_SENT)

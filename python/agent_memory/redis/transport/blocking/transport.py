@@ -28,8 +28,6 @@ import contextlib
 import logging
 import os
 import select
-import socket
-import struct
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory._core import ReplyScanner, Wire, monotonic_ns
+from agent_memory._core import monotonic_ns
 from agent_memory._waiting import Line, LiveSet
 from agent_memory.errors import (
     ClientClosedError,
@@ -50,208 +48,43 @@ from agent_memory.redis import private
 from agent_memory.redis.exactly_once.blocking import BlockingOnce
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.outcomes import UNREADABLE, is_full, is_misreading, reply_error, undecodable
+from agent_memory.redis.outcomes import UNREADABLE, is_full, undecodable
 from agent_memory.redis.shared import shared_by
-from agent_memory.redis.transport.proof import acknowledged_bytes, all_acknowledged
+from agent_memory.redis.transport.blocking.channel import Channel
+from agent_memory.redis.transport.common import (
+    DEFAULT_MAX_CONNECTIONS,
+    DEMOTION_PAUSE_NS,
+    FULL_PAUSE_S,
+    INCOMPLETE,
+    PING,
+    Incomplete,
+    endpoint_of,
+)
+from agent_memory.redis.transport.failures import connect_failure, reason_of
+from agent_memory.redis.transport.proof import acknowledged_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from agent_memory.redis.exactly_once.tickets import Stream
-
-__all__ = ["BlockingTransport", "Channel"]
+__all__ = ["BlockingTransport"]
 
 IDLE_CHECK_NS: Final = 1_000_000_000
 """A channel idle for longer is looked at before use: the server may have closed it meanwhile."""
-DEMOTION_PAUSE_NS: Final = 100_000_000
-"""A READONLY within this time after one that retired the connections does not retire their successors."""
-RECEIVE_BUFFER_BYTES: Final = 65_536
-"""Bytes asked of the kernel in one recv; larger replies take several."""
-USER_TIMEOUT_MS: Final = 45_000
-"""TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged; as long as the keepalive needs to find a dead peer."""
 SEND_PIECE_BYTES: Final = 262_144
 """The rest of a large command is handed to the kernel in such pieces, so that silence is told from slowness."""
-FULL_PAUSE_S: Final = 0.25
-"""Where the server has no room for more clients: how long to wait for a connection we hold before one is asked for again."""
-DEFAULT_MAX_CONNECTIONS: Final = 100
-"""Bound of open channels where the pool names none (redis-py's default)."""
 
 BROKEN_STREAM: Final = (OSError, EOFError, *UNREADABLE)
 """After any of these nothing more can be read from a socket."""
 
 _LOGGER: Final = logging.getLogger("agent_memory.redis")
-_PING: Final = hiredis.pack_command(("PING",))
 _RENEWING: Final = "renewed credentials"
 _RETIRING: Final = "connections that must not be used again"
 
 
-class _Incomplete:
-    """What the reader gives while a reply is not complete."""
-
-    __slots__ = ()
-
-
-INCOMPLETE: Final = _Incomplete()
-"""What `gets()` gives then."""
-_MAY_HIDE_MORE: Final = frozenset({_Incomplete, hiredis.PushNotification, list, dict, set, type(None)})
+_MAY_HIDE_MORE: Final = frozenset({Incomplete, hiredis.PushNotification, list, dict, set, type(None)})
 """What may not be the reply, or not all of it; hiredis makes a list, or None, of an attribute too, which is none."""
 _PushNotification: Final = hiredis.PushNotification
 _NS_PER_S: Final = 1_000_000_000
-_RELIABLE_KERNEL_TIMEOUTS: Final = struct.calcsize("ll") == 16  # timeval of 64-bit Linux and macOS
-
-
-def new_reader(encoder: Any) -> Any:
-    """A reply reader for a connection with this encoder of redis-py's."""
-    decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
-    return hiredis.Reader(
-        protocolError=redis_py.InvalidResponse, replyError=reply_error, notEnoughData=INCOMPLETE, **decoding
-    )
-
-
-class Channel:
-    """A connected, handshaken socket, its buffer and its reply reader; owned by one call at a time."""
-
-    __slots__ = (
-        "__weakref__",
-        "buffer",
-        "connection",
-        "gets",
-        "given_up",
-        "has_data",
-        "hung_up",
-        "kernel_timeouts",
-        "last_used_ns",
-        "moved",
-        "protocol",
-        "reader",
-        "receive_into",
-        "scanned",
-        "scanner",
-        "send",
-        "sock",
-        "stream",
-        "timeout_s",
-        "wire",
-    )
-
-    def __init__(self, connection: Any, timeout_s: float | None, now_ns: int) -> None:
-        sock = private.detach_socket(connection)
-        self.connection = connection
-        self.protocol = int(connection.protocol)
-        self.stream: Stream | None = None
-        """What exactly once knows of the connection; None without it."""
-        self.hung_up = False
-        """Whether this side ended it while it was in use."""
-        self.kernel_timeouts = _RELIABLE_KERNEL_TIMEOUTS and type(sock).__module__ == "socket"
-        self.sock = sock
-        if self.kernel_timeouts:
-            sock.settimeout(None)
-        self.use(Wire(sock) if self.kernel_timeouts else sock)
-        self._read_afresh()
-        self.scanner = ReplyScanner()
-        self.scanned = False
-        """Whether the scanner has seen what was received since the last command was sent."""
-        self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
-        self.last_used_ns = now_ns
-        self.given_up = False
-        """Whether it was closed for good, and what was in doubt on it is known to be."""
-        self.moved = False
-        """Whether bytes have moved in the call under way; kept for those off the common path only."""
-        self.timeout_s: float | None = -1.0  # unlike any value, so that the first set_timeout acts
-        if sock.family != getattr(socket, "AF_UNIX", None):
-            _set_user_timeout(sock)
-        self.set_timeout(timeout_s)
-
-    def _read_afresh(self) -> None:
-        reader = new_reader(self.connection.encoder)
-        self.reader = reader
-        self.gets: Callable[..., Any] = reader.gets
-        self.has_data: Callable[[], bool] = reader.has_data
-
-    def feed(self, count: int) -> None:
-        """Give the reader what is for it of the first `count` bytes of the buffer."""
-        self.scanned = True
-        parts = self.scanner.scan(self.buffer, 0, count)
-        if parts is None:
-            self.reader.feed(self.buffer, 0, count)
-            return
-        for offset, length in parts:
-            self.reader.feed(self.buffer, offset, length)
-
-    def feed_again(self, count: int) -> bool:
-        """Whether the reader was rightly given all of the first bytes after a command; else it begins anew with its part."""
-        self.scanned = True
-        parts = self.scanner.scan(self.buffer, 0, count)
-        if parts is None:
-            return True
-        self._read_afresh()
-        for offset, length in parts:
-            self.reader.feed(self.buffer, offset, length)
-        return False
-
-    def check_scanned(self) -> None:
-        """Raise InvalidResponse where the stream has ended as one of replies."""
-        violation = self.scanner.violation
-        if violation is not None:
-            raise redis_py.InvalidResponse(violation)
-
-    def use(self, wire: Any) -> None:
-        """Send and receive by this object, the socket or one that stands for it."""
-        self.wire = wire
-        self.send: Callable[[Any], int] = wire.send
-        self.receive_into: Callable[[Any], int] = wire.recv_into
-
-    def set_timeout(self, timeout_s: float | None) -> None:
-        """Bound every later send and receive; None waits for ever."""
-        if timeout_s == self.timeout_s:
-            return
-        if self.kernel_timeouts:
-            self.wire.set_timeout(timeout_s)
-        else:
-            self.sock.settimeout(timeout_s)
-        self.timeout_s = timeout_s
-
-    def is_fresh(self) -> bool:
-        """Whether an idle channel may be used: open, and with nothing to read (nobody asked for anything)."""
-        try:
-            if self.kernel_timeouts:
-                self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-                return False  # end of stream, or bytes that belong to no command
-            poller = select.poll()
-            poller.register(self.sock, select.POLLIN)
-            return not poller.poll(0)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except (OSError, ValueError):
-            return False
-
-    def never_arrived(self) -> bool:
-        """After an end of stream: whether it is proven that the last command was not received whole."""
-        return type(self.wire) in (Wire, socket.socket) and not all_acknowledged(self.sock)
-
-    def hang_up(self) -> None:
-        """End the round trip of another thread, which then closes the socket; never raises.
-
-        Closed by this thread, the socket's number could be another connection's by the time the other thread reads from it.
-        """
-        self.hung_up = True
-        private.shut_down(self.connection)
-
-    def close(self) -> None:
-        """Close the socket; never raises."""
-        try:
-            self.connection.disconnect()
-        except Exception:
-            pass
-
-
-def _set_user_timeout(sock: socket.socket) -> None:
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None:
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, option, USER_TIMEOUT_MS)
-        except OSError:
-            pass  # a transport that is not TCP in the end, such as a tunnel's socket
 
 
 class _StillMovingError(TimeoutError):
@@ -565,7 +398,7 @@ class BlockingTransport:
             self._ping_held(error)
             return
         try:
-            reply = self.round_trip(channel, _PING, self._until_ns(monotonic_ns(), None), False)
+            reply = self.round_trip(channel, PING, self._until_ns(monotonic_ns(), None), False)
         finally:
             channel.close()
         if isinstance(reply, Exception):
@@ -578,7 +411,7 @@ class BlockingTransport:
         while (channel := self._take(place, generation, deadline_ns, may_connect=False)) is not None:
             try:
                 fresh = channel.is_fresh()
-                reply = self.round_trip(channel, _PING, self._until_ns(now_ns, None), False) if fresh else None
+                reply = self.round_trip(channel, PING, self._until_ns(now_ns, None), False) if fresh else None
             except BaseException:
                 self._give_up(channel)
                 raise
@@ -761,8 +594,8 @@ class BlockingTransport:
             return late
         if isinstance(error, UNREADABLE):
             # The reader met bytes that are not the protocol: whatever sits there, it is not a Redis that we can trust.
-            return RedisUnavailableError(f"protocol error: {_reason(error)}", outcome=outcome, endpoint=self.endpoint)
-        what = "connection closed by the server" if isinstance(error, EOFError) else _reason(error)
+            return RedisUnavailableError(f"protocol error: {reason_of(error)}", outcome=outcome, endpoint=self.endpoint)
+        what = "connection closed by the server" if isinstance(error, EOFError) else reason_of(error)
         return RedisUnavailableError(what, outcome=outcome, endpoint=self.endpoint)
 
     # --- channels -------------------------------------------------------------------------------------------------
@@ -893,7 +726,7 @@ class BlockingTransport:
         # Idle for so long, a connection may have been forgotten by something in between without a word to either end.
         try:
             until_ns = self._until_ns(monotonic_ns(), None)
-            return not isinstance(self.round_trip(channel, _PING, until_ns, False), Exception)
+            return not isinstance(self.round_trip(channel, PING, until_ns, False), Exception)
         except (RedisUnavailableError, RedisTimeoutError):
             return False
 
@@ -1115,50 +948,8 @@ class BlockingTransport:
             private.shut_down(connection)
 
 
-_OF_THE_CALLER: Final = (
-    redis_py.AuthenticationError,
-    redis_py.AuthorizationError,
-    redis_py.ResponseError,
-    redis_py.MaxConnectionsError,
-    ConnectionLimitError,
-    ClientClosedError,
-)
-"""What is raised on the way to a connection and is passed on as it is: it says nothing about the server's health."""
-
-
 def _deadline_ns(timeout_s: float | None) -> int | None:
     return None if timeout_s is None else monotonic_ns() + int(timeout_s * _NS_PER_S)
-
-
-def connect_failure(error: BaseException, endpoint: str) -> BaseException:
-    """What a failed connect or handshake raises: nothing of the command has been sent, whatever went wrong."""
-    if isinstance(error, _OF_THE_CALLER):
-        error.outcome = Outcome.NOT_SENT  # type: ignore[union-attr]
-        return error
-    if isinstance(error, redis_py.TimeoutError | TimeoutError):
-        return RedisTimeoutError("timed out while connecting", outcome=Outcome.NOT_SENT, endpoint=endpoint)
-    if isinstance(error, redis_py.ConnectionError | OSError):
-        return RedisUnavailableError(_reason(error), outcome=Outcome.NOT_SENT, endpoint=endpoint)
-    if is_misreading(error) or isinstance(error, UnicodeDecodeError):
-        # A TLS port spoken to in clear, an HTTP proxy, whatever answers HELLO with something else.
-        return RedisUnavailableError(
-            f"what answers is no Redis: {_reason(error)}", outcome=Outcome.NOT_SENT, endpoint=endpoint
-        )
-    return error
-
-
-def endpoint_of(arguments: dict[str, Any]) -> str:
-    """host:port or socket path of a pool's connections, or the service that sentinels watch, for messages and metrics."""
-    path = arguments.get("path")
-    service = private.service_of(arguments)
-    if service is not None:
-        return f"service {service}"
-    return str(path) if path else f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return text[:-1] if text.endswith(".") else text
 
 
 _TRANSPORTS: weakref.WeakSet[BlockingTransport] = weakref.WeakSet()

@@ -15,59 +15,65 @@ from __future__ import annotations
 
 import collections
 import contextvars
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from agent_memory.redis.transport.order import Touch, Unanswered, touch_of
+from agent_memory.redis.transport.multiplexed.order import Unanswered
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
-    from agent_memory.redis.transport.multiplexed import MultiplexedConnection, MultiplexedTransport
+    from agent_memory.redis.transport.multiplexed.admission import Waiter
+    from agent_memory.redis.transport.multiplexed.connection import MultiplexedConnection
 
-__all__ = ["BUSY_AFTER_S", "IDLE_S", "SecondConnection", "Waiter"]
+__all__ = ["IDLE_S", "SecondConnection", "SecondOwner"]
 
-BUSY_AFTER_S: Final = 0.02
-"""A connection is busy when one reply has been arriving for so long, or one command leaving."""
 IDLE_S: Final = 10.0
 """How long the second connection stays open after it was last needed."""
 PAUSE_S: Final = 1.0
 """How long after one that could not be opened, or was lost, another second connection is not tried."""
 
 
-class Waiter:
-    """Somebody who waits for his turn: what sends for him when it has come, since when he waits, what his commands do."""
+class SecondOwner(Protocol):
+    """What the second connection needs of its transport."""
 
-    __slots__ = ("_touch", "behind", "future", "packed", "send", "since_s")
-
-    def __init__(
-        self,
-        future: asyncio.Future[asyncio.Future[Any]],
-        send: Callable[[MultiplexedConnection], asyncio.Future[Any]],
-        since_s: float,
-        packed: bytes,
-        behind: MultiplexedConnection | None,
-    ) -> None:
-        self.future = future
-        self.send = send
-        self.since_s = since_s
-        self.packed = packed
-        self.behind = behind
-        """Where the commands are that it has to follow: windows of one pipeline stay in order."""
-        self._touch: Touch | None = None
+    loop: asyncio.AbstractEventLoop
+    current: MultiplexedConnection | None
 
     @property
-    def touch(self) -> Touch:
-        """What its commands do, looked at when it is first asked for."""
-        if self._touch is None:
-            self._touch = touch_of(self.packed)
-        return self._touch
+    def has_waiters(self) -> bool:
+        """Whether any command waits for its turn."""
+        ...
+
+    def take_waiters(self) -> collections.deque[Waiter]:
+        """All that wait for their turn, in their order."""
+        ...
+
+    def put_back_waiters(self, waiters: collections.deque[Waiter]) -> None:
+        """Those of them whose turn has not come."""
+        ...
+
+    @property
+    def has_free_lease(self) -> bool:
+        """Whether another connection may be opened beside the shared one."""
+        ...
+
+    def free_lease(self) -> None:
+        """The place of the second connection is free again."""
+        ...
+
+    async def open_second(self) -> MultiplexedConnection:
+        """A connection beside the shared one."""
+        ...
+
+    def dismiss(self, connection: MultiplexedConnection) -> None:
+        """Close a connection that is not needed any more."""
+        ...
 
 
 class SecondConnection:
     """Belongs to one transport, and to its event loop."""
 
-    def __init__(self, transport: MultiplexedTransport) -> None:
+    def __init__(self, transport: SecondOwner) -> None:
         self.connection: MultiplexedConnection | None = None
         self.active = False
         """Whether each command is sent over the connection that it may take; both take none by themselves then."""
