@@ -4,8 +4,11 @@
     python tools/generate_sync.py --check    change nothing; exit 1 when a target differs from what would be written
     python tools/generate_sync.py FILE ...   only the pairs whose source or target is named
 
-The source is parsed with libcst, which keeps comments and blank lines, the tree is rewritten, and ruff formats the
-result and drops the imports that are no longer used. What the rewriting does:
+`_async/NAME.py` is the source of `_sync/NAME.py` beside it, in the package and in the tests; there is no list of pairs. A file
+in a `_sync` folder that has no source is an error.
+
+The source is parsed with libcst, which keeps comments and blank lines, the tree is rewritten, and ruff formats the result and
+drops the imports that are no longer used. What the rewriting does:
 
 * `async def`, `async with`, `async for` and `await` lose their async part.
 * Identifiers: `AsyncThing` becomes `Thing`, `async_thing` becomes `thing` (also inside a name: `_async_retry`,
@@ -258,7 +261,7 @@ def orphans() -> list[Path]:
 
 def _generate_or_say_why_not(source: Path, target: Path) -> str | ValueError:
     try:
-        return generate(source, target) if source.exists() else ValueError(f"missing: {source.relative_to(ROOT)}")
+        return generate(source, target)
     except ValueError as error:
         return error
 
@@ -271,6 +274,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wanted = {file.resolve() for file in options.files}
     chosen = [pair for pair in pairs() if not wanted or wanted & set(pair)]
+    if unknown := wanted.difference(*chosen):
+        parser.error(f"neither a source nor a target: {', '.join(sorted(map(str, unknown)))}")
     with ProcessPoolExecutor() as pool:
         texts = list(pool.map(_generate_or_say_why_not, *zip(*chosen, strict=True))) if chosen else []
     stale = 0

@@ -1,4 +1,4 @@
-"""The tree keeps the structure that docs/design.md describes: layers, twins by folder, a pure core.
+"""The tree keeps the structure that docs/design.md describes: layers, no import circles, twins by folder, a pure core.
 
 Every check is a function of a tree, so it also runs on small trees that break it. An import counts wherever it stands: under
 TYPE_CHECKING, inside a function, as `importlib.import_module("...")`. The module that is named counts as imported; the
@@ -104,6 +104,35 @@ def wrong_layers(sources: Path) -> list[str]:
     return wrong
 
 
+def circles(sources: Path) -> list[list[str]]:
+    """The sets of modules that import each other, directly or by others (strongly connected components, Tarjan's way)."""
+    graph = import_graph(sources)
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        number[name] = lowest[name] = len(number)
+        path.append(name)
+        for target in sorted(graph[name]):
+            if target not in number:
+                visit(target)
+                lowest[name] = min(lowest[name], lowest[target])
+            elif target in path:
+                lowest[name] = min(lowest[name], number[target])
+        if lowest[name] == number[name]:
+            start = path.index(name)
+            if len(path) - start > 1:
+                found.append(sorted(path[start:]))
+            del path[start:]
+
+    for name in sorted(graph):
+        if name not in number:
+            visit(name)
+    return found
+
+
 def wrong_twins(root: Path) -> list[str]:
     """Sync files without a source, sources without a sync file, and sync files that do not say what they are."""
     wrong = []
@@ -191,6 +220,40 @@ def test_an_import_that_points_up_is_found(tmp_path, module, text, target):
     write(tmp_path, {f"{PACKAGE}/{module}.py": text})
     name = f"{PACKAGE}.{module}".replace("/", ".").removesuffix(".__init__")
     assert wrong_layers(tmp_path) == [f"{name} imports {PACKAGE}{'.' if target else ''}{target}"]
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from agent_memory.redis.b import B",
+        "from .b import B",
+        "import agent_memory.redis.b as b",
+        "if TYPE_CHECKING:\n    from agent_memory.redis.b import B",
+        "def f():\n    from agent_memory.redis import b",
+        "class A:\n    def f(self):\n        return importlib.import_module('agent_memory.redis.b').B",
+    ],
+)
+def test_a_circle_is_found(tmp_path, back):
+    files = {
+        f"{PACKAGE}/__init__.py": "",
+        f"{PACKAGE}/redis/__init__.py": "from agent_memory.redis.b import B",
+        f"{PACKAGE}/redis/a.py": "",
+        f"{PACKAGE}/redis/b.py": "from agent_memory.redis import a",
+        f"{PACKAGE}/redis/c.py": "from agent_memory.redis import a\nfrom agent_memory.redis.b import B",
+    }
+    assert circles(write(tmp_path, files)) == []
+    write(tmp_path, {f"{PACKAGE}/redis/a.py": back})
+    assert circles(tmp_path) == [[f"{PACKAGE}.redis.a", f"{PACKAGE}.redis.b"]]
+
+
+def test_a_long_circle_and_a_second_one_are_found(tmp_path):
+    ring = {f"{PACKAGE}/redis/r{at}.py": f"from agent_memory.redis import r{(at + 1) % 5}" for at in range(5)}
+    pair = {f"{PACKAGE}/policy/{one}.py": f"from . import {other}" for one, other in ("pq", "qp")}
+    package = {f"{PACKAGE}/{name}__init__.py": "" for name in ("", "redis/", "policy/")}
+    assert circles(write(tmp_path, ring | pair | package)) == [
+        [f"{PACKAGE}.policy.{name}" for name in "pq"],
+        [f"{PACKAGE}.redis.r{at}" for at in range(5)],
+    ]
 
 
 def test_a_folder_without_a_layer_is_found(tmp_path):

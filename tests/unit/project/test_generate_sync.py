@@ -19,6 +19,17 @@ def tool():
     del sys.modules[spec.name]
 
 
+@pytest.fixture
+def tree(tool, tmp_path, monkeypatch):
+    """A tree with two sources, one in the package and one in the tests, and nothing generated yet."""
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    for folder in ("python/package/_async", "python/package/_sync", "tests/_async", "tests/_sync"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "python/package/_async/client.py").write_text("async def call():\n    await other()\n")
+    (tmp_path / "tests/_async/test_client.py").write_text("async def test_call(): ...\n")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
@@ -63,3 +74,58 @@ def test_comments_and_blank_lines_are_kept(tool):
 def test_refuses_asyncio_that_has_no_sync_counterpart(tool, source):
     with pytest.raises(ValueError, match=r"take it from agent_memory\._compat"):
         tool.to_sync(source, "source.py")
+
+
+TARGET = "python/package/_sync/client.py"
+
+
+def test_every_source_is_generated_into_the_folder_beside_it(tool, tree, capsys):
+    assert tool.main([]) == 0
+    assert capsys.readouterr().out == f"wrote {TARGET}\nwrote tests/_sync/test_client.py\n"
+    header, _, text = (tree / TARGET).read_text().partition("\n\n")
+    assert header == "# Generated from ../_async/client.py by tools/generate_sync.py: edit that file, not this one."
+    assert text.strip() == "def call():\n    other()"
+    assert tool.main([]) == 0
+    assert tool.main(["--check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_only_the_pairs_of_named_files_are_generated(tool, tree, capsys):
+    assert tool.main([str(tree / TARGET)]) == 0
+    assert tool.main([str(tree / "tests/_async/test_client.py")]) == 0
+    assert capsys.readouterr().out == f"wrote {TARGET}\nwrote tests/_sync/test_client.py\n"
+
+
+def test_a_name_that_is_no_file_of_a_pair_is_refused(tool, tree, capsys):
+    with pytest.raises(SystemExit):
+        tool.main([str(tree / "python/package/_async/clinet.py")])
+    assert "neither a source nor a target" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, "def call():\n    something_else()\n"])
+def test_check_reports_what_is_missing_or_differs_and_writes_nothing(tool, tree, capsys, text):
+    tool.main([])
+    target = tree / TARGET
+    target.unlink()
+    if text is not None:
+        target.write_text(text)
+    assert tool.main(["--check"]) == 1
+    assert TARGET in capsys.readouterr().err
+    assert (target.read_text() if target.exists() else None) == text
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]])
+@pytest.mark.parametrize("orphan", ["python/package/_sync/left.py", "tests/_sync/test_left.py"])
+def test_a_sync_file_without_a_source_is_an_error(tool, tree, capsys, orphan, options):
+    tool.main([])
+    (tree / orphan).write_text("")
+    assert tool.main(options) == 1
+    assert f"no source for {orphan}: delete it" in capsys.readouterr().err
+
+
+def test_a_source_that_speaks_to_asyncio_is_an_error_and_the_others_are_written(tool, tree, capsys):
+    (tree / "python/package/_async/wrong.py").write_text("import asyncio\n\nasyncio.sleep(1)\n")
+    assert tool.main([]) == 1
+    assert "python/package/_async/wrong.py uses asyncio itself" in capsys.readouterr().err
+    assert (tree / TARGET).exists()
+    assert not (tree / "python/package/_sync/wrong.py").exists()
