@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from agent_memory.redis import commands
+from agent_memory.redis.commands import categories
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 
@@ -13,8 +13,8 @@ HEAD = """# Commands by category
 
 What a client knows about a command decides whether it may send it again when nobody can tell if it ran, and which connection
 carries it ([client.md](client.md), "How commands travel"). This page is written by `tools/command_table.py` from
-`agent_memory/redis/commands.py`; a test compares the table with the flags that Valkey 9.1, Redis 7.0 and Redis 6.2 give their
-commands.
+`agent_memory/redis/commands/categories.py`; a test compares the table with the flags that Valkey 9.1, Redis 7.0 and
+Redis 6.2 give their commands.
 
 A command that is on no list counts as a **relative write**: it is never sent twice by itself.
 `ResiliencePolicy(categories={"JSON.GET": CommandCategory.READ})` says more about commands of modules, or overrules a list.
@@ -24,35 +24,35 @@ SECTIONS = [
     (
         "Reads",
         "Sent again after any failure of the transport.",
-        sorted(commands.READS - {commands.READING_PIPELINE}),
+        sorted(categories.READS - {categories.READING_PIPELINE}),
     ),
     (
         "Absolute writes",
         "Sent again when they were not sent or were rejected; in the recovery queue a newer one takes the place of an "
         "older one. `SET` with NX, XX, GET or KEEPTTL and `ZADD` with conditions are relative.",
-        sorted(commands.ABSOLUTE_WRITES),
+        sorted(categories.ABSOLUTE_WRITES),
     ),
     (
         "Blocking",
         "On a leased connection whose read deadline is their own timeout plus `socket_timeout`. `XREAD` and `XREADGROUP` "
         "block only with BLOCK.",
-        sorted(commands.BLOCKING),
+        sorted(categories.BLOCKING),
     ),
     (
         "Connection state, passing",
         "On a leased connection that is closed afterwards. `SELECT` also warns.",
-        sorted(commands.PASSING_STATE),
+        sorted(categories.PASSING_STATE),
     ),
     (
         "Connection state, attributes",
         "With all others: they describe the connection that carries them and change nobody's replies. They last until it "
         "is closed.",
-        sorted(commands.CONNECTION_ATTRIBUTES),
+        sorted(categories.CONNECTION_ATTRIBUTES),
     ),
     (
         "Connection state, refused",
         "`ConnectionStateError`, except on a client with a pinned connection (`client()`, `single_connection_client=True`).",
-        [f"{name} ({instead})" for name, instead in sorted(commands.REFUSED.items())],
+        [f"{name} ({instead})" for name, instead in sorted(categories.REFUSED.items())],
     ),
 ]
 

@@ -17,11 +17,11 @@ drops the imports that are no longer used. What the rewriting does:
 * Modules: `redis.asyncio` becomes `redis`, `agent_memory.redis.asyncio` becomes `agent_memory.redis`, and so on.
 * Types: `Awaitable[T]` and `Coroutine[Any, Any, T]` become `T`, `AsyncGenerator[Y, S]` becomes
   `Generator[Y, S, None]`.
-* `if ASYNC:` (from agent_memory._compat) keeps its `else` branch only; `a if ASYNC else b` becomes `b`,
+* `if ASYNC:` (from agent_memory._concurrency) keeps its `else` branch only; `a if ASYNC else b` becomes `b`,
   and an argument `ASYNC` False. `@pytest.mark.asyncio` goes.
 
 A source never speaks to asyncio itself: sleeping, spawning, locks and events come in pairs from
-agent_memory._compat. An `asyncio` that is left over is an error here, not a surprise in the sync client.
+agent_memory._concurrency. An `asyncio` that is left over is an error here, not a surprise in the sync client.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def to_sync(source: str, name: str = "<source>") -> str:
     module = wrapper.visit(transformer)
     if transformer.left_over:
         places = ", ".join(transformer.left_over)
-        raise ValueError(f"{name} uses asyncio itself, take it from agent_memory._compat ({places} once pruned)")
+        raise ValueError(f"{name} uses asyncio itself, take it from agent_memory._concurrency ({places} once pruned)")
     return module.code
 
 

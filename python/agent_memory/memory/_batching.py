@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from agent_memory._waiting import LOOK_AGAIN_S
+from agent_memory._interruptible import LOOK_AGAIN_S
 
 __all__ = ["MAX_WAITING", "AsyncBatcher", "AsyncTurns", "Batcher", "Turns"]
 

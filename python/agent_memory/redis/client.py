@@ -16,8 +16,9 @@ from agent_memory.redis._sync.guarded import GuardedCalls
 from agent_memory.redis._sync.monitor import Monitor
 from agent_memory.redis._sync.pipeline import Pipeline
 from agent_memory.redis._sync.pubsub import PubSub
-from agent_memory.redis.arguments import check_client, check_guarding, check_named, own_arguments
-from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
+from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
+from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.packing import pack_command, refused_words
 from agent_memory.redis.transport.blocking import BlockingTransport
 
 if TYPE_CHECKING:
@@ -113,42 +114,42 @@ class Redis(GuardedCalls, RedisPy):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command, guarded, and return its reply as redis-py would show it."""
-        plan = self.plans[args[0]]
+        command = self.bound_commands[args[0]]
         transport = self._transport
         if transport is None or self.connection is not None:
-            return self._execute_foreign(plan, args, options)
-        head = plan.head
+            return self._execute_foreign(command, args, options)
+        head = command.head
         try:
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
             raise refused_words(error) from None
-        if (plan.route and len(args) > plan.plain) or self._detour:
-            return self._execute_leased(transport, plan, packed, args, options)
+        if (command.route and len(args) > command.plain) or self._detour:
+            return self._execute_leased(transport, command, packed, args, options)
         raw = _NEVER_DECODE in options
         try:
-            permit = plan.admit()
+            permit = command.admit()
         except CircuitOpenError:
             self._note_rejection()
             raise
         try:
             reply = transport.call(packed, permit, raw, self._deadline_s)
         except Exception as error:
-            reply = self._recover(transport, plan, packed, raw, permit, error)
+            reply = self._recover(transport, command, packed, raw, permit, error)
         except BaseException:
-            plan.abandon(permit)
+            command.abandon(permit)
             raise
         else:
             if isinstance(reply, Exception):
                 if _EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
-                    plan.answered_error(permit)
+                    command.answered_error(permit)
                     return options[_EMPTY_RESPONSE]
-                reply = self._recover(transport, plan, packed, raw, permit, reply)
+                reply = self._recover(transport, command, packed, raw, permit, reply)
             else:
-                plan.success(permit)
+                command.success(permit)
         callbacks = self.response_callbacks
         if transport.protocol != self._asked_protocol:
             callbacks = self.callbacks_for(transport.protocol)
-        callback = callback_of(callbacks, plan.name)
+        callback = callback_of(callbacks, command.name)
         return reply if callback is None else call_back(callback, reply, options)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from agent_memory._check import above, at_least, flag, text, whole
 from agent_memory._core import Guard
 from agent_memory.policy import RecoveryConfig, RetryPolicy
-from agent_memory.redis.arguments import check_named, parameters_of
+from agent_memory.redis.client_arguments import check_named, parameters_of
 
 __all__ = ["client_arguments", "connection_arguments", "policies"]
 

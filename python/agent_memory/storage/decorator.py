@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, cast
 
-from agent_memory._compat import async_settle
+from agent_memory._concurrency import async_settle
 
 __all__ = ["Command", "Settled", "joins_a_call", "resilient_operation"]
 

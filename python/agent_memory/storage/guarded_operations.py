@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agent_memory.redis.commands import category_of
-from agent_memory.redis.plans import Plan, Route
+from agent_memory.redis.commands.bound_command import BoundCommand, Route
+from agent_memory.redis.commands.categories import category_of
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
 
 __all__ = ["GuardedOperation", "GuardedOperations"]
 
-MAX_PLANS: Final = 1_024
+MAX_OPERATIONS: Final = 1_024
 """Bound of remembered names; further ones are looked up each time."""
 
 _COMMANDS: Final = {"delete": "DEL", "hset_dict": "HSET", "hmset": "HSET", "script": "EVALSHA"}
@@ -24,7 +24,7 @@ _LISTED: Final = frozenset(
 )
 
 
-class GuardedOperation(Plan):
+class GuardedOperation(BoundCommand):
     """What a call needs of its operation.
 
     A command counts under the command's name ("GET"), as it does in the drop-in; an operation of one's own under the name
@@ -48,14 +48,14 @@ class GuardedOperation(Plan):
 
 
 class GuardedOperations(dict[str, GuardedOperation]):
-    """Plans by name, made when first asked for; safe to share between threads."""
+    """Operations by name, made when first asked for; safe to share between threads."""
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self._guard = guard
 
     def __missing__(self, name: str) -> GuardedOperation:
-        plan = GuardedOperation(name, self._guard)
-        if len(self) < MAX_PLANS:
-            self[name] = plan
-        return plan
+        guarded = GuardedOperation(name, self._guard)
+        if len(self) < MAX_OPERATIONS:
+            self[name] = guarded
+        return guarded

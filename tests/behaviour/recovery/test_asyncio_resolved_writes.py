@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig, RetryPolicy
-from agent_memory._compat import async_sleep, async_spawn
+from agent_memory._concurrency import async_sleep, async_spawn
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
 WAIT_S = 60.0

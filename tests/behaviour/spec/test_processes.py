@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from agent_memory._compat import spawn
+from agent_memory._concurrency import spawn
 from agent_memory.storage.redis_client import Priority, ResilientRedisClient
 
 LONG_S = 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import category_of
+from agent_memory.redis.commands.categories import category_of
 
 NO_COMMANDS = {"HOST:", "POST", "MEMORY", "OBJECT", "XINFO"}
 """Traps for HTTP requests, and containers of subcommands, which Redis 6.2 gives flags of their own."""

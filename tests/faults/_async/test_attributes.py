@@ -5,7 +5,7 @@ import time
 import pytest
 from fake_server import FakeServer, answer_handshake, bulk
 
-from agent_memory._compat import ASYNC, async_gather, async_in_thread, async_spawn
+from agent_memory._concurrency import ASYNC, async_gather, async_in_thread, async_spawn
 from agent_memory.errors import Outcome, RedisUnavailableError
 
 WITHIN_S = 20.0

@@ -10,7 +10,7 @@ import redis
 import redis.asyncio
 
 from agent_memory import AsyncResilientRedisClient
-from agent_memory._compat import ASYNC, async_gather, async_settle, async_spawn
+from agent_memory._concurrency import ASYNC, async_gather, async_settle, async_spawn
 from agent_memory.errors import Outcome
 from agent_memory.redis.asyncio import Redis
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 import redis
 
-from agent_memory._compat import async_gather, async_sleep, async_spawn
+from agent_memory._concurrency import async_gather, async_sleep, async_spawn
 from agent_memory.errors import Outcome
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

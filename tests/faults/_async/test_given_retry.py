@@ -10,7 +10,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory import AsyncResilientRedisClient, BreakerSettings, Outcome, RetryPolicy
-from agent_memory._compat import async_in_thread
+from agent_memory._concurrency import async_in_thread
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.asyncio import Redis as AsyncRedis

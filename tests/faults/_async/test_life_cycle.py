@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 
 from agent_memory import AsyncResilientRedisClient
-from agent_memory._compat import ASYNC, AsyncEvent, async_settle, async_sleep, async_spawn
+from agent_memory._concurrency import ASYNC, AsyncEvent, async_settle, async_sleep, async_spawn
 from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

@@ -5,7 +5,7 @@ import redis
 from fake_server import FakeServer, answer_handshake, bulk
 
 from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig
-from agent_memory._compat import ASYNC
+from agent_memory._concurrency import ASYNC
 from agent_memory.errors import CircuitOpenError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

@@ -10,7 +10,7 @@ import pytest
 import redis
 from fake_server import FakeServer, bulk, error, integer
 
-from agent_memory._compat import async_sleep, async_spawn
+from agent_memory._concurrency import async_sleep, async_spawn
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

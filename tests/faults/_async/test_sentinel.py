@@ -8,7 +8,7 @@ import redis.sentinel
 import servers
 from sentinels import SERVICE, SentinelGroup
 
-from agent_memory._compat import ASYNC, async_sleep, async_spawn
+from agent_memory._concurrency import ASYNC, async_sleep, async_spawn
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.policy import RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

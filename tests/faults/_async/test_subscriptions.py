@@ -6,7 +6,7 @@ import time
 import pytest
 import redis
 
-from agent_memory._compat import async_sleep, async_spawn
+from agent_memory._concurrency import async_sleep, async_spawn
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

@@ -11,12 +11,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from agent_memory import AsyncResilientRedisClient, Outcome, RetryPolicy
-from agent_memory._compat import async_in_thread
+from agent_memory._concurrency import async_in_thread
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy import FailureKind
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.asyncio import Redis as AsyncRedis
-from agent_memory.redis.outcomes import classify
+from agent_memory.redis.error_outcomes import classify
 
 ONCE = ResiliencePolicy(retry=RetryPolicy(max_retries=0))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from agent_memory import ResilientRedisClient
-from agent_memory._compat import sleep
+from agent_memory._concurrency import sleep
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import BreakerSettings, RetryPolicy

@@ -7,7 +7,7 @@ import time
 import pytest
 from fake_server import FakeServer, answer_handshake, bulk
 
-from agent_memory._compat import gather, in_thread, spawn
+from agent_memory._concurrency import gather, in_thread, spawn
 from agent_memory.errors import Outcome, RedisUnavailableError
 
 WITHIN_S = 20.0

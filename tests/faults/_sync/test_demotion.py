@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from agent_memory import ResilientRedisClient
-from agent_memory._compat import ASYNC, gather, settle, spawn
+from agent_memory._concurrency import ASYNC, gather, settle, spawn
 from agent_memory.errors import Outcome
 from agent_memory.redis import Redis
 

@@ -12,7 +12,7 @@ import threading
 import pytest
 import redis
 
-from agent_memory._compat import gather, sleep, spawn
+from agent_memory._concurrency import gather, sleep, spawn
 from agent_memory.errors import Outcome
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

@@ -12,7 +12,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from redis.retry import Retry
 
 from agent_memory import BreakerSettings, Outcome, ResilientRedisClient, RetryPolicy
-from agent_memory._compat import in_thread
+from agent_memory._concurrency import in_thread
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis import Redis

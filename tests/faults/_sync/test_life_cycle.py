@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from agent_memory import ResilientRedisClient
-from agent_memory._compat import ASYNC, Event, settle, sleep, spawn
+from agent_memory._concurrency import ASYNC, Event, settle, sleep, spawn
 from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

@@ -11,7 +11,7 @@ import pytest
 import redis
 from fake_server import FakeServer, error
 
-from agent_memory._compat import gather, sleep, spawn
+from agent_memory._concurrency import gather, sleep, spawn
 from agent_memory.errors import CircuitOpenError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

@@ -10,7 +10,7 @@ import redis.sentinel
 import servers
 from sentinels import SERVICE, SentinelGroup
 
-from agent_memory._compat import sleep, spawn
+from agent_memory._concurrency import sleep, spawn
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.policy import RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

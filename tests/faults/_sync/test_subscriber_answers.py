@@ -8,7 +8,7 @@ import pytest
 import redis
 from fake_server import FakeServer, bulk
 
-from agent_memory._compat import in_thread
+from agent_memory._concurrency import in_thread
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis import private
 

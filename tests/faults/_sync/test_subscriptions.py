@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 
-from agent_memory._compat import sleep, spawn
+from agent_memory._concurrency import sleep, spawn
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy

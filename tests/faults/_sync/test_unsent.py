@@ -13,12 +13,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from agent_memory import Outcome, ResilientRedisClient, RetryPolicy
-from agent_memory._compat import in_thread
+from agent_memory._concurrency import in_thread
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy import FailureKind
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis import Redis
-from agent_memory.redis.outcomes import classify
+from agent_memory.redis.error_outcomes import classify
 
 ONCE = ResiliencePolicy(retry=RetryPolicy(max_retries=0))
 

@@ -11,7 +11,7 @@ import pytest
 from postgres_proxy import LOST, PostgresProxy
 from tests.machines._async.store_calls import CALLS, READS, numbers, put_several, seq_of, tried
 
-from agent_memory._compat import ASYNC
+from agent_memory._concurrency import ASYNC
 from agent_memory.memory import (
     AsyncMemorySystem,
     DurabilityError,

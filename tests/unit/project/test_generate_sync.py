@@ -72,7 +72,7 @@ def test_comments_and_blank_lines_are_kept(tool):
 
 @pytest.mark.parametrize("source", ["import asyncio\nasyncio.sleep(1)\n", "from asyncio import sleep\n"])
 def test_refuses_asyncio_that_has_no_sync_counterpart(tool, source):
-    with pytest.raises(ValueError, match=r"take it from agent_memory\._compat"):
+    with pytest.raises(ValueError, match=r"take it from agent_memory\._concurrency"):
         tool.to_sync(source, "source.py")
 
 

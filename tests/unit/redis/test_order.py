@@ -3,7 +3,7 @@
 import pytest
 
 from agent_memory._core import pack_command
-from agent_memory.redis.commands import ABSOLUTE_WRITES, READS, RELATIVE_WRITES
+from agent_memory.redis.commands.categories import ABSOLUTE_WRITES, READS, RELATIVE_WRITES
 from agent_memory.redis.transport.multiplexed.order import KEPT_BYTES, Touch, Unanswered, keep, touch_of
 
 

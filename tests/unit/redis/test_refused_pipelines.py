@@ -2,9 +2,9 @@
 
 import pytest
 
-from agent_memory.redis.outcomes import reply_error
-from agent_memory.redis.pipelines import prepare, refusal_of
-from agent_memory.redis.plans import PlanTable
+from agent_memory.redis.commands.bound_command import BoundCommands
+from agent_memory.redis.commands.prepared_pipeline import prepare_pipeline, refusal_of
+from agent_memory.redis.error_outcomes import reply_error
 
 READONLY = "READONLY You can't write against a read only replica."
 READ = (("GET", "key"), {})
@@ -12,7 +12,7 @@ WRITE = (("INCR", "counter"), {})
 
 
 def refusal(commands, replies, transaction=False):
-    prepared = prepare(PlanTable(None), commands, transaction)
+    prepared = prepare_pipeline(BoundCommands(None), commands, transaction)
     return refusal_of(prepared, [reply_error(reply) if isinstance(reply, str) else reply for reply in replies])
 
 

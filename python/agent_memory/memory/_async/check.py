@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from agent_memory._compat import async_give_way
+from agent_memory._concurrency import async_give_way
 from agent_memory.memory._async.copies import AsyncCopies
 from agent_memory.memory._async.indexes import AsyncIndexes
 from agent_memory.memory._async.redis_tier import BUCKETS, AsyncRedisTier, bucket_of

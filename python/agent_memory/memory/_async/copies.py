@@ -31,14 +31,14 @@ from typing import Any, Final, cast
 
 from redis.exceptions import RedisError, ResponseError
 
-from agent_memory._compat import (
+from agent_memory._concurrency import (
     ASYNC,
     AsyncEvent,
     AsyncKeyedLocks,
     AsyncTask,
     async_spawn,
 )
-from agent_memory._waiting import LOOK_AGAIN_S
+from agent_memory._interruptible import LOOK_AGAIN_S
 from agent_memory.memory._agent_index import DELETED
 from agent_memory.memory._async.journal import AsyncMemoryJournal
 from agent_memory.memory._async.redis_tier import AsyncRedisTier, bucket_of

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from agent_memory._compat import AsyncKeyedLocks, async_in_thread, async_settle, async_sleep
+from agent_memory._concurrency import AsyncKeyedLocks, async_in_thread, async_settle, async_sleep
 from agent_memory.memory._async.copies import AsyncCopies
 from agent_memory.memory._copy import PENDING_VECTOR, Copy, embedded_text
 from agent_memory.memory.errors import EmbeddingSpaceError, MemoryStoreUnavailableError, MemorySystemError

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
-from agent_memory._compat import AsyncKeyedLocks, async_in_thread
+from agent_memory._concurrency import AsyncKeyedLocks, async_in_thread
 from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError, model_in
 from agent_memory.memory._async.copies import AsyncCopies
 from agent_memory.memory._copy import Copy

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_memory import _core
-from agent_memory._progress import AsyncTickets
+from agent_memory._commits import AsyncJournalCommits
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory._copy import Copy
 from agent_memory.memory._redis_codec import decode_copy, encode_copy
@@ -46,7 +46,7 @@ class AsyncMemoryJournal:
 
     def __init__(self, path: Path, identity: str, max_bytes: int) -> None:
         self._core = _core.Journal(path, identity, fsync="always")
-        self._tickets = AsyncTickets(self._core)
+        self._commits = AsyncJournalCommits(self._core)
         self._max_bytes = max_bytes
         self._mutex = threading.Lock()
         self._held: dict[str, tuple[int, Copy, int]] = {}
@@ -77,7 +77,7 @@ class AsyncMemoryJournal:
             raise DurabilityError("journal", None, f"max_unsynced_bytes ({self._max_bytes}) wait for SQL already")
         try:
             record, ticket = self._core.append(body)
-            await self._tickets.wait(ticket)
+            await self._commits.wait(ticket)
         except RecoveryJournalError as error:
             raise DurabilityError("journal", None, f"the journal failed: {error}") from error
         self._hold(record, copy, len(body))
@@ -110,7 +110,7 @@ class AsyncMemoryJournal:
             return True
         self._is_littered = False
         try:
-            await self._tickets.wait(self._core.rewrite())
+            await self._commits.wait(self._core.rewrite())
         except RecoveryJournalError as error:
             logger.warning("the journal could not be written anew: %s", error)
             self._is_littered = True
@@ -162,7 +162,7 @@ class AsyncMemoryJournal:
     def close(self) -> None:
         """Writes what is asked for; what is held stays for whoever opens it next. Blocks for the disk."""
         self._core.close()
-        self._tickets.close()
+        self._commits.close()
 
     def abandon(self) -> None:
         """In a child of fork(): the parent's records stay his."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from langgraph.store.base import GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 
-from agent_memory._compat import async_in_thread, async_settle
+from agent_memory._concurrency import async_in_thread, async_settle
 from agent_memory.memory import _langgraph_values as values
 from agent_memory.memory._async.system import AsyncMemorySystem
 from agent_memory.memory._copy import EMBEDDED, SEARCHED_TEXT

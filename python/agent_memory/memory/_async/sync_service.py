@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from agent_memory._compat import (
+from agent_memory._concurrency import (
     AsyncEvent,
     AsyncKeyedLocks,
     AsyncTask,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from agent_memory import _at_fork
-from agent_memory._compat import ASYNC, AsyncKeyedLocks, AsyncTask, async_in_thread, async_settle, async_spawn
+from agent_memory._concurrency import ASYNC, AsyncKeyedLocks, AsyncTask, async_in_thread, async_settle, async_spawn
 from agent_memory.embedded import ServerError, ServerInUseError
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent_memory._compat import give_way
+from agent_memory._concurrency import give_way
 from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory._sync.copies import Copies
 from agent_memory.memory._sync.indexes import Indexes

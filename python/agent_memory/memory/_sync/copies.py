@@ -33,13 +33,13 @@ from typing import Any, Final, cast
 
 from redis.exceptions import RedisError, ResponseError
 
-from agent_memory._compat import (
+from agent_memory._concurrency import (
     Event,
     KeyedLocks,
     Task,
     spawn,
 )
-from agent_memory._waiting import LOOK_AGAIN_S
+from agent_memory._interruptible import LOOK_AGAIN_S
 from agent_memory.memory._agent_index import DELETED
 from agent_memory.memory._availability import Damage, Found, Presence, Writability, Written
 from agent_memory.memory._batching import Batcher, Turns

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from agent_memory._compat import KeyedLocks, in_thread, settle, sleep
+from agent_memory._concurrency import KeyedLocks, in_thread, settle, sleep
 from agent_memory.memory._copy import PENDING_VECTOR, Copy, embedded_text
 from agent_memory.memory._sync.copies import Copies
 from agent_memory.memory.errors import EmbeddingSpaceError, MemoryStoreUnavailableError, MemorySystemError

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
 
-from agent_memory._compat import KeyedLocks, in_thread
+from agent_memory._concurrency import KeyedLocks, in_thread
 from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError, model_in
 from agent_memory.memory._copy import Copy
 from agent_memory.memory._sync.copies import Copies

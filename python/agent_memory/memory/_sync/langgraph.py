@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from langgraph.store.base import GetOp, Item, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp
 
-from agent_memory._compat import in_thread, settle
+from agent_memory._concurrency import in_thread, settle
 from agent_memory.memory import _langgraph_values as values
 from agent_memory.memory._copy import EMBEDDED, SEARCHED_TEXT
 from agent_memory.memory._sync.system import MemorySystem

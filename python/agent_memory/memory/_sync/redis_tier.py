@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from agent_memory._compat import sleep
+from agent_memory._concurrency import sleep
 from agent_memory.memory import _redis_scripts
 from agent_memory.memory._copy import Copy
 from agent_memory.memory._copy_rules import MAX_VERSION, REPLAY_LIFETIME_US, Stamp

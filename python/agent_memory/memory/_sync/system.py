@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from agent_memory import _at_fork
-from agent_memory._compat import KeyedLocks, Task, in_thread, settle, spawn
+from agent_memory._concurrency import KeyedLocks, Task, in_thread, settle, spawn
 from agent_memory.embedded import ServerError, ServerInUseError
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory import _arguments

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from agent_memory._compat import AsyncEvent, async_settle
+from agent_memory._concurrency import AsyncEvent, async_settle
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import (
     CircuitOpenError,
@@ -42,9 +42,10 @@ from agent_memory.recovery._async.queued_writes import AsyncCommandWrite, AsyncF
 from agent_memory.recovery._async.resolver import InDoubt, Resolution
 from agent_memory.recovery.records import words_of
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
-from agent_memory.redis.calls import call_back, callback_of, pack_command
+from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.packing import pack_command
+from agent_memory.redis.error_outcomes import classify
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.outcomes import classify
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard, RecoveryEntry, RecoveryQueue
@@ -106,7 +107,7 @@ class AsyncSender:
             announcer.check()
             return await transport.call_many(iter([(window, count)]), permit, frozenset(), timeout_s)
 
-        replies: list[Any] = await client.guarded(client.plans["PIPELINE"], attempt)
+        replies: list[Any] = await client.guarded(client.bound_commands["PIPELINE"], attempt)
         return replies
 
     async def _level(self, client: AsyncGuardedCalls, mode: Mode) -> Level | None:
@@ -158,14 +159,14 @@ class AsyncSender:
             if transport.once.mode.level is not Level.GATE or write.shape.is_transaction or len(write.packed) > 1:
                 return _as_sent([write], await self._transaction(transport, list(write.packed), keep, announcer))
             client = self.commands
-            plan = client.plans[write.shape.names[0]]
+            command = client.bound_commands[write.shape.names[0]]
 
             async def attempt(permit: int, timeout_s: float | None) -> Any:
                 del permit
                 announcer.check()
-                return await transport.once.call(plan, write.packed[0], False, timeout_s, keep)
+                return await transport.once.call(command, write.packed[0], False, timeout_s, keep)
 
-            return [await client.guarded(plan, attempt, client.settler(transport, plan))]
+            return [await client.guarded(command, attempt, client.settler(transport, command))]
         except ResponseError as refused:
             return [refused] * write.count
 
@@ -180,8 +181,8 @@ class AsyncSender:
             announcer.check()
             return await transport.once.call_transaction(packed, len(commands) + 2, timeout_s, keep)
 
-        plan = client.plans["PIPELINE"]
-        replies = await client.guarded(plan, attempt, client.settler(transport, plan))
+        command = client.bound_commands["PIPELINE"]
+        replies = await client.guarded(command, attempt, client.settler(transport, command))
         executed = replies[-1]
         if isinstance(executed, Exception):
             # EXEC only says that something was wrong; what it was stands with the command.

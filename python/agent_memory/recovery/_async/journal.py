@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _core, _wall
-from agent_memory._progress import AsyncTickets
+from agent_memory import _core, _wall_clock
+from agent_memory._commits import AsyncJournalCommits
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
 from agent_memory.recovery._async.queued_writes import (
@@ -72,7 +72,7 @@ def _open(config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
         return engine, engine
     assert config.path is not None
     core = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
-    return core, AsyncTickets(core)
+    return core, AsyncJournalCommits(core)
 
 
 class AsyncJournal:
@@ -83,7 +83,7 @@ class AsyncJournal:
     """
 
     def __init__(self, config: RecoveryConfig, identity: str) -> None:
-        self._core, self._tickets = _open(config, identity)
+        self._core, self._commits = _open(config, identity)
         self._serial = next(_SERIALS)
         self.notes: dict[tuple[int, str], bytes] = {
             (segment, name): body for segment, name, body in self._core.recovered_notes()
@@ -111,7 +111,7 @@ class AsyncJournal:
 
     async def settled(self, ticket: int) -> None:
         """Returns when what was asked for is kept; raises the RecoveryJournalError it failed with."""
-        await self._tickets.wait(ticket)
+        await self._commits.wait(ticket)
 
     def replace(self, record: int, body: bytes) -> None:
         """Has a record replaced, before anything that is asked for later."""
@@ -121,7 +121,7 @@ class AsyncJournal:
     async def replace_now(self, record: int, body: bytes) -> None:
         """Replaces a record; raises the RecoveryJournalError it failed with."""
         for own in self._own([record]):
-            await self._tickets.wait(self._core.replace(own, body))
+            await self._commits.wait(self._core.replace(own, body))
 
     def forget(self, records: Sequence[int]) -> None:
         """Has records removed, without waiting for it."""
@@ -149,7 +149,7 @@ class AsyncJournal:
         """Removes records; returns when they will not come back."""
         if own := self._own(records):
             try:
-                await self._tickets.wait(self._core.remove(own))
+                await self._commits.wait(self._core.remove(own))
             except RecoveryJournalError as error:
                 logger.error("a replayed write could not be removed from the journal: %s", error)
 
@@ -158,11 +158,11 @@ class AsyncJournal:
 
         Raises RecoveryJournalError if that can't be kept.
         """
-        await self._tickets.wait(self._core.mark_sent(self._own(records), doubt))
+        await self._commits.wait(self._core.mark_sent(self._own(records), doubt))
 
     async def note(self, name: str, body: bytes) -> None:
         """Keeps a note beside the records."""
-        await self._tickets.wait(self._core.note(name, body))
+        await self._commits.wait(self._core.note(name, body))
 
     def ask_note(self, name: str, body: bytes) -> int:
         """Asks for a note; the ticket to wait for. Raises RecoveryJournalError."""
@@ -217,7 +217,7 @@ class AsyncJournal:
 
     def close_tickets(self) -> None:
         """Frees what waiting needed; nobody waits any more."""
-        self._tickets.close()
+        self._commits.close()
 
     def abandon(self) -> None:
         """In a child of fork(): the parent's segments stay his."""
@@ -256,7 +256,7 @@ def record_of(
             write.agent_id.encode("utf-8", "surrogatepass"),
             registered.encoded(write.state),
         )
-    now_ms = _wall.now_ns() // 1_000_000 if queued_ms is None else queued_ms
+    now_ms = _wall_clock.now_ns() // 1_000_000 if queued_ms is None else queued_ms
     return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
 
 

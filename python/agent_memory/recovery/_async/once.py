@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.recovery._async.resolver import AsyncResolver, InDoubt, Resolution
-from agent_memory.redis.exactly_once.tickets import Verdict as TicketVerdict
-from agent_memory.redis.exactly_once.tickets import adopt
+from agent_memory.redis.exactly_once.tickets import Verdict, adopt
 
 if TYPE_CHECKING:
     from agent_memory.recovery._async.queued_writes import AsyncCommandWrite
@@ -68,7 +67,7 @@ class AsyncTicketResolver(AsyncResolver):
         lost = RedisUnavailableError("the answer was lost")
         lost.ticket = ticket
         outcome = await self._client.resolve(lost, RESOLVE_TIMEOUT_S)
-        if outcome is Outcome.UNKNOWN and ticket.verdict is not TicketVerdict.UNRESOLVABLE:
+        if outcome is Outcome.UNKNOWN and ticket.verdict is not Verdict.UNRESOLVABLE:
             return Resolution.LATER
         return _verdict_of(entry, outcome)
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 from redis.exceptions import AuthenticationError, AuthorizationError
 
 from agent_memory import _check
-from agent_memory._compat import AsyncEvent, async_settle
+from agent_memory._concurrency import AsyncEvent, async_settle
 from agent_memory.policy import Priority
 from agent_memory.recovery.results import DeadLetter, StoreStatus
-from agent_memory.redis.keys import KNOWN_NAMES
-from agent_memory.redis.outcomes import classify
+from agent_memory.redis.commands.keys import KNOWN_NAMES
+from agent_memory.redis.error_outcomes import classify
 
 if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.tickets import Ticket

@@ -25,8 +25,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _at_fork, _check, _wall
-from agent_memory._compat import (
+from agent_memory import _at_fork, _check, _wall_clock
+from agent_memory._concurrency import (
     AsyncEvent,
     AsyncHome,
     AsyncKeyedLocks,
@@ -56,9 +56,9 @@ from agent_memory.recovery.queued_data import copy_of, estimate_bytes
 from agent_memory.recovery.records import encode
 from agent_memory.recovery.results import DeadLetter, PendingWrite, StoreStatus
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
+from agent_memory.redis.commands.keys import keys_of, overwrites
+from agent_memory.redis.error_outcomes import classify
 from agent_memory.redis.exactly_once.tickets import Stream
-from agent_memory.redis.keys import keys_of, overwrites
-from agent_memory.redis.outcomes import classify
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard, RecoveryEntry
@@ -216,7 +216,7 @@ class AsyncRecovery:
         write.result.durable = True
         write.result._queue()
         reason = entry.reason
-        if not reason and _wall.now_ns() / 1e9 - entry.queued_ms / 1000 >= self._settings.max_age:
+        if not reason and _wall_clock.now_ns() / 1e9 - entry.queued_ms / 1000 >= self._settings.max_age:
             reason = "expired"
         if not reason and "u" in entry.flags:
             reason = "damaged"
@@ -632,7 +632,7 @@ class AsyncRecovery:
         if queue is None or not self.are_queued(keys):
             yield
             return
-        called_ms, call = _wall.now_ns() // 1_000_000, next(self._calls) & 0xFFFF_FFFF
+        called_ms, call = _wall_clock.now_ns() // 1_000_000, next(self._calls) & 0xFFFF_FFFF
         decides = len(commands) == 1 and overwrites(commands[0])
         leased: RecoveryEntry | None = None
         is_executed = False
@@ -992,7 +992,7 @@ class AsyncRecovery:
         registered = self._registered.get(write.name) if isinstance(write, AsyncFunctionWrite) and write.name else None
         if isinstance(write, AsyncFunctionWrite) and registered is None:
             return
-        queued_ms = int(_wall.now_ns() / 1e6 - (0 if reason else entry.age_s * 1000))
+        queued_ms = int(_wall_clock.now_ns() / 1e6 - (0 if reason else entry.age_s * 1000))
         try:
             body = record_of(
                 write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, reason=reason, registered=registered
@@ -1009,7 +1009,7 @@ class AsyncRecovery:
         journal = self._journal
         if write.record is None or journal is None:
             return
-        queued_ms = int(_wall.now_ns() / 1e6 - entry.age_s * 1000)
+        queued_ms = int(_wall_clock.now_ns() / 1e6 - entry.age_s * 1000)
         body = record_of(write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, doubt=ticket.token)
         before, write.ticket = write.ticket, ticket
         ticket.hold(write)

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _core, _wall
-from agent_memory._progress import Tickets
+from agent_memory import _core, _wall_clock
+from agent_memory._commits import JournalCommits
 from agent_memory.errors import RecoveryJournalError
 from agent_memory.policy import Priority
 from agent_memory.recovery._sync.queued_writes import (
@@ -74,7 +74,7 @@ def _open(config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
         return engine, engine
     assert config.path is not None
     core = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
-    return core, Tickets(core)
+    return core, JournalCommits(core)
 
 
 class Journal:
@@ -85,7 +85,7 @@ class Journal:
     """
 
     def __init__(self, config: RecoveryConfig, identity: str) -> None:
-        self._core, self._tickets = _open(config, identity)
+        self._core, self._commits = _open(config, identity)
         self._serial = next(_SERIALS)
         self.notes: dict[tuple[int, str], bytes] = {
             (segment, name): body for segment, name, body in self._core.recovered_notes()
@@ -113,7 +113,7 @@ class Journal:
 
     def settled(self, ticket: int) -> None:
         """Returns when what was asked for is kept; raises the RecoveryJournalError it failed with."""
-        self._tickets.wait(ticket)
+        self._commits.wait(ticket)
 
     def replace(self, record: int, body: bytes) -> None:
         """Has a record replaced, before anything that is asked for later."""
@@ -123,7 +123,7 @@ class Journal:
     def replace_now(self, record: int, body: bytes) -> None:
         """Replaces a record; raises the RecoveryJournalError it failed with."""
         for own in self._own([record]):
-            self._tickets.wait(self._core.replace(own, body))
+            self._commits.wait(self._core.replace(own, body))
 
     def forget(self, records: Sequence[int]) -> None:
         """Has records removed, without waiting for it."""
@@ -151,7 +151,7 @@ class Journal:
         """Removes records; returns when they will not come back."""
         if own := self._own(records):
             try:
-                self._tickets.wait(self._core.remove(own))
+                self._commits.wait(self._core.remove(own))
             except RecoveryJournalError as error:
                 logger.error("a replayed write could not be removed from the journal: %s", error)
 
@@ -160,11 +160,11 @@ class Journal:
 
         Raises RecoveryJournalError if that can't be kept.
         """
-        self._tickets.wait(self._core.mark_sent(self._own(records), doubt))
+        self._commits.wait(self._core.mark_sent(self._own(records), doubt))
 
     def note(self, name: str, body: bytes) -> None:
         """Keeps a note beside the records."""
-        self._tickets.wait(self._core.note(name, body))
+        self._commits.wait(self._core.note(name, body))
 
     def ask_note(self, name: str, body: bytes) -> int:
         """Asks for a note; the ticket to wait for. Raises RecoveryJournalError."""
@@ -219,7 +219,7 @@ class Journal:
 
     def close_tickets(self) -> None:
         """Frees what waiting needed; nobody waits any more."""
-        self._tickets.close()
+        self._commits.close()
 
     def abandon(self) -> None:
         """In a child of fork(): the parent's segments stay his."""
@@ -258,7 +258,7 @@ def record_of(
             write.agent_id.encode("utf-8", "surrogatepass"),
             registered.encoded(write.state),
         )
-    now_ms = _wall.now_ns() // 1_000_000 if queued_ms is None else queued_ms
+    now_ms = _wall_clock.now_ns() // 1_000_000 if queued_ms is None else queued_ms
     return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
 
 

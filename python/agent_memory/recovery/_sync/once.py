@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.recovery._sync.resolver import InDoubt, Resolution, Resolver
-from agent_memory.redis.exactly_once.tickets import Verdict as TicketVerdict
-from agent_memory.redis.exactly_once.tickets import adopt
+from agent_memory.redis.exactly_once.tickets import Verdict, adopt
 
 if TYPE_CHECKING:
     from agent_memory.recovery._sync.queued_writes import CommandWrite
@@ -70,7 +69,7 @@ class TicketResolver(Resolver):
         lost = RedisUnavailableError("the answer was lost")
         lost.ticket = ticket
         outcome = self._client.resolve(lost, RESOLVE_TIMEOUT_S)
-        if outcome is Outcome.UNKNOWN and ticket.verdict is not TicketVerdict.UNRESOLVABLE:
+        if outcome is Outcome.UNKNOWN and ticket.verdict is not Verdict.UNRESOLVABLE:
             return Resolution.LATER
         return _verdict_of(entry, outcome)
 

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from redis.commands import CoreCommands, RedisModuleCommands
 
-from agent_memory import _wall
-from agent_memory._compat import settle, sleep
+from agent_memory import _wall_clock
+from agent_memory._concurrency import settle, sleep
 from agent_memory.errors import Outcome, RecoveryJournalError
 from agent_memory.policy import Priority, exponential_backoff
 from agent_memory.recovery._sync.queued_writes import CommandWrite, Shape, StoreResult, is_outage, shape_of
 from agent_memory.recovery.results import StoreStatus
 from agent_memory.redis._sync.guarded import GuardedCalls
-from agent_memory.redis.calls import pack_command, refused_words
-from agent_memory.redis.keys import (
+from agent_memory.redis.commands.keys import (
     KNOWN_NAMES,
     check_queueable,
     is_absolute,
@@ -31,7 +30,8 @@ from agent_memory.redis.keys import (
     overwrites,
     with_absolute_expiry,
 )
-from agent_memory.redis.outcomes import classify
+from agent_memory.redis.commands.packing import pack_command, refused_words
+from agent_memory.redis.error_outcomes import classify
 
 if TYPE_CHECKING:
     from agent_memory.recovery._sync.recovery import Recovery
@@ -134,7 +134,7 @@ class _Store:
         self._commands = commands
         self._is_pipeline = is_pipeline
         self._is_transaction = is_transaction
-        self._called_ms = _wall.now_ns() // 1_000_000
+        self._called_ms = _wall_clock.now_ns() // 1_000_000
         self._keys = [key for args, _ in commands for key in keys_of(args)]
         self._write: CommandWrite | None = None
 

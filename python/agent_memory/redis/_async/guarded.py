@@ -15,31 +15,23 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from redis.asyncio.client import Redis as RedisPy
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from agent_memory._compat import ASYNC, AsyncEvent
+from agent_memory._concurrency import ASYNC, AsyncEvent
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory, FailureKind
 from agent_memory.redis import private
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async.retry import AsyncSettle, async_retry, async_retry_as_given
-from agent_memory.redis.calls import (
-    SELECT_WARNING,
-    barriers_of,
-    call_back,
-    callback_of,
-    deadline_of,
-    describe,
-    is_unknown_command,
-    pack_command,
-    read_timeout_s,
-    refused_words,
-)
+from agent_memory.redis.commands.bound_command import BoundCommand, BoundCommands, Route
+from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.categories import SELECT_WARNING
+from agent_memory.redis.commands.deadlines import deadline_of, read_timeout_s
+from agent_memory.redis.commands.packing import barriers_of, is_unknown_command, pack_command, refused_words
+from agent_memory.redis.error_outcomes import as_ours, classify, describe, is_full
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
-from agent_memory.redis.exactly_once.tickets import Next, adopt
-from agent_memory.redis.outcomes import as_ours, classify, is_full
-from agent_memory.redis.plans import Plan, PlanTable, Route
-from agent_memory.redis.shared import shared_by
+from agent_memory.redis.exactly_once.tickets import NextStep, adopt
+from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.transport.common import endpoint_of
 from agent_memory.redis.transport.failures import connect_failure
 
@@ -99,7 +91,7 @@ class AsyncGuardedCalls:
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
         self._own_callbacks: dict[str, Callable[..., Any]] = {}
-        self._shared = shared_by(self.connection_pool, AsyncEvent)
+        self._shared = pool_state_of(self.connection_pool, AsyncEvent)
         self._own_retry: dict[str, Any] = {}
         """`retry` and `retry_on_error` where they were given beside a pool."""
         self._uses_given_retry = True
@@ -112,27 +104,27 @@ class AsyncGuardedCalls:
             )
         self.guard = guard
         self._once = mode_of(self.connection_pool, settings_of(exactly_once), self.endpoint)
-        self.plans = PlanTable(guard, None if resilience is None else resilience.categories, self._once)
+        self.bound_commands = BoundCommands(guard, None if resilience is None else resilience.categories, self._once)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
-    async def guarded(self, plan: Plan, attempt: AsyncAttempt, settle: AsyncSettle | None = None) -> Any:
+    async def guarded(self, command: BoundCommand, attempt: AsyncAttempt, settle: AsyncSettle | None = None) -> Any:
         """One guarded call of anything that takes a permit and a timeout and returns a reply."""
         try:
-            permit = plan.admit()
+            permit = command.admit()
         except CircuitOpenError:
             self._note_rejection()
             raise
         try:
             reply = await attempt(permit, self._first_timeout_s)
         except Exception as error:
-            return await self._retry(plan, attempt, permit, error, settle)
+            return await self._retry(command, attempt, permit, error, settle)
         except BaseException:
-            plan.abandon(permit)
+            command.abandon(permit)
             raise
         if isinstance(reply, Exception):
-            return await self._retry(plan, attempt, permit, reply, settle)
-        plan.success(permit)
+            return await self._retry(command, attempt, permit, reply, settle)
+        command.success(permit)
         return reply
 
     def _note_rejection(self) -> None:
@@ -141,7 +133,12 @@ class AsyncGuardedCalls:
             self._prober.ensure_running(again=True)
 
     async def _retry(
-        self, plan: Plan, attempt: AsyncAttempt, permit: int, error: Exception, settle: AsyncSettle | None = None
+        self,
+        command: BoundCommand,
+        attempt: AsyncAttempt,
+        permit: int,
+        error: Exception,
+        settle: AsyncSettle | None = None,
     ) -> Any:
         """The first attempt failed with `error`: retry as the guard says; returns a reply or raises."""
         if is_full(error):
@@ -159,10 +156,10 @@ class AsyncGuardedCalls:
         try:
             if given is not None:
                 bounds = (self._deadline_s, self._given_deadline_s)
-                return await async_retry_as_given(given, plan, attempt, permit, error, bounds, settle, self._shared)
-            return await async_retry(plan, attempt, permit, error, self._deadline_s, settle, self._shared)
+                return await async_retry_as_given(given, command, attempt, permit, error, bounds, settle, self._shared)
+            return await async_retry(command, attempt, permit, error, self._deadline_s, settle, self._shared)
         except Exception as last:
-            describe(last, self.guard, plan.name)
+            describe(last, self.guard, command.name)
             raise
 
     def given_retry(self) -> Any:
@@ -227,24 +224,24 @@ class AsyncGuardedCalls:
             await private.async_disconnect_idle(self)
 
     async def _recover(
-        self, transport: Any, plan: Plan, packed: bytes, raw: bool, permit: int, error: Exception
+        self, transport: Any, command: BoundCommand, packed: bytes, raw: bool, permit: int, error: Exception
     ) -> Any:
         """The same for a command that travels with others."""
 
         async def attempt(permit: int, timeout_s: float | None) -> Any:
             return await transport.call_within(packed, permit, raw, timeout_s)
 
-        return await self._retry(plan, attempt, permit, error, self.settler(transport, plan))
+        return await self._retry(command, attempt, permit, error, self.settler(transport, command))
 
-    def settler(self, transport: Any, plan: Plan) -> AsyncSettle | None:
+    def settler(self, transport: Any, command: BoundCommand) -> AsyncSettle | None:
         """What finds out what became of a lost write; None without exactly once, and for what does not write."""
         once = transport.once
-        if once is None or plan.category not in (CommandCategory.ABSOLUTE_WRITE, CommandCategory.RELATIVE_WRITE):
+        if once is None or command.category not in (CommandCategory.ABSOLUTE_WRITE, CommandCategory.RELATIVE_WRITE):
             return None
-        category = plan.category
+        category = command.category
 
-        async def settle(error: Exception, left_s: float) -> tuple[Next, Any]:
-            return cast("tuple[Next, Any]", await once.settle(error, category, left_s))
+        async def settle(error: Exception, left_s: float) -> tuple[NextStep, Any]:
+            return cast("tuple[NextStep, Any]", await once.settle(error, category, left_s))
 
         return settle
 
@@ -288,40 +285,40 @@ class AsyncGuardedCalls:
         step, reply = await transport.once.settle(error, CommandCategory.RELATIVE_WRITE, timeout_s)
         if isinstance(reply, Exception):
             return classify(reply)[1]
-        return {Next.RESEND: Outcome.NOT_SENT, Next.DONE: Outcome.APPLIED}.get(step, Outcome.UNKNOWN)
+        return {NextStep.RESEND: Outcome.NOT_SENT, NextStep.DONE: Outcome.APPLIED}.get(step, Outcome.UNKNOWN)
 
     async def execute_kept(self, args: tuple[Any, ...], options: dict[str, Any], keep: AsyncKeep) -> Any:
         """`execute_command` that waits for `keep` before each attempt is sent."""
-        plan = self.plans[args[0]]
+        command = self.bound_commands[args[0]]
         transport = self.transport_here()
         if transport is None:
             await keep(None)
             return await cast(Any, self).execute_command(*args, **options)
-        head = plan.head
+        head = command.head
         try:
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
             raise refused_words(error) from None
-        return await self._execute_leased(transport, plan, packed, args, options, keep)
+        return await self._execute_leased(transport, command, packed, args, options, keep)
 
     async def _execute_leased(
         self,
         transport: Any,
-        plan: Plan,
+        command: BoundCommand,
         packed: bytes,
         args: tuple[Any, ...],
         options: dict[str, Any],
         keep: AsyncKeep | None = None,
     ) -> Any:
         """A command off the straight way: it may block, changes its connection, is in a hurry or has to keep an order."""
-        if plan.refusal is not None:
-            raise ConnectionStateError(plan.name, plan.refusal)
-        if plan.name == "SELECT":
+        if command.refusal is not None:
+            raise ConnectionStateError(command.name, command.refusal)
+        if command.name == "SELECT":
             warnings.warn(SELECT_WARNING, RuntimeWarning, stacklevel=3)
-        if not plan.only_reads and (queue := self.ordering_queue()) is not None:
+        if not command.only_reads and (queue := self.ordering_queue()) is not None:
             async with queue.admit([args], self._deadline_s):
-                return await self._execute_off_the_way(transport, plan, packed, args, options, keep)
-        return await self._execute_off_the_way(transport, plan, packed, args, options, keep)
+                return await self._execute_off_the_way(transport, command, packed, args, options, keep)
+        return await self._execute_off_the_way(transport, command, packed, args, options, keep)
 
     def ordering_queue(self) -> Any:
         """The recovery queue that plain writes have to stay behind just now; None where nothing is queued."""
@@ -330,27 +327,27 @@ class AsyncGuardedCalls:
     async def _execute_off_the_way(
         self,
         transport: Any,
-        plan: Plan,
+        command: BoundCommand,
         packed: bytes,
         args: tuple[Any, ...],
         options: dict[str, Any],
         keep: AsyncKeep | None,
     ) -> Any:
-        timeout_s = read_timeout_s(plan, args, self._timeout_s)
+        timeout_s = read_timeout_s(command, args, self._timeout_s)
         extra_s = max(0.0, self._deadline_s - (self._timeout_s or self._deadline_s))
         raw = _NEVER_DECODE in options
-        lasting = plan.route is not Route.STATE
-        once = plan.route is Route.ONCE and len(args) > plan.plain
+        lasting = command.route is not Route.STATE
+        once = command.route is Route.ONCE and len(args) > command.plain
 
         async def attempt(permit: int, attempt_timeout_s: float | None) -> Any:
             if once:
-                return await transport.once.call(plan, packed, raw, attempt_timeout_s, keep)
+                return await transport.once.call(command, packed, raw, attempt_timeout_s, keep)
             if keep is not None:
                 await keep(None)
-            if plan.route in (Route.SHARED, Route.ONCE):
+            if command.route in (Route.SHARED, Route.ONCE):
                 return await transport.call_within(packed, permit, raw, attempt_timeout_s)
             reply: Any = None
-            for barrier in barriers_of(plan):
+            for barrier in barriers_of(command):
                 # A blocking command may take longer than an ordinary one.
                 reply = await transport.call_leased(
                     packed, permit, raw, timeout_s, keep=lasting, ahead=barrier, extra_s=extra_s
@@ -360,13 +357,13 @@ class AsyncGuardedCalls:
             return reply
 
         try:
-            reply = await self.guarded(plan, attempt, self.settler(transport, plan))
+            reply = await self.guarded(command, attempt, self.settler(transport, command))
         except ResponseError:
             empty = options.get(_EMPTY_RESPONSE, _NOTHING)
             if empty is _NOTHING:
                 raise
             return empty
-        callback = callback_of(self.callbacks_for(transport.protocol), plan.name)
+        callback = callback_of(self.callbacks_for(transport.protocol), command.name)
         if callback is None:
             return reply
         shaped = call_back(callback, reply, options)
@@ -374,7 +371,7 @@ class AsyncGuardedCalls:
             return await shaped
         return shaped
 
-    async def _execute_foreign(self, plan: Plan, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def _execute_foreign(self, command: BoundCommand, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """redis-py's own path, guarded: a pinned connection, or a pool that is not redis-py's own."""
 
         async def attempt(permit: int, timeout_s: float | None) -> Any:
@@ -385,7 +382,7 @@ class AsyncGuardedCalls:
             except Exception as error:
                 raise as_ours(error, self.endpoint) from error
 
-        return await self.guarded(plan, attempt)
+        return await self.guarded(command, attempt)
 
     async def _connect_pinned(self) -> None:
         """A pinned connection that was lost connects again apart from sending, so that a refusal is known to be one."""

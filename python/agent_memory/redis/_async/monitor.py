@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 from redis.asyncio.client import Monitor as RedisPyMonitor
 from redis.exceptions import RedisError
 
-from agent_memory._compat import ASYNC
+from agent_memory._concurrency import ASYNC
 from agent_memory.errors import Outcome, RedisUnavailableError
-from agent_memory.redis.outcomes import as_ours
+from agent_memory.redis.error_outcomes import as_ours
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:

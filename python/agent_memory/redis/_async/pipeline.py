@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any, cast
 from redis.asyncio.client import Pipeline as RedisPyPipeline
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from agent_memory._compat import ASYNC
+from agent_memory._concurrency import ASYNC
 from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
-from agent_memory.redis.calls import pipeline_operation
-from agent_memory.redis.outcomes import as_ours, classify
-from agent_memory.redis.pipelines import Prepared, prepare, refusal_of, results
+from agent_memory.redis.commands.prepared_pipeline import (
+    PreparedPipeline,
+    pipeline_operation,
+    pipeline_results,
+    prepare_pipeline,
+    refusal_of,
+)
+from agent_memory.redis.error_outcomes import as_ours, classify
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
@@ -54,7 +59,7 @@ class Pipeline(RedisPyPipeline):
         client = self._client
         queue = client.ordering_queue() if client._detour else None
         if queue is not None:
-            writes = [args for args, _ in commands if not client.plans[args[0]].only_reads]
+            writes = [args for args, _ in commands if not client.bound_commands[args[0]].only_reads]
             async with queue.admit(writes, client._deadline_s):
                 return await self._execute_now(raise_on_error)
         return await self._execute_now(raise_on_error)
@@ -65,7 +70,7 @@ class Pipeline(RedisPyPipeline):
         transport = client.transport_here()
         if transport is not None and self.connection is None:
             wanted: Any = self.is_transaction if ASYNC else self.transaction
-            prepared = prepare(client.plans, commands, bool(wanted or self.explicit_transaction))
+            prepared = prepare_pipeline(client.bound_commands, commands, bool(wanted or self.explicit_transaction))
             if prepared is not None:
                 try:
                     return await self._execute_shared(transport, prepared, raise_on_error)
@@ -73,14 +78,14 @@ class Pipeline(RedisPyPipeline):
                     await cast(Any, self).reset()
         return await self._execute_leased(raise_on_error)
 
-    async def _execute_shared(self, transport: Any, prepared: Prepared, raise_on_error: bool) -> list[Any]:
+    async def _execute_shared(self, transport: Any, prepared: PreparedPipeline, raise_on_error: bool) -> list[Any]:
         """Send the commands with everybody else's and shape the replies."""
         client = self._client
         if self.scripts:
             await self._load_scripts()
-        plan = client.plans[prepared.operation]
+        command = client.bound_commands[prepared.operation]
         # A transaction happens as a whole, so a lost answer can be resolved as that of one write can.
-        once = transport.once if prepared.transaction and plan.category is not CommandCategory.READ else None
+        once = transport.once if prepared.transaction and command.category is not CommandCategory.READ else None
 
         refused: list[list[Any]] = []  # the replies of the last attempt, where a demoted server refused all of it
 
@@ -99,18 +104,20 @@ class Pipeline(RedisPyPipeline):
             return await self._shape(transport, prepared, replies, raise_on_error)
 
         try:
-            return cast("list[Any]", await client.guarded(plan, attempt, client.settler(transport, plan)))
+            return cast("list[Any]", await client.guarded(command, attempt, client.settler(transport, command)))
         except ReadOnlyError:
             if not refused:
                 raise
         return await self._shape(transport, prepared, refused[0], raise_on_error)
 
-    async def _shape(self, transport: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool) -> list[Any]:
+    async def _shape(
+        self, transport: Any, prepared: PreparedPipeline, replies: list[Any], raise_on_error: bool
+    ) -> list[Any]:
         callbacks = self._client.callbacks_for(transport.protocol)
         if ASYNC:
-            shaped = results(self, callbacks, prepared, replies, raise_on_error)
+            shaped = pipeline_results(self, callbacks, prepared, replies, raise_on_error)
             return [await one if hasattr(one, "__await__") else one for one in shaped]
-        return results(self, callbacks, prepared, replies, raise_on_error)
+        return pipeline_results(self, callbacks, prepared, replies, raise_on_error)
 
     async def _load_scripts(self) -> None:
         """Make sure that the server has the scripts that the pipeline is about to call."""
@@ -125,7 +132,7 @@ class Pipeline(RedisPyPipeline):
         commands, scripts = list(self.command_stack), set(self.scripts)
         client = self._client
         watching = self.watching
-        plan = client.plans[pipeline_operation(client.plans, commands, watching)]
+        command = client.bound_commands[pipeline_operation(client.bound_commands, commands, watching)]
 
         async def attempt(permit: int, timeout_s: float | None) -> list[Any]:
             del timeout_s  # the connection's own timeouts bound it
@@ -142,7 +149,7 @@ class Pipeline(RedisPyPipeline):
                     error.outcome, error.failure_kind = classify(error)[1], None  # type: ignore[attr-defined]
                 raise self._as_ours(error, permit) from error
 
-        return cast("list[Any]", await client.guarded(plan, attempt))
+        return cast("list[Any]", await client.guarded(command, attempt))
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         """WATCH and what follows it until MULTI: sent at once on the pipeline's connection."""
@@ -160,7 +167,7 @@ class Pipeline(RedisPyPipeline):
             except Exception as error:
                 raise self._as_ours(error, permit) from error
 
-        return await client.guarded(client.plans[args[0]], attempt)
+        return await client.guarded(client.bound_commands[args[0]], attempt)
 
     def _as_ours(self, error: Exception, started_ns: int) -> Exception:
         client = self._client

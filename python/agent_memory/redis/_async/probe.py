@@ -23,11 +23,11 @@ from redis.exceptions import AuthenticationError
 
 from agent_memory import _at_fork
 from agent_memory._check import above
-from agent_memory._compat import ASYNC, AsyncEvent, AsyncHome, AsyncTask, async_spawn
+from agent_memory._concurrency import ASYNC, AsyncEvent, AsyncHome, AsyncTask, async_spawn
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import CommandCategory, FailureKind
-from agent_memory.redis.outcomes import classify
+from agent_memory.redis.error_outcomes import classify
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard

@@ -21,7 +21,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection as RedisPySentinelM
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import ResponseError
 
-from agent_memory._compat import ASYNC
+from agent_memory._concurrency import ASYNC
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis import private
 from agent_memory.redis.asyncio.client import Redis

@@ -10,7 +10,7 @@ from redis.client import Monitor as RedisPyMonitor
 from redis.exceptions import RedisError
 
 from agent_memory.errors import Outcome, RedisUnavailableError
-from agent_memory.redis.outcomes import as_ours
+from agent_memory.redis.error_outcomes import as_ours
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:

@@ -12,9 +12,14 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import private
-from agent_memory.redis.calls import pipeline_operation
-from agent_memory.redis.outcomes import as_ours, classify
-from agent_memory.redis.pipelines import Prepared, prepare, refusal_of, results
+from agent_memory.redis.commands.prepared_pipeline import (
+    PreparedPipeline,
+    pipeline_operation,
+    pipeline_results,
+    prepare_pipeline,
+    refusal_of,
+)
+from agent_memory.redis.error_outcomes import as_ours, classify
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
@@ -55,7 +60,7 @@ class Pipeline(RedisPyPipeline):
         client = self._client
         queue = client.ordering_queue() if client._detour else None
         if queue is not None:
-            writes = [args for args, _ in commands if not client.plans[args[0]].only_reads]
+            writes = [args for args, _ in commands if not client.bound_commands[args[0]].only_reads]
             with queue.admit(writes, client._deadline_s):
                 return self._execute_now(raise_on_error)
         return self._execute_now(raise_on_error)
@@ -66,7 +71,7 @@ class Pipeline(RedisPyPipeline):
         transport = client.transport_here()
         if transport is not None and self.connection is None:
             wanted: Any = self.transaction
-            prepared = prepare(client.plans, commands, bool(wanted or self.explicit_transaction))
+            prepared = prepare_pipeline(client.bound_commands, commands, bool(wanted or self.explicit_transaction))
             if prepared is not None:
                 try:
                     return self._execute_shared(transport, prepared, raise_on_error)
@@ -74,14 +79,14 @@ class Pipeline(RedisPyPipeline):
                     cast(Any, self).reset()
         return self._execute_leased(raise_on_error)
 
-    def _execute_shared(self, transport: Any, prepared: Prepared, raise_on_error: bool) -> list[Any]:
+    def _execute_shared(self, transport: Any, prepared: PreparedPipeline, raise_on_error: bool) -> list[Any]:
         """Send the commands with everybody else's and shape the replies."""
         client = self._client
         if self.scripts:
             self._load_scripts()
-        plan = client.plans[prepared.operation]
+        command = client.bound_commands[prepared.operation]
         # A transaction happens as a whole, so a lost answer can be resolved as that of one write can.
-        once = transport.once if prepared.transaction and plan.category is not CommandCategory.READ else None
+        once = transport.once if prepared.transaction and command.category is not CommandCategory.READ else None
 
         refused: list[list[Any]] = []  # the replies of the last attempt, where a demoted server refused all of it
 
@@ -100,15 +105,15 @@ class Pipeline(RedisPyPipeline):
             return self._shape(transport, prepared, replies, raise_on_error)
 
         try:
-            return cast("list[Any]", client.guarded(plan, attempt, client.settler(transport, plan)))
+            return cast("list[Any]", client.guarded(command, attempt, client.settler(transport, command)))
         except ReadOnlyError:
             if not refused:
                 raise
         return self._shape(transport, prepared, refused[0], raise_on_error)
 
-    def _shape(self, transport: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool) -> list[Any]:
+    def _shape(self, transport: Any, prepared: PreparedPipeline, replies: list[Any], raise_on_error: bool) -> list[Any]:
         callbacks = self._client.callbacks_for(transport.protocol)
-        return results(self, callbacks, prepared, replies, raise_on_error)
+        return pipeline_results(self, callbacks, prepared, replies, raise_on_error)
 
     def _load_scripts(self) -> None:
         """Make sure that the server has the scripts that the pipeline is about to call."""
@@ -123,7 +128,7 @@ class Pipeline(RedisPyPipeline):
         commands, scripts = list(self.command_stack), set(self.scripts)
         client = self._client
         watching = self.watching
-        plan = client.plans[pipeline_operation(client.plans, commands, watching)]
+        command = client.bound_commands[pipeline_operation(client.bound_commands, commands, watching)]
 
         def attempt(permit: int, timeout_s: float | None) -> list[Any]:
             del timeout_s  # the connection's own timeouts bound it
@@ -140,7 +145,7 @@ class Pipeline(RedisPyPipeline):
                     error.outcome, error.failure_kind = classify(error)[1], None  # type: ignore[attr-defined]
                 raise self._as_ours(error, permit) from error
 
-        return cast("list[Any]", client.guarded(plan, attempt))
+        return cast("list[Any]", client.guarded(command, attempt))
 
     def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         """WATCH and what follows it until MULTI: sent at once on the pipeline's connection."""
@@ -158,7 +163,7 @@ class Pipeline(RedisPyPipeline):
             except Exception as error:
                 raise self._as_ours(error, permit) from error
 
-        return client.guarded(client.plans[args[0]], attempt)
+        return client.guarded(client.bound_commands[args[0]], attempt)
 
     def _as_ours(self, error: Exception, started_ns: int) -> Exception:
         client = self._client

@@ -21,8 +21,8 @@ Rules
 - Closing the client or its pool ends a subscriber: waiting for messages raises ClientClosedError until it subscribes again.
 - A connection that was silent for `ping_interval` is pinged; silent for `socket_timeout` after that, it is given up. It is
   judged only after a read that found nothing, so unread messages are never mistaken for silence.
-- A reply between the messages answers what was sent first and is not answered yet (`Answers`): a subscription, a PING or an
-  AUTH of ours, or a command of the caller's, who gets it. What answers nothing ends the connection.
+- A reply between the messages answers what was sent first and is not answered yet (`PendingReplies`): a subscription, a
+  PING or an AUTH of ours, or a command of the caller's, who gets it. What answers nothing ends the connection.
 - What is received and not yet asked for stays with the socket: the parser holds one read (redis-py's `socket_read_size`), and
   on asyncio the stream at most twice its limit of 64 KiB, beyond which reading pauses. A slow subscriber makes the server wait.
 """
@@ -37,13 +37,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.client import PubSub as RedisPyPubSub
 from redis.exceptions import InvalidResponse
 
-from agent_memory._compat import Lock, settle
+from agent_memory._concurrency import Lock, settle
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisTimeoutError
 from agent_memory.redis import private
-from agent_memory.redis.answers import Answers, Asker, is_confirmation
-from agent_memory.redis.gaps import SubscriptionGap
-from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
+from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
+from agent_memory.redis.subscriptions.gap import SubscriptionGap
+from agent_memory.redis.subscriptions.pending_replies import Asker, PendingReplies, is_confirmation
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class PubSub(RedisPyPubSub):
         self._subscribed_ns = 0  # when it was last told to (un)subscribe
         self._heard_ns = self._pinged_ns = self._connected_ns = 0
         self._short_lives = 0  # how many connections in a row ended as soon as they stood
-        self._answers = Answers()
+        self._answers = PendingReplies()
         self._message_class: Any = private.PushNotification
         self._held_back: Any = None  # the first reply of a new connection, while the gap's message goes before it
         super().__init__(client.connection_pool, *args, **kwargs)
@@ -153,7 +153,7 @@ class PubSub(RedisPyPubSub):
             self._send(args)
             return
         self._subscribed_ns = monotonic_ns()
-        plan = self._client.plans[args[0]]
+        command = self._client.bound_commands[args[0]]
         opened = False
 
         def attempt(permit: int, timeout_s: float | None) -> None:
@@ -170,19 +170,19 @@ class PubSub(RedisPyPubSub):
                 raise failure from error
 
         try:
-            permit = plan.admit()
+            permit = command.admit()
         except CircuitOpenError:
             self._client._note_rejection()
             raise
         try:
             attempt(permit, None)
         except Exception as error:
-            self._client._retry(plan, attempt, permit, error)
+            self._client._retry(command, attempt, permit, error)
         except BaseException:
-            plan.abandon(permit)
+            command.abandon(permit)
             raise
         else:
-            (plan.success if opened else plan.abandon)(permit)
+            (command.success if opened else command.abandon)(permit)
 
     def _send(self, args: tuple[Any, ...]) -> None:
         connection = self.connection
@@ -521,7 +521,7 @@ class _Handled:
         self.value = value
 
 
-def _noting(answers: Answers, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _noting(answers: PendingReplies, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The caller's handler of pushes; confirmations are noted before it has them."""
 
     def handle(push: Any) -> _Handled:

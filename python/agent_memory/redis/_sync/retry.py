@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from agent_memory._compat import sleep
+from agent_memory._concurrency import sleep
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome
 from agent_memory.policy import FailureKind
-from agent_memory.redis.exactly_once.tickets import MISSING, Next
-from agent_memory.redis.outcomes import classify
+from agent_memory.redis.error_outcomes import classify
+from agent_memory.redis.exactly_once.tickets import MISSING, NextStep
 
 if TYPE_CHECKING:
-    from agent_memory.redis.plans import Plan
-    from agent_memory.redis.shared import SharedByPool
+    from agent_memory.redis.commands.bound_command import BoundCommand
+    from agent_memory.redis.pool_state import PoolState
 
 __all__ = ["Settle", "retry", "retry_as_given"]
 
-Settle = Callable[[Exception, float], tuple[Next, Any]]
+Settle = Callable[[Exception, float], tuple[NextStep, Any]]
 """What became of a command whose answer was lost, found out within so many seconds; the reply where it came after all."""
 
 _SETTLED: Final = FailureKind.REJECTED_REPLY
@@ -31,13 +31,13 @@ _SETTLED: Final = FailureKind.REJECTED_REPLY
 
 
 def retry(
-    plan: Plan,
+    command: BoundCommand,
     attempt: Callable[[int, float | None], Any],
     permit: int,
     error: Exception,
     deadline_s: float,
     settle: Settle | None = None,
-    shared: SharedByPool | None = None,
+    shared: PoolState | None = None,
 ) -> Any:
     """Deal with the failure of a first attempt; return the reply of a later one or raise the last error.
 
@@ -54,32 +54,32 @@ def retry(
         while True:
             kind, outcome = classify(error)
             if kind is None:
-                (plan.answered_error if isinstance(error, ResponseError) else plan.abandon)(permit)
+                (command.answered_error if isinstance(error, ResponseError) else command.abandon)(permit)
                 raise error
             if shared is not None and shared.was_closed_since(started_ns):
-                plan.abandon(permit)
+                command.abandon(permit)
                 raise _closed(error, perhaps_executed or outcome is Outcome.UNKNOWN)
-            delay_s = plan.failure(permit, kind, outcome, failures, started_ns, deadline_ns)
+            delay_s = command.failure(permit, kind, outcome, failures, started_ns, deadline_ns)
             if settle is not None and outcome is Outcome.UNKNOWN:
                 step, late = settle(error, (deadline_ns - monotonic_ns()) / 1e9)
                 if late is not MISSING:
                     return _given_late(late)
                 outcome = _outcome_of(step, error)
-                if step is Next.RESEND:
+                if step is NextStep.RESEND:
                     # The failure has been counted; that it is settled says that the server is there again.
-                    delay_s = plan.failure(permit, _SETTLED, Outcome.NOT_SENT, failures, started_ns, deadline_ns)
+                    delay_s = command.failure(permit, _SETTLED, Outcome.NOT_SENT, failures, started_ns, deadline_ns)
             perhaps_executed = perhaps_executed or outcome is Outcome.UNKNOWN
             if _pause(shared, started_ns, delay_s):
                 raise _closed(error, perhaps_executed)
-            if delay_s < 0 or (admitted := _admit(plan)) is None:
+            if delay_s < 0 or (admitted := _admit(command)) is None:
                 # The error of the transport says what is wrong; "the circuit is open" would only say that we know it.
                 raise _with_doubt(error, perhaps_executed)
             permit = admitted
             failures += 1
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
-            reply = _attempt(plan, attempt, permit, left_s)
+            reply = _attempt(command, attempt, permit, left_s)
             if not isinstance(reply, Exception):
-                plan.success(permit)
+                command.success(permit)
                 return reply
             error = reply
     finally:
@@ -88,20 +88,20 @@ def retry(
 
 def retry_as_given(
     retry: Any,
-    plan: Plan,
+    command: BoundCommand,
     attempt: Callable[[int, float | None], Any],
     permit: int,
     error: Exception,
     bounds: tuple[float, float],
     settle: Settle | None = None,
-    shared: SharedByPool | None = None,
+    shared: PoolState | None = None,
 ) -> Any:
     """The same where the caller gave redis-py's `retry`: it decides how often, how soon and after which errors.
 
     What is safe to repeat is decided here, as ever; so a write whose answer was lost is never sent again. `bounds` are the
     seconds of one attempt and those of the call (infinite unless a policy names a deadline).
     """
-    calls = _GivenRetry(plan, attempt, permit, error, bounds, settle, shared)
+    calls = _GivenRetry(command, attempt, permit, error, bounds, settle, shared)
     del error
     try:
         return retry.call_with_retry(calls.attempt_next, calls.note, is_retryable=calls.may_repeat)
@@ -117,15 +117,15 @@ class _GivenRetry:
 
     def __init__(
         self,
-        plan: Plan,
+        command: BoundCommand,
         attempt: Callable[[int, float | None], Any],
         permit: int,
         error: Exception,
         bounds: tuple[float, float],
         settle: Settle | None,
-        shared: SharedByPool | None,
+        shared: PoolState | None,
     ) -> None:
-        self._plan, self._attempt, self._settle, self._shared = plan, attempt, settle, shared
+        self._command, self._attempt, self._settle, self._shared = command, attempt, settle, shared
         self._permit = self._started_ns = permit
         self.error: Exception | None = error
         """The last failure of an attempt."""
@@ -153,15 +153,15 @@ class _GivenRetry:
             self._is_first = False
             return self._count(self.error)
         self._raise_if_closed(self.error)
-        admitted = _admit(self._plan)
+        admitted = _admit(self._command)
         if admitted is None:
             # The error of the transport says what is wrong; the circuit may be closed by the next attempt.
             raise self.error
         self._permit = admitted
-        reply = _attempt(self._plan, self._attempt, admitted, self._left_s())
+        reply = _attempt(self._command, self._attempt, admitted, self._left_s())
         if isinstance(reply, Exception):
             return self._count(reply)
-        self._plan.success(admitted)
+        self._command.success(admitted)
         return reply
 
     def _raise_if_closed(self, error: Exception) -> None:
@@ -171,13 +171,13 @@ class _GivenRetry:
 
     def _count(self, error: Exception) -> Any:
         """Tell the guard of a failure and find out whether it may be repeated; raises it, unless its answer comes late."""
-        plan, permit = self._plan, self._permit
+        command, permit = self._command, self._permit
         self.error, self._is_safe = error, False
         kind, outcome = classify(error)
         if kind is not None:
-            plan.failure(permit, kind, outcome, 0, permit, permit)  # past its deadline: the guard does not repeat it
+            command.failure(permit, kind, outcome, 0, permit, permit)  # past its deadline: the guard does not repeat it
         else:
-            (plan.answered_error if isinstance(error, ResponseError) else plan.abandon)(permit)
+            (command.answered_error if isinstance(error, ResponseError) else command.abandon)(permit)
         if self._settle is not None and outcome is Outcome.UNKNOWN and kind is not None:
             step, late = self._settle(error, self._left_s())
             if late is not MISSING:
@@ -186,15 +186,15 @@ class _GivenRetry:
         self.perhaps_executed = self.perhaps_executed or outcome is Outcome.UNKNOWN
         self._raise_if_closed(error)
         # Of a pipeline other commands may have run, unless the reply is one of the kinds that say that none has.
-        not_executed = outcome in _NOT_EXECUTED and (kind is not None or plan.name != "PIPELINE")
-        self._is_safe = not_executed or plan.only_reads
+        not_executed = outcome in _NOT_EXECUTED and (kind is not None or command.name != "PIPELINE")
+        self._is_safe = not_executed or command.only_reads
         raise error
 
 
 _NOT_EXECUTED: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
 
 
-def _pause(shared: SharedByPool | None, started_ns: int, delay_s: float) -> bool:
+def _pause(shared: PoolState | None, started_ns: int, delay_s: float) -> bool:
     """Wait before the next attempt, not at all where there is none (below 0); returns whether the client was closed."""
     if shared is None:
         if delay_s >= 0:
@@ -205,21 +205,21 @@ def _pause(shared: SharedByPool | None, started_ns: int, delay_s: float) -> bool
     return bool(shared.pause(started_ns, delay_s))
 
 
-def _admit(plan: Plan) -> int | None:
+def _admit(command: BoundCommand) -> int | None:
     try:
-        return plan.admit()
+        return command.admit()
     except CircuitOpenError:
         return None
 
 
-def _attempt(plan: Plan, attempt: Callable[[int, float | None], Any], permit: int, timeout_s: float) -> Any:
+def _attempt(command: BoundCommand, attempt: Callable[[int, float | None], Any], permit: int, timeout_s: float) -> Any:
     """The reply of one more attempt, or its error as a value."""
     try:
         return attempt(permit, timeout_s)
     except Exception as error:
         return error
     except BaseException:
-        plan.abandon(permit)
+        command.abandon(permit)
         raise
 
 
@@ -247,12 +247,12 @@ def _given_late(reply: Any) -> Any:
     return reply
 
 
-def _outcome_of(step: Next, error: Exception) -> Outcome:
+def _outcome_of(step: NextStep, error: Exception) -> Outcome:
     """What is known of the command now that it is settled; raises the error where there is nothing more to do."""
-    if step is Next.DONE:
+    if step is NextStep.DONE:
         error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]
         raise error
-    if step is Next.RESEND and getattr(error, "ticket", None) is not None:
+    if step is NextStep.RESEND and getattr(error, "ticket", None) is not None:
         error.outcome = Outcome.NOT_SENT  # type: ignore[attr-defined]
         return Outcome.NOT_SENT
     return Outcome.UNKNOWN

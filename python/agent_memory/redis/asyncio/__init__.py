@@ -1,6 +1,6 @@
 """The asyncio drop-in client."""
 
 from agent_memory.redis.asyncio.client import Pipeline, PubSub, Redis
-from agent_memory.redis.gaps import SubscriptionGap
+from agent_memory.redis.subscriptions.gap import SubscriptionGap
 
 __all__ = ["Pipeline", "PubSub", "Redis", "SubscriptionGap"]

@@ -11,7 +11,7 @@ from redis.asyncio.client import Redis as RedisPy
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
-from agent_memory._compat import AsyncEvent
+from agent_memory._concurrency import AsyncEvent
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis import private
@@ -19,9 +19,10 @@ from agent_memory.redis._async.guarded import AsyncGuardedCalls
 from agent_memory.redis._async.monitor import Monitor
 from agent_memory.redis._async.pipeline import Pipeline
 from agent_memory.redis._async.pubsub import PubSub
-from agent_memory.redis.arguments import check_client, check_guarding, check_named, own_arguments
-from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
-from agent_memory.redis.shared import shared_by
+from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
+from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.packing import pack_command, refused_words
+from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: PLR0912 - a frame less on the hot path
         """Send one command, guarded, and return its reply as redis-py would show it."""
-        plan = self.plans[args[0]]
+        command = self.bound_commands[args[0]]
         if self._foreign or self.connection is not None:
-            return await self._execute_foreign(plan, args, options)
-        head = plan.head
+            return await self._execute_foreign(command, args, options)
+        head = command.head
         try:
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
@@ -133,11 +134,11 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             transport = self._transports[get_running_loop()]
         except KeyError:
             transport = self._transports.open()
-        if (plan.route and len(args) > plan.plain) or self._detour:
-            return await self._execute_leased(transport, plan, packed, args, options)
+        if (command.route and len(args) > command.plain) or self._detour:
+            return await self._execute_leased(transport, command, packed, args, options)
         raw = _NEVER_DECODE in options
         try:
-            permit = plan.admit()
+            permit = command.admit()
         except CircuitOpenError:
             self._note_rejection()
             raise
@@ -148,23 +149,23 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             else:
                 reply = await future
         except Exception as error:
-            reply = await self._recover(transport, plan, packed, raw, permit, error)
+            reply = await self._recover(transport, command, packed, raw, permit, error)
         except BaseException:
             transport.forget(future)
-            plan.abandon(permit)
+            command.abandon(permit)
             raise
         else:
             if isinstance(reply, Exception):
                 if _EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
-                    plan.answered_error(permit)
+                    command.answered_error(permit)
                     return options[_EMPTY_RESPONSE]
-                reply = await self._recover(transport, plan, packed, raw, permit, reply)
+                reply = await self._recover(transport, command, packed, raw, permit, reply)
             else:
-                plan.success(permit)
+                command.success(permit)
         callbacks = self.response_callbacks
         if transport.protocol != self._asked_protocol:
             callbacks = self.callbacks_for(transport.protocol)
-        callback = callback_of(callbacks, plan.name)
+        callback = callback_of(callbacks, command.name)
         if callback is None:
             return reply
         shaped = call_back(callback, reply, options)
@@ -207,7 +208,7 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
     def __init__(self, pool: Any) -> None:
         super().__init__()
         self._pool = weakref.ref(pool)
-        self._shared = shared_by(pool, AsyncEvent)
+        self._shared = pool_state_of(pool, AsyncEvent)
         # The loops hold the connections: without this those of a pool that is dropped would stay open.
         weakref.finalize(pool, _close_dropped, self).atexit = False
         self._patience_s = 0.0

@@ -12,24 +12,24 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from agent_memory._core import monotonic_ns, next_step, pack_command
-from agent_memory._waiting import Line
+from agent_memory._interruptible import Line
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import SCRIPTS
+from agent_memory.redis.commands.categories import SCRIPTS
+from agent_memory.redis.error_outcomes import is_full
 from agent_memory.redis.exactly_once._sync.fencing import fence, greet
 from agent_memory.redis.exactly_once.common import conclude_by_reply, keeper_of
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
-from agent_memory.redis.outcomes import is_full
+from agent_memory.redis.exactly_once.tickets import MISSING, NextStep, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_memory.redis.commands.bound_command import BoundCommand
     from agent_memory.redis.exactly_once._sync.fencing import Ask
     from agent_memory.redis.exactly_once.mode import Mode
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket, Wrapped
-    from agent_memory.redis.plans import Plan
-    from agent_memory.redis.shared import SharedByPool
+    from agent_memory.redis.pool_state import PoolState
 
 __all__ = ["BlockingOnce", "CountingSocket", "FencedChannel", "FencedPool"]
 
@@ -60,7 +60,7 @@ class FencedPool(Protocol[C]):
     idle: list[C]
     generation: int
     timeout_s: float | None
-    shared: SharedByPool
+    shared: PoolState
 
     def patience_s(self, timeout_s: float | None) -> float | None:
         """How long a connection may be silent in a call that may take `timeout_s` in all."""
@@ -153,7 +153,7 @@ class BlockingOnce(Generic[C]):
 
     def call(
         self,
-        plan: Plan,
+        command: BoundCommand,
         packed: bytes,
         raw: bool,
         timeout_s: float | None,
@@ -163,7 +163,7 @@ class BlockingOnce(Generic[C]):
 
         `keep(ticket)` is called before the write is sent: what it keeps is enough to resolve the write after a kill.
         """
-        is_script = plan.name in SCRIPTS
+        is_script = command.name in SCRIPTS
 
         def wrap(stream: Stream) -> Wrapped:
             return stream.wrap(packed, self._transport.patience_s(timeout_s), is_script=is_script)
@@ -232,14 +232,14 @@ class BlockingOnce(Generic[C]):
                 error.outcome = Outcome.NOT_SENT
                 raise
 
-    def settle(self, error: Exception, category: CommandCategory, left_s: float) -> tuple[Next, Any]:
+    def settle(self, error: Exception, category: CommandCategory, left_s: float) -> tuple[NextStep, Any]:
         """What becomes of a command that failed with `error`, known within `left_s`."""
         ticket: Ticket | None = getattr(error, "ticket", None)
         if ticket is None:
             # Whatever is sent from now on is sent behind a fence.
             level = self.mode.level
             fenced = level is not None and level not in (Level.NOTHING, Level.GATE)
-            return Next(next_step(category, fenced, None)), MISSING
+            return NextStep(next_step(category, fenced, None)), MISSING
         started_ns = monotonic_ns()
         deadline_ns = started_ns + int(max(0.0, left_s) * 1e9)
         pause_s = 0.01
@@ -257,7 +257,7 @@ class BlockingOnce(Generic[C]):
                 pause_s = min(0.5, pause_s * 2.0)
                 continue
             break
-        return Next(next_step(CommandCategory.RELATIVE_WRITE, True, ticket.verdict)), MISSING
+        return NextStep(next_step(CommandCategory.RELATIVE_WRITE, True, ticket.verdict)), MISSING
 
     # --- connections ----------------------------------------------------------------------------------------------
 

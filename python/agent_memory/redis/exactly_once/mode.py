@@ -48,7 +48,7 @@ class Mode:
         self._verdicts = dict.fromkeys(Verdict, 0)
 
     def bind(self, table: Any) -> None:
-        """`table` (of plans) depends on the level: clear it when that changes."""
+        """`table` (of bound commands) depends on the level: clear it when that changes."""
         with self._lock:
             self._tables = [known for known in self._tables if known() is not None]
             self._tables.append(weakref.ref(table))

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from agent_memory._core import fence_step, next_step, pack_command
 from agent_memory.errors import ClientClosedError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import SCRIPTS
+from agent_memory.redis.commands.categories import SCRIPTS
 from agent_memory.redis.exactly_once._async.fencing import async_fence, async_greet, kill_at_once, note_offset
 from agent_memory.redis.exactly_once.common import keeper_of
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.exactly_once.tickets import MISSING, Next, Verdict
+from agent_memory.redis.exactly_once.tickets import MISSING, NextStep, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
+    from agent_memory.redis.commands.bound_command import BoundCommand
     from agent_memory.redis.exactly_once._async.fencing import AsyncAsk
     from agent_memory.redis.exactly_once.mode import Mode
     from agent_memory.redis.exactly_once.slots import OnceSlot
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket, Wrapped
-    from agent_memory.redis.plans import Plan
 
     Keep = Callable[[Ticket], Awaitable[None]]
     """Keeps a ticket where a later process finds it; raises where that is not possible."""
@@ -159,13 +159,13 @@ class MultiplexedOnce:
     # --- writes ---------------------------------------------------------------------------------------------------
 
     async def call(
-        self, plan: Plan, packed: bytes, raw: bool, timeout_s: float | None, keep: Keep | None = None
+        self, command: BoundCommand, packed: bytes, raw: bool, timeout_s: float | None, keep: Keep | None = None
     ) -> Any:
         """One write with what will tell whether it was executed; as `call_within`, errors carry `.ticket`.
 
         `keep(ticket)` is waited for before the write is sent: what it keeps is enough to resolve the write after a kill.
         """
-        is_script = plan.name in SCRIPTS
+        is_script = command.name in SCRIPTS
 
         def wrap(stream: Stream) -> tuple[Wrapped, Callable[[list[Any]], Any]]:
             wrapped = stream.wrap(packed, self._transport.timeout_s, is_script=is_script)
@@ -241,21 +241,21 @@ class MultiplexedOnce:
             if future is not None:
                 return future
 
-    async def settle(self, error: Exception, category: CommandCategory, left_s: float) -> tuple[Next, Any]:
+    async def settle(self, error: Exception, category: CommandCategory, left_s: float) -> tuple[NextStep, Any]:
         """What becomes of a command that failed with `error`, known within `left_s`; the reply, where it came after all."""
         ticket: Ticket | None = getattr(error, "ticket", None)
         if ticket is None:
             # Whatever is sent from now on is sent behind a fence, or behind the write itself on the same connection.
             level = self.mode.level
             fenced = level is not None and level not in (Level.NOTHING, Level.GATE)
-            return Next(next_step(category, fenced, None)), MISSING
+            return NextStep(next_step(category, fenced, None)), MISSING
         if ticket.verdict is None:
             self._take_over(ticket.stream)
             await self._wait_for(ticket, left_s)
         if ticket.reply is not MISSING:
-            return Next.DONE, ticket.reply
+            return NextStep.DONE, ticket.reply
         # What has a ticket is repeated only by its verdict, also an absolute write with a condition.
-        return Next(next_step(CommandCategory.RELATIVE_WRITE, True, ticket.verdict)), MISSING
+        return NextStep(next_step(CommandCategory.RELATIVE_WRITE, True, ticket.verdict)), MISSING
 
     async def _wait_for(self, ticket: Ticket, left_s: float) -> None:
         transport = self._transport

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-__all__ = ["GATE_SCRIPT", "MISSING", "Marker", "Next", "Stream", "Ticket", "Verdict", "Wrapped", "adopt"]
+__all__ = ["GATE_SCRIPT", "MISSING", "Marker", "NextStep", "Stream", "Ticket", "Verdict", "Wrapped", "adopt"]
 
 MARKER_BITS: Final = 65_536
 """Writes that share one marker, which is then 8 KiB; the next ones get a new key."""
@@ -64,7 +64,7 @@ class Verdict(enum.IntEnum):
     """Nothing tells."""
 
 
-class Next(enum.IntEnum):
+class NextStep(enum.IntEnum):
     """What becomes of a command whose answer was lost; the core has the same numbers."""
 
     RESEND = 0

@@ -9,7 +9,7 @@ import hiredis
 from redis import exceptions as redis_py
 
 from agent_memory.redis import private
-from agent_memory.redis.outcomes import reply_error
+from agent_memory.redis.error_outcomes import reply_error
 
 __all__ = [
     "DEFAULT_MAX_CONNECTIONS",

@@ -13,7 +13,7 @@ from agent_memory.errors import (
     RedisTimeoutError,
     RedisUnavailableError,
 )
-from agent_memory.redis.outcomes import is_misreading
+from agent_memory.redis.error_outcomes import is_misreading
 
 __all__ = ["connect_failure", "reason_of"]
 

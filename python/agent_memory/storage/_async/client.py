@@ -23,7 +23,7 @@ from redis.connection import parse_url
 from redis.exceptions import ResponseError
 
 from agent_memory import _check
-from agent_memory._compat import ASYNC, async_in_thread, async_settle, async_sleep
+from agent_memory._concurrency import ASYNC, async_in_thread, async_settle, async_sleep
 from agent_memory._core import Guard
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import (
@@ -44,8 +44,7 @@ from agent_memory.redis import private
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async.retry import async_retry
 from agent_memory.redis.asyncio import Redis
-from agent_memory.redis.calls import describe
-from agent_memory.redis.outcomes import ERRORS_OF_CONNECTIONS, as_ours
+from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours, describe
 from agent_memory.storage import argument_checks
 from agent_memory.storage._async.commands import AsyncListedCommands
 from agent_memory.storage._async.injected import AsyncInjectedCommands
@@ -214,7 +213,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         self.endpoint = self._endpoint() if client is None else type(client).__name__
         """host:port or socket path of the server; the class of an injected client."""
         self._guard = guard or self._policy.make_guard(client_name, self.endpoint)
-        self._plans = GuardedOperations(self._guard)
+        self._guarded_operations = GuardedOperations(self._guard)
         self._owned = self._create_redis_client() if client is None else None
         self._wrap(self._owned if client is None else client)
         self._prober = self._make_prober(probe)
@@ -408,9 +407,9 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         return self._run(operation_name, operation, repeat=type(operation) is Command)
 
     async def _run(self, operation_name: str, operation: Callable[[], Any], *, repeat: bool = True) -> Any:
-        plan = self._plans[operation_name]
+        guarded = self._guarded_operations[operation_name]
         try:
-            permit = plan.admit()
+            permit = guarded.admit()
         except CircuitOpenError as error:
             self._note_error(operation_name, error)
             raise
@@ -423,16 +422,16 @@ class AsyncResilientRedisClient(AsyncListedCommands):
                 if hasattr(value, "__await__"):
                     value = await async_settle(value)
         except Exception as error:
-            again = repeat or plan.category is CommandCategory.READ
-            return await self._recover(plan, operation, permit, error, self._deadline_s if again else 0.0)
+            again = repeat or guarded.category is CommandCategory.READ
+            return await self._recover(guarded, operation, permit, error, self._deadline_s if again else 0.0)
         except BaseException:
-            plan.abandon(permit)
+            guarded.abandon(permit)
             raise
-        plan.success(permit)
+        guarded.success(permit)
         return value
 
     async def _recover(
-        self, plan: GuardedOperation, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
+        self, guarded: GuardedOperation, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
     ) -> Any:
         """The first attempt failed with `error`: repeats it as the guard says; returns a value or raises."""
         endpoint = self.endpoint
@@ -446,11 +445,11 @@ class AsyncResilientRedisClient(AsyncListedCommands):
 
         try:
             failure = as_ours(error, endpoint)
-            return await async_retry(plan, attempt, permit, failure, deadline_s, shared=self._shared)
+            return await async_retry(guarded, attempt, permit, failure, deadline_s, shared=self._shared)
         except Exception as last:
             if isinstance(last, _OURS):
-                describe(last, self._guard, plan.name)
-            self._note_error(plan.name, last)
+                describe(last, self._guard, guarded.name)
+            self._note_error(guarded.name, last)
             raise
 
     def _note_error(self, operation_name: str, error: Exception) -> None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from agent_memory._compat import async_settle
+from agent_memory._concurrency import async_settle
 from agent_memory.storage.decorator import resilient_operation
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, Self
 
-from agent_memory._compat import async_settle
+from agent_memory._concurrency import async_settle
 
 __all__ = ["AsyncInjectedCommands"]
 

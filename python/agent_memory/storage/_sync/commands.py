@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from agent_memory._compat import settle
+from agent_memory._concurrency import settle
 from agent_memory.storage.decorator import resilient_operation
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, Self
 
-from agent_memory._compat import settle
+from agent_memory._concurrency import settle
 
 __all__ = ["InjectedCommands"]
 

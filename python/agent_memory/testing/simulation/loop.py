@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory import _wall
+from agent_memory import _wall_clock
 from agent_memory._core import set_virtual_time
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.wall_offset_s = WALL_OFFSET_S
         """What the clients' wall clock shows beyond the loop's time."""
         set_virtual_time(start_ns)
-        _wall.now_ns = lambda: self._now_ns + round(self.wall_offset_s * 1e9)
+        _wall_clock.now_ns = lambda: self._now_ns + round(self.wall_offset_s * 1e9)
 
     def time(self) -> float:
         """The simulated time in seconds."""
@@ -102,4 +102,4 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Close the loop and let real time pass again."""
         super().close()
         set_virtual_time(None)
-        _wall.now_ns = time.time_ns
+        _wall_clock.now_ns = time.time_ns

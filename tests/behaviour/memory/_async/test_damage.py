@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from agent_memory._compat import ASYNC
+from agent_memory._concurrency import ASYNC
 from agent_memory.memory import (
     AsyncMemorySystem,
     CorruptMemoryError,

@@ -13,7 +13,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from agent_memory._compat import AsyncEvent, async_spawn
+from agent_memory._concurrency import AsyncEvent, async_spawn
 from agent_memory.memory import (
     AsyncMemorySystem,
     EmbeddingSpaceError,

@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from agent_memory._compat import async_gather, async_sleep, async_spawn
+from agent_memory._concurrency import async_gather, async_sleep, async_spawn
 from agent_memory.memory import AsyncMemorySystem, IndexSettings, MemorySettings, SqliteSettings, SyncSettings
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 

@@ -9,7 +9,7 @@ import redis
 import servers
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 
-from agent_memory._compat import async_sleep
+from agent_memory._concurrency import async_sleep
 from agent_memory.memory import AsyncMemorySystem
 from agent_memory.memory._async.redis_tier import bucket_of
 from agent_memory.testing import EmbeddedServer

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import agent_memory.memory as package
-from agent_memory._compat import ASYNC, async_gather, async_in_thread, async_sleep, async_spawn
+from agent_memory._concurrency import ASYNC, async_gather, async_in_thread, async_sleep, async_spawn
 from agent_memory.memory import (
     AsyncMemorySystem,
     DurabilityError,

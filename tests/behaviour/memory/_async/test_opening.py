@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent_memory._compat import AsyncEvent, async_gather, async_sleep, async_spawn
+from agent_memory._concurrency import AsyncEvent, async_gather, async_sleep, async_spawn
 from agent_memory.memory import (
     AsyncMemorySystem,
     MemorySettings,

@@ -15,7 +15,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from agent_memory._compat import Event, spawn
+from agent_memory._concurrency import Event, spawn
 from agent_memory.memory import (
     EmbeddingSpaceError,
     IndexSettings,

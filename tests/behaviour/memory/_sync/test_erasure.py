@@ -10,7 +10,7 @@ import sqlite3
 
 import pytest
 
-from agent_memory._compat import gather, sleep, spawn
+from agent_memory._concurrency import gather, sleep, spawn
 from agent_memory.memory import IndexSettings, MemorySettings, MemorySystem, SqliteSettings, SyncSettings
 from agent_memory.redis import Redis
 

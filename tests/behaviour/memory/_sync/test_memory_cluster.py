@@ -11,7 +11,7 @@ import redis
 import servers
 from redis.cluster import RedisCluster
 
-from agent_memory._compat import sleep
+from agent_memory._concurrency import sleep
 from agent_memory.memory import MemorySystem
 from agent_memory.memory._sync.redis_tier import bucket_of
 from agent_memory.testing import EmbeddedServer

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import agent_memory.memory as package
-from agent_memory._compat import gather, in_thread, sleep, spawn
+from agent_memory._concurrency import gather, in_thread, sleep, spawn
 from agent_memory.memory import (
     DurabilityError,
     IndexSettings,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent_memory._compat import Event, gather, sleep, spawn
+from agent_memory._concurrency import Event, gather, sleep, spawn
 from agent_memory.memory import (
     MemorySettings,
     MemoryStoreClosedError,

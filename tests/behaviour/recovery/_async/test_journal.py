@@ -11,7 +11,7 @@ import pytest
 from paths import FIXTURES
 
 from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig, RetryPolicy, StoreStatus
-from agent_memory._compat import async_gather, async_in_thread, async_sleep, async_spawn
+from agent_memory._concurrency import async_gather, async_in_thread, async_sleep, async_spawn
 from agent_memory.errors import RecoveryJournalError
 
 WAIT_S = 60.0

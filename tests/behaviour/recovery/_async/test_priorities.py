@@ -5,7 +5,7 @@ import pytest_asyncio
 from redis.exceptions import DataError, ResponseError
 
 from agent_memory import AsyncResilientRedisClient, Outcome, Priority, RecoveryConfig, RetryPolicy
-from agent_memory._compat import async_gather, async_in_thread, async_sleep, async_spawn
+from agent_memory._concurrency import async_gather, async_in_thread, async_sleep, async_spawn
 from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.testing import FaultProxy
 

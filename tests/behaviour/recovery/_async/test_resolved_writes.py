@@ -7,7 +7,7 @@ import random
 import pytest
 
 from agent_memory import AsyncResilientRedisClient, Outcome, Priority, RecoveryConfig, RetryPolicy
-from agent_memory._compat import async_sleep, async_spawn
+from agent_memory._concurrency import async_sleep, async_spawn
 from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 

@@ -13,7 +13,7 @@ import pytest
 from paths import FIXTURES
 
 from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy, StoreStatus
-from agent_memory._compat import gather, in_thread, sleep, spawn
+from agent_memory._concurrency import gather, in_thread, sleep, spawn
 from agent_memory.errors import RecoveryJournalError
 
 WAIT_S = 60.0

@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import DataError, ResponseError
 
 from agent_memory import Outcome, Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
-from agent_memory._compat import gather, in_thread, sleep, spawn
+from agent_memory._concurrency import gather, in_thread, sleep, spawn
 from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.testing import FaultProxy
 

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from agent_memory import Outcome, Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
-from agent_memory._compat import sleep, spawn
+from agent_memory._concurrency import sleep, spawn
 from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import Redis
 

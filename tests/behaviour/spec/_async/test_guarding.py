@@ -8,7 +8,7 @@ import redis
 import redis.asyncio
 
 from agent_memory import CircuitOpenError, Outcome, RedisTimeoutError, RedisUnavailableError, RetryPolicy
-from agent_memory._compat import ASYNC, AsyncEvent, async_gather, async_in_thread, async_spawn
+from agent_memory._concurrency import ASYNC, AsyncEvent, async_gather, async_in_thread, async_spawn
 from agent_memory.storage.async_redis_client import AsyncResilientRedisClient, resilient_operation
 
 WAIT_S = 30.0

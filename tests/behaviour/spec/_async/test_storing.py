@@ -5,7 +5,7 @@ import pytest_asyncio
 import redis
 
 from agent_memory import RetryPolicy
-from agent_memory._compat import AsyncEvent, async_gather, async_in_thread, async_spawn
+from agent_memory._concurrency import AsyncEvent, async_gather, async_in_thread, async_spawn
 from agent_memory.errors import RecoveryQueueFullError, RedisUnavailableError
 from agent_memory.recovery.results import StoreStatus
 from agent_memory.storage.async_redis_client import AsyncResilientRedisClient, Priority, RecoverySettings

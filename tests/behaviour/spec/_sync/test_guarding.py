@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from agent_memory import CircuitOpenError, Outcome, RedisTimeoutError, RedisUnavailableError, RetryPolicy
-from agent_memory._compat import Event, gather, in_thread, spawn
+from agent_memory._concurrency import Event, gather, in_thread, spawn
 from agent_memory.storage.redis_client import ResilientRedisClient, resilient_operation
 
 WAIT_S = 30.0

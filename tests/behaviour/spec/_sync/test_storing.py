@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from agent_memory import RetryPolicy
-from agent_memory._compat import Event, gather, in_thread, spawn
+from agent_memory._concurrency import Event, gather, in_thread, spawn
 from agent_memory.errors import RecoveryQueueFullError, RedisUnavailableError
 from agent_memory.recovery.results import StoreStatus
 from agent_memory.storage.redis_client import Priority, RecoverySettings, ResilientRedisClient

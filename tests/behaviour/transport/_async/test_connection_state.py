@@ -8,10 +8,10 @@ from redis.asyncio import BlockingConnectionPool as AsyncBlockingConnectionPool
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 
 from agent_memory import ConnectionStateError, Outcome, ResiliencePolicy
-from agent_memory._compat import async_sleep
+from agent_memory._concurrency import async_sleep
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.asyncio import Redis as AsyncRedis
-from agent_memory.redis.plans import Route
+from agent_memory.redis.commands.bound_command import Route
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ async def test_a_password_is_only_checked(start_server, async_connect):
 async def test_categories_of_the_user_win(server, async_connect):
     categories = {"JSON.GET": CommandCategory.READ, "GET": CommandCategory.BLOCKING}
     client = async_connect(server, resilience=ResiliencePolicy(categories=categories))
-    assert client.plans["json.get"].only_reads
-    assert client.plans["JSON.SET"].category is CommandCategory.RELATIVE_WRITE
-    assert client.plans["GET"].route is Route.BLOCKING
+    assert client.bound_commands["json.get"].only_reads
+    assert client.bound_commands["JSON.SET"].category is CommandCategory.RELATIVE_WRITE
+    assert client.bound_commands["GET"].route is Route.BLOCKING
     await client.set("key", "value")
     assert await client.get("key") == b"value"
 

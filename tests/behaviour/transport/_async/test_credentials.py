@@ -8,7 +8,7 @@ import redis
 from redis.auth.token import SimpleToken
 from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
-from agent_memory._compat import ASYNC, async_gather, async_settle, async_sleep, async_spawn
+from agent_memory._concurrency import ASYNC, async_gather, async_settle, async_sleep, async_spawn
 from agent_memory.redis.asyncio.client import Redis
 
 WITHIN_S = 20.0

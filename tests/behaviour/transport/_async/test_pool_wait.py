@@ -7,7 +7,7 @@ import redis
 from redis.asyncio import BlockingConnectionPool as AsyncBlockingConnectionPool
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 
-from agent_memory._compat import ASYNC, async_sleep, async_spawn
+from agent_memory._concurrency import ASYNC, async_sleep, async_spawn
 from agent_memory.errors import ConnectionLimitError
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 

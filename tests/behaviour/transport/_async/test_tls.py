@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from agent_memory._compat import async_gather, async_spawn
+from agent_memory._concurrency import async_gather, async_spawn
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
 

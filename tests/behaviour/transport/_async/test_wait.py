@@ -6,7 +6,7 @@ import pytest
 import redis
 import servers
 
-from agent_memory._compat import async_gather, async_sleep, async_spawn
+from agent_memory._concurrency import async_gather, async_sleep, async_spawn
 from agent_memory.errors import Outcome
 from agent_memory.testing import EmbeddedServer
 

@@ -9,10 +9,10 @@ from redis import BlockingConnectionPool, ConnectionPool
 from redis import exceptions as redis_py
 
 from agent_memory import ConnectionStateError, Outcome, ResiliencePolicy
-from agent_memory._compat import sleep
+from agent_memory._concurrency import sleep
 from agent_memory.policy import CommandCategory
 from agent_memory.redis import Redis
-from agent_memory.redis.plans import Route
+from agent_memory.redis.commands.bound_command import Route
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_a_password_is_only_checked(start_server, connect):
 def test_categories_of_the_user_win(server, connect):
     categories = {"JSON.GET": CommandCategory.READ, "GET": CommandCategory.BLOCKING}
     client = connect(server, resilience=ResiliencePolicy(categories=categories))
-    assert client.plans["json.get"].only_reads
-    assert client.plans["JSON.SET"].category is CommandCategory.RELATIVE_WRITE
-    assert client.plans["GET"].route is Route.BLOCKING
+    assert client.bound_commands["json.get"].only_reads
+    assert client.bound_commands["JSON.SET"].category is CommandCategory.RELATIVE_WRITE
+    assert client.bound_commands["GET"].route is Route.BLOCKING
     client.set("key", "value")
     assert client.get("key") == b"value"
 

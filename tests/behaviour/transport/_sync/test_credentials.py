@@ -10,7 +10,7 @@ import redis
 from redis.auth.token import SimpleToken
 from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
-from agent_memory._compat import gather, settle, sleep, spawn
+from agent_memory._concurrency import gather, settle, sleep, spawn
 from agent_memory.redis.client import Redis
 
 WITHIN_S = 20.0

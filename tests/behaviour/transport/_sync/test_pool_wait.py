@@ -8,7 +8,7 @@ import pytest
 import redis
 from redis import BlockingConnectionPool, ConnectionPool
 
-from agent_memory._compat import sleep, spawn
+from agent_memory._concurrency import sleep, spawn
 from agent_memory.errors import ConnectionLimitError
 from agent_memory.redis import Redis
 

@@ -9,12 +9,12 @@ import weakref
 import pytest
 import redis
 
-from agent_memory._compat import settle, sleep
+from agent_memory._concurrency import settle, sleep
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import BreakerSettings
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis import Redis
-from agent_memory.redis.shared import MAX_GUARDS
+from agent_memory.redis.pool_state import MAX_GUARDS
 
 WITHIN_S = 20.0
 EAGER = ResiliencePolicy(breaker=BreakerSettings(2), probe_interval=0.05)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 
-from agent_memory._compat import gather, spawn
+from agent_memory._concurrency import gather, spawn
 from agent_memory.redis import Redis
 
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 import servers
 
-from agent_memory._compat import gather, sleep, spawn
+from agent_memory._concurrency import gather, sleep, spawn
 from agent_memory.errors import Outcome
 from agent_memory.testing import EmbeddedServer
 

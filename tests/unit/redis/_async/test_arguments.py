@@ -12,7 +12,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 
 from agent_memory import AsyncResilientRedisClient, RetryPolicy
-from agent_memory._compat import ASYNC
+from agent_memory._concurrency import ASYNC
 from agent_memory.policy import (
     AsyncCircuitBreaker,
     BreakerSettings,

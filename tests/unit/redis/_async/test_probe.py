@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import AuthenticationError
 
-from agent_memory._compat import AsyncEvent, async_in_thread, async_sleep
+from agent_memory._concurrency import AsyncEvent, async_in_thread, async_sleep
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy import BreakerSettings, make_guard
 from agent_memory.redis._async.probe import AsyncProber

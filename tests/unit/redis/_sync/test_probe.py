@@ -8,7 +8,7 @@ import gc
 import pytest
 from redis.exceptions import AuthenticationError
 
-from agent_memory._compat import Event, in_thread, sleep
+from agent_memory._concurrency import Event, in_thread, sleep
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy import BreakerSettings, make_guard
 from agent_memory.redis._sync.probe import Prober

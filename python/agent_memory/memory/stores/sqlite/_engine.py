@@ -34,8 +34,8 @@ from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 from agent_memory import _at_fork
+from agent_memory._commits import AsyncCommits
 from agent_memory._core import MemoryWriter, PendingWrites
-from agent_memory._progress import AsyncProgress
 from agent_memory.memory._copy import Copy, new_writer
 from agent_memory.memory.errors import (
     MemoryStoreClosedError,
@@ -125,7 +125,7 @@ class SqliteEngine:
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._writer: MemoryWriter | None = None
-        self._progress: AsyncProgress | None = None
+        self._commits: AsyncCommits | None = None
         self._readers = threading.local()
         self._opened_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._epoch = object()
@@ -142,7 +142,7 @@ class SqliteEngine:
         writer = self._writer
         if writer is not None:
             kept = list(self._opened_readers)
-            writer.abandon([writer, self._progress, self._connection, self._readers, self._executor, kept])
+            writer.abandon([writer, self._commits, self._connection, self._readers, self._executor, kept])
         self._forget()
 
     # --- opening and closing -----------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class SqliteEngine:
                     raise
             except sqlite3.Error as error:
                 raise translated(error) from error
-            self._connection, self._writer, self._progress = connection, writer, AsyncProgress(writer)
+            self._connection, self._writer, self._commits = connection, writer, AsyncCommits(writer)
             self._folded_changes = connection.total_changes
             self._transactions = self._writes = self._longest_ns = 0
             self._epoch = object()
@@ -193,7 +193,7 @@ class SqliteEngine:
             if self._state != "open":
                 return
             self._state = "closing"
-            writer, thread, progress = self._writer, self._thread, self._progress
+            writer, thread, progress = self._writer, self._thread, self._commits
             assert writer is not None
             assert thread is not None
             assert progress is not None
@@ -232,8 +232,8 @@ class SqliteEngine:
 
     async def async_results(self, pending: PendingWrites) -> list[WriteResult] | None:
         """As `results`, for tasks. Cancelled, it leaves; what it waited for is done all the same."""
-        assert self._progress is not None
-        await self._progress.wait(pending.ticket)
+        assert self._commits is not None
+        await self._commits.wait(pending.ticket)
         return self._landed(pending)
 
     @staticmethod

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-from agent_memory._compat import give_way
+from agent_memory._concurrency import give_way
 from agent_memory.memory._copy import Copy, decode_namespace, encode_namespace
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError

@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import chain, count
 from typing import Any, Final
 
-from agent_memory._compat import give_way
+from agent_memory._concurrency import give_way
 from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError

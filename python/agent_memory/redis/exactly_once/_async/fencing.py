@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from agent_memory._compat import async_sleep
+from agent_memory._concurrency import async_sleep
 from agent_memory._core import choose_level, fence_step, monotonic_ns, pack_command, read_client_line
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.exactly_once.mode import Mode

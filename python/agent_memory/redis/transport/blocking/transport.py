@@ -36,7 +36,7 @@ import hiredis
 from redis import exceptions as redis_py
 
 from agent_memory._core import monotonic_ns
-from agent_memory._waiting import Line, LiveSet
+from agent_memory._interruptible import Line, LiveSet
 from agent_memory.errors import (
     ClientClosedError,
     ConnectionLimitError,
@@ -45,11 +45,11 @@ from agent_memory.errors import (
     RedisUnavailableError,
 )
 from agent_memory.redis import private
+from agent_memory.redis.error_outcomes import UNREADABLE, is_full, undecodable
 from agent_memory.redis.exactly_once.blocking import BlockingOnce
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import Level
-from agent_memory.redis.outcomes import UNREADABLE, is_full, undecodable
-from agent_memory.redis.shared import shared_by
+from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.transport.blocking.channel import Channel
 from agent_memory.redis.transport.common import (
     DEFAULT_MAX_CONNECTIONS,
@@ -108,7 +108,7 @@ class BlockingTransport:
         arguments = pool.connection_kwargs
         # Weakly: a pool that is dropped goes at once, with its connections.
         self._pool = weakref.ref(pool)
-        self.shared = shared_by(pool, threading.Event)
+        self.shared = pool_state_of(pool, threading.Event)
         """What the clients of the pool share."""
         self._retired_ns = -DEMOTION_PAUSE_NS
         self.timeout_s: float | None = arguments.get("socket_timeout", 5)

@@ -14,10 +14,10 @@ from redis import exceptions as redis_py
 from agent_memory._core import ReplyScanner
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import private
+from agent_memory.redis.error_outcomes import UNREADABLE, undecodable
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.slots import OnceSlot
 from agent_memory.redis.exactly_once.tickets import Verdict
-from agent_memory.redis.outcomes import UNREADABLE, undecodable
 from agent_memory.redis.transport.common import INCOMPLETE, PING, RECEIVE_BUFFER_BYTES, new_reader, set_user_timeout
 from agent_memory.redis.transport.multiplexed.order import KEPT_BYTES, Unanswered, keep
 from agent_memory.redis.transport.proof import acknowledged_bytes

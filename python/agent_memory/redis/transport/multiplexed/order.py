@@ -13,8 +13,8 @@ import collections
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import category_of
-from agent_memory.redis.keys import name_of, touched_keys
+from agent_memory.redis.commands.categories import category_of
+from agent_memory.redis.commands.keys import name_of, touched_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

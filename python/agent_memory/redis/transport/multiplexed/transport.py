@@ -45,9 +45,9 @@ from agent_memory.errors import (
     RedisUnavailableError,
 )
 from agent_memory.redis import private
+from agent_memory.redis.error_outcomes import is_full
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce
-from agent_memory.redis.outcomes import is_full
 from agent_memory.redis.transport.common import (
     DEFAULT_MAX_CONNECTIONS,
     DEMOTION_PAUSE_NS,

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from store_samples import copy, put
 
-from agent_memory._compat import ASYNC, async_gather, async_spawn
+from agent_memory._concurrency import ASYNC, async_gather, async_spawn
 from agent_memory.memory import (
     CorruptMemoryError,
     MemorySchemaError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_samples import WRITER, copy, put
 
-from agent_memory._compat import async_gather, async_spawn
+from agent_memory._concurrency import async_gather, async_spawn
 from agent_memory.memory import MemoryStoreClosedError, Tier
 from agent_memory.memory.stores import Delete, MemoryQuery, Move, Put, WriteStatus
 

@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from store_samples import copy, put
 
-from agent_memory._compat import gather, spawn
+from agent_memory._concurrency import gather, spawn
 from agent_memory.memory import (
     CorruptMemoryError,
     MemorySchemaError,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from store_samples import WRITER, copy, put
 
-from agent_memory._compat import gather, spawn
+from agent_memory._concurrency import gather, spawn
 from agent_memory.memory import MemoryStoreClosedError, Tier
 from agent_memory.memory.stores import Delete, MemoryQuery, Move, Put, WriteStatus
 

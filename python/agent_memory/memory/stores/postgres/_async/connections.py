@@ -24,7 +24,7 @@ from psycopg import AsyncConnection, IsolationLevel, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agent_memory import _at_fork
-from agent_memory._compat import AsyncSlots, async_sleep
+from agent_memory._concurrency import AsyncSlots, async_sleep
 from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.postgres._errors import translated

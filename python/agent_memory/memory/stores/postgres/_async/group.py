@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from agent_memory._compat import ASYNC, AsyncLock, AsyncTask, async_spawn
+from agent_memory._concurrency import ASYNC, AsyncLock, AsyncTask, async_spawn
 from agent_memory.memory.errors import MemoryStoreFullError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.operations import Operation, WriteResult

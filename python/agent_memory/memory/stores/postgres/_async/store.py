@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
 
-from agent_memory._compat import async_in_thread
+from agent_memory._concurrency import async_in_thread
 from agent_memory.memory._copy import Copy, decode_namespace, encode_namespace, new_writer
 from agent_memory.memory._copy_rules import is_expired, next_version
 from agent_memory.memory.entries import Tier

@@ -26,7 +26,7 @@ from psycopg import Connection, IsolationLevel, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from agent_memory import _at_fork
-from agent_memory._compat import Slots, sleep
+from agent_memory._concurrency import Slots, sleep
 from agent_memory.memory.errors import MemoryStoreClosedError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.postgres._errors import translated

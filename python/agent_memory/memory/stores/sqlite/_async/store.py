@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from agent_memory._compat import async_in_thread
+from agent_memory._concurrency import async_in_thread
 from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.settings import LongTermSettings, SqliteSettings

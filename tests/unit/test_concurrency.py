@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from agent_memory import _compat
+from agent_memory import _concurrency
 
 WAIT_S = 30.0
 variable = contextvars.ContextVar("variable", default="empty")
@@ -14,7 +14,7 @@ variable = contextvars.ContextVar("variable", default="empty")
 
 class TestAsyncEvent:
     async def test_wait_times_out(self):
-        event = _compat.AsyncEvent()
+        event = _concurrency.AsyncEvent()
         assert await event.wait(0.0) is False
         event.set()
         assert event.is_set()
@@ -23,14 +23,14 @@ class TestAsyncEvent:
         assert await event.wait(0.001) is False
 
     async def test_wakes_all_waiters(self):
-        event = _compat.AsyncEvent()
+        event = _concurrency.AsyncEvent()
         waiters = [asyncio.create_task(event.wait(WAIT_S)) for _ in range(10)]
         await asyncio.sleep(0)
         event.set()
         assert await asyncio.gather(*waiters) == [True] * 10
 
     async def test_is_set_from_another_thread_and_loop(self):
-        event = _compat.AsyncEvent()
+        event = _concurrency.AsyncEvent()
 
         def elsewhere():
             async def wait():
@@ -46,7 +46,7 @@ class TestAsyncEvent:
         assert await other is True
 
     async def test_a_cancelled_waiter_leaves_nothing_behind(self):
-        event = _compat.AsyncEvent()
+        event = _concurrency.AsyncEvent()
         waiter = asyncio.create_task(event.wait())
         await asyncio.sleep(0)
         waiter.cancel()
@@ -55,7 +55,7 @@ class TestAsyncEvent:
         assert not event._waiters
 
     def test_a_waiter_whose_loop_has_closed_is_passed_over(self):
-        event = _compat.AsyncEvent()
+        event = _concurrency.AsyncEvent()
         loop = asyncio.new_event_loop()
         waiting = event.wait()
 
@@ -78,9 +78,9 @@ class TestSpawning:
             return value, variable.get()
 
         variable.set("the caller's")
-        tasks = [_compat.async_spawn(work, value, name=f"work {value}") for value in (1, 2)]
-        assert await _compat.async_gather(*tasks) == [(1, "empty"), (2, "empty")]
-        failing = _compat.async_spawn(work, None)
+        tasks = [_concurrency.async_spawn(work, value, name=f"work {value}") for value in (1, 2)]
+        assert await _concurrency.async_gather(*tasks) == [(1, "empty"), (2, "empty")]
+        failing = _concurrency.async_spawn(work, None)
         assert await failing.join(WAIT_S) is True
         assert failing.is_done()
         with pytest.raises(KeyError):
@@ -93,9 +93,9 @@ class TestSpawning:
             return value, variable.get(), threading.current_thread().daemon
 
         variable.set("the caller's")
-        tasks = [_compat.spawn(work, value, name=f"work {value}") for value in (1, 2)]
-        assert _compat.gather(*tasks) == [(1, "empty", True), (2, "empty", True)]
-        failing = _compat.spawn(work, None)
+        tasks = [_concurrency.spawn(work, value, name=f"work {value}") for value in (1, 2)]
+        assert _concurrency.gather(*tasks) == [(1, "empty", True), (2, "empty", True)]
+        failing = _concurrency.spawn(work, None)
         assert failing.join(WAIT_S) is True
         assert failing.is_done()
         with pytest.raises(KeyError):
@@ -103,7 +103,7 @@ class TestSpawning:
 
     async def test_a_task_of_another_loop(self):
         async def start(function):
-            return _compat.async_spawn(function)
+            return _concurrency.async_spawn(function)
 
         async def at_once():
             return "done"
@@ -112,7 +112,7 @@ class TestSpawning:
             await asyncio.Event().wait()
 
         async def start_and_join():
-            task = _compat.async_spawn(at_once)
+            task = _concurrency.async_spawn(at_once)
             await task.join()
             return task
 
@@ -131,8 +131,8 @@ class TestSpawning:
         abandoned._task._log_destroy_pending = False
 
     async def test_join_times_out_and_never_waits_for_itself(self):
-        release = _compat.AsyncEvent()
-        task = _compat.async_spawn(release.wait, WAIT_S)
+        release = _concurrency.AsyncEvent()
+        task = _concurrency.async_spawn(release.wait, WAIT_S)
         assert await task.join(0.0) is False
         release.set()
         assert await task.join(WAIT_S) is True
@@ -140,12 +140,12 @@ class TestSpawning:
         async def join_itself():
             return await itself.join(WAIT_S)
 
-        itself = _compat.async_spawn(join_itself)
+        itself = _concurrency.async_spawn(join_itself)
         assert await itself.result() is False
 
     def test_the_same_with_a_thread(self):
         release, known = threading.Event(), threading.Event()
-        task = _compat.spawn(release.wait, WAIT_S)
+        task = _concurrency.spawn(release.wait, WAIT_S)
         assert task.join(0.0) is False
         release.set()
         assert task.join(WAIT_S) is True
@@ -154,14 +154,14 @@ class TestSpawning:
             known.wait(WAIT_S)
             return itself.join(WAIT_S)
 
-        itself = _compat.spawn(join_itself)
+        itself = _concurrency.spawn(join_itself)
         known.set()
         assert itself.result() is False
 
 
 class TestKeyedLocks:
     async def test_one_at_a_time_for_each_key(self):
-        locks = _compat.AsyncKeyedLocks()
+        locks = _concurrency.AsyncKeyedLocks()
         inside = []
 
         async def hold(key, number):
@@ -175,7 +175,7 @@ class TestKeyedLocks:
         assert not locks._held
 
     async def test_a_cancelled_waiter_leaves_nothing_behind(self):
-        locks = _compat.AsyncKeyedLocks()
+        locks = _concurrency.AsyncKeyedLocks()
         async with locks.hold("key"):
             waiter = asyncio.create_task(locks.hold("key").__aenter__())
             await asyncio.sleep(0)
@@ -185,7 +185,7 @@ class TestKeyedLocks:
         assert not locks._held
 
     async def test_several_keys_at_once(self):
-        locks = _compat.AsyncKeyedLocks()
+        locks = _concurrency.AsyncKeyedLocks()
         order = []
 
         async def hold(name, *keys):
@@ -200,7 +200,7 @@ class TestKeyedLocks:
         assert not locks._held
 
     async def test_a_waiter_that_is_cancelled_when_it_is_its_turn_hands_it_on(self):
-        locks = _compat.AsyncKeyedLocks()
+        locks = _concurrency.AsyncKeyedLocks()
         first = locks.hold("key")
         await first.__aenter__()
         waiters = [asyncio.create_task(locks.hold("key").__aenter__()) for _ in range(2)]
@@ -213,7 +213,7 @@ class TestKeyedLocks:
         assert locks._held
 
     async def test_cancelled_while_it_holds_some_of_its_keys(self):
-        locks = _compat.AsyncKeyedLocks()
+        locks = _concurrency.AsyncKeyedLocks()
         async with locks.hold("b"):
             waiter = asyncio.create_task(locks.hold("a", "b").__aenter__())
             await asyncio.sleep(0)
@@ -225,7 +225,7 @@ class TestKeyedLocks:
         assert not locks._held
 
     def test_threads(self):
-        locks = _compat.KeyedLocks()
+        locks = _concurrency.KeyedLocks()
         counts = {"a": 0, "b": 0}
 
         def count(key):
@@ -234,15 +234,15 @@ class TestKeyedLocks:
                     before = counts[key]
                     counts[key] = before + 1
 
-        _compat.gather(*[_compat.spawn(count, key) for key in "abab"])
+        _concurrency.gather(*[_concurrency.spawn(count, key) for key in "abab"])
         assert counts == {"a": 400, "b": 400}
         assert not locks._entries
 
 
 class TestHome:
     async def test_posts_here_or_to_the_remembered_loop(self):
-        home = _compat.AsyncHome()
-        called = _compat.AsyncEvent()
+        home = _concurrency.AsyncHome()
+        called = _concurrency.AsyncEvent()
         assert await asyncio.to_thread(home.post, called.set) is False
         assert home.post(called.set) is True
         assert called.is_set()
@@ -252,8 +252,8 @@ class TestHome:
         assert await called.wait(WAIT_S)
 
     async def test_posts_elsewhere_only(self):
-        home = _compat.AsyncHome()
-        called = _compat.AsyncEvent()
+        home = _concurrency.AsyncHome()
+        called = _concurrency.AsyncEvent()
         home.settle()
         assert home.post_elsewhere(called.set) is False
 
@@ -262,14 +262,14 @@ class TestHome:
             settled.set()
             return await called.wait(WAIT_S)
 
-        settled = _compat.AsyncEvent()
+        settled = _concurrency.AsyncEvent()
         thread = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(other())))
         assert await settled.wait(WAIT_S)
         assert home.post_elsewhere(called.set) is True
         assert await thread is True
 
     def test_a_closed_loop_takes_nothing(self):
-        home = _compat.AsyncHome()
+        home = _concurrency.AsyncHome()
 
         async def settle():
             home.settle()
@@ -288,7 +288,7 @@ async def test_settle_awaits_to_any_depth():
             yield
 
     itself = Itself()
-    assert await _compat.async_settle("value") == "value"
-    assert await _compat.async_settle(nested(0)) == "value"
-    assert await _compat.async_settle(nested(3)) == "value"
-    assert await _compat.async_settle(itself) is itself
+    assert await _concurrency.async_settle("value") == "value"
+    assert await _concurrency.async_settle(nested(0)) == "value"
+    assert await _concurrency.async_settle(nested(3)) == "value"
+    assert await _concurrency.async_settle(itself) is itself

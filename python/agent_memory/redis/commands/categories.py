@@ -27,6 +27,7 @@ __all__ = [
     "READS",
     "REFUSED",
     "RELATIVE_WRITES",
+    "SELECT_WARNING",
     "SCRIPTS",
     "blocking_timeout_s",
     "category_of",
@@ -112,6 +113,12 @@ REFUSED: Final = {
     **dict.fromkeys(["ASKING", "CLIENT CACHING", "CLIENT REPLY", "CLIENT TRACKING"], _PINNED),
 }
 """What only means something to the commands that follow on the same connection, and what to use instead."""
+
+SELECT_WARNING: Final = (
+    "SELECT was carried out on a connection that has been closed: other callers share this client's connections, so it "
+    "stays with its database; make a client with db=, or pin a connection with client()"
+)
+"""redis-py's pooled clients accept SELECT and leave one connection of many in the other database, so this is no error."""
 
 _CONNECTION_STATE: Final = PASSING_STATE | CONNECTION_ATTRIBUTES | REFUSED.keys()
 

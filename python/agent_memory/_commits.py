@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agent_memory._core import Journal
 
-__all__ = ["AsyncProgress", "AsyncTickets", "Tickets"]
+__all__ = ["AsyncCommits", "AsyncJournalCommits", "JournalCommits"]
 
 GROUP: Final = 64
 """So many new waiters wake the writer before the turn of the loop is over."""
@@ -36,7 +36,7 @@ class _Source(Protocol):
     def remove_signal(self, signal: int) -> None: ...
 
 
-class AsyncProgress:
+class AsyncCommits:
     """Waits until tickets of one writer are done, in any number of event loops."""
 
     __slots__ = ("_last", "_lock", "_loops", "_source")
@@ -44,25 +44,25 @@ class AsyncProgress:
     def __init__(self, source: _Source) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopTickets] = weakref.WeakKeyDictionary()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopCommits] = weakref.WeakKeyDictionary()
         # The loop that waited last and its tickets: nearly always there is one.
-        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], _LoopTickets] | None = None
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], _LoopCommits] | None = None
 
     async def wait(self, ticket: int) -> None:
         """Returns when a ticket is done."""
         if self._source.done() < ticket:
             await self._here().add(ticket)
 
-    def _here(self) -> _LoopTickets:
+    def _here(self) -> _LoopCommits:
         loop = asyncio.get_running_loop()
         last = self._last
         return last[1] if last is not None and last[0]() is loop else self._of(loop)
 
-    def _of(self, loop: asyncio.AbstractEventLoop) -> _LoopTickets:
+    def _of(self, loop: asyncio.AbstractEventLoop) -> _LoopCommits:
         with self._lock:
             here = self._loops.get(loop)
             if here is None:
-                here = self._loops[loop] = _LoopTickets(self._source, loop)
+                here = self._loops[loop] = _LoopCommits(self._source, loop)
             self._last = (weakref.ref(loop), here)
             return here
 
@@ -75,7 +75,7 @@ class AsyncProgress:
             self._last = None
 
 
-class AsyncTickets(AsyncProgress):
+class AsyncJournalCommits(AsyncCommits):
     """Waits for tickets of one journal, in any number of event loops."""
 
     __slots__ = ("_journal",)
@@ -93,7 +93,7 @@ class AsyncTickets(AsyncProgress):
             raise failure
 
 
-class _LoopTickets:
+class _LoopCommits:
     """Those of one event loop who wait, in the order of their tickets."""
 
     def __init__(self, source: _Source, loop: asyncio.AbstractEventLoop) -> None:
@@ -171,7 +171,7 @@ def _close_signal(source: _Source, signal: int, reading: int, writing: int) -> N
         os.close(descriptor)
 
 
-class Tickets:
+class JournalCommits:
     """Waits for tickets of one journal, in any number of threads."""
 
     __slots__ = ("_journal",)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import ABSOLUTE_WRITES, READS, RELATIVE_WRITES, category_of
+from agent_memory.redis.commands.categories import ABSOLUTE_WRITES, READS, RELATIVE_WRITES, category_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What has to be known about a command name before it is sent, looked up once and kept.
 
-A `Plan` binds a name to its category, to the guard's handle for it and to the way it travels. Clients keep one `PlanTable`;
+A `BoundCommand` binds a name to its category, to the guard's handle for it and to its route. Clients keep one `BoundCommands`;
 the lookup is one dictionary access on the hot path.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory._core import monotonic_ns
 from agent_memory.policy import CommandCategory
-from agent_memory.redis.commands import CONNECTION_ATTRIBUTES, REFUSED, category_of, resolved_beyond
+from agent_memory.redis.commands.categories import CONNECTION_ATTRIBUTES, REFUSED, category_of, resolved_beyond
 from agent_memory.redis.exactly_once.settings import Level
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.redis.exactly_once.mode import Mode
 
-__all__ = ["Plan", "PlanTable", "Route"]
+__all__ = ["BoundCommand", "BoundCommands", "Route"]
 
-MAX_PLANS: Final = 1_024
+MAX_BOUND_COMMANDS: Final = 1_024
 """Bound of remembered names: far more than servers have commands, few enough that invented names cannot fill memory."""
 
 
@@ -39,7 +39,7 @@ class Route(enum.IntEnum):
     """With all others, carrying what tells later whether it was executed."""
 
 
-class Plan:
+class BoundCommand:
     """Everything the hot path needs of one command name."""
 
     __slots__ = (
@@ -93,7 +93,7 @@ class Plan:
         self.answered_error: Callable[[int], None] = operation.answered_error
 
 
-class PlanTable(dict[Any, Plan]):
+class BoundCommands(dict[Any, BoundCommand]):
     """Plans by the first argument of a command, made when they are first asked for; safe to share between threads."""
 
     def __init__(
@@ -109,12 +109,12 @@ class PlanTable(dict[Any, Plan]):
         if once is not None:
             once.bind(self)
 
-    def __missing__(self, first: Any) -> Plan:
+    def __missing__(self, first: Any) -> BoundCommand:
         name = (first if isinstance(first, str) else bytes(first).decode("utf-8", "replace")).strip().upper()
-        plan = Plan(name, self._guard, self._categories.get(name), self._once)
-        if len(self) < MAX_PLANS:
-            self[first] = plan
-        return plan
+        command = BoundCommand(name, self._guard, self._categories.get(name), self._once)
+        if len(self) < MAX_BOUND_COMMANDS:
+            self[first] = command
+        return command
 
 
 def _ignore(_permit: int) -> None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import InvalidResponse
 
-from agent_memory.redis import answers as module
-from agent_memory.redis.answers import Answers, Asker, is_confirmation
+from agent_memory.redis.subscriptions import pending_replies as module
+from agent_memory.redis.subscriptions.pending_replies import Asker, PendingReplies, is_confirmation
 
 KINDS = ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"]
 COMMANDS = st.one_of(
@@ -22,7 +22,7 @@ COMMANDS = st.one_of(
 
 
 class Server:
-    """Answers commands in their order, as Redis does: (confirmation word or None, is it an error)."""
+    """PendingReplies commands in their order, as Redis does: (confirmation word or None, is it an error)."""
 
     def __init__(self):
         self.subscribed = {"": set(), "P": set(), "S": set()}
@@ -46,7 +46,7 @@ class Server:
 
 @given(st.lists(st.tuples(COMMANDS, st.booleans()), max_size=30), st.data())
 def test_every_answer_goes_to_whoever_asked(commands, data):
-    answers, server = Answers(), Server()
+    answers, server = PendingReplies(), Server()
     answers.start_afresh()
     replies = []
     for (words, asker), refuse in commands:
@@ -69,7 +69,7 @@ def read(answers, asker, words, reply):
 
 
 def test_a_subscription_is_not_answered_with_a_reply():
-    answers = Answers()
+    answers = PendingReplies()
     answers.start_afresh()
     answers.expect(("SUBSCRIBE", "a"))
     with pytest.raises(InvalidResponse, match="SUBSCRIBE was answered with a reply"):
@@ -77,7 +77,7 @@ def test_a_subscription_is_not_answered_with_a_reply():
 
 
 def test_what_was_awaited_from_one_connection_comes_from_no_other():
-    answers = Answers()
+    answers = PendingReplies()
     answers.start_afresh()
     answers.expect(("PING",), Asker.PING)
     answers.start_afresh()
@@ -86,7 +86,7 @@ def test_what_was_awaited_from_one_connection_comes_from_no_other():
 
 
 def test_a_confirmation_nobody_asked_for_answers_nothing():
-    answers = Answers()
+    answers = PendingReplies()
     answers.start_afresh()
     answers.expect(("PING",), Asker.PING)
     assert answers.confirm(b"sunsubscribe")  # the slot of its shard has moved
@@ -96,13 +96,13 @@ def test_a_confirmation_nobody_asked_for_answers_nothing():
 
 @pytest.mark.parametrize("word", [b"message", "pong", None, 5])
 def test_what_is_no_confirmation(word):
-    assert not Answers().confirm(word)
+    assert not PendingReplies().confirm(word)
     assert not is_confirmation(word)
 
 
 def test_the_bound(monkeypatch):
     monkeypatch.setattr(module, "MAX_AWAITED", 3)
-    answers = Answers()
+    answers = PendingReplies()
     answers.start_afresh()
     for _ in range(3):
         answers.expect(("CLIENT", "ID"))

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy.resilience import ResiliencePolicy
 
-__all__ = ["MAX_GUARDS", "SharedByPool", "shared_by"]
+__all__ = ["MAX_GUARDS", "PoolState", "pool_state_of"]
 
 MAX_GUARDS: Final = 64
 """Bound of guards kept for one pool. Beyond it the oldest is dropped; clients that have it keep it."""
 
 
-class SharedByPool:
+class PoolState:
     """The shared state of one pool. Thread-safe. Refers to its pool by nothing, and lives as long as it."""
 
     def __init__(self, make_event: Callable[[], Any]) -> None:
@@ -86,13 +86,13 @@ class SharedByPool:
         return closing.wait(delay_s)
 
 
-def shared_by(pool: Any, make_event: Callable[[], Any]) -> SharedByPool:
+def pool_state_of(pool: Any, make_event: Callable[[], Any]) -> PoolState:
     """The shared state of a pool; `make_event` gives events that its clients can wait for."""
     shared = pool.__dict__.get("_agent_memory_shared")
     if shared is None:
-        made = SharedByPool(make_event)
+        made = PoolState(make_event)
         # setdefault is atomic: of two threads' states both use the same.
         shared = pool.__dict__.setdefault("_agent_memory_shared", made)
         if shared is made:
             private.on_close(pool, made.end)
-    return cast(SharedByPool, shared)
+    return cast(PoolState, shared)

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.exceptions import ExecAbortError, ReadOnlyError, ResponseError, WatchError
 
 from agent_memory.errors import Outcome, RedisUnavailableError
-from agent_memory.policy import FailureKind
+from agent_memory.policy import CommandCategory, FailureKind
 from agent_memory.redis import private
-from agent_memory.redis.calls import call_back, callback_of, pack_command, refused_words
-from agent_memory.redis.commands import READING_PIPELINE
-from agent_memory.redis.outcomes import classify
+from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.categories import READING_PIPELINE
+from agent_memory.redis.commands.packing import pack_command, refused_words
+from agent_memory.redis.error_outcomes import classify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from agent_memory.redis.plans import PlanTable
+    from agent_memory.redis.commands.bound_command import BoundCommands
 
     Command = tuple[tuple[Any, ...], dict[str, Any]]
     """The arguments of a command and the options of its callback, as redis-py's pipelines collect them."""
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_SHARED_TRANSACTION",
     "MAX_WINDOW",
-    "Prepared",
-    "prepare",
+    "PreparedPipeline",
+    "pipeline_operation",
+    "prepare_pipeline",
     "refusal_of",
-    "results",
+    "pipeline_results",
 ]
 
 MAX_WINDOW: Final = 1_000
@@ -45,21 +47,21 @@ _MULTI: Final = pack_command((b"MULTI",))
 _EXEC: Final = pack_command((b"EXEC",))
 
 
-class Prepared:
-    """A pipeline that is ready to travel with others' commands: its plan's name, its commands packed, who wants bytes."""
+class PreparedPipeline:
+    """A pipeline that is ready to travel with others' commands: its command's name, its commands packed, who wants bytes."""
 
-    __slots__ = ("commands", "operation", "packed", "plans", "raw", "transaction")
+    __slots__ = ("bound_commands", "commands", "operation", "packed", "raw", "transaction")
 
     def __init__(
         self,
-        plans: PlanTable,
+        bound_commands: BoundCommands,
         commands: Sequence[Command],
         operation: str,
         packed: list[bytes],
         raw: frozenset[int],
         transaction: bool,
     ) -> None:
-        self.plans = plans
+        self.bound_commands = bound_commands
         self.commands = commands
         self.operation = operation
         self.packed = packed
@@ -77,7 +79,9 @@ class Prepared:
             yield b"".join(window), len(window)
 
 
-def prepare(plans: PlanTable, commands: Sequence[Command], transaction: bool) -> Prepared | None:
+def prepare_pipeline(
+    bound_commands: BoundCommands, commands: Sequence[Command], transaction: bool
+) -> PreparedPipeline | None:
     """Pack the commands; None when one of them blocks or changes its connection, so that redis-py's own way must be gone."""
     if transaction and len(commands) > MAX_SHARED_TRANSACTION:
         return None
@@ -86,26 +90,33 @@ def prepare(plans: PlanTable, commands: Sequence[Command], transaction: bool) ->
     only_reads = True
     raw: list[int] = []
     for args, options in commands:
-        plan = plans[args[0]]
-        if not plan.pipelined:
+        command = bound_commands[args[0]]
+        if not command.pipelined:
             return None
-        if not plan.only_reads:
+        if not command.only_reads:
             only_reads = False
         if transaction and _EMPTY_RESPONSE in options:
             continue  # redis-py's transactions do not send it: its answer is known
         if _NEVER_DECODE in options:
             raw.append(len(packed))
-        head = plan.head
+        head = command.head
         try:
             append(pack_command(args) if head is None else pack_command((*head, *args[1:])))
         except TypeError as error:
             raise refused_words(error) from None
-    return Prepared(
-        plans, commands, READING_PIPELINE if only_reads else "PIPELINE", packed, frozenset(raw), transaction
+    return PreparedPipeline(
+        bound_commands, commands, READING_PIPELINE if only_reads else "PIPELINE", packed, frozenset(raw), transaction
     )
 
 
-def refusal_of(prepared: Prepared, replies: list[Any]) -> ReadOnlyError | None:
+def pipeline_operation(bound_commands: BoundCommands, commands: Sequence[Any], watching: bool) -> str:
+    """The operation a pipeline counts as: as risky as its riskiest command, so only one that reads may be sent again."""
+    if not watching and all(bound_commands[command[0][0]].category is CommandCategory.READ for command in commands):
+        return READING_PIPELINE
+    return "PIPELINE"
+
+
+def refusal_of(prepared: PreparedPipeline, replies: list[Any]) -> ReadOnlyError | None:
     """The READONLY of a server that was demoted, where it has run none of the pipeline's writes; else None.
 
     What the pipeline read besides may be read again, so such a pipeline may be sent again as a whole.
@@ -120,19 +131,21 @@ def refusal_of(prepared: Prepared, replies: list[Any]) -> ReadOnlyError | None:
         return refusal if isinstance(replies[-1], ExecAbortError) else None
     for (args, _), reply in zip(prepared.commands, replies, strict=True):
         refused = isinstance(reply, Exception) and classify(reply)[1] in (Outcome.NOT_SENT, Outcome.REJECTED)
-        if not refused and not prepared.plans[args[0]].only_reads:
+        if not refused and not prepared.bound_commands[args[0]].only_reads:
             return None
     return refusal
 
 
-def results(pipeline: Any, callbacks: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool) -> list[Any]:
+def pipeline_results(
+    pipeline: Any, callbacks: Any, prepared: PreparedPipeline, replies: list[Any], raise_on_error: bool
+) -> list[Any]:
     """What `execute` returns or raises, made of the replies as redis-py makes it."""
     shape = _results_of_transaction if prepared.transaction else _results_of_pipeline
     return shape(pipeline, callbacks, prepared, replies, raise_on_error)
 
 
 def _results_of_pipeline(
-    pipeline: Any, callbacks: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool
+    pipeline: Any, callbacks: Any, prepared: PreparedPipeline, replies: list[Any], raise_on_error: bool
 ) -> list[Any]:
     """One result per command: its reply as redis-py shapes it, or its error."""
     shaped: list[Any] = []
@@ -165,7 +178,7 @@ def _check_whole(replies: list[Any], error: Exception) -> None:
 
 
 def _results_of_transaction(
-    pipeline: Any, callbacks: Any, prepared: Prepared, replies: list[Any], raise_on_error: bool
+    pipeline: Any, callbacks: Any, prepared: PreparedPipeline, replies: list[Any], raise_on_error: bool
 ) -> list[Any]:
     """The results of a MULTI … EXEC whose replies are those of MULTI, of each command sent, and of EXEC."""
     commands = prepared.commands

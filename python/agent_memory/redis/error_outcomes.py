@@ -7,7 +7,7 @@ guards a call, who must tell a sick server from a caller's mistake (`classify`).
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from redis import exceptions as redis_py
 
@@ -21,12 +21,16 @@ from agent_memory.errors import (
 from agent_memory.policy import FailureKind
 from agent_memory.redis.private import parse_reply_error
 
+if TYPE_CHECKING:
+    from agent_memory._core import Guard
+
 __all__ = [
     "ERRORS_OF_CONNECTIONS",
     "UNREADABLE",
     "as_ours",
     "breaks_connection",
     "classify",
+    "describe",
     "is_full",
     "is_misreading",
     "reply_error",
@@ -202,3 +206,14 @@ def as_ours(error: Exception, endpoint: str) -> Exception:
         return error
     ours = RedisTimeoutError if kind is FailureKind.TIMEOUT else RedisUnavailableError
     return ours(str(error) or type(error).__name__, outcome=outcome, endpoint=endpoint)
+
+
+def describe(error: Exception, guard: Guard | None, operation: str) -> None:
+    """Add to an error what the transport does not know: the client, the operation, the state of the circuit."""
+    if isinstance(error, RedisUnavailableError | RedisTimeoutError):
+        error.operation = operation
+        if guard is not None:
+            error.client = guard.name
+            error.state, retry_after_s = guard.state_and_retry_after_s()
+            if error.state == "open":
+                error.retry_after_s = retry_after_s

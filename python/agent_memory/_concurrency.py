@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
-from agent_memory import _waiting
+from agent_memory import _interruptible
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class AsyncSlots:
         return self._semaphore
 
 
-Slots = _waiting.Slots
+Slots = _interruptible.Slots
 
 async_sleep = asyncio.sleep
 sleep = time.sleep
@@ -134,7 +134,7 @@ class Event:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._line = _waiting.Line()
+        self._line = _interruptible.Line()
 
     def is_set(self) -> bool:
         """Whether the flag is up."""

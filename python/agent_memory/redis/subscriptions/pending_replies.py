@@ -17,7 +17,7 @@ from redis.exceptions import InvalidResponse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MAX_AWAITED", "Answers", "Asker", "is_confirmation"]
+__all__ = ["MAX_AWAITED", "PendingReplies", "Asker", "is_confirmation"]
 
 MAX_AWAITED: Final = 1_000_000
 """Bound of commands on one connection whose answers nobody has read yet."""
@@ -57,7 +57,7 @@ class _Names:
         self.confirmed = 0
 
 
-class Answers:
+class PendingReplies:
     """What one connection still has to answer. Thread-safe: some send while one reads."""
 
     def __init__(self) -> None:

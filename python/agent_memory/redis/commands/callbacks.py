@@ -1,0 +1,33 @@
+"""The response callbacks that shape replies as redis-py shows them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from agent_memory.errors import Outcome
+from agent_memory.redis import private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["call_back", "callback_of"]
+
+# dict's own `get`: the client's dictionary upper-cases every name it is asked for, in Python.
+callback_of: Final = cast("Callable[[Any, str], Callable[..., Any] | None]", dict.get)
+"""`callback_of(response_callbacks, "GET")`: the callback that shapes a reply, or None."""
+
+
+def call_back(callback: Callable[..., Any], reply: Any, options: dict[str, Any]) -> Any:
+    """Shape a reply as redis-py does; the options that are meant for the transport do not reach the callback."""
+    if options:
+        options.pop("keys", None)
+        options.pop(private.NEVER_DECODE, None)
+        options.pop(private.EMPTY_RESPONSE, None)
+    try:
+        return callback(reply, **options)
+    except Exception as error:
+        # The reply came whole, only that it is not what the callback expects: the command was executed.
+        with contextlib.suppress(AttributeError):
+            error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]
+        raise
