@@ -11,8 +11,8 @@ The source is parsed with libcst, which keeps comments and blank lines, the tree
 drops the imports that are no longer used. What the rewriting does:
 
 * `async def`, `async with`, `async for` and `await` lose their async part.
-* Identifiers: `AsyncThing` becomes `Thing`, `async_thing` becomes `thing` (also inside a name: `_async_retry`,
-  `test_async_priorities`), and those of RENAMED what it says. Strings, docstrings and comments follow, and lose the
+* Identifiers: `AsyncThing` becomes `Thing`, `async_thing` becomes `thing` (also inside a name: `_async_thing`,
+  `test_async_thing`), and those of RENAMED what it says. Strings, docstrings and comments follow, and lose the
   `await`s of their examples.
 * Modules: `redis.asyncio` becomes `redis`, `agent_memory.redis.asyncio` becomes `agent_memory.redis`, and so on.
 * Types: `Awaitable[T]` and `Coroutine[Any, Any, T]` become `T`, `AsyncGenerator[Y, S]` becomes

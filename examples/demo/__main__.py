@@ -117,6 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _say_interrupted() -> int:
     sys.unraisablehook = _say_nothing
+    # Nor does it if the interrupt fell into a task, whose exception no caller will retrieve any more.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     print("interrupted: the server was stopped, its data removed; no verdict", file=sys.stderr)
     return _INTERRUPTED
 

@@ -41,6 +41,7 @@ WAITING = frozenset({"acquire", "recv", "recv_into", "send", "sendall", "sleep",
 def places(every: int) -> range:
     """The numbers of the places that this run tries."""
     every = int(EVERY) or every
+    print(f"INTERRUPTS_SEED={SEED}")  # shown where the test fails
     return range(SEED % every, 1_000_000, every)
 
 

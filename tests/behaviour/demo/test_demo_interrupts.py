@@ -1,5 +1,9 @@
 """An interrupted demo ends with 130, whatever becomes of the exception on its way out."""
 
+import asyncio
+import contextlib
+import gc
+import logging
 import signal
 
 import pytest
@@ -18,6 +22,7 @@ def signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    logging.getLogger("asyncio").setLevel(logging.NOTSET)
 
 
 def run(monkeypatch, tmp_path, run_demo):
@@ -76,3 +81,24 @@ def test_an_interrupt_that_is_ignored_stays_ignored(monkeypatch, tmp_path):
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert run(monkeypatch, tmp_path, run_demo) == 1
+
+
+def test_an_interrupt_that_struck_a_task_is_not_reported_again(monkeypatch, tmp_path, capsys, caplog):
+    tasks = []
+
+    async def opening():
+        signal.raise_signal(signal.SIGINT)
+
+    async def wait_for_it():
+        tasks.append(asyncio.ensure_future(opening()))
+        await asyncio.Event().wait()
+
+    def run_demo(_settings, _dashboard):
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            loop.run_until_complete(wait_for_it())
+
+    assert run(monkeypatch, tmp_path, run_demo) == 130
+    tasks.clear()
+    gc.collect()
+    assert capsys.readouterr().err == SAID
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
