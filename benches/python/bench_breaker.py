@@ -2,9 +2,9 @@
 
     python benches/python/bench_breaker.py
 
-Prints, for each row, the best and the median of interleaved rounds, and the ratio the target speaks of. A call is
-timed in a loop of its own; the loop is not subtracted, since a caller has one too. The process pins itself to one
-core.
+Prints, for each row, the best, the median and the quartiles of interleaved rounds, and the ratio the target speaks of.
+A call is timed in a loop of its own; the loop is not subtracted, since a caller has one too. The process pins itself to
+one core.
 """
 
 from __future__ import annotations
@@ -37,13 +37,30 @@ async def async_no_operation():
     pass
 
 
+def one_argument(value):
+    pass
+
+
+def keyword_only(value, *, flag):
+    pass
+
+
+class Service:
+    """Methods, bare and decorated."""
+
+    def bare(self, value):
+        pass
+
+    guarded = CircuitBreaker("method")(bare)
+
+
 def refuse():
     raise ConnectionError
 
 
-async def bare_loop(calls):
+async def bare_loop(function, calls):
     for _ in range(calls):
-        await async_no_operation()
+        await function()
 
 
 async def guarded_loop(execute, calls):
@@ -86,7 +103,10 @@ def cases():
     windowed = CircuitBreaker(
         "windowed", failure_rate=0.5, slow_call_rate=0.5, slow_call_duration=1.0, window_calls=100_000, minimum_calls=10
     )
-    async_execute = AsyncCircuitBreaker("async").execute
+    async_breaker = AsyncCircuitBreaker("async")
+    async_execute = async_breaker.execute
+    async_decorated = async_breaker(async_no_operation)
+    service = Service()
     operation = make_guard("client").operation("get", category=CommandCategory.READ)
     return {
         "bare call": timed("operation()", operation=no_operation),
@@ -94,9 +114,17 @@ def cases():
         "breaker.execute, window of 100,000": timed(
             "execute(operation)", execute=windowed.execute, operation=no_operation
         ),
+        "decorated call": timed("decorated()", decorated=breaker(no_operation)),
+        "bare call, an argument": timed("operation(1)", operation=one_argument),
+        "decorated call, an argument": timed("decorated(1)", decorated=breaker(one_argument)),
+        "bare method": timed("service.bare(1)", service=service),
+        "decorated method": timed("service.guarded(1)", service=service),
+        "bare call, keyword-only": timed("operation(1, flag=2)", operation=keyword_only),
+        "decorated call, keyword-only": timed("decorated(1, flag=2)", decorated=breaker(keyword_only)),
         "guard: admit + success": timed("success(admit())", admit=operation.admit, success=operation.success),
-        "bare await": lambda: drive(bare_loop(CALLS_A_ROUND)),
+        "bare await": lambda: drive(bare_loop(async_no_operation, CALLS_A_ROUND)),
         "await breaker.execute": lambda: drive(guarded_loop(async_execute, CALLS_A_ROUND)),
+        "await of a decorated call": lambda: drive(bare_loop(async_decorated, CALLS_A_ROUND)),
         "raise in a function and catch": timed(caught("refuse()"), refuse=refuse, error=ConnectionError),
         "raise in place and catch": timed(caught("raise error"), error=ConnectionError),
         "rejected and caught": timed(
@@ -108,7 +136,12 @@ def cases():
 RATIOS = [
     ("breaker.execute", "bare call", "at most 6, or 150 ns"),
     ("breaker.execute, window of 100,000", "breaker.execute", "O(1) in the window"),
+    ("decorated call", "bare call", "at most 110 ns"),
+    ("decorated call, an argument", "bare call, an argument", "beside it"),
+    ("decorated method", "bare method", "beside it"),
+    ("decorated call, keyword-only", "bare call, keyword-only", "beside it: packs a tuple and a dict"),
     ("await breaker.execute", "bare await", "at most 3.5"),
+    ("await of a decorated call", "bare await", "at most 3.5"),
     ("rejected and caught", "raise in a function and catch", "at most 2"),
     ("rejected and caught", "raise in place and catch", "beside it: no call at all"),
 ]
@@ -137,7 +170,8 @@ def main():
         for name, measure in measures.items():
             rounds[name].append(measure())
     for name, times in rounds.items():
-        print(f"{name:38} best {min(times):7.1f} ns   median {statistics.median(times):7.1f} ns")
+        low, median, high = statistics.quantiles(times, n=4)
+        print(f"{name:38} best {min(times):7.1f} ns   median {median:7.1f} ns   quartiles {low:7.1f} to {high:7.1f} ns")
     print()
     for name, base, target in RATIOS:
         best = min(rounds[name]) / min(rounds[base])

@@ -7,13 +7,13 @@ tasks may share one breaker.
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, Self, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 from agent_memory import _check, _core
 
+from ._decoration import guard_calls, guard_coroutines, rewrap_method
 from .settings import BreakerSettings
 
 __all__ = ["AsyncCircuitBreaker", "CircuitBreaker", "Counts", "counts_by_default"]
@@ -119,16 +119,20 @@ class CircuitBreaker(_ConfiguredBreaker):
     execute = _core.Breaker._execute
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function: each call of it goes through the breaker."""
+        """Decorate a function: each call of it goes through the breaker.
+
+        The result is a function with the same parameters, name and documentation, so methods, `inspect.signature` and
+        pickling by name work as before. A call with wrong arguments raises TypeError before the breaker is asked.
+
+        Raises TypeError for a coroutine function: it would be done before its work begins.
+        """
+        method = rewrap_method(self, function)
+        if method is not None:
+            return cast("Callable[P, R]", method)
         if inspect.iscoroutinefunction(function):
             raise TypeError(f"CircuitBreaker cannot guard the coroutine function {function!r}: use AsyncCircuitBreaker")
-        execute = self.execute
-
-        @functools.wraps(function)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            return execute(lambda: function(*args, **kwargs))
-
-        return guarded
+        is_own = type(self).execute is CircuitBreaker.execute
+        return guard_calls(self, None if is_own else self.execute, function)
 
 
 class AsyncCircuitBreaker(_ConfiguredBreaker):
@@ -152,18 +156,13 @@ class AsyncCircuitBreaker(_ConfiguredBreaker):
         self.success(permit)
         return result
 
-    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-        """Decorate a coroutine function: each call of it goes through the breaker."""
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Decorate a coroutine function: each call of it goes through the breaker.
 
-        @functools.wraps(function)
-        async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            permit = self.admit()
-            try:
-                result = await function(*args, **kwargs)
-            except BaseException as error:
-                self.error(permit, error)
-                raise
-            self.success(permit)
-            return result
-
-        return guarded
+        The result is a coroutine function with the same parameters, name and documentation. A call with wrong arguments
+        raises TypeError where it is made.
+        """
+        method = rewrap_method(self, function)
+        if method is not None:
+            return cast("Callable[P, Coroutine[Any, Any, R]]", method)
+        return guard_coroutines(self, function)

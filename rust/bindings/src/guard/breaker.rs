@@ -105,13 +105,55 @@ impl Breaker {
     /// Calls `operation()` under the breaker and returns its result.
     #[pyo3(signature = (operation, /))]
     fn _execute<'py>(&self, py: Python<'py>, operation: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let permit = self.admit(py)?;
-        let result = operation.call0();
-        match &result {
-            Ok(_) => self.settle_success(py, permit)?,
-            Err(error) => self.settle_error(py, permit, error.value(py))?,
-        }
-        result
+        self.guarded(py, || operation.call0())
+    }
+
+    /// Calls `function(first)` under the breaker. This and the next ones pack no tuple: decorated functions use them.
+    #[pyo3(signature = (function, first, /))]
+    fn _call1<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        first: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.guarded(py, || function.call1((first,)))
+    }
+
+    /// Calls `function(first, second)` under the breaker.
+    #[pyo3(signature = (function, first, second, /))]
+    fn _call2<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        first: &Bound<'py, PyAny>,
+        second: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.guarded(py, || function.call1((first, second)))
+    }
+
+    /// Calls `function(first, second, third)` under the breaker.
+    #[pyo3(signature = (function, first, second, third, /))]
+    fn _call3<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        first: &Bound<'py, PyAny>,
+        second: &Bound<'py, PyAny>,
+        third: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.guarded(py, || function.call1((first, second, third)))
+    }
+
+    /// Calls `function(*args, **kwargs)` under the breaker.
+    #[pyo3(signature = (function, args, kwargs, /))]
+    fn _call<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.guarded(py, || function.call(args, kwargs))
     }
 
     /// Closes the circuit and forgets every result that it was judged by. The counters of `stats()` go on.
@@ -151,6 +193,22 @@ impl Breaker {
 }
 
 impl Breaker {
+    /// One call: admitted, made, its result recorded. No interruption can come between these in the same thread.
+    #[inline]
+    fn guarded<'py>(
+        &self,
+        py: Python<'py>,
+        call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let permit = self.admit(py)?;
+        let result = call();
+        match &result {
+            Ok(_) => self.settle_success(py, permit)?,
+            Err(error) => self.settle_error(py, permit, error.value(py))?,
+        }
+        result
+    }
+
     #[inline]
     fn settle_success(&self, py: Python<'_>, permit: u64) -> PyResult<()> {
         let change = self.circuit.core.success(self.operation, permit, self.circuit.clock.now_ns(py)?);
