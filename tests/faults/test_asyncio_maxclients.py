@@ -92,7 +92,7 @@ async def test_a_lost_connection_is_replaced_by_one_that_was_leased(full, async_
     client = async_connect(relay, socket_timeout=0.5, exactly_once=once)
     assert await client.blpop("list", 0.01) is None
     assert await client.incr("counter") == 1
-    (lease,) = transport_of(client)._idle_leases
+    (lease,) = transport_of(client)._leases.idle
     others = fill()
     lost = relay.drop_replies(1)
     with pytest.raises(redis.TimeoutError) as caught:

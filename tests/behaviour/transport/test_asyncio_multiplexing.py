@@ -162,7 +162,7 @@ async def test_waiters_are_served_in_the_order_they_came(async_connect):
         calls = [asyncio.create_task(client.get("filler")) for _ in range(MAX_IN_FLIGHT)]
         calls += [asyncio.create_task(client.echo(f"{number}")) for number in range(3_000)]
         await asyncio.sleep(0)
-        assert len(transport_of(client)._waiters) == 3_000
+        assert len(transport_of(client)._admission.waiters) == 3_000
         gate.set()
         late = 3_000
         while late < 6_000:

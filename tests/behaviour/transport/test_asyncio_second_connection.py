@@ -148,8 +148,8 @@ async def test_the_second_connection_closes_when_it_is_idle(busy, valkey, monkey
     await large
     transport = transport_of(client)
     await until(lambda: transport.second.connection is None)
-    await until(lambda: len(transport._open) == 1)
-    assert transport._leases._value == transport._max_leases
+    await until(lambda: len(transport._opener.open_connections) == 1)
+    assert transport._leases.places._value == transport._leases.max_places
     assert not transport.second.active
     assert transport.current.accepting
     assert await client.ping()
@@ -213,7 +213,7 @@ async def test_the_shared_connection_lost_in_the_middle_is_replaced_by_the_secon
     assert transport.current is kept
     assert not transport.second.active
     assert await client.incr("counter") == 2
-    assert transport._leases._value == transport._max_leases
+    assert transport._leases.places._value == transport._leases.max_places
 
 
 async def test_the_second_connection_lost_in_the_middle_takes_only_its_own_with_it(busy):
@@ -230,7 +230,7 @@ async def test_the_second_connection_lost_in_the_middle_takes_only_its_own_with_
         await lost
     assert await large == LARGE_VALUE
     assert await client.ping()
-    assert transport._leases._value == transport._max_leases
+    assert transport._leases.places._value == transport._leases.max_places
 
 
 @pytest.mark.parametrize("level", ["marker", "offset", "gate"])
@@ -260,7 +260,7 @@ async def test_without_a_place_commands_go_behind_the_large_reply(valkey, proxy,
     client = async_connect(relay, socket_timeout=2.0, resilience=touchy(deadline=20), max_connections=2)
     await client.set("large", LARGE_VALUE)
     leased = asyncio.create_task(client.blpop("list", 20))
-    await until(transport_of(client)._leases.locked)
+    await until(transport_of(client)._leases.places.locked)
     relay.down.bandwidth_bytes_per_s = 4 * MIB
     large = asyncio.create_task(client.get("large"))
     await asyncio.sleep(0.2)
@@ -322,5 +322,5 @@ async def test_closing_ends_both(busy):
     await client.aclose()
     with pytest.raises(redis.ConnectionError):
         await large
-    assert not transport._open
+    assert not transport._opener.open_connections
     assert transport.second.connection is None

@@ -22,8 +22,9 @@ from agent_memory.redis.transport.multiplexed.order import Unanswered
 if TYPE_CHECKING:
     import asyncio
 
-    from agent_memory.redis.transport.multiplexed.admission import Waiter
+    from agent_memory.redis.transport.multiplexed.admission import Admission, Waiter
     from agent_memory.redis.transport.multiplexed.connection import MultiplexedConnection
+    from agent_memory.redis.transport.multiplexed.leases import Leases
 
 __all__ = ["IDLE_S", "SecondConnection", "SecondOwner"]
 
@@ -39,32 +40,6 @@ class SecondOwner(Protocol):
     loop: asyncio.AbstractEventLoop
     current: MultiplexedConnection | None
 
-    @property
-    def has_waiters(self) -> bool:
-        """Whether any command waits for its turn."""
-        ...
-
-    def take_waiters(self) -> collections.deque[Waiter]:
-        """All that wait for their turn, in their order."""
-        ...
-
-    def put_back_waiters(self, waiters: collections.deque[Waiter]) -> None:
-        """Those of them whose turn has not come."""
-        ...
-
-    @property
-    def has_free_lease(self) -> bool:
-        """Whether another connection may be opened beside the shared one."""
-        ...
-
-    def free_lease(self) -> None:
-        """The place of the second connection is free again."""
-        ...
-
-    async def open_second(self) -> MultiplexedConnection:
-        """A connection beside the shared one."""
-        ...
-
     def dismiss(self, connection: MultiplexedConnection) -> None:
         """Close a connection that is not needed any more."""
         ...
@@ -73,11 +48,13 @@ class SecondOwner(Protocol):
 class SecondConnection:
     """Belongs to one transport, and to its event loop."""
 
-    def __init__(self, transport: SecondOwner) -> None:
+    def __init__(self, transport: SecondOwner, admission: Admission, leases: Leases) -> None:
         self.connection: MultiplexedConnection | None = None
         self.active = False
         """Whether each command is sent over the connection that it may take; both take none by themselves then."""
         self._transport = transport
+        self._admission = admission
+        self._leases = leases
         self._opening: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._not_before_s = 0.0
@@ -107,11 +84,11 @@ class SecondConnection:
 
     def settle(self) -> None:
         """Something has been answered: send whoever may be sent; when all is well again, the order is not kept any more."""
-        transport, first, second = self._transport, self._transport.current, self.connection
+        first, second = self._transport.current, self.connection
         if first is None or (first.busy and second is None and self._opening is not None):
             return
         self._admit()
-        if first.busy or transport.has_waiters or (second is not None and second.in_flight):
+        if first.busy or self._admission.waiters or (second is not None and second.in_flight):
             return
         self.active = False
         first.end_order()
@@ -131,7 +108,7 @@ class SecondConnection:
         self._stop_idle_timer()
         if connection is not None:
             connection.end_order()
-            self._transport.free_lease()
+            self._leases.free_place()
         return connection
 
     def stop(self) -> MultiplexedConnection | None:
@@ -160,7 +137,7 @@ class SecondConnection:
         if self._opening is not None:
             return True
         transport = self._transport
-        if transport.loop.time() < self._not_before_s or not transport.has_free_lease:
+        if transport.loop.time() < self._not_before_s or not self._leases.has_place:
             return False
         self._opening = transport.loop.create_task(self._open(), context=contextvars.Context())
         return True
@@ -168,7 +145,7 @@ class SecondConnection:
     async def _open(self) -> None:
         transport = self._transport
         try:
-            connection = await transport.open_second()
+            connection = await self._leases.open_second()
         except Exception:
             self._opening = None
             self._not_before_s = transport.loop.time() + PAUSE_S
@@ -202,7 +179,7 @@ class SecondConnection:
 
     def send(self, waiter: Waiter) -> asyncio.Future[Any] | None:
         """Send for somebody who has just come; None where he has to wait, in his place behind those who do."""
-        if not self._transport.has_waiters:
+        if not self._admission.waiters:
             self._held = Unanswered()
         elif self._held.hold_up(waiter.touch):
             self._hold(waiter)
@@ -215,7 +192,7 @@ class SecondConnection:
 
     def _admit(self) -> None:
         """Send for those who wait, in their order."""
-        waiters = self._transport.take_waiters()
+        waiters = self._admission.take()
         if not waiters:
             return
         self._held = Unanswered()
@@ -229,7 +206,7 @@ class SecondConnection:
                 stay.append(waiter)
             else:
                 waiter.future.set_result(self._send(waiter, connection))
-        self._transport.put_back_waiters(stay)
+        self._admission.put_back(stay)
 
     def _hold(self, waiter: Waiter) -> None:
         if waiter.touch.keys is not None or waiter.touch.writes:
