@@ -40,7 +40,6 @@ class FencedChannel(Protocol):
     stream: Stream | None
     protocol: int
     wire: Any
-    send: Callable[[Any], int]
 
     def use(self, wire: Any) -> None:
         """Send and receive by this object, the socket or one that stands for it."""
@@ -416,7 +415,7 @@ class BlockingOnce(Generic[C]):
             keys = [] if stream is None else stream.markers(self.mode.litter) + self.mode.swept()
             if keys:
                 try:
-                    channel.send(pack_command((b"UNLINK", *keys)))
+                    channel.wire.send(pack_command((b"UNLINK", *keys)))
                 except (OSError, ValueError):
                     pass  # they expire
         for old in self.loose:

@@ -122,7 +122,7 @@ class BlockingTransport:
         self.protocol = int(arguments.get("protocol") or 3)
         """The protocol that was negotiated last; what the response callbacks have to follow."""
         mode = mode_of(pool, None, self.endpoint)
-        self.once = None if mode is None else BlockingOnce(self, mode)
+        self.once: BlockingOnce[Channel] | None = None if mode is None else BlockingOnce(self, mode)
         """Exactly once; None where it is off."""
         self._start_afresh()
         _TRANSPORTS.add(self)
