@@ -67,7 +67,7 @@ def bench_enqueue(server):
         high = client.with_priority(Priority.HIGH)
         best, median = microseconds(lambda number: high.set(f"key:{number}:{time.perf_counter_ns()}", "value"), 5_000)
         print(f"enqueue, with_priority().set(), sync best {best:6.2f} us   median {median:6.2f} us")
-        client.recovery.queue = None
+        client._engine.queue.core = None
 
 
 class Timed:
@@ -109,7 +109,7 @@ async def bench_durable(server, directory, fsync):
         await asyncio.gather(*(work() for _ in range(TASKS)))
         elapsed = time.perf_counter() - started
         figures = client.recovery.stats()["journal"]
-        timed = client.recovery._journal._core = Timed(client.recovery._journal._core)
+        timed = client._engine.keeper.journal._core = Timed(client._engine.keeper.journal._core)
         numbers = iter(range(DURABLE_WRITES, DURABLE_WRITES + 20_000))
         await asyncio.gather(*(work() for _ in range(TASKS)))
         latencies.sort()
@@ -120,7 +120,7 @@ async def bench_durable(server, directory, fsync):
             f"99 % {latencies[len(latencies) * 99 // 100] * 1e3:.1f} ms"
             f"   longest of {timed.count} calls from the loop {timed.longest_ms:.2f} ms"
         )
-        client.recovery._journal._core = timed._core
+        client._engine.keeper.journal._core = timed._core
         await client.close()
 
 

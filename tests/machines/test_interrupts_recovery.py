@@ -38,7 +38,7 @@ def test_an_interrupted_queued_write_is_queued_or_not(server, tmp_path, path):
                 client.guard.reset()
                 client.recovery.resume()
                 assert within(WAIT_S, client.recovery.flush, WAIT_S)
-                assert client.recovery.queue.stats()["leased"] == 0
+                assert client._engine.queue.core.stats()["leased"] == 0
                 assert within(WAIT_S, client.get, f"key {number}") == "value" or accepted != ["queued"]
                 assert not client.recovery.dead_letters()
             if striker.place is None:

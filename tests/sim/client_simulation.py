@@ -41,12 +41,13 @@ import types
 
 import redis
 
-from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig
+from agent_memory import AsyncResilientRedisClient, Priority
 from agent_memory.errors import Outcome
 from agent_memory.policy import BreakerSettings, CommandCategory, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.recovery._async.drain import AsyncDrain
-from agent_memory.recovery._async.recovery import AsyncRecovery
+from agent_memory.recovery._async.write_order import AsyncWriteOrder
+from agent_memory.recovery._async.write_queue import AsyncWriteQueue
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.exactly_once import ExactlyOnce, Level, Verdict
 from agent_memory.redis.transport.multiplexed.order import Unanswered
@@ -259,8 +260,7 @@ class Life:
         self._name = name
         self.client = None
         self._options = {**self.process.connection_kwargs, "socket_timeout": 0.3, "circuit_reset_timeout": 1}
-        self._config = RecoveryConfig(
-            path=self.process.path,
+        self._config = self.process.recovery_config(
             exactly_once=True,
             write_ahead=ahead,
             fsync=fsync,
@@ -391,7 +391,7 @@ class Attempts:
         self.own, self.inherited, self.violations = {}, {}, []
         self._without = without
         self._retry, self._count, self._take_over = AsyncDrain._retry, AsyncDrain._count, AsyncDrain.take_over
-        self._wait, self._put = AsyncRecovery._wait_for_replacing, AsyncRecovery._put_in_place
+        self._wait, self._put = AsyncWriteOrder.wait_for_replacing, AsyncWriteQueue.put_in_place
 
     def __enter__(self):
         tally = self
@@ -401,40 +401,40 @@ class Attempts:
             tally.inherited[entry.id] = tally.inherited.get(entry.id, 0) + 1
             tally._retry(drain, entry, delay_s)
 
-        def count(drain, owner, entry):
+        def count(drain, entry):
             if "own attempts" in tally._without:
                 facts = {name: getattr(entry, name) for name in ("id", "lease", "keys", "payload", "priority", "age_s")}
                 entry = types.SimpleNamespace(**facts, attempts=tally.inherited.get(entry.id, 0))
-            given_up = owner.given_up
-            tally._count(drain, owner, entry)
+            given_up = drain._queue.given_up
+            tally._count(drain, entry)
             tried = tally.own.get(entry.payload, 0)
-            if owner.given_up > given_up and tried + 1 < MAX_ATTEMPTS:
+            if drain._queue.given_up > given_up and tried + 1 < MAX_ATTEMPTS:
                 tally.violations.append(f"a write was given up after {tried + 1} attempts of its own")
 
         def take_over(drain):
             tally._take_over(drain)
             if "lease owner" in tally._without:
-                for entry in drain._queue.entries():
+                for entry in drain._leases.entries():
                     if entry.lease is not None:
-                        drain._queue.release(entry.id)
+                        drain._leases.release(entry.id)
 
         AsyncDrain._retry, AsyncDrain._count, AsyncDrain.take_over = retry, count, take_over
         if "lease at close" in self._without:
-            AsyncRecovery._wait_for_replacing = wait_for_nothing
+            AsyncWriteOrder.wait_for_replacing = wait_for_nothing
         if "lost replies" in self._without:
-            AsyncRecovery._put_in_place = release
+            AsyncWriteQueue.put_in_place = release
         return self
 
     def __exit__(self, *_):
         AsyncDrain._retry, AsyncDrain._count, AsyncDrain.take_over = self._retry, self._count, self._take_over
-        AsyncRecovery._wait_for_replacing, AsyncRecovery._put_in_place = self._wait, self._put
+        AsyncWriteOrder.wait_for_replacing, AsyncWriteQueue.put_in_place = self._wait, self._put
 
 
-async def wait_for_nothing(_recovery):
+async def wait_for_nothing(_order, _timeout_s):
     """In the place of waiting for plain writes that are under way."""
 
 
-def release(_recovery, queue, leased, _newer):
+def release(_queue, queue, leased, _newer):
     """In the place of putting the newer write there."""
     queue.release(leased.id, lease=leased.lease)
 
@@ -460,7 +460,7 @@ async def set_by_turns(client, opened, key, accepted, count):
 
 async def churn(client, opened, stopped):
     """Workers that start and stop, outages that are announced, a client that is closed and opened again."""
-    recovery = client.recovery
+    worker = client._engine.worker
     while not stopped.is_set():
         await asyncio.sleep(random.uniform(0.0, 0.1))
         what = random.random()
@@ -469,12 +469,9 @@ async def churn(client, opened, stopped):
             await asyncio.sleep(random.uniform(0.0, 0.1))
             client.guard.reset()
         elif what < 0.8:
-            worker = recovery._worker
-            recovery._stopped.set()
-            recovery._wake.set()
-            if worker is not None:
-                await worker.join(5.0)
-            recovery.start_working()
+            worker.stop()
+            await worker.join(5.0)
+            worker.start()
         else:
             opened.clear()
             await client.close()
@@ -488,8 +485,7 @@ async def leases(simulation, without=()):
     ledger = Ledger()
     ledger.watch(server)
     process = simulation.process()
-    config = RecoveryConfig(
-        path=process.path,
+    config = process.recovery_config(
         exactly_once=True,
         base_delay=0.02,
         max_delay=0.1,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from agent_memory import _check
 
@@ -56,6 +57,9 @@ class RecoveryConfig:
     close_timeout: float = 2.0
     """Seconds that closing the client waits for the queue to drain. What is left stays in the journal, or, without one,
     becomes dead letters. >= 0."""
+    open_journal: Callable[[RecoveryConfig, str], Any] | None = None
+    """What opens the journal of a client in the place of the engine on disk, given this config and the client's identity, such
+    as a simulated disk's (`SimulatedProcess.recovery_config`). None opens the directory `path`."""
 
     def __post_init__(self) -> None:
         if self.path is not None and not isinstance(self.path, str | os.PathLike):
@@ -69,6 +73,10 @@ class RecoveryConfig:
                 raise ValueError(f"{switch} must be True or False, got {getattr(self, switch)!r}")
         if self.write_ahead and self.path is None:
             raise ValueError("write_ahead must be False without a path, got True")
+        if self.open_journal is not None:
+            _check.function("open_journal", self.open_journal)
+            if self.path is None:
+                raise ValueError("open_journal must be None without a path, got a function")
         _check.above("fsync_interval", self.fsync_interval, 0)
         _check.whole("max_entries", self.max_entries, 1)
         _check.whole("max_bytes", self.max_bytes, 1)

@@ -1,22 +1,94 @@
-"""What a predecessor left for functions that have not been registered yet."""
+"""Functions that are registered by name, and the journal's records of functions that have not been registered yet."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from agent_memory import _check
 from agent_memory.recovery.records import Record
 
-__all__ = ["OVERTAKEN", "Unregistered"]
+__all__ = ["OVERTAKEN", "FunctionRegistry", "RegisteredFunction", "UnregisteredRecords"]
 
 OVERTAKEN = "overtaken"
 """Why a write is given up whose agent was stored anew before its function was registered."""
 
 
-class Unregistered:
-    """Records of the journal by the name of their function, in the order in which they were written.
+class RegisteredFunction:
+    """A function that is registered by name, and how its data becomes bytes and back."""
+
+    __slots__ = ("dumps", "function", "loads", "name")
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[str, Any], Any],
+        dumps: Callable[[Any], str | bytes],
+        loads: Callable[[bytes], Any],
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.dumps = dumps
+        self.loads = loads
+
+    def encoded(self, state: Any) -> bytes:
+        """Data as bytes. Raises whatever `dumps` raises, TypeError where it gives neither str nor bytes."""
+        data = self.dumps(state)
+        if isinstance(data, str):
+            return data.encode()
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"dumps must return str or bytes, got {type(data).__name__}")
+        return bytes(data)
+
+
+class FunctionRegistry:
+    """The registered functions of one client, by name: as many as its user registers."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, RegisteredFunction] = {}
+
+    def add(
+        self,
+        name: str,
+        function: Callable[[str, Any], Any],
+        dumps: Callable[[Any], str | bytes],
+        loads: Callable[[bytes], Any],
+    ) -> None:
+        """Registers a function, in the place of an older one of this name.
+
+        Raises ValueError for an empty name and for what cannot be called.
+        """
+        _check.text("name", name)
+        for parameter, value in (("function", function), ("dumps", dumps), ("loads", loads)):
+            _check.function(parameter, value)
+        self._functions[name] = RegisteredFunction(name, function, dumps, loads)
+
+    def get(self, name: str | None) -> RegisteredFunction | None:
+        """The function of a name; None if there is none."""
+        return None if name is None else self._functions.get(name)
+
+    def find(self, store: Callable[[str, Any], Any] | str) -> tuple[str | None, Callable[[str, Any], Any]]:
+        """The name (None if there is none) and the function of a `store_func`.
+
+        Raises ValueError for an unknown name and for what cannot be called.
+        """
+        if isinstance(store, str):
+            known = self._functions.get(store)
+            if known is None:
+                raise ValueError(f"store_func must be a function or a registered name, got {store!r}")
+            return store, known.function
+        _check.function("store_func", store)
+        for name, known in list(self._functions.items()):
+            if known.function == store:
+                return name, store
+        return None, store
+
+
+class UnregisteredRecords:
+    """Records of the journal whose function is not registered, by its name, in the order in which they were written.
 
     There are as many as the journal brought. Threads may use it at the same time.
     """

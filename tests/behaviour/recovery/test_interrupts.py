@@ -10,7 +10,8 @@ import pytest
 from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
 
 WAIT_S = 30.0
-TRACED = {"admit", "_lease_superseded", "_leave_replaced", "_put_in_place"}
+TRACED = {"admit", "_lease_superseded", "_leave_replaced", "put_in_place"}
+FILES = ("recovery/_sync/write_order.py", "recovery/_sync/write_queue.py")
 
 
 class InterruptAt:
@@ -26,7 +27,7 @@ class InterruptAt:
         sys.settrace(None)
 
     def _call(self, frame, event, _argument):
-        is_traced = frame.f_code.co_name in TRACED and frame.f_code.co_filename.endswith("recovery/_sync/recovery.py")
+        is_traced = frame.f_code.co_name in TRACED and frame.f_code.co_filename.endswith(FILES)
         return self._line if is_traced else None
 
     def _line(self, frame, event, _argument):
@@ -57,7 +58,7 @@ def test_a_lease_does_not_outlive_the_call_that_is_interrupted(valkey, tmp_path,
                     client.set("key", f"new {number}")
             except KeyboardInterrupt:
                 struck += 1
-            assert client.recovery.queue.stats()["leased"] == 0, f"line {number}"
+            assert client._engine.queue.core.stats()["leased"] == 0, f"line {number}"
             client.recovery.resume()
             assert client.recovery.flush(WAIT_S), f"line {number}"
             value = client.get("key")

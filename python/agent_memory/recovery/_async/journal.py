@@ -11,68 +11,45 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from agent_memory import _core, _wall_clock
+from agent_memory import _core
 from agent_memory._commits import AsyncJournalCommits
 from agent_memory.errors import RecoveryJournalError
-from agent_memory.policy import Priority
-from agent_memory.recovery._async.queued_writes import (
-    AsyncCommandWrite,
-    AsyncFunctionWrite,
-    AsyncInheritedCommandWrite,
-    shape_of,
-)
-from agent_memory.recovery.records import Record, decode, encode, words_of
+from agent_memory.recovery._async.queued_writes import AsyncCommandWrite, AsyncFunctionWrite
+from agent_memory.recovery.journal_engine import JournalEngine
+from agent_memory.recovery.records import Record, decode, encode
 
 if TYPE_CHECKING:
     from agent_memory.policy import RecoveryConfig
 
-__all__ = ["AsyncJournal", "Registered", "commands_of", "record_of", "segment_of"]
+__all__ = ["AsyncJournal", "AsyncJournalProgress", "AsyncOpenJournal"]
 
 _RECORD_BITS: Final = 64
-_SEGMENT_BITS: Final = 48
 _SERIALS: Final = itertools.count(1)
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
 
-class Registered:
-    """A function that is registered by name, and how its data becomes bytes and back."""
+class AsyncJournalProgress(Protocol):
+    """Waits for the requests of one engine."""
 
-    __slots__ = ("dumps", "function", "loads", "name")
+    async def wait(self, ticket: int) -> None:
+        """Returns when a request is kept; raises the RecoveryJournalError it failed with."""
 
-    def __init__(
-        self,
-        name: str,
-        function: Callable[[str, Any], Any],
-        dumps: Callable[[Any], str | bytes],
-        loads: Callable[[bytes], Any],
-    ) -> None:
-        self.name = name
-        self.function = function
-        self.dumps = dumps
-        self.loads = loads
-
-    def encoded(self, state: Any) -> bytes:
-        """Data as bytes. Raises whatever `dumps` raises, TypeError where it gives neither str nor bytes."""
-        data = self.dumps(state)
-        if isinstance(data, str):
-            return data.encode()
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise TypeError(f"dumps must return str or bytes, got {type(data).__name__}")
-        return bytes(data)
+    def close(self) -> None:
+        """Frees what waiting needed."""
 
 
-def _open(config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
-    """The engine, and what waits for its tickets; a simulated disk brings both."""
-    simulated = getattr(config.path, "open_journal", None)
-    if simulated is not None:
-        engine = simulated(identity, config.fsync, float(config.fsync_interval))
-        return engine, engine
+AsyncOpenJournal = Callable[["RecoveryConfig", str], tuple[JournalEngine, AsyncJournalProgress]]
+"""Opens the engine for a configuration and the identity of a client, and what waits for it."""
+
+
+def async_open_on_disk(config: RecoveryConfig, identity: str) -> tuple[JournalEngine, AsyncJournalProgress]:
+    """The engine in the directory `config.path`."""
     assert config.path is not None
-    core = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
-    return core, AsyncJournalCommits(core)
+    engine = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
+    return engine, AsyncJournalCommits(engine)
 
 
 class AsyncJournal:
@@ -83,7 +60,8 @@ class AsyncJournal:
     """
 
     def __init__(self, config: RecoveryConfig, identity: str) -> None:
-        self._core, self._commits = _open(config, identity)
+        open_journal: AsyncOpenJournal = config.open_journal or async_open_on_disk
+        self._core, self._commits = open_journal(config, identity)
         self._serial = next(_SERIALS)
         self.notes: dict[tuple[int, str], bytes] = {
             (segment, name): body for segment, name, body in self._core.recovered_notes()
@@ -160,14 +138,9 @@ class AsyncJournal:
         """
         await self._commits.wait(self._core.mark_sent(self._own(records), doubt))
 
-    async def note(self, name: str, body: bytes) -> None:
-        """Keeps a note beside the records."""
-        await self._commits.wait(self._core.note(name, body))
-
     def ask_note(self, name: str, body: bytes) -> int:
-        """Asks for a note; the ticket to wait for. Raises RecoveryJournalError."""
-        ticket: int = self._core.note(name, body)
-        return ticket
+        """Asks for a note beside the records; the ticket to wait for. Raises RecoveryJournalError."""
+        return self._core.note(name, body)
 
     def _quietly(self, ask: Callable[..., int], *arguments: Any) -> int | None:
         try:
@@ -207,8 +180,7 @@ class AsyncJournal:
 
     def stats(self) -> dict[str, Any]:
         """The journal's figures."""
-        figures: dict[str, Any] = self._core.stats()
-        return figures
+        return self._core.stats()
 
     def close(self) -> None:
         """Writes what is asked for and gives the segments free. Blocks for the disk."""
@@ -222,50 +194,3 @@ class AsyncJournal:
     def abandon(self) -> None:
         """In a child of fork(): the parent's segments stay his."""
         self._core.abandon()
-
-
-def segment_of(record: int) -> int:
-    """The number of the segment that a record is in."""
-    return (record & ((1 << _RECORD_BITS) - 1)) >> _SEGMENT_BITS
-
-
-def record_of(
-    write: AsyncCommandWrite | AsyncFunctionWrite,
-    keys: Sequence[bytes],
-    priority: Priority,
-    *,
-    queued_ms: int | None = None,
-    coalesce: bool = False,
-    ahead: bool = False,
-    reason: str = "",
-    registered: Registered | None = None,
-    doubt: bytes | None = None,
-) -> bytes:
-    """The bytes of a write's record; `doubt` is what resolves it should its process die, without it what the write knows."""
-    doubt = write.doubt if doubt is None else doubt
-    flags = "c" * coalesce + "w" * ahead + "d" * (doubt is not None) + "x" * bool(reason)
-    if isinstance(write, AsyncCommandWrite):
-        kind = "transaction" if write.shape.is_transaction else "commands"
-        flags += "a" * write.shape.is_absolute
-        parts = tuple(write.packed)
-    else:
-        assert registered is not None
-        kind = "function"
-        parts = (
-            registered.name.encode(),
-            write.agent_id.encode("utf-8", "surrogatepass"),
-            registered.encoded(write.state),
-        )
-    now_ms = _wall_clock.now_ns() // 1_000_000 if queued_ms is None else queued_ms
-    return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
-
-
-def commands_of(record: Record) -> AsyncCommandWrite:
-    """The commands that a record holds."""
-    names = tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts)
-    is_pipeline, is_transaction = len(record.parts) > 1, record.kind == "transaction"
-    packed = record.parts[0] if len(record.parts) == 1 else record.parts
-    commands = AsyncInheritedCommandWrite(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
-    if "d" in record.flags:
-        commands.doubt = record.doubt
-    return commands

@@ -1,19 +1,13 @@
 # Generated from ../_async/drain.py by tools/generate_sync.py: edit that file, not this one.
 
-"""The worker of the recovery queue: sends what is due once the server is back, and decides what an answer means for an entry.
-
-One worker per client, started by the first write that is queued: a thread, or a daemon thread in the sync client.
+"""The drain of the recovery queue: sends what is due once the server is back, and decides what an answer means for an entry.
 
 Rules
-- The worker waits for events (a write was queued, the circuit changed, resume, close), for the next due time, or for the
-  time the guard names while the circuit is open. It works while the circuit is not open; half-open, its first write is
-  the probe where no background probe is.
-- Commands leave in batches, each one guarded call in one piece. The first batch after trouble is one entry; each success
-  doubles it up to `drain_batch`, and one that takes longer than LONG_BATCH_S halves it, so that callers' commands never stand
-  behind more than that. Any failure of the connection ends the drain and starts again from one.
-- An entry whose outcome is unknown is not sent before the resolver has decided (`_resolving.py`).
-- Relative writes that are in the journal are marked there before they are sent, with what will resolve them: a successor
-  finds them in doubt. Sent together they have one ticket, in one announcement; sent alone, each has its own in its record.
+- It sends while the circuit is not open; half-open, its first write is the probe where no background probe is.
+- The first batch after trouble is one entry; each success doubles it up to `drain_batch`, and one that takes longer than
+  LONG_BATCH_S halves it, so that callers' commands never stand behind more than that. Any failure of the connection ends the
+  drain and starts again from one.
+- An entry whose outcome is unknown is not sent before the resolver has decided.
 - A retry that fails while the circuit is not closed does not count against the write: it says nothing about the write.
 - What cannot succeed (an error that is not the connection's, too many attempts, too old) goes to the dead letters. OOM and
   MISCONF pass: those are retried, and count.
@@ -22,48 +16,38 @@ Rules
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError
 
-from agent_memory._concurrency import Event, settle
 from agent_memory._core import monotonic_ns
-from agent_memory.errors import (
-    CircuitOpenError,
-    Outcome,
-    RecoveryJournalError,
-    RedisUnavailableError,
-)
+from agent_memory.errors import CircuitOpenError, Outcome, RecoveryJournalError
 from agent_memory.policy import exponential_backoff
-from agent_memory.recovery._sync.journal import segment_of
+from agent_memory.recovery._sync.announcing import Announcement, Announcer
 from agent_memory.recovery._sync.queued_writes import CommandWrite, FunctionWrite, is_outage
-from agent_memory.recovery._sync.resolver import InDoubt, Resolution
-from agent_memory.recovery.records import words_of
-from agent_memory.redis._sync.guarded import GuardedCalls
-from agent_memory.redis.commands.callbacks import call_back, callback_of
-from agent_memory.redis.commands.packing import pack_command
+from agent_memory.recovery._sync.resolver import Resolution, Resolver
+from agent_memory.recovery._sync.sender import Sender, has_failed
+from agent_memory.recovery._sync.write_order import in_drain
 from agent_memory.redis.error_outcomes import classify
-from agent_memory.redis.exactly_once.settings import Level
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard, RecoveryEntry, RecoveryQueue
     from agent_memory.policy import RecoveryConfig
-    from agent_memory.recovery._sync.recovery import Recovery
-    from agent_memory.redis.exactly_once.mode import Mode
-    from agent_memory.redis.exactly_once.tickets import Ticket
+    from agent_memory.recovery._sync.record_keeper import RecordKeeper
+    from agent_memory.recovery._sync.worker import Worker
+    from agent_memory.recovery._sync.write_order import WriteOrder
+    from agent_memory.recovery._sync.write_queue import WriteQueue
 
-__all__ = ["Drain", "Sender", "work", "in_drain"]
+__all__ = ["Drain"]
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
 SHORTEST_WAIT_S: Final = 0.01
 """At least this long between two looks at an open circuit whose time is up."""
 HALF_OPEN_WAIT_S: Final = 1.0
-"""How long the worker waits at most for the end of somebody else's probe before it looks again."""
+"""How long the worker waits at most for the end of another caller's probe before it looks again."""
 LONG_BATCH_S: Final = 0.02
 """A batch that takes longer is halved."""
 LATER_PAUSE_S: Final = 0.5
@@ -72,174 +56,6 @@ LATER_PAUSE_S: Final = 0.5
 _WORKERS: Final = 1 << 16
 """Workers are numbered below this, one after the other."""
 
-in_drain: ContextVar[bool] = ContextVar("agent_memory_in_drain", default=False)
-"""Whether the running code is the worker's: its own plain writes must not wait for what it would have to drain."""
-
-_MULTI: Final = pack_command((b"MULTI",))
-_EXEC: Final = pack_command((b"EXEC",))
-
-
-class Sender:
-    """How the entries of a drain reach the server; one guarded call for all of them where the client is a drop-in."""
-
-    def __init__(self, commands: Any) -> None:
-        self.commands = commands
-
-    def send(self, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
-        """The replies of all, one after the other, errors among them as instances.
-
-        Raises what broke the connection, with the replies that had come by then as `.replies`, if any, and as `.sent` the
-        number of writes that had been sent, if not all.
-        """
-        client = self.commands
-        transport = client.transport_here() if isinstance(client, GuardedCalls) else None
-        if transport is not None and transport.once is not None:
-            level = self._level(client, transport.once.mode)
-            if level is Level.GATE:
-                return self._send_alone(transport, writes, announcer)
-            if not all(write.shape.is_absolute for write in writes):
-                return self._send_once(transport, writes, announcer)
-        announcer.together(writes, None)
-        if transport is None:
-            return self._send_singly(writes, announcer)
-        window = b"".join(map(_joined, writes))
-        count = sum(write.count for write in writes)
-
-        def attempt(permit: int, timeout_s: float | None) -> Any:
-            announcer.check()
-            return transport.call_many(iter([(window, count)]), permit, frozenset(), timeout_s)
-
-        replies: list[Any] = client.guarded(client.bound_commands["PIPELINE"], attempt)
-        return replies
-
-    def _level(self, client: GuardedCalls, mode: Mode) -> Level | None:
-        """How lost writes are told here, which the first connection finds out."""
-        if mode.level is None:
-            try:
-                cast(Any, client).execute_command("PING")
-            except Exception as error:
-                error.outcome = Outcome.NOT_SENT  # type: ignore[attr-defined]  # of the writes
-                raise
-        return mode.level
-
-    def _send_once(self, transport: Any, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
-        """As one transaction, which can be resolved as a whole; a refused one is repeated write by write."""
-
-        def keep(ticket: Ticket) -> None:
-            announcer.together(writes, ticket)
-
-        commands = [packed for write in writes for packed in write.packed]
-        try:
-            executed = self._transaction(transport, commands, keep, announcer)
-        except ResponseError:
-            # A command that the server would not even queue has aborted the transaction: nothing of it ran.
-            return self._send_alone(transport, writes, announcer)
-        return _as_sent(writes, executed)
-
-    def _send_alone(self, transport: Any, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
-        """Write by write, each resolvable by itself."""
-        announcer.nothing()
-        replies: list[Any] = []
-        for place, write in enumerate(writes):
-            try:
-                replies += self._send_one(transport, write, announcer)
-            except Exception as error:
-                error.replies = replies  # type: ignore[attr-defined]
-                error.sent = place + 1  # type: ignore[attr-defined]
-                raise
-        return replies
-
-    def _send_one(self, transport: Any, write: CommandWrite, announcer: Announcer) -> list[Any]:
-        def keep(ticket: Ticket) -> None:
-            announcer.alone(write, ticket)
-
-        try:
-            if transport.once.mode.level is not Level.GATE or write.shape.is_transaction or len(write.packed) > 1:
-                return _as_sent([write], self._transaction(transport, list(write.packed), keep, announcer))
-            client = self.commands
-            command = client.bound_commands[write.shape.names[0]]
-
-            def attempt(permit: int, timeout_s: float | None) -> Any:
-                del permit
-                announcer.check()
-                return transport.once.call(command, write.packed[0], False, timeout_s, keep)
-
-            return [client.guarded(command, attempt, client.settler(transport, command))]
-        except ResponseError as refused:
-            return [refused] * write.count
-
-    def _transaction(
-        self, transport: Any, commands: list[bytes], keep: Callable[..., Any], announcer: Announcer
-    ) -> list[Any]:
-        client = self.commands
-        packed = b"".join((_MULTI, *commands, _EXEC))
-
-        def attempt(permit: int, timeout_s: float | None) -> Any:
-            del permit
-            announcer.check()
-            return transport.once.call_transaction(packed, len(commands) + 2, timeout_s, keep)
-
-        command = client.bound_commands["PIPELINE"]
-        replies = client.guarded(command, attempt, client.settler(transport, command))
-        executed = replies[-1]
-        if isinstance(executed, Exception):
-            # EXEC only says that something was wrong; what it was stands with the command.
-            raise next(reply for reply in replies if isinstance(reply, Exception))
-        return cast("list[Any]", executed)
-
-    def _send_singly(self, writes: Sequence[CommandWrite], announcer: Announcer) -> list[Any]:
-        """By an injected client's own methods, one command after the other."""
-        replies: list[Any] = []
-        try:
-            for write in writes:
-                announcer.check()
-                for command in _packed(write):
-                    try:
-                        replies.append(settle(self.commands.execute_command(*words_of(command))))
-                    except ResponseError as error:
-                        replies.append(error)
-        except Exception as error:
-            error.replies = replies  # type: ignore[attr-defined]
-            raise
-        return replies
-
-    def shaped(self, write: CommandWrite, replies: Sequence[Any]) -> list[Any]:
-        """The replies of a write as the client's own methods would return them."""
-        client = self.commands
-        transport = client.transport_here() if isinstance(client, GuardedCalls) else None
-        if transport is None:
-            return list(replies)
-        callbacks = client.callbacks_for(transport.protocol)
-        values = []
-        for place, (name, reply) in enumerate(zip(write.shape.names, replies, strict=True)):
-            callback = callback_of(callbacks, name)
-            options = {} if write.shape.options is None else dict(write.shape.options[place])
-            values.append(reply if callback is None or _failed(reply) else call_back(callback, reply, options))
-        return values
-
-
-def _as_sent(writes: Sequence[CommandWrite], executed: Sequence[Any]) -> list[Any]:
-    """The replies of a transaction's commands as those of the writes it was made of."""
-    replies: list[Any] = []
-    first = 0
-    for write in writes:
-        own = list(executed[first : first + len(write.shape.names)])
-        first += len(write.shape.names)
-        replies += [b"OK", *[b"QUEUED"] * len(own), own] if write.shape.is_transaction else own
-    return replies
-
-
-def _packed(write: CommandWrite) -> Sequence[bytes]:
-    return (_MULTI, *write.packed, _EXEC) if write.shape.is_transaction else write.packed
-
-
-def _joined(write: CommandWrite) -> bytes:
-    return b"".join((_MULTI, write.joined, _EXEC)) if write.shape.is_transaction else write.joined
-
-
-def _failed(reply: Any) -> bool:
-    return isinstance(reply, Exception)
-
 
 class _EndedError(Exception):
     """The client was closed: what waits is not this worker's to send any more."""
@@ -247,64 +63,34 @@ class _EndedError(Exception):
     outcome = Outcome.NOT_SENT
 
 
-class Announcer:
-    """Tells the journal how the entries of one batch are sent, before they are; each method raises RecoveryJournalError.
-
-    A worker that outlives its client, because closing waits only so long for it, gets no further than here.
-    """
-
-    def __init__(self, drain: Drain, owner: Recovery, entries: Sequence[RecoveryEntry]) -> None:
-        self._drain = drain
-        self._owner = owner
-        self._entries = entries
-        self._begun: dict[int, Ticket | None] = {}
-
-    def interrupted(self) -> None:
-        """The thread ends in the middle of it: what has begun may be executed."""
-        for entry in self._entries:
-            write = entry.payload
-            if id(write) in self._begun:
-                lost = RedisUnavailableError("interrupted", outcome=Outcome.UNKNOWN)
-                lost.ticket = self._begun[id(write)]
-                write.doubt_by(lost)
-
-    def check(self) -> None:
-        """Before each attempt: the worker may have been told to end between two, and the client opened again."""
-        if self._owner.is_stopped or self._drain.has_ended:
-            raise _EndedError
-
-    def together(self, writes: Sequence[CommandWrite], ticket: Ticket | None) -> None:
-        """The relative ones of these are sent with one ticket, or with none; no others are being sent."""
-        self.check()
-        self._drain.announce(self._owner, [write for write in writes if not write.shape.is_absolute], ticket)
-        self._begun = dict.fromkeys(map(id, writes), ticket)
-
-    def nothing(self) -> None:
-        """What is sent from now on says so for itself."""
-        self._begun = {}
-        self._drain.announce(self._owner, [], None)
-
-    def alone(self, write: CommandWrite, ticket: Ticket) -> None:
-        """A write is sent with a ticket of its own."""
-        self.check()
-        if not write.shape.is_absolute:
-            entry = next(entry for entry in self._entries if entry.payload is write)
-            self._owner.rewrite_attempt(write, entry, ticket)
-        self._begun[id(write)] = ticket
-
-
 class Drain:
-    """What the worker knows beyond the queue: how large the next batch may be."""
+    """Sends what waits in one queue of the core; closing the client ends it, and the next life of the client has another."""
 
-    def __init__(self, queue: RecoveryQueue, settings: RecoveryConfig, guard: Guard) -> None:
+    def __init__(
+        self,
+        queue: WriteQueue,
+        order: WriteOrder,
+        keeper: RecordKeeper,
+        sender: Sender,
+        resolver: Resolver,
+        worker: Worker,
+        guard: Guard,
+        settings: RecoveryConfig,
+    ) -> None:
+        assert queue.core is not None
         self._queue = queue
-        self._settings = settings
+        self._leases: RecoveryQueue = queue.core
+        self._order = order
+        self._keeper = keeper
+        self._sender = sender
+        self._resolver = resolver
+        self._worker = worker
         self._guard = guard
+        self._settings = settings
+        self._announcement = Announcement(keeper)
         self._batch = 1
         self._failed_before = False
-        self._announced: Ticket | None = None
-        self._is_announced = False
-        self._worker = 0
+        self._number = 0
         self._sending: Announcer | None = None
         self.has_ended = False
         """Whether the journal has been given free: a successor may be sending what this worker still holds."""
@@ -317,63 +103,63 @@ class Drain:
         if self._sending is not None:
             self._sending.interrupted()
             self._sending = None
-        before, self._worker = self._worker, (self._worker + 1) % _WORKERS
-        self._queue.release_leases(before)
+        before, self._number = self._number, (self._number + 1) % _WORKERS
+        self._leases.release_leases(before)
 
-    def run(self, owner: Recovery) -> float | None:
+    def run(self) -> float | None:
         """Sends what is due, as long as the circuit lets it; returns the seconds until there is more to do, or None."""
-        queue, worker = self._queue, self._worker
+        leases, number = self._leases, self._number
         token = in_drain.set(True)
         try:
-            while not owner.is_stopped:
-                expires_in_s = self._give_up_the_old(owner)
+            while not (self._worker.is_stopped or self.has_ended):
+                expires_in_s = self._give_up_the_old()
                 if expires_in_s is None:
                     return None
-                if owner.is_paused:
+                if self._worker.is_paused:
                     return expires_in_s
                 if self._guard.state == "open":
                     self._batch = 1
                     return min(expires_in_s, max(self._guard.retry_after_s, SHORTEST_WAIT_S))
-                entries = queue.pop_due_many(self._batch, worker)
+                entries = leases.pop_due_many(self._batch, number)
                 if not entries:
-                    due_in_s = queue.next_due_in_s()
+                    due_in_s = leases.next_due_in_s()
                     return expires_in_s if due_in_s is None else min(expires_in_s, max(due_in_s, SHORTEST_WAIT_S / 10))
-                pause_s = self._work_off(owner, entries)
+                pause_s = self._work_off(entries)
                 if pause_s is not None:
                     return min(expires_in_s, pause_s)
             return None
         finally:
             in_drain.reset(token)
 
-    def _give_up_the_old(self, owner: Recovery) -> float | None:
+    def _give_up_the_old(self) -> float | None:
         """Gives up the writes that have waited too long; the seconds until the next is too old, None if none waits."""
         while True:
-            oldest = self._queue.oldest()
-            if oldest is None:
+            oldest = self._leases.oldest()
+            if oldest is None or self.has_ended:
                 return None
             left_s = self._settings.max_age - oldest.age_s
             if left_s > 0:
                 return left_s
             if oldest.lease is not None:
                 return HALF_OPEN_WAIT_S  # a plain write is about to make it needless
-            owner.bury(oldest, "expired")
+            self._bury(oldest, "expired")
 
-    def _work_off(self, owner: Recovery, entries: list[RecoveryEntry]) -> float | None:
+    def _work_off(self, entries: list[RecoveryEntry]) -> float | None:
         """Tries leased entries in their order; returns how long to wait if there was trouble, with no lease left behind."""
         left = {entry.id: entry for entry in entries}
         try:
             for is_function, group in groupby(entries, lambda entry: isinstance(entry.payload, FunctionWrite)):
                 if is_function:
                     for entry in group:
-                        if owner.is_stopped or self.has_ended:
+                        if self._worker.is_stopped or self.has_ended:
                             return None
-                        pause_s = self._try_function(owner, entry)
+                        pause_s = self._try_function(entry)
                         left.pop(entry.id, None)
                         if pause_s is not None:
                             return pause_s
                 else:
                     commands = list(group)
-                    pause_s = self._try_commands(owner, commands)
+                    pause_s = self._try_commands(commands)
                     for entry in commands:
                         left.pop(entry.id, None)
                     if pause_s is not None:
@@ -385,34 +171,34 @@ class Drain:
 
     # --- functions ----------------------------------------------------------------------------------------------------
 
-    def _try_function(self, owner: Recovery, entry: RecoveryEntry) -> float | None:
+    def _try_function(self, entry: RecoveryEntry) -> float | None:
         """Tries one call of store_with_retry again."""
         write = entry.payload
         if write.doubt is not None:
             # It was under way when its process died: nobody knows what a function has done.
-            owner.bury(entry, "unknown")
+            self._bury(entry, "unknown")
             return None
         try:
-            with owner.retrying(write.agent_id):
+            with self._order.retrying(write.agent_id):
                 stored = write.attempt()
         except Exception:
-            owner.bury(entry, "rejected")
+            self._bury(entry, "rejected")
             return None
         if stored:
-            self._finish(owner, [entry])
+            self._finish([entry])
             return None
         if self._guard.state != "closed":
             self._release(entry)
             # Somebody else's call may be the probe. Its end changes the state, which wakes the worker; should it be
             # cancelled, nothing would.
             return HALF_OPEN_WAIT_S if self._guard.state == "half_open" else SHORTEST_WAIT_S
-        self._count(owner, entry)
+        self._count(entry)
         return None
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    def _try_commands(self, owner: Recovery, entries: list[RecoveryEntry]) -> float | None:
-        entries = self._resolve(owner, entries)
+    def _try_commands(self, entries: list[RecoveryEntry]) -> float | None:
+        entries = self._resolve(entries)
         if not entries:
             return None
         if self._failed_before and not self._guard.pay_retry():
@@ -421,19 +207,19 @@ class Drain:
             return self._settings.max_delay
         started_ns = monotonic_ns()
         writes = [entry.payload for entry in entries]
-        announcer = Announcer(self, owner, entries)
+        announcer = Announcer(self._announcement, self._keeper, entries, self._check)
         try:
             self._sending = announcer
-            replies = owner.sender.send(writes, announcer)
+            replies = self._sender.send(writes, announcer)
             self._sending = None
         except Exception as error:
             self._sending = None
-            return self._stop(owner, entries, error)
+            return self._stop(entries, error)
         except BaseException:
             announcer.interrupted()
             raise
         self._failed_before = False
-        if self._judge_all(owner, entries, replies):
+        if self._judge_all(entries, replies):
             self._batch = 1
             return self._settings.base_delay
         elapsed_s = (monotonic_ns() - started_ns) / 1e9
@@ -441,29 +227,18 @@ class Drain:
         self._batch = min(max(1, wanted), self._settings.drain_batch)
         return None
 
-    def announce(self, owner: Recovery, writes: Sequence[CommandWrite], ticket: Ticket | None) -> None:
-        """Has the journal say that these writes, and no others, are being sent, and what resolves them."""
-        journal = owner.journal
-        if journal is None:
-            return
-        records = [write.record for write in writes if write.record is not None]
-        if not (records or self._is_announced):
-            return
-        before, self._announced = self._announced, ticket
-        self._is_announced = bool(records)
-        if ticket is not None:
-            ticket.hold(self)
-        journal.announce(records, b"" if ticket is None else ticket.token)
-        if before is not None and before is not ticket:
-            before.let_go(self)
+    def _check(self) -> None:
+        """Before each attempt: the worker may have been told to end between two, and the client opened again."""
+        if self._worker.is_stopped or self.has_ended:
+            raise _EndedError
 
     def end(self, *, leaves: bool) -> None:
         """The journal is given free: nothing is sent from here any more. What it `leaves` may ask by what was announced."""
         self.has_ended = True
-        if self._announced is not None and not leaves:
-            self._announced.let_go(self)
+        if not leaves:
+            self._announcement.let_go()
 
-    def _stop(self, owner: Recovery, entries: list[RecoveryEntry], error: Exception) -> float | None:
+    def _stop(self, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """A batch failed: keeps what has been answered, doubts what may have been executed."""
         if self.has_ended:
             return None
@@ -477,12 +252,12 @@ class Drain:
                 break
             answered.append(entry)
         if answered:
-            self._judge_all(owner, answered, replies[: sum(entry.payload.count for entry in answered)])
+            self._judge_all(answered, replies[: sum(entry.payload.count for entry in answered)])
         sent = max(len(answered), getattr(error, "sent", len(entries)))
         self._release_all(entries[sent:])
-        return self._doubt(owner, entries[len(answered) : sent], error)
+        return self._doubt(entries[len(answered) : sent], error)
 
-    def _doubt(self, owner: Recovery, entries: list[RecoveryEntry], error: Exception) -> float | None:
+    def _doubt(self, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """These had no answer: what that means for each."""
         if isinstance(error, CircuitOpenError):
             self._release_all(entries)
@@ -500,7 +275,7 @@ class Drain:
         outcome = classify(error)[1]
         if outcome is Outcome.APPLIED:
             # All of it was executed, and only its answer is lost.
-            self._finish(owner, entries)
+            self._finish(entries)
             return None
         closed = self._guard.state == "closed"
         for entry in entries:
@@ -508,59 +283,53 @@ class Drain:
             write.result.error = error
             if outcome is Outcome.UNKNOWN:
                 write.doubt_by(error)
-                owner.rewrite(write, entry)
+                self._keeper.rewrite(write, entry)
             if closed:
-                self._count(owner, entry)
+                self._count(entry)
             else:
                 self._release(entry)
-        if outcome is not Outcome.UNKNOWN and owner.journal is not None:
-            self._announce_none(owner)
+        if outcome is not Outcome.UNKNOWN:
+            self._announcement.withdraw()
         return self._settings.base_delay if closed else SHORTEST_WAIT_S
 
-    def _announce_none(self, owner: Recovery) -> None:
-        try:
-            self.announce(owner, [], None)
-        except RecoveryJournalError:
-            pass  # then a successor doubts what it need not doubt
-
-    def _resolve(self, owner: Recovery, entries: list[RecoveryEntry]) -> list[RecoveryEntry]:
+    def _resolve(self, entries: list[RecoveryEntry]) -> list[RecoveryEntry]:
         """Has those in doubt decided; returns what may be sent."""
         doubted = [entry for entry in entries if entry.payload.doubt is not None]
         if not doubted:
             return entries
         try:
-            self._adopt(owner, doubted)
-            verdicts = owner.resolver.resolve([_in_doubt(entry) for entry in doubted])
+            self._adopt(doubted)
+            resolutions = self._resolver.resolve([entry.payload for entry in doubted])
         except Exception as error:
             logger.warning("what became of queued writes cannot be told now: %s", type(error).__name__)
-            verdicts = [Resolution.LATER] * len(doubted)
+            resolutions = [Resolution.LATER] * len(doubted)
         if self.has_ended:
             return []
         applied = []
         not_sent = set()
-        for entry, verdict in zip(doubted, verdicts, strict=True):
-            if verdict is Resolution.SEND:
+        for entry, resolution in zip(doubted, resolutions, strict=True):
+            if resolution is Resolution.SEND:
                 entry.payload.doubt = None
                 if not entry.payload.shape.is_absolute:
-                    owner.rewrite(entry.payload, entry)
+                    self._keeper.rewrite(entry.payload, entry)
                 continue
             not_sent.add(entry.id)
-            if verdict is Resolution.APPLIED:
+            if resolution is Resolution.APPLIED:
                 applied.append(entry)
-            elif verdict is Resolution.UNKNOWN:
-                owner.bury(entry, "unknown")
+            elif resolution is Resolution.UNKNOWN:
+                self._bury(entry, "unknown")
             else:
                 self._retry(entry, LATER_PAUSE_S)
         if applied:
-            self._finish(owner, applied)
+            self._finish(applied)
         return [entry for entry in entries if entry.id not in not_sent]
 
-    def _adopt(self, owner: Recovery, doubted: Sequence[RecoveryEntry]) -> None:
+    def _adopt(self, doubted: Sequence[RecoveryEntry]) -> None:
         """What a predecessor left is resolved together: its writes share markers, which are deleted once they have served."""
         if any(_is_left(entry.payload) for entry in doubted):
-            owner.resolver.adopt([entry.payload for entry in self._queue.entries() if _is_left(entry.payload)])
+            self._resolver.adopt([entry.payload for entry in self._leases.entries() if _is_left(entry.payload)])
 
-    def _judge_all(self, owner: Recovery, entries: Sequence[RecoveryEntry], replies: Sequence[Any]) -> bool:
+    def _judge_all(self, entries: Sequence[RecoveryEntry], replies: Sequence[Any]) -> bool:
         """What the replies mean for each entry; returns whether the server is in trouble."""
         if self.has_ended:
             return False
@@ -574,47 +343,48 @@ class Drain:
             first += count
             if write.shape.is_transaction:
                 outcome = mine[-1]
-                mine = [outcome] * len(write.shape.names) if _failed(outcome) or outcome is None else outcome
-            failed = [place for place, reply in enumerate(mine) if _failed(reply) and _is_failure(reply)]
+                mine = [outcome] * len(write.shape.names) if has_failed(outcome) or outcome is None else outcome
+            failed = [place for place, reply in enumerate(mine) if has_failed(reply) and _is_failure(reply)]
             if not failed:
-                values = owner.sender.shaped(write, mine)
+                values = self._sender.shaped(write, mine)
                 write.result.value = values if write.shape.is_pipeline else values[0]
                 done.append(entry)
                 continue
             error: Any = mine[failed[0]]
             write.result.error = error
-            executed = write.shape.is_transaction and not _failed(replies[first - 1])
+            executed = write.shape.is_transaction and not has_failed(replies[first - 1])
             write.only(failed)
             if executed or not _may_succeed_later(error):
-                owner.bury(entry, "rejected")
+                self._bury(entry, "rejected")
             else:
                 trouble = trouble or classify(error)[0] is not None
                 again = True
-                owner.rewrite(
-                    write, entry
-                )  # what is left of it; what was said of this attempt does not hold for the next
-                self._count(owner, entry)
+                # What is left of it; what was said of this attempt does not hold for the next.
+                self._keeper.rewrite(write, entry)
+                self._count(entry)
         if again:
-            self._announce_none(owner)
+            self._announcement.withdraw()
         if done:
-            self._finish(owner, done)
+            self._finish(done)
         return trouble
 
-    def _finish(self, owner: Recovery, entries: Sequence[RecoveryEntry]) -> None:
+    def _finish(self, entries: Sequence[RecoveryEntry]) -> None:
         """Entries have been executed: they leave the journal, then the queue."""
-        journal = owner.journal
-        if journal is not None:
-            journal.finish([entry.payload.record for entry in entries if entry.payload.record is not None])
+        self._keeper.finish([entry.payload for entry in entries])
         if not self.has_ended:  # else they are a successor's, who finds out that they have been executed
-            owner.complete(entries)
+            self._queue.complete(entries)
 
     # --- the queue ----------------------------------------------------------------------------------------------------
 
-    def _count(self, owner: Recovery, entry: RecoveryEntry) -> None:
+    def _bury(self, entry: RecoveryEntry, reason: str) -> None:
+        if not self.has_ended:  # else the entry is a successor's, and its number may be another's
+            self._queue.bury(entry, reason)
+
+    def _count(self, entry: RecoveryEntry) -> None:
         """A retry that counts against the entry."""
         settings = self._settings
         if entry.attempts + 1 >= settings.max_attempts:
-            owner.bury(entry, "attempts")
+            self._bury(entry, "attempts")
             return
         pause_s = exponential_backoff(entry.attempts, settings.base_delay, settings.max_delay)
         # Retries share the budget of the client's own: without it they wait their longest.
@@ -622,33 +392,19 @@ class Drain:
 
     def _retry(self, entry: RecoveryEntry, delay_s: float) -> None:
         try:
-            self._queue.retry(entry.id, delay_s, lease=entry.lease)
+            self._leases.retry(entry.id, delay_s, lease=entry.lease)
         except KeyError:
             pass  # given up meanwhile
 
     def _release(self, entry: RecoveryEntry) -> None:
         try:
-            self._queue.release(entry.id, lease=entry.lease)
+            self._leases.release(entry.id, lease=entry.lease)
         except KeyError:
             pass  # done with, given up, or taken over by another worker meanwhile
 
     def _release_all(self, entries: Sequence[RecoveryEntry]) -> None:
         for entry in entries:
             self._release(entry)
-
-
-def _in_doubt(entry: RecoveryEntry) -> InDoubt:
-    write = entry.payload
-    predecessor = segment_of(write.record) if write.is_inherited and write.record is not None else None
-    return InDoubt(
-        write.packed,
-        write.shape.is_transaction,
-        write.shape.is_absolute,
-        entry.keys,
-        write.doubt,
-        predecessor,
-        write.ticket,
-    )
 
 
 def _is_left(write: Any) -> bool:
@@ -671,25 +427,3 @@ def _may_succeed_later(error: Exception) -> bool:
     if classify(error)[0] is not None or isinstance(error, OutOfMemoryError):
         return True
     return str(error).startswith("MISCONF")
-
-
-def work(recovery: weakref.ref[Recovery], wake: Event, stopped: Event) -> None:
-    """The worker's life; it does not keep a client alive for which nothing waits."""
-    try:
-        while not stopped.is_set():
-            # Cleared before looking: what happens after this line wakes the wait below.
-            wake.clear()
-            owner = recovery()
-            if owner is None:
-                return
-            pause_s = owner.drain()
-            if not owner.is_waiting():
-                # Nothing waits, so nothing is lost if the client is abandoned meanwhile: its end wakes the wait.
-                del owner
-            wake.wait(pause_s)
-    except BaseException:
-        # This thread ends. Another one that the client lives in goes on with what waits.
-        owner = recovery()
-        if owner is not None and owner.is_waiting() and not stopped.is_set():
-            owner.hand_over()
-        raise

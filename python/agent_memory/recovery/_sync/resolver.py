@@ -1,29 +1,40 @@
 # Generated from ../_async/resolver.py by tools/generate_sync.py: edit that file, not this one.
 
-"""The place where a queued write of unknown outcome is decided before it is sent again.
+"""What becomes of a queued write of unknown outcome before it is sent again.
 
-An entry is *in doubt* when an attempt at it ended with `Outcome.UNKNOWN`, or when a restarted process finds it in the journal
-of a predecessor that wrote ahead: the server may have executed it, and the old connection may still carry it. The worker of
-the queue never sends such an entry without a verdict from here. `Recovery.resolver` holds the resolver; the default
-knows nothing of the server, so it sends absolute writes again, which leaves the same data, and gives up all others.
+The outcome of an entry is unknown when an attempt at it ended with `Outcome.UNKNOWN`, or when a restarted process finds it in
+the journal of a predecessor that wrote ahead: the server may have executed it, and the old connection may still carry it. The
+drain never sends such an entry without a resolution from here.
 
-What an attempt's error says for a resolver travels as bytes: an error with an attribute `doubt` (bytes) has it kept with the
-entry, in the journal too. `Recovery.note(name, bytes)` is kept with the journal, for entries that were written
-ahead or being replayed when the process died; a successor finds it in `Recovery.notes`.
+- Where exactly once is on, a lost write has a ticket, which it holds: of this process, or made anew of what a predecessor's
+  record says. Its old connection is fenced before anything else is sent; then the ticket gets its verdict.
+- What a predecessor left is adopted all at once, and held until its records are gone: a marker answers for many writes, and
+  is deleted when nobody holds it any more. So a process that dies while it resolves leaves to the next what it found.
+- Without a ticket nothing tells: absolute writes are sent again, which leaves the same data, others become dead letters.
 """
 
 from __future__ import annotations
 
 import enum
+import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from agent_memory.errors import Outcome, RedisUnavailableError
+from agent_memory.redis.exactly_once.tickets import Verdict, adopt
 
 if TYPE_CHECKING:
     from agent_memory.recovery._sync.queued_writes import CommandWrite
+    from agent_memory.redis._sync.guarded import GuardedCalls
     from agent_memory.redis.exactly_once.tickets import Ticket
 
-__all__ = ["Resolver", "InDoubt", "Resolution"]
+__all__ = ["Resolver", "Resolution"]
+
+logger: Final = logging.getLogger("agent_memory.storage")
+
+RESOLVE_TIMEOUT_S: Final = 5.0
+"""How long one batch asks; what is not known by then is asked about again later."""
 
 
 class Resolution(enum.Enum):
@@ -34,37 +45,80 @@ class Resolution(enum.Enum):
     APPLIED = "applied"
     """It has been executed: it is done with."""
     UNKNOWN = "unknown"
-    """Nobody can tell: it becomes a dead letter with this reason."""
+    """Nothing tells: it becomes a dead letter with this reason."""
     LATER = "later"
     """It cannot be told now (the server is away or busy): it keeps its place and is asked about again."""
 
 
-@dataclass(frozen=True, slots=True)
-class InDoubt:
-    """An entry as a resolver sees it."""
-
-    packed: Sequence[bytes]
-    """Its commands, packed; more than one for a pipeline."""
-    is_transaction: bool
-    """Whether its commands are sent as MULTI … EXEC."""
-    is_absolute: bool
-    """Whether executing it again leaves the same data."""
-    keys: Sequence[bytes]
-    """The keys it writes."""
-    doubt: bytes
-    """What the error of its last attempt said for the resolver; empty where that was nothing, or the process died."""
-    predecessor: int | None
-    """The number of the journal's segment, where a process that has died left it (see `Recovery.notes`); else None."""
-    ticket: Ticket | None = None
-    """What exactly once knows of its last attempt; None for nothing."""
-
-
 class Resolver:
-    """The default: absolute writes are sent again, of others nothing is known."""
+    """Resolves by tickets, once it is bound to a client that has exactly once; until then nothing is known."""
+
+    def __init__(self) -> None:
+        self._client: GuardedCalls | None = None
+
+    def bind(self, client: GuardedCalls) -> None:
+        """Asks this drop-in client, which has exactly once, from now on."""
+        self._client = client
 
     def adopt(self, writes: Sequence[CommandWrite]) -> None:
-        """All that a predecessor left in doubt; told before the first of them is to be resolved, and again if that raises."""
+        """Makes tickets of what a predecessor's records say, and has their connections fenced.
 
-    def resolve(self, entries: Sequence[InDoubt]) -> list[Resolution]:
-        """One verdict for each entry, in order. What it raises counts as LATER for all."""
-        return [Resolution.SEND if entry.is_absolute else Resolution.UNKNOWN for entry in entries]
+        Told of all that a predecessor left before the first is to be resolved, and again if that raises.
+        """
+        if self._client is None:
+            return
+        streams, tickets = adopt(_readable(writes))
+        by_token = dict(zip(dict.fromkeys(write.doubt for write in writes if write.doubt), tickets, strict=True))
+        for write in writes:
+            if write.doubt:
+                write.ticket = by_token[write.doubt]
+                write.ticket.hold(write)
+        self._client.see_to(streams)
+
+    def resolve(self, writes: Sequence[CommandWrite]) -> list[Resolution]:
+        """One resolution for each write, in order. What it raises counts as LATER for all."""
+        resolutions = []
+        away = False
+        for write in writes:
+            client, ticket = self._client, write.ticket
+            if client is None or ticket is None:
+                resolution = _resolution_of(write, Outcome.UNKNOWN)
+            elif away and ticket.verdict is None:
+                resolution = Resolution.LATER  # one has been waited for in vain: that is enough for all
+            else:
+                resolution = _by_ticket(client, write, ticket)
+                away = resolution is Resolution.LATER
+            resolutions.append(resolution)
+        return resolutions
+
+
+def _by_ticket(client: GuardedCalls, write: CommandWrite, ticket: Ticket) -> Resolution:
+    lost = RedisUnavailableError("the answer was lost")
+    lost.ticket = ticket
+    outcome = client.resolve(lost, RESOLVE_TIMEOUT_S)
+    if outcome is Outcome.UNKNOWN and ticket.verdict is not Verdict.UNRESOLVABLE:
+        return Resolution.LATER
+    return _resolution_of(write, outcome)
+
+
+def _readable(writes: Sequence[CommandWrite]) -> list[dict[str, object]]:
+    """The records of their tickets, each once; what none can be made of resolves nothing."""
+    records: dict[bytes, dict[str, object]] = {}
+    for write in writes:
+        if write.doubt and write.doubt not in records:
+            try:
+                record = json.loads(write.doubt)
+                adopt([record])
+                records[write.doubt] = record
+            except (ValueError, TypeError, KeyError):
+                logger.error("what a record of the journal says of its attempt cannot be read")
+                write.doubt = b""
+    return list(records.values())
+
+
+def _resolution_of(write: CommandWrite, outcome: Outcome) -> Resolution:
+    if outcome is Outcome.APPLIED:
+        return Resolution.APPLIED
+    if outcome in (Outcome.NOT_SENT, Outcome.REJECTED) or write.shape.is_absolute:
+        return Resolution.SEND
+    return Resolution.UNKNOWN

@@ -25,7 +25,7 @@ from redis.connection import parse_url
 from redis.exceptions import ResponseError
 
 from agent_memory import _check
-from agent_memory._concurrency import in_thread, settle, sleep
+from agent_memory._concurrency import in_thread, settle
 from agent_memory._core import Guard
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import (
@@ -37,11 +37,12 @@ from agent_memory.policy import (
     exponential_backoff,
 )
 from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.recovery._sync.engine import RecoveryEngine
 from agent_memory.recovery._sync.priority_commands import PriorityCommands
-from agent_memory.recovery._sync.queued_writes import FunctionWrite, StoreResult
+from agent_memory.recovery._sync.queued_writes import StoreResult
 from agent_memory.recovery._sync.recovery import Recovery
-from agent_memory.recovery.rate_limited_log import RateLimitedWarnings
-from agent_memory.recovery.results import Health, StoreStatus
+from agent_memory.recovery._sync.storing import Storing
+from agent_memory.recovery.results import Health
 from agent_memory.redis import Redis, private
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._sync.retry import retry
@@ -80,6 +81,8 @@ _DEFAULT_MAX_CONNECTIONS: Final = 100
 _DEADLINE_IN_TIMEOUTS: Final = 2.0
 """The bound of a whole call, retries and pauses included, as a multiple of `socket_timeout`."""
 
+_FOR_SUBCLASSES: Final = frozenset({"_create_redis_client", "_execute_with_circuit_breaker"})
+"""What the specification lets a subclass override or call."""
 _OURS: Final = (RedisUnavailableError, RedisTimeoutError)
 _UNBOUNDED_TIMEOUT_S: Final = 5.0
 """What a call's deadline is reckoned from where `socket_timeout` is None, in seconds."""
@@ -181,7 +184,6 @@ class ResilientRedisClient(ListedCommands):
         self.retry_base_delay = retry_base_delay
         self.retry_max_delay = retry_max_delay
         self._double_await = double_await
-        self._warnings = RateLimitedWarnings(logger, client_name)
         self._server: EmbeddedServer | None = None
         self._connection = {
             "host": host,
@@ -214,7 +216,11 @@ class ResilientRedisClient(ListedCommands):
         self._wrap(self._owned if client is None else client)
         self._prober = self._make_prober(probe)
         identity = json.dumps([client_name, self.endpoint, db])
-        self.recovery = Recovery(self._guard, recovery, client_name, identity, self._commands)
+        self._engine = RecoveryEngine(self._guard, recovery, client_name, identity, self._commands)
+        probe_now = _nothing if self._prober is None else self._prober.ensure_running
+        self._storing = Storing(self._engine, self._guard, client_name, self._deadline_s, probe_now)
+        self.recovery = Recovery(self._engine)
+        """What waits for the server to come back, and what was given up."""
 
     # --- the wrapped client -------------------------------------------------------------------------------------------
 
@@ -244,7 +250,7 @@ class ResilientRedisClient(ListedCommands):
     @client.setter
     def client(self, wrapped: Any) -> None:
         self._wrap(wrapped)
-        self.recovery.order(self._commands)
+        self._engine.bind(self._commands)
 
     def _wrap(self, wrapped: Any) -> None:
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
@@ -283,7 +289,11 @@ class ResilientRedisClient(ListedCommands):
         return getattr(self._commands, name)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *dir(self._client)})
+        """Commands and what is documented: no attributes of our own or of the wrapped client that are not for users."""
+        names = {*super().__dir__(), *dir(self._client)}
+        return sorted(
+            name for name in names if not name.startswith("_") or name.startswith("__") or name in _FOR_SUBCLASSES
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.client_name!r} at {self.endpoint}, circuit {self._guard.state}>"
@@ -325,7 +335,7 @@ class ResilientRedisClient(ListedCommands):
         A server that cannot be reached is no reason to raise: it is logged, counted by the circuit breaker, and the client
         goes on as it would if the server failed later. Raises what the server answered, such as a wrong password.
         """
-        self.recovery.reopen()
+        self._engine.reopen()
         if self._prober is not None:
             self._prober.reopen()
         try:
@@ -341,7 +351,7 @@ class ResilientRedisClient(ListedCommands):
         Stops the embedded server if this client started one; leaves an injected client open. May be called again, and the
         client may be used again.
         """
-        self.recovery.close()
+        self._engine.close()
         if self._prober is not None:
             self._prober.stop()
         if self._owned is not None:
@@ -451,14 +461,6 @@ class ResilientRedisClient(ListedCommands):
             # The text of an error may quote what was stored; its class, and the code a server's error begins with, do not.
             logger.error("%s: %s failed: %s", self.client_name, operation_name, _describe_without_values(error))
 
-    def _note_rejection(self) -> None:
-        """A write is not even tried because the circuit is open: makes sure of the probe."""
-        if self._prober is not None:
-            self._prober.ensure_running()
-
-    def _note_unkept(self, priority: Priority, error: Exception) -> None:
-        logger.error("%s: a %s write could not be kept, so it was not sent: %s", self.client_name, priority.name, error)
-
     # --- storing by priority ------------------------------------------------------------------------------------------
 
     def with_priority(self, priority: Priority) -> PriorityCommands:
@@ -469,7 +471,7 @@ class ResilientRedisClient(ListedCommands):
         letter otherwise. A relative expiry counts from the call. Writes of one key never overtake each other, and a plain
         write of a key that has queued writes waits for those, or raises RedisUnavailableError (NOT_SENT) at its deadline.
         """
-        return PriorityCommands(self, Priority(priority))
+        return PriorityCommands(self._storing, self, Priority(priority))
 
     def store_with_retry(
         self,
@@ -509,38 +511,9 @@ class ResilientRedisClient(ListedCommands):
         if isinstance(agent_id, bool) or not isinstance(agent_id, str | int):
             raise ValueError(f"agent_id must be str or int, got {agent_id!r}")
         agent_id = agent_id if isinstance(agent_id, str) else str(int(agent_id))
-        name, function = self.recovery.registered(store_func)
-        write = FunctionWrite(self.client_name, agent_id, state_data, function, Priority(priority))
-        write.name = name
-        with self.recovery.turn(agent_id) as joins:
-            stored = not joins and self._store_now(write, attempts, base_delay, max_delay)
-            if not stored:
-                self._defer(write)
-            if stored or write.result.status is StoreStatus.QUEUED:
-                self.recovery.overtake(agent_id)
-            if stored:
-                return write.result
-        if joins and self._guard.state == "closed":
-            # Only this key's backlog is in the way: wait for it as long as a call may take.
-            write.result.wait(self._deadline_s)
-        return write.result
-
-    def _store_now(self, write: FunctionWrite, attempts: int, base_delay: float, max_delay: float) -> bool:
-        for attempt in range(1 + (attempts if write.priority is Priority.CRITICAL else 0)):
-            if attempt:
-                sleep(exponential_backoff(attempt - 1, base_delay, max_delay))
-            if write.attempt():
-                write.result._settle(StoreStatus.STORED)
-                return True
-        return False
-
-    def _defer(self, write: FunctionWrite) -> None:
-        """What becomes of a write that could not be stored now."""
-        if write.priority is Priority.LOW:
-            write.result._settle(StoreStatus.DROPPED)
-        else:
-            self.recovery.put(write)
-        self._warnings.add(f"a {write.priority.name} write {write.result.status}")
+        return self._storing.store(
+            agent_id, state_data, store_func, Priority(priority), attempts, base_delay, max_delay
+        )
 
 
 _TEXT_FLAGS: Final = frozenset({"decode_responses", "double_await", "ssl_validate_ocsp", "ssl_validate_ocsp_stapled"})
@@ -563,6 +536,10 @@ def _arguments_of_url(url: str) -> dict[str, Any]:
     if "path" in arguments:
         arguments["unix_socket_path"] = arguments.pop("path")
     return arguments
+
+
+def _nothing() -> None:
+    """There is no probe."""
 
 
 def _call_ping(client: Any) -> Any:

@@ -8,14 +8,13 @@ not synced is lost with the machine's power.
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-__all__ = ["JournalOwner", "SimulatedDisk", "SimulatedPath"]
+__all__ = ["JournalOwner", "SimulatedDisk"]
 
 BATCH_S: Final = (0.0001, 0.004)
 """Least and greatest time between a request and the end of its batch, in seconds."""
@@ -83,23 +82,6 @@ class SimulatedDisk:
             elif power:
                 segment.written = _copy(segment.synced)
             segment.synced = _copy(segment.written)
-
-
-class SimulatedPath(os.PathLike[str]):
-    """A directory of the simulated disk as one process sees it: `RecoveryConfig(path=…)`."""
-
-    def __init__(self, disk: SimulatedDisk, process: JournalOwner) -> None:
-        self._disk = disk
-        self._process = process
-
-    def __fspath__(self) -> str:
-        return "/simulated"
-
-    def open_journal(self, identity: str, fsync: str, interval_s: float) -> _Journal:
-        """What takes the place of the engine."""
-        # All processes connect to one server, each under a name of its own.
-        identity = identity.replace(self._process.host, "simulated.invalid")
-        return self._disk.open(self._process, identity, fsync, interval_s)
 
 
 class _Journal:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent_memory.testing.simulation.disk import SimulatedDisk, SimulatedPath
+from agent_memory.policy import RecoveryConfig
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from agent_memory.testing.simulation.disk import SimulatedDisk
     from agent_memory.testing.simulation.network import SimulatedNetwork
 
 __all__ = ["SimulatedProcess"]
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 class SimulatedProcess:
     """
-    What is made with its `connection_kwargs` and its `path` belongs to it, and ends when it is killed.
+    What is made with its `connection_kwargs` and a `recovery_config` belongs to it, and ends when it is killed.
 
     From then on nothing that its code still does reaches network or disk, and its connections tell it nothing; what it had
     handed to the network arrives. Tasks begun by `run` are cancelled.
@@ -30,8 +31,7 @@ class SimulatedProcess:
         """The name under which it connects, by which the network knows whose a connection is."""
         self.alive = True
         self.journals: list[Any] = []
-        self.path = SimulatedPath(disk, self)
-        """The directory of its journal, for `RecoveryConfig(path=…)`; processes with clients of one name share it."""
+        self._disk = disk
         self._network = network
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -39,6 +39,16 @@ class SimulatedProcess:
     def connection_kwargs(self) -> dict[str, Any]:
         """What a client of this process is made with to connect."""
         return {"host": self.host, "port": 6379}
+
+    def recovery_config(self, **settings: Any) -> RecoveryConfig:
+        """`RecoveryConfig(**settings)` with the journal on the simulated disk, where clients of one name share it."""
+        return RecoveryConfig(path="simulated", open_journal=self._open_journal, **settings)
+
+    def _open_journal(self, config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
+        # All processes connect to one server, each under a name of its own.
+        identity = identity.replace(self.host, "simulated.invalid")
+        journal = self._disk.open(self, identity, config.fsync, float(config.fsync_interval))
+        return journal, journal
 
     def run(self, program: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Begin something in this process."""

@@ -343,8 +343,8 @@ async def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mo
             await high.set(key, "old")
         (log,) = journal.glob("*.journal")
         before = log.stat().st_size
-        records = [entry.payload.record for entry in client.recovery.queue.entries()]
-        await client.recovery.journal.finish(records[:1])
+        records = [entry.payload.record for entry in client._engine.queue.core.entries()]
+        await client._engine.keeper.journal.finish(records[:1])
         after = log.stat().st_size
         await high.set("later", "new")
         log = killed(journal, journal.with_name("killed"))
@@ -397,7 +397,7 @@ async def test_a_journal_of_the_version_before(mortal_server, journal, left_by, 
         assert await client.client.hstrlen("hash", "field") == 1_200
         letters = {(letter.operation, letter.agent_id, letter.reason) for letter in client.recovery.dead_letters()}
         assert letters == {("LPUSH", "text", "rejected"), ("INCRBY", "doubt", "unknown")}
-        assert client.recovery.notes[0, "note"] == b"body"
+        assert client._engine.keeper.journal.notes[0, "note"] == b"body"
         assert client.recovery.stats()["journal"]["damaged_segments"] == 0
         assert [file.suffix for file in journal.iterdir()] == [".journal"]
 

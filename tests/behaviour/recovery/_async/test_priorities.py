@@ -319,19 +319,18 @@ async def test_a_worker_that_starts_leaves_the_write_alone_that_a_plain_one_repl
             behind.guard.reset()
             proxy.pause()
             newer = async_spawn(behind.set, "key", "new")
-            while behind.recovery.queue.stats()["leased"] == 0:
+            while behind._engine.queue.core.stats()["leased"] == 0:
                 await async_sleep(0.001)
             behind.recovery.resume()
-            recovery = behind.recovery
+            worker = behind._engine.worker
             for _ in range(3):
-                worker = recovery._worker
-                recovery._stopped.set()
-                recovery._wake.set()
-                assert await worker.join(WAIT_S)
-                recovery.start_working()
-                while recovery._worker is worker:
+                task = worker.task
+                worker.stop()
+                assert await task.join(WAIT_S)
+                worker.start()
+                while worker.task is task:
                     await async_sleep(0.001)
-            assert recovery.queue.stats()["leased"] == 1
+            assert behind._engine.queue.core.stats()["leased"] == 1
             proxy.resume()
             await newer.join()
             assert await behind.recovery.flush(WAIT_S)
@@ -343,8 +342,8 @@ async def test_a_write_that_takes_the_place_of_an_older_one_starts_with_its_own_
     await open_circuit(client)
     high = client.with_priority(Priority.HIGH)
     await high.set("key", "old")
-    (leased,) = client.recovery.queue.pop_due_many(1)
-    client.recovery.queue.retry(leased.id, 30.0, lease=leased.lease)
+    (leased,) = client._engine.queue.core.pop_due_many(1)
+    client._engine.queue.core.retry(leased.id, 30.0, lease=leased.lease)
     assert [write.attempts for write in client.recovery.pending()] == [1]
     await high.set("key", "new")
     assert [write.attempts for write in client.recovery.pending()] == [0]

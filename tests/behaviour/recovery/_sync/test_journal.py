@@ -345,8 +345,8 @@ def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mortal_s
             high.set(key, "old")
         (log,) = journal.glob("*.journal")
         before = log.stat().st_size
-        records = [entry.payload.record for entry in client.recovery.queue.entries()]
-        client.recovery.journal.finish(records[:1])
+        records = [entry.payload.record for entry in client._engine.queue.core.entries()]
+        client._engine.keeper.journal.finish(records[:1])
         after = log.stat().st_size
         high.set("later", "new")
         log = killed(journal, journal.with_name("killed"))
@@ -399,7 +399,7 @@ def test_a_journal_of_the_version_before(mortal_server, journal, left_by, loses_
         assert client.client.hstrlen("hash", "field") == 1_200
         letters = {(letter.operation, letter.agent_id, letter.reason) for letter in client.recovery.dead_letters()}
         assert letters == {("LPUSH", "text", "rejected"), ("INCRBY", "doubt", "unknown")}
-        assert client.recovery.notes[0, "note"] == b"body"
+        assert client._engine.keeper.journal.notes[0, "note"] == b"body"
         assert client.recovery.stats()["journal"]["damaged_segments"] == 0
         assert [file.suffix for file in journal.iterdir()] == [".journal"]
 

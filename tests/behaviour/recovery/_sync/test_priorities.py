@@ -320,19 +320,18 @@ def test_a_worker_that_starts_leaves_the_write_alone_that_a_plain_one_replaces(c
             behind.guard.reset()
             proxy.pause()
             newer = spawn(behind.set, "key", "new")
-            while behind.recovery.queue.stats()["leased"] == 0:
+            while behind._engine.queue.core.stats()["leased"] == 0:
                 sleep(0.001)
             behind.recovery.resume()
-            recovery = behind.recovery
+            worker = behind._engine.worker
             for _ in range(3):
-                worker = recovery._worker
-                recovery._stopped.set()
-                recovery._wake.set()
-                assert worker.join(WAIT_S)
-                recovery.start_working()
-                while recovery._worker is worker:
+                task = worker.task
+                worker.stop()
+                assert task.join(WAIT_S)
+                worker.start()
+                while worker.task is task:
                     sleep(0.001)
-            assert recovery.queue.stats()["leased"] == 1
+            assert behind._engine.queue.core.stats()["leased"] == 1
             proxy.resume()
             newer.join()
             assert behind.recovery.flush(WAIT_S)
@@ -344,8 +343,8 @@ def test_a_write_that_takes_the_place_of_an_older_one_starts_with_its_own_attemp
     open_circuit(client)
     high = client.with_priority(Priority.HIGH)
     high.set("key", "old")
-    (leased,) = client.recovery.queue.pop_due_many(1)
-    client.recovery.queue.retry(leased.id, 30.0, lease=leased.lease)
+    (leased,) = client._engine.queue.core.pop_due_many(1)
+    client._engine.queue.core.retry(leased.id, 30.0, lease=leased.lease)
     assert [write.attempts for write in client.recovery.pending()] == [1]
     high.set("key", "new")
     assert [write.attempts for write in client.recovery.pending()] == [0]

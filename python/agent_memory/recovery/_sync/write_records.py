@@ -1,0 +1,62 @@
+# Generated from ../_async/write_records.py by tools/generate_sync.py: edit that file, not this one.
+
+"""A queued write as a record of the journal, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent_memory import _wall_clock
+from agent_memory.policy import Priority
+from agent_memory.recovery._sync.queued_writes import (
+    CommandWrite,
+    FunctionWrite,
+    InheritedCommandWrite,
+    shape_of,
+)
+from agent_memory.recovery.functions import RegisteredFunction
+from agent_memory.recovery.records import Record, encode, words_of
+
+__all__ = ["commands_of", "record_of"]
+
+
+def record_of(
+    write: CommandWrite | FunctionWrite,
+    keys: Sequence[bytes],
+    priority: Priority,
+    *,
+    queued_ms: int | None = None,
+    coalesce: bool = False,
+    ahead: bool = False,
+    reason: str = "",
+    registered: RegisteredFunction | None = None,
+    doubt: bytes | None = None,
+) -> bytes:
+    """The bytes of a write's record; `doubt` is what resolves it should its process die, without it what the write knows."""
+    doubt = write.doubt if doubt is None else doubt
+    flags = "c" * coalesce + "w" * ahead + "d" * (doubt is not None) + "x" * bool(reason)
+    if isinstance(write, CommandWrite):
+        kind = "transaction" if write.shape.is_transaction else "commands"
+        flags += "a" * write.shape.is_absolute
+        parts = tuple(write.packed)
+    else:
+        assert registered is not None
+        kind = "function"
+        parts = (
+            registered.name.encode(),
+            write.agent_id.encode("utf-8", "surrogatepass"),
+            registered.encoded(write.state),
+        )
+    now_ms = _wall_clock.now_ns() // 1_000_000 if queued_ms is None else queued_ms
+    return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
+
+
+def commands_of(record: Record) -> CommandWrite:
+    """The commands that a record holds."""
+    names = tuple(words_of(command)[0].decode("ascii", "replace").upper() for command in record.parts)
+    is_pipeline, is_transaction = len(record.parts) > 1, record.kind == "transaction"
+    packed = record.parts[0] if len(record.parts) == 1 else record.parts
+    commands = InheritedCommandWrite(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
+    if "d" in record.flags:
+        commands.doubt = record.doubt
+    return commands
