@@ -36,9 +36,11 @@ class AsyncJournalProgress(Protocol):
 
     async def wait(self, ticket: int) -> None:
         """Returns when a request is kept; raises the RecoveryJournalError it failed with."""
+        ...
 
     def close(self) -> None:
         """Frees what waiting needed."""
+        ...
 
 
 AsyncOpenJournal = Callable[["RecoveryConfig", str], tuple[JournalEngine, AsyncJournalProgress]]

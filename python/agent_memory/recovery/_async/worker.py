@@ -23,12 +23,15 @@ class AsyncDrainOwner(Protocol):
 
     def take_over(self) -> None:
         """A worker begins: what its predecessor held is released."""
+        ...
 
     async def drain(self) -> float | None:
         """Sends what is due; returns the seconds until there is more to do, None for not before an event."""
+        ...
 
     def is_waiting(self) -> bool:
         """Whether anything is queued."""
+        ...
 
 
 class AsyncWorker:

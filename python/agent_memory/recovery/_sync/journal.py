@@ -38,9 +38,11 @@ class JournalProgress(Protocol):
 
     def wait(self, ticket: int) -> None:
         """Returns when a request is kept; raises the RecoveryJournalError it failed with."""
+        ...
 
     def close(self) -> None:
         """Frees what waiting needed."""
+        ...
 
 
 OpenJournal = Callable[["RecoveryConfig", str], tuple[JournalEngine, JournalProgress]]

@@ -25,12 +25,15 @@ class DrainOwner(Protocol):
 
     def take_over(self) -> None:
         """A worker begins: what its predecessor held is released."""
+        ...
 
     def drain(self) -> float | None:
         """Sends what is due; returns the seconds until there is more to do, None for not before an event."""
+        ...
 
     def is_waiting(self) -> bool:
         """Whether anything is queued."""
+        ...
 
 
 class Worker:
