@@ -230,7 +230,6 @@ demo: $(STAMPS)/extra-demo $(STAMPS)/installed
 
 # Every bench_NAME.py is a script of its own and prints its table; BENCH=core chooses those whose name contains it.
 bench: $(STAMPS)/extra-bench $(STAMPS)/installed
-	$(if $(wildcard rust/*/benches),cargo bench --workspace)
 	@for bench in benches/python/bench_*$(BENCH)*.py; do \
 		echo "--- $$bench"; $(BIN)/python "$$bench" || exit 1; \
 	done
