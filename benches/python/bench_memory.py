@@ -68,7 +68,7 @@ def report(name, value, unit, note=""):
 async def bench_store(folder, texts, vectors):
     count = len(texts)
     async with AsyncMemorySystem(folder) as memory:
-        connection = memory._directory.server.connection_kwargs
+        connection = memory._resources.directory.server.connection_kwargs
         for durability in DURABILITIES:
             await memory.store("warm", "warm", embedding=vectors[0], durability=durability)
         rounds = []
@@ -121,7 +121,7 @@ async def bench_retrieve(folder, vectors):
                 times.append(time.perf_counter() - began)
         times.sort()
         report(f"retrieve top 10 of {len(vectors):,}, p50", times[150] * 1e3, "ms", f"p10 {times[30] * 1e3:.2f} ms")
-        index = memory._indexes.peek(AGENT).index
+        index = memory._lifecycle.parts.loaded.peek(AGENT).index
         began = time.perf_counter()
         for n in range(100):
             index.search(vectors[n % len(vectors)], None, 10)

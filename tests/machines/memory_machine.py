@@ -634,7 +634,7 @@ class Place:
         )
 
     def flush(self, system):
-        system._client.flushall()
+        system._lifecycle.parts.redis.tier.client.flushall()
 
     def wait_for_redis(self, systems):
         deadline = time.monotonic() + PATIENCE_S

@@ -1,14 +1,11 @@
 """The tiers of agent memory: short-term and intermediate in Redis, long-term in SQL, one index over all of them."""
 
 from agent_memory.memory._async.sync_service import AsyncSyncService
-from agent_memory.memory._async.system import (
-    AsyncIntermediateMemory,
-    AsyncLongTermMemory,
-    AsyncMemorySystem,
-    AsyncShortTermMemory,
-)
+from agent_memory.memory._async.system import AsyncMemorySystem
+from agent_memory.memory._async.tiers import AsyncIntermediateMemory, AsyncLongTermMemory, AsyncShortTermMemory
 from agent_memory.memory._sync.sync_service import SyncService
-from agent_memory.memory._sync.system import IntermediateMemory, LongTermMemory, MemorySystem, ShortTermMemory
+from agent_memory.memory._sync.system import MemorySystem
+from agent_memory.memory._sync.tiers import IntermediateMemory, LongTermMemory, ShortTermMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
 from agent_memory.memory.errors import (
     AgentErasedError,

@@ -1,4 +1,4 @@
-"""One agent's index: what is ranked, and which versions are known. See `_async_indexes.py` for how it follows the feed."""
+"""One agent's index: what is ranked, and which versions are known. `_async/indexes.py` loads it and follows the feed."""
 
 from __future__ import annotations
 

@@ -1,56 +1,34 @@
-"""Whether a store is here, and what became of a write: shared by the asyncio sources and their sync twins."""
+"""Whether a store can be used, as the last calls to it showed.
+
+States of a store (`Availability`)
+- *here*: every call goes to it.
+- *away*: a call failed less than RETRY_S ago; calls are answered without it. The next call after that tries again.
+
+SQL may be here and take no writes (`Writability`): full, read-only or locked. Then reads go on, and writes do what they do
+while SQL is away.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import Final
 
-from agent_memory.memory._copy import Copy
-from agent_memory.memory.entries import Durability
-from agent_memory.memory.errors import CorruptMemoryError, MemoryStoreUnavailableError, StoreFault
-from agent_memory.memory.stores.operations import WriteResult
+from agent_memory.memory.errors import MemoryStoreUnavailableError, StoreFault
 
-__all__ = ["FULL_STAYS_S", "RETRY_S", "Damage", "Found", "Presence", "Writability", "Written"]
+__all__ = ["FULL_STAYS_S", "RETRY_S", "Availability", "Writability"]
 
 logger = logging.getLogger(__name__)
 
-MAX_DAMAGED: Final = 1_000
-"""Of how many damaged memories the names are kept; each is told of once in the log."""
-
 RETRY_S: Final = 0.25
 """For how long a store that failed is not asked again."""
-
 
 FULL_STAYS_S: Final = 30.0
 """For how long `health()` says that a database is full which has neither refused nor taken a write since: only a write can
 tell, and a smaller one may fit."""
 
 
-class Written(NamedTuple):
-    """What became of a write: the SQL store's answer, or one made up for a dirty copy, and the level that was reached."""
-
-    result: WriteResult
-    durability: Durability
-    copy: Copy | None
-    """The copy as it stands now, where it is known."""
-
-
-class Found(NamedTuple):
-    """What was read."""
-
-    copies: dict[str, Copy]
-    """Without tombstones, what has expired and what is nowhere."""
-    hint: int | None
-    """Redis' hint; None: it is away."""
-    unknown: frozenset[str]
-    """Ids that a store which is away may have."""
-    damaged: dict[str, CorruptMemoryError]
-    """Ids of which no intact copy was found."""
-
-
-class Presence:
+class Availability:
     """Whether a store is here, as its last calls showed. Any thread may use it."""
 
     def __init__(self, name: str) -> None:
@@ -123,24 +101,3 @@ class Writability:
         if self.fault is not StoreFault.FULL or time.monotonic() - self._refused_at > FULL_STAYS_S:
             self.accepted()
         return self.fault
-
-
-class Damage:
-    """The damaged memories that this process has met. Any thread may use it."""
-
-    def __init__(self) -> None:
-        self.met = 0
-        """How often one was met: read by id, or left out of a list."""
-        self._known: OrderedDict[str, str] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def note(self, memory_id: str, where: str) -> None:
-        """One was met; the log says so the first time."""
-        self.met += 1
-        if memory_id not in self._known:
-            logger.error("the copy of memory %s in %s is damaged", memory_id, where)
-            self._known[memory_id] = where
-            while len(self._known) > MAX_DAMAGED:
-                self._known.popitem(last=False)

@@ -74,7 +74,7 @@ async def test_a_cancelled_open_is_undone(slow, tmp_path):
     await cancel(await begun(memory.open()))
     slow.may_open.set()
     await slow.is_closed.wait()
-    assert (slow.opened, slow.closed, memory._is_open) == (1, 1, False)
+    assert (slow.opened, slow.closed, memory._lifecycle.parts is not None) == (1, 1, False)
     async with memory:
         assert await memory.count("a") == 0
 

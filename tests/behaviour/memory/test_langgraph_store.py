@@ -236,11 +236,11 @@ def test_a_batch_goes_where_the_settings_let_it_while_sql_is_away(tmp_path, monk
     with MemorySystem(tmp_path / "memory", redis=None, config=config) as memory:
         store = AgentMemoryStore(memory)
         with monkeypatch.context() as patched:
-            patched.setattr(memory._copies.store, "write", async_away)
+            patched.setattr(memory._lifecycle.parts.sql.store, "write", async_away)
             store.batch([PutOp(("n",), f"k{number}", {"v": number}) for number in range(3)])
             assert memory.stats()["journal"]["entries"] == 3
         with MemorySystem(tmp_path / "other", redis=None) as strict, monkeypatch.context() as patched:
-            patched.setattr(strict._copies.store, "write", async_away)
+            patched.setattr(strict._lifecycle.parts.sql.store, "write", async_away)
             with pytest.raises(DurabilityError):
                 AgentMemoryStore(strict).batch([PutOp(("n",), f"k{number}", {"v": number}) for number in range(3)])
     with MemorySystem(tmp_path / "memory", redis=None, config=config) as memory:
@@ -422,7 +422,7 @@ def test_a_database_that_takes_no_writes_is_read(memory, monkeypatch, caplog):
     before = expiry()
     with monkeypatch.context() as patched:
         refusal = MemoryStoreUnavailableError("read-only", fault=StoreFault.READ_ONLY)
-        patched.setattr(memory._copies.store, "write", functools.partial(_raise, refusal))
+        patched.setattr(memory._lifecycle.parts.sql.store, "write", functools.partial(_raise, refusal))
         for _ in range(3):
             assert store.get(("n",), "k").value == {"v": "tea"}
             assert len(store.search(("n",), query="tea")) == 1

@@ -229,7 +229,7 @@ def test_what_is_committed_stays_whatever_else_of_this_process_opens_the_file(tm
     home = tmp_path / "folder"
     with MemorySystem(home, redis=None) as memory:
         memory.store("agent", "before")
-        assert memory._copies.store.scrub()
+        assert memory._lifecycle.parts.sql.store.scrub()
         with MemorySystem(home, redis=None) as other:
             other.store("agent", "of another object")
         memory.store("agent", "between")

@@ -171,7 +171,7 @@ def writes(_, text):
 
 @pytest.mark.parametrize("code", [code for code in MEANS if code != LOST])
 async def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, code):
-    fault, has_redis = MEANS[code], memory._copies.tier is not None
+    fault, has_redis = MEANS[code], memory._lifecycle.parts.redis.tier is not None
     first = await memory.store("agent", "the first")
     proxy.arm(code, writes, times=10_000)
     if fault in (WRONG, DAMAGED):
@@ -196,14 +196,16 @@ async def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, cod
         assert (await memory.stats())["sql"]["refuses_writes"] == IS_REFUSED[fault]
         assert (await memory.health()).sql in (IS_REFUSED[fault], "here")
     proxy.disarm()
-    memory._copies.sql._retry_at = memory._copies.sql_writes._refused_at = 0.0  # as if it were later
+    memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = (
+        0.0  # as if it were later
+    )
     assert (await memory.store("agent", "the last")).durability == "sql"
     assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")
 
 
 @pytest.mark.parametrize("code", [code for code in MEANS if code != LOST])
 async def test_what_each_code_of_a_read_means_for_the_system(memory, proxy, code):
-    fault, has_redis = MEANS[code], memory._copies.tier is not None
+    fault, has_redis = MEANS[code], memory._lifecycle.parts.redis.tier is not None
     await memory.store("agent", "the first")
     proxy.arm(code, lambda _, text: text.startswith("SELECT"), times=10_000)
     with pytest.raises(MemoryStoreError) as caught:
@@ -214,8 +216,8 @@ async def test_what_each_code_of_a_read_means_for_the_system(memory, proxy, code
     assert health.sql == IS_REFUSED.get(fault, fault.value)
     reads_go_on = fault in IS_REFUSED
     assert health == ("degraded" if has_redis or reads_go_on else "down")
-    assert memory._copies.sql.is_away() == (fault is AWAY)
+    assert memory._lifecycle.parts.sql.is_away() == (fault is AWAY)
     proxy.disarm()
-    memory._copies.sql._retry_at = memory._copies.sql_writes._refused_at = 0.0
+    memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert await memory.count("agent") == 1
     assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")

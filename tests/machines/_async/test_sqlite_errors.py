@@ -316,7 +316,7 @@ async def memory(request, tmp_path):
 async def test_what_each_fault_of_a_write_means_for_the_system(memory, name):
     begin, fault, _ = WRITE_FAULTS[name]
     first = await memory.store("agent", "the first")
-    with begin(memory._copies.store._engine):
+    with begin(memory._lifecycle.parts.sql.store._engine):
         if fault is WRONG:
             with pytest.raises(MemoryStoreError) as caught:
                 await memory.store("agent", "x", degrade=True)
@@ -325,14 +325,14 @@ async def test_what_each_fault_of_a_write_means_for_the_system(memory, name):
             with pytest.raises(DurabilityError, match=f"SQL is {fault.value}") as caught:
                 await memory.store("agent", "x")
             assert caught.value.fault is fault
-            if memory._copies.tier is not None:
+            if memory._lifecycle.parts.redis.tier is not None:
                 assert (await memory.store("agent", "degraded", degrade=True)).durability == "redis"
             health = await memory.health()
             assert (health, health.sql) == ("degraded", fault.value)
         assert (await memory.get("agent", first)).content == "the first"
         assert await memory.count("agent") == 1
         assert first in [entry.id for entry in await memory.retrieve("agent", "first")]
-    memory._copies.sql_writes._refused_at = 0.0  # as if it were later
+    memory._lifecycle.parts.sql.writability._refused_at = 0.0  # as if it were later
     assert (await memory.store("agent", "the last")).durability == "sql"
     assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")
 
@@ -340,17 +340,17 @@ async def test_what_each_fault_of_a_write_means_for_the_system(memory, name):
 @pytest.mark.parametrize("name", READ_FAULTS)
 async def test_what_each_fault_of_a_read_means_for_the_system(memory, name):
     begin, fault, _ = READ_FAULTS[name]
-    has_redis = memory._copies.tier is not None
+    has_redis = memory._lifecycle.parts.redis.tier is not None
     await memory.store("agent", "the first")
-    async with begin(memory._copies.store._engine):
+    async with begin(memory._lifecycle.parts.sql.store._engine):
         with pytest.raises(MemoryStoreError) as caught:
             await memory.count("agent")
         assert caught.value.fault is fault
         health = await memory.health()
         assert health.sql == fault.value
         assert health == ("degraded" if has_redis or fault is LOCKED else "down")
-        assert memory._copies.sql.is_away() == (fault is AWAY)
-    memory._copies.sql._retry_at = memory._copies.sql_writes._refused_at = 0.0
+        assert memory._lifecycle.parts.sql.is_away() == (fault is AWAY)
+    memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert await memory.count("agent") == 1
     assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")
 

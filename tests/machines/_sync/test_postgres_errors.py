@@ -172,7 +172,7 @@ def writes(_, text):
 
 @pytest.mark.parametrize("code", [code for code in MEANS if code != LOST])
 def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, code):
-    fault, has_redis = MEANS[code], memory._copies.tier is not None
+    fault, has_redis = MEANS[code], memory._lifecycle.parts.redis.tier is not None
     first = memory.store("agent", "the first")
     proxy.arm(code, writes, times=10_000)
     if fault in (WRONG, DAMAGED):
@@ -197,14 +197,16 @@ def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, code):
         assert memory.stats()["sql"]["refuses_writes"] == IS_REFUSED[fault]
         assert memory.health().sql in (IS_REFUSED[fault], "here")
     proxy.disarm()
-    memory._copies.sql._retry_at = memory._copies.sql_writes._refused_at = 0.0  # as if it were later
+    memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = (
+        0.0  # as if it were later
+    )
     assert memory.store("agent", "the last").durability == "sql"
     assert (memory.health(), memory.health().sql) == ("healthy", "here")
 
 
 @pytest.mark.parametrize("code", [code for code in MEANS if code != LOST])
 def test_what_each_code_of_a_read_means_for_the_system(memory, proxy, code):
-    fault, has_redis = MEANS[code], memory._copies.tier is not None
+    fault, has_redis = MEANS[code], memory._lifecycle.parts.redis.tier is not None
     memory.store("agent", "the first")
     proxy.arm(code, lambda _, text: text.startswith("SELECT"), times=10_000)
     with pytest.raises(MemoryStoreError) as caught:
@@ -215,8 +217,8 @@ def test_what_each_code_of_a_read_means_for_the_system(memory, proxy, code):
     assert health.sql == IS_REFUSED.get(fault, fault.value)
     reads_go_on = fault in IS_REFUSED
     assert health == ("degraded" if has_redis or reads_go_on else "down")
-    assert memory._copies.sql.is_away() == (fault is AWAY)
+    assert memory._lifecycle.parts.sql.is_away() == (fault is AWAY)
     proxy.disarm()
-    memory._copies.sql._retry_at = memory._copies.sql_writes._refused_at = 0.0
+    memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert memory.count("agent") == 1
     assert (memory.health(), memory.health().sql) == ("healthy", "here")

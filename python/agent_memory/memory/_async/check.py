@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from agent_memory._concurrency import async_give_way
-from agent_memory.memory._async.copies import AsyncCopies
-from agent_memory.memory._async.indexes import AsyncIndexes
+from agent_memory.memory._async.dirty_copies import AsyncDirtyCopies
+from agent_memory.memory._async.redis_gateway import AsyncRedisGateway
 from agent_memory.memory._async.redis_tier import BUCKETS, AsyncRedisTier, bucket_of
-from agent_memory.memory._async.sync_service import AsyncSyncService
+from agent_memory.memory._async.sql_gateway import AsyncSqlGateway
+from agent_memory.memory._damage import Damage
+from agent_memory.memory._loaded_indexes import LoadedIndexes
 from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory.errors import MemoryStoreError, StoreFault
 from agent_memory.memory.reports import CheckReport, DamagedMemory
@@ -22,24 +24,34 @@ __all__ = ["AsyncCheck"]
 class AsyncCheck:
     """One check of a memory system, or of one agent in it."""
 
-    def __init__(self, copies: AsyncCopies, indexes: AsyncIndexes, service: AsyncSyncService, limit: int) -> None:
-        self._copies = copies
-        self._indexes = indexes
-        self._service = service
+    def __init__(
+        self,
+        sql: AsyncSqlGateway,
+        redis: AsyncRedisGateway,
+        dirty: AsyncDirtyCopies,
+        loaded: LoadedIndexes,
+        damage: Damage,
+        limit: int,
+    ) -> None:
+        self._sql = sql
+        self._redis = redis
+        self._dirty = dirty
+        self._loaded = loaded
+        self._damage = damage
         self._limit = limit
         self.report = CheckReport()
 
     async def run(self, agent_id: str | None) -> CheckReport:
         """Checks everything, or one agent. Raises MemoryStoreUnavailableError where SQL is away."""
-        copies, report = self._copies, self.report
-        report.database += await copies.ask_sql(copies.store.check_integrity)
+        report = self.report
+        report.database += await self._sql.ask(self._sql.store.check_integrity)
         if agent_id is not None:
             await self._check_agent(agent_id)
         else:
             async for name in self._agents():
                 await self._check_agent(name)
-        if copies.tier is not None:
-            await self._check_redis(copies.tier, agent_id)
+        if self._redis.tier is not None:
+            await self._check_redis(self._redis.tier, agent_id)
         return report
 
     def _found(self, agent_id: str, memory_id: str, where: str) -> None:
@@ -51,7 +63,7 @@ class AsyncCheck:
         seen: set[str] = set()
         touched_us = 0
         while True:
-            states = await self._copies.ask_sql(self._copies.store.agents, touched_after_us=touched_us, limit=1_000)
+            states = await self._sql.ask(self._sql.store.agents, touched_after_us=touched_us, limit=1_000)
             for state in states:
                 if state.agent_id not in seen:
                     seen.add(state.agent_id)
@@ -63,11 +75,11 @@ class AsyncCheck:
             touched_us = newest if newest == touched_us + 1 else newest - 1
 
     async def _check_agent(self, agent_id: str) -> None:
-        copies, cursor = self._copies, 0
-        index = self._indexes.peek(agent_id)
+        cursor = 0
+        index = self._loaded.peek(agent_id)
         while True:
             try:
-                page = await copies.ask_sql(copies.store.changes, agent_id, cursor, limit=1_000)
+                page = await self._sql.ask(self._sql.store.changes, agent_id, cursor, limit=1_000)
             except MemoryStoreError as error:
                 if error.fault is not StoreFault.DAMAGED:
                     raise
@@ -76,7 +88,7 @@ class AsyncCheck:
                 return
             self.report.scanned += len(page.copies) + len(page.damaged)
             for memory_id in page.damaged:
-                copies.damage.note(memory_id, "SQL")
+                self._damage.note(memory_id, "SQL")
                 self._found(agent_id, memory_id, "SQL")
                 if index is not None:
                     index.leave_out(memory_id)
@@ -86,7 +98,7 @@ class AsyncCheck:
             await async_give_way()
 
     async def _check_redis(self, tier: AsyncRedisTier, agent_id: str | None) -> None:
-        ask = self._copies.ask_redis
+        ask = self._redis.ask
         buckets = list(range(BUCKETS)) if agent_id is None else [bucket_of(agent_id)]
         sizes = await ask(tier.sizes, buckets)
         if sizes is None:
@@ -108,15 +120,15 @@ class AsyncCheck:
                     await self._check_copies(tier, name, ids[start : start + MAX_ENTRIES])
 
     async def _check_copies(self, tier: AsyncRedisTier, agent_id: str, ids: list[str]) -> None:
-        reply = await self._copies.ask_redis(tier.read, agent_id, ids)
+        reply = await self._redis.ask(tier.read, agent_id, ids)
         if reply is None:
             self.report.is_complete = False
             return
         self.report.scanned += len(ids)
         # What a greater write has replaced since is whole again.
         whole = [memory_id for memory_id in ids if memory_id not in reply.damaged]
-        await self._copies.ask_redis(tier.forget_damaged, agent_id, whole)
+        await self._redis.ask(tier.forget_damaged, agent_id, whole)
         for memory_id in reply.damaged:
             self._found(agent_id, memory_id, "Redis")
         if reply.damaged:
-            self.report.quarantined += await self._service.quarantine(agent_id, reply.damaged)
+            self.report.quarantined += await self._dirty.quarantine(agent_id, reply.damaged)

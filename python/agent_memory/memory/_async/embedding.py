@@ -20,8 +20,10 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from agent_memory._concurrency import AsyncKeyedLocks, async_in_thread, async_settle, async_sleep
-from agent_memory.memory._async.copies import AsyncCopies
+from agent_memory.memory._async.sql_gateway import AsyncSqlGateway
+from agent_memory.memory._async.writing import AsyncWriter
 from agent_memory.memory._copy import PENDING_VECTOR, Copy, embedded_text
+from agent_memory.memory._damage import Damage
 from agent_memory.memory.errors import EmbeddingSpaceError, MemoryStoreUnavailableError, MemorySystemError
 from agent_memory.memory.reports import ReembedReport
 from agent_memory.memory.settings import MemorySettings
@@ -49,22 +51,32 @@ class AsyncEmbedding:
 
     def __init__(
         self,
-        copies: AsyncCopies,
+        sql: AsyncSqlGateway,
+        writer: AsyncWriter,
+        damage: Damage,
+        settings: MemorySettings,
         embed: Callable[[list[str]], Any] | None,
         on_space: Callable[[EmbeddingSpace], None],
         on_changed: Callable[[Copy], None],
     ) -> None:
-        self._copies = copies
+        self._sql = sql
+        self._writer = writer
+        self._damage = damage
         self._embed_function = embed
         self._on_space = on_space
         self._on_changed = on_changed
-        self._settings: MemorySettings = copies.settings
+        self._settings = settings
         self._passing = AsyncKeyedLocks()
         self._asked_at = -float("inf")
         self._warned_at = -float("inf")
         self.space: EmbeddingSpace | None = None
         self.failures = 0
         self.embedded_later = 0
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the caller gave an `embed`."""
+        return self._embed_function is not None
 
     def stats(self) -> dict[str, Any]:
         """The space, and how `embed` did."""
@@ -89,7 +101,7 @@ class AsyncEmbedding:
         return self.space
 
     async def _ask(self) -> None:
-        space = await self._copies.ask_sql(self._copies.store.embedding_space)
+        space = await self._sql.ask(self._sql.store.embedding_space)
         self._learn(space)
 
     def _learn(self, space: EmbeddingSpace | None) -> None:
@@ -99,13 +111,17 @@ class AsyncEmbedding:
             self._on_space(space)
 
     async def _note(self, space: EmbeddingSpace) -> EmbeddingSpace:
-        present: EmbeddingSpace = await self._copies.ask_sql(self._copies.store.note_embedding_space, space)
+        present: EmbeddingSpace = await self._sql.ask(self._sql.store.note_embedding_space, space)
         self._learn(present)
         return present
 
     async def admit(self, copies: Sequence[Copy]) -> None:
         """Refuses vectors that are not of the space of the database; the first vector of all begins it."""
         lengths = {len(copy.vector) for copy in copies if len(copy.vector) > 1}
+        wanted = self._settings.index.dimensions
+        for length in lengths:
+            if wanted is not None and length != 4 * wanted:
+                raise ValueError(f"embedding must have {wanted} elements (IndexSettings.dimensions), got {length // 4}")
         for length in sorted(lengths):
             space = await self.refresh()
             if space is None:
@@ -252,11 +268,9 @@ class AsyncEmbedding:
         self, space: EmbeddingSpace, which: Literal["pending", "earlier", "missing"], report: ReembedReport
     ) -> bool:
         """Goes through the table once; returns whether all that was found has its vector now."""
-        store, row, is_done = self._copies.store, 0, True
+        store, row, is_done = self._sql.store, 0, True
         while True:
-            found: list[Unembedded] = await self._copies.ask_sql(
-                store.unembedded, space, which, row, limit=EMBEDDED_AT_ONCE
-            )
+            found: list[Unembedded] = await self._sql.ask(store.unembedded, space, which, row, limit=EMBEDDED_AT_ONCE)
             if not found:
                 return is_done
             row = found[-1].row
@@ -264,13 +278,13 @@ class AsyncEmbedding:
 
     async def _embed_again(self, space: EmbeddingSpace, ids: list[str], report: ReembedReport) -> bool:
         damaged: list[str] = []
-        rows: list[Copy | None] = await self._copies.ask_sql(self._copies.store.get, ids, damaged=damaged)
+        rows: list[Copy | None] = await self._sql.ask(self._sql.store.get, ids, damaged=damaged)
         for memory_id in damaged:  # it is left as it is
-            self._copies.damage.note(memory_id, "SQL")
+            self._damage.note(memory_id, "SQL")
         held = [copy for copy in rows if copy is not None and not copy.deleted]
         texts = {copy: text for copy in held if (text := embedded_text(copy)) is not None}
         vectors = await self._make_each(list(texts.values())) if texts else []
-        writer = self._copies.writer
+        writer = self._writer.number
         puts = [
             Put(_with_vector(copy, vector, writer), copy.version)
             for copy, vector in zip(texts, vectors, strict=True)
@@ -287,7 +301,7 @@ class AsyncEmbedding:
         puts += [
             Put(_with_vector(copy, None, writer), copy.version) for copy in held if copy not in texts and copy.vector
         ]
-        for put, written in zip(puts, await self._copies.put_many(puts), strict=True):
+        for put, written in zip(puts, await self._writer.put_many(puts), strict=True):
             if written.result.status is WriteStatus.APPLIED:
                 report.embedded += bool(put.copy.vector)
                 report.dropped += not put.copy.vector

@@ -1,177 +1,134 @@
-"""The indexes of this process: one per agent, covering all tiers, following SQL's change feed.
+"""Loading the indexes of this process, which cover all tiers, and following SQL's change feed.
 
 States of an agent's index
 - *absent*: nothing is known; the first retrieval loads it, one at a time, from a snapshot and the feed or from the feed alone.
 - *loaded*: it knows every row up to its cursor, this process's own writes, and the dirty copies it has met.
-Beyond `max_bytes` the least recently used agent's index becomes absent again.
 
 Rules
 - A copy is applied if it is greater than what is known of its id; own writes wait in `pending` and are applied in one
-  batch when somebody searches.
+  batch by the next search.
 - What is known of dirty copies may get lost with Redis: a refresh first asks Redis what is dirty, then reads SQL's feed, and
   forgets dirty copies that are in neither.
-- No snapshot of what is being erased: who saves one holds the folder's lock (shared), and asks SQL under it whether an erasure
-  is under way; who erases takes it (exclusive) once SQL knows of the erasure, and then removes the snapshots. So one that is
-  being written is waited for, and one that is begun later is of an index that has followed the feed past the erasure.
-- A snapshot is written when the feed has brought `snapshot_entries` and more, beside the database, with its place in the feed
-  in its name; whoever loads it reads the feed from there.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import quote, unquote
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from agent_memory._concurrency import AsyncKeyedLocks, async_in_thread
-from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError, model_in
-from agent_memory.memory._async.copies import AsyncCopies
-from agent_memory.memory._copy import Copy
+from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError
+from agent_memory.memory._async.journal import AsyncMemoryJournal
+from agent_memory.memory._async.loader import AsyncDataLoader
+from agent_memory.memory._async.redis_gateway import AsyncRedisGateway
+from agent_memory.memory._async.snapshots import AsyncSnapshots
+from agent_memory.memory._async.sql_gateway import AsyncSqlGateway
+from agent_memory.memory._damage import Damage
+from agent_memory.memory._loaded_indexes import LoadedIndexes
 from agent_memory.memory.errors import MemoryStoreUnavailableError
-from agent_memory.memory.stores.operations import EmbeddingSpace
-from agent_memory.scoring import MemoryIndex
+from agent_memory.memory.settings import MemorySettings
 
 __all__ = ["AsyncIndexes"]
 
 
 class AsyncIndexes:
-    """The indexes of all agents that this process has been asked about."""
+    """Brings indexes up to date. Any number of tasks may use one object."""
 
-    def __init__(self, copies: AsyncCopies, snapshots: Path | None) -> None:
-        self._copies = copies
-        self._settings = copies.settings.index
+    def __init__(
+        self,
+        loaded: LoadedIndexes,
+        sql: AsyncSqlGateway,
+        redis: AsyncRedisGateway,
+        journal: AsyncMemoryJournal | None,
+        loader: AsyncDataLoader,
+        snapshots: AsyncSnapshots,
+        damage: Damage,
+        settings: MemorySettings,
+    ) -> None:
+        self._loaded = loaded
+        self._sql = sql
+        self._redis = redis
+        self._journal = journal
+        self._loader = loader
         self._snapshots = snapshots
-        self._mutex = threading.Lock()
-        self._agents: OrderedDict[str, AgentIndex] = OrderedDict()
+        self._damage = damage
+        self._settings = settings.index
+        self._max_staleness_s = settings.sync.max_staleness_s
         self._loading = AsyncKeyedLocks()
-        self._deleting = AsyncKeyedLocks()
-        self._space: EmbeddingSpace | None = None
         self.loads = 0
         self.refreshes = 0
-        self.evicted = 0
-
-    # --- looking up ---
-
-    def peek(self, agent_id: str) -> AgentIndex | None:
-        """The agent's index if it is loaded, or about to be."""
-        return self._agents.get(agent_id)
-
-    def learn(self, copy: Copy, *, is_dirty: bool = False) -> None:
-        """An own write. Agents whose index is absent learn of it from the feed."""
-        index = self._agents.get(copy.agent_id)
-        if index is not None:
-            try:
-                index.add(copy, is_dirty=is_dirty)
-            except DimensionsLearnedError:
-                self.drop(copy.agent_id)
-        elif is_dirty:
-            self._copies.dirty_agents.setdefault(copy.agent_id)
-
-    def on_hint(self, agent_id: str, hint: int) -> None:
-        """Redis' hint after a put of this process; if nobody else did meanwhile, it stands for nothing new."""
-        index = self._agents.get(agent_id)
-        if index is not None and index.hint is not None and hint == index.hint + 1:
-            index.hint = hint
-
-    def set_space(self, space: EmbeddingSpace) -> None:
-        """The vectors of the database are of this space from now on; indexes of another one are made anew."""
-        with self._mutex:
-            before, self._space = self._space, space
-            if before is not None and before.number != space.number:
-                for agent_id, index in self._agents.items():
-                    if index.dirty:
-                        self._copies.dirty_agents.setdefault(agent_id)
-                self._agents.clear()
-
-    def drop(self, agent_id: str) -> None:
-        """Makes an agent's index absent."""
-        with self._mutex:
-            self._agents.pop(agent_id, None)
-
-    @property
-    def size_bytes(self) -> int:
-        """About how much memory all of them take."""
-        return sum(index.size_bytes for index in list(self._agents.values()))
-
-    def __len__(self) -> int:
-        return len(self._agents)
-
-    # --- loading and following ---
 
     async def get(self, agent_id: str) -> AgentIndex:
         """The agent's index, loaded. Raises MemoryStoreUnavailableError where it must be loaded and SQL is away."""
-        index = self._agents.get(agent_id)
+        index = self._loaded.peek(agent_id)
         if index is None or not index.is_loaded:
             async with self._loading.hold(agent_id):
-                index = self._agents.get(agent_id)
+                index = self._loaded.peek(agent_id)
                 if index is None or not index.is_loaded:
                     index = await self._load(agent_id)
-        with self._mutex:
-            if agent_id in self._agents:
-                self._agents.move_to_end(agent_id)
+        self._loaded.touch(agent_id)
         return index
 
     async def _load(self, agent_id: str) -> AgentIndex:
-        index = AgentIndex(self._settings, self._space)
-        with self._mutex:
-            # From now on own writes are added to it, beside what the feed brings.
-            self._agents[agent_id] = index
+        index = self._loaded.new(agent_id)
         try:
             while True:
                 try:
-                    await self._load_snapshot(agent_id, index)
+                    await self._snapshots.load(agent_id, index, self._loaded.space)
                     await self._refresh(agent_id, index)
                     index.apply_pending()
                     break
                 except DimensionsLearnedError:
-                    dimensions = index.dimensions
-                    index = AgentIndex(self._settings, self._space)
-                    index.dimensions = dimensions
-                    with self._mutex:
-                        self._agents[agent_id] = index
+                    index = self._loaded.new(agent_id, index.dimensions)
         except MemoryStoreUnavailableError:
             # SQL is away: what Redis holds dirty is all that can be found now. The next retrieval tries again.
             await self._learn_dirty(agent_id, index)
             return index
         except BaseException:
-            self.drop(agent_id)
+            self._loaded.drop(agent_id)
             raise
         index.is_loaded = True
         self.loads += 1
-        self._make_room(agent_id)
+        self._loaded.make_room(agent_id)
         return index
-
-    def _make_room(self, keep: str) -> None:
-        while self.size_bytes > self._settings.max_bytes:
-            with self._mutex:
-                oldest = next((agent_id for agent_id in self._agents if agent_id != keep), None)
-                if oldest is None:
-                    return
-                del self._agents[oldest]
-                self.evicted += 1
 
     async def settled(self, agent_id: str, index: AgentIndex) -> AgentIndex:
         """The agent's index with this process's own writes in it."""
         try:
             index.apply_pending()
         except DimensionsLearnedError:
-            self.drop(agent_id)
+            self._loaded.drop(agent_id)
             return await self.get(agent_id)
         return index
+
+    # --- following ---
+
+    async def fresh(self, agent_id: str) -> AgentIndex:
+        """The agent's index, at most `max_staleness_s` behind SQL while SQL is here."""
+        index = await self.get(agent_id)
+        if time.monotonic() - index.refreshed_at > self._max_staleness_s:
+            await self.try_refresh(agent_id, index)
+            index = await self.get(agent_id)
+        return index
+
+    async def try_refresh(self, agent_id: str, index: AgentIndex) -> bool:
+        """Brings the index up to date; returns whether SQL could be asked."""
+        self._loaded.dirty_agents.setdefault(agent_id)
+        try:
+            await self.refresh(agent_id, index)
+        except MemoryStoreUnavailableError:
+            index.refreshed_at = time.monotonic()
+            return False
+        return True
 
     async def refresh(self, agent_id: str, index: AgentIndex) -> None:
         """Brings an index up to date: dirty copies of Redis, then SQL's feed. It may be another object afterwards."""
         try:
             await self._refresh(agent_id, index)
         except DimensionsLearnedError:
-            self.drop(agent_id)
+            self._loaded.drop(agent_id)
             await self.get(agent_id)
         except MemoryStoreUnavailableError:
             index.is_behind = True
@@ -181,22 +138,29 @@ class AsyncIndexes:
         self.refreshes += 1
         journalled = self._learn_journalled(agent_id, index)
         lost = set(index.dirty) - journalled
-        if lost or agent_id in self._copies.dirty_agents:
+        if lost or agent_id in self._loaded.dirty_agents:
             lost -= await self._learn_dirty(agent_id, index)
         await self._follow(agent_id, index)
         for memory_id in lost:
             if memory_id in index.dirty:
                 index.forget_dirty(memory_id)
-                rows = await self._copies.loader.load(agent_id, [memory_id])
+                rows = await self._loader.load(agent_id, [memory_id])
                 index.apply(list(rows.values()), is_from_sql=True)
         index.refreshed_at = time.monotonic()
         index.is_behind = False
 
+    async def forget_beaten(self, agent_id: str, ids: Sequence[str]) -> None:
+        """What SQL holds of these ids counts: a loaded index learns it."""
+        index = self._loaded.peek(agent_id)
+        if index is not None:
+            for memory_id in ids:
+                index.forget_dirty(memory_id)
+            await self.refresh(agent_id, index)
+
     async def _follow(self, agent_id: str, index: AgentIndex) -> None:
-        copies = self._copies
         while True:
-            page = await copies.ask_sql(
-                copies.store.changes, agent_id, index.cursor, limit=min(self._settings.feed_entries, 10_000)
+            page = await self._sql.ask(
+                self._sql.store.changes, agent_id, index.cursor, limit=min(self._settings.feed_entries, 10_000)
             )
             if page.reset or (index.generation and page.generation != index.generation):
                 index.reset(page.generation)
@@ -204,7 +168,7 @@ class AsyncIndexes:
                     continue
             index.generation = page.generation
             for memory_id in page.damaged:
-                copies.damage.note(memory_id, "SQL")
+                self._damage.note(memory_id, "SQL")
                 index.leave_out(memory_id)
             if page.copies:
                 if len(page.copies) > 1_000:
@@ -217,7 +181,7 @@ class AsyncIndexes:
 
     def _learn_journalled(self, agent_id: str, index: AgentIndex) -> set[str]:
         """Takes in what this process's journal holds; returns which ids that are."""
-        journal = self._copies.journal
+        journal = self._journal
         copies = journal.of_agent(agent_id) if journal is not None else []
         for copy in copies:
             index.add(copy, is_dirty=True)
@@ -227,20 +191,19 @@ class AsyncIndexes:
 
     async def _learn_dirty(self, agent_id: str, index: AgentIndex) -> set[str]:
         """Takes in what is dirty in Redis; returns which ids that are."""
-        copies = self._copies
-        if copies.tier is None:
+        if self._redis.tier is None:
             return set()
-        ids = await copies.ask_redis(copies.tier.dirty_ids, agent_id)
+        ids = await self._redis.ask(self._redis.tier.dirty_ids, agent_id)
         if ids is None:
             return set(index.dirty)  # nobody knows: keep what is known
-        copies.dirty_agents.pop(agent_id, None)
+        self._loaded.dirty_agents.pop(agent_id, None)
         if not ids:
             return set()
-        reply = await copies.ask_redis(copies.tier.read, agent_id, ids)
+        reply = await self._redis.ask(self._redis.tier.read, agent_id, ids)
         if reply is None:
             return set(index.dirty)
         for memory_id in reply.damaged:
-            copies.damage.note(memory_id, "Redis")
+            self._damage.note(memory_id, "Redis")
         for copy in reply.copies:
             if copy is not None:
                 index.add(copy, is_dirty=True)
@@ -249,160 +212,34 @@ class AsyncIndexes:
 
     # --- snapshots ---
 
-    def _snapshot_paths(self, agent_id: str) -> list[Path]:
-        assert self._snapshots is not None
-        name = quote(agent_id, safe="")
-        if len(name) > 150:
-            return []
-        # Names may hold dots, and what a glob finds may be of another agent.
-        paths = [path for path in self._snapshots.glob("*.snapshot") if path.name.rsplit(".", 4)[0] == name]
-        return sorted(paths, key=_seq_of)
-
-    async def _load_snapshot(self, agent_id: str, index: AgentIndex) -> None:
-        if self._snapshots is None:
-            return
-        paths = self._snapshot_paths(agent_id)
-        if not paths:
-            return
-        path = paths[-1]
-        model = model_in(self._settings, self._space)
-        try:
-            loaded = await async_in_thread(lambda: MemoryIndex.load(path, vectors="mapped", model=model))
-        except (OSError, ValueError):
-            return  # it is read from the feed instead
-        if not loaded.has_present_rules or loaded.language != self._settings.language:
-            return  # its words were found by other rules: the feed has the texts
-        _, generation, seq, has_vectors, _ = path.name.rsplit(".", 4)
-        index.index = loaded
-        index.dimensions = loaded.dimensions if has_vectors == "v" else index.dimensions
-        index.generation, index.cursor, index.saved_at_seq = int(generation), int(seq), int(seq)
-
     async def save_snapshots(self) -> int:
         """Writes snapshots of large indexes that have moved since; returns how many."""
         saved = 0
-        for agent_id, index in list(self._agents.items()):
+        for agent_id, index in self._loaded.items():
             threshold = self._settings.snapshot_entries
             moved = index.cursor - index.saved_at_seq
             if index.is_loaded and len(index) >= threshold and moved >= max(1, len(index) // 10):
-                saved += await self.save_snapshot(agent_id, index)
+                saved += await self._snapshots.save(agent_id, index, partial(self._may_be_saved, agent_id, index))
         return saved
-
-    async def save_snapshot(self, agent_id: str, index: AgentIndex) -> int:
-        """Writes a snapshot of an agent's index; returns 1, or 0 where there is no place for it."""
-        if self._snapshots is None or index.index is None or len(quote(agent_id, safe="")) > 150:
-            return 0
-        lock = await async_in_thread(self._lock_snapshots, fcntl.LOCK_SH)
-        try:
-            if not await self._may_be_saved(agent_id, index):
-                lock.close()
-                return 0
-        except BaseException:
-            lock.close()
-            raise
-        # What is saved holds at least what the cursor says; more of it does no harm, since the feed brings it again.
-        seq, kept = index.cursor, index.index
-        name = f"{quote(agent_id, safe='')}.{index.generation}.{seq}.{'v' if index.dimensions else 't'}.snapshot"
-        path = self._snapshots / name
-
-        def save() -> None:
-            with lock:  # kept until the file is there, also where the caller is cancelled
-                kept.save(path)
-
-        await async_in_thread(save)
-        index.saved_at_seq = seq
-        for old in self._snapshot_paths(agent_id):
-            if old != path and _seq_of(old) < seq:
-                old.unlink(missing_ok=True)
-        return 1
 
     async def _may_be_saved(self, agent_id: str, index: AgentIndex) -> bool:
         """Whether an index, brought up to date, holds nothing but what SQL holds and nothing that is being erased."""
         try:
-            erasures = await self._copies.ask_sql(self._copies.store.erasures)
+            erasures = await self._sql.ask(self._sql.store.erasures)
             if any(erasure.kind == "user" or erasure.name == agent_id for erasure in erasures):
                 return False
             await self._refresh(agent_id, index)
         except (MemoryStoreUnavailableError, DimensionsLearnedError):
             return False
-        return self._agents.get(agent_id) is index and index.index is not None and not index.dirty
-
-    def _lock_snapshots(self, kind: int) -> BinaryIO:
-        assert self._snapshots is not None
-        self._snapshots.mkdir(parents=True, exist_ok=True)
-        file = open(os.open(self._snapshots.with_name("index.lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115
-        try:
-            fcntl.flock(file, kind)
-        except BaseException:
-            file.close()
-            raise
-        return file
-
-    async def delete_snapshots(self, agent_id: str) -> int:
-        """Removes an agent's snapshots, those that are being written too; returns how many there were."""
-        if self._snapshots is None:
-            return 0
-        # One at a time: those who wait for the folder's lock must not have all threads, of which whoever saves needs one.
-        async with self._deleting.hold("snapshots"):
-            return await async_in_thread(self._delete_snapshots, agent_id)
-
-    def _delete_snapshots(self, agent_id: str) -> int:
-        assert self._snapshots is not None
-        if not self._snapshots.is_dir():
-            return 0
-        with self._lock_snapshots(fcntl.LOCK_EX):
-            paths = self._snapshot_paths(agent_id)
-            # Of processes that died while they wrote: nobody writes now.
-            left = [path for path in self._snapshots.glob("*.snapshot.*.tmp") if self._agent_of(path) == agent_id]
-            for path in (*paths, *left):
-                path.unlink(missing_ok=True)
-        return len(paths)
-
-    async def delete_snapshots_of_user(self, user_id: str) -> int:
-        """Removes the snapshots that know of a user, also by memories that were deleted since; returns how many."""
-        if self._snapshots is None:
-            return 0
-        async with self._deleting.hold("snapshots"):
-            return await async_in_thread(self._delete_snapshots_of_user, user_id)
-
-    def _delete_snapshots_of_user(self, user_id: str) -> int:
-        assert self._snapshots is not None
-        if not self._snapshots.is_dir():
-            return 0
-        with self._lock_snapshots(fcntl.LOCK_EX):
-            files = [*self._snapshots.glob("*.snapshot"), *self._snapshots.glob("*.snapshot.*.tmp")]
-            # Attributes stand in a snapshot as they are. Another user's whose name holds this one is written anew, no more.
-            paths = [path for path in files if _holds(path, user_id.encode())]
-            for path in paths:
-                path.unlink(missing_ok=True)
-        return len(paths)
-
-    @staticmethod
-    def _agent_of(path: Path) -> str:
-        """Whose snapshot a file is, whole or not."""
-        return unquote(path.name[: path.name.rindex(".snapshot")].rsplit(".", 3)[0])
+        return self._loaded.peek(agent_id) is index and index.index is not None and not index.dirty
 
     def stats(self) -> Mapping[str, Any]:
         """What is loaded, and how it came to be."""
         return {
-            "agents": len(self._agents),
-            "memories": sum(len(index) for index in list(self._agents.values())),
-            "bytes": self.size_bytes,
+            "agents": len(self._loaded),
+            "memories": sum(len(index) for _, index in self._loaded.items()),
+            "bytes": self._loaded.size_bytes,
             "loads": self.loads,
             "refreshes": self.refreshes,
-            "evicted": self.evicted,
+            "evicted": self._loaded.evicted,
         }
-
-
-def _holds(path: Path, text: bytes) -> bool:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return data.find(text) >= 0
-
-
-def _seq_of(path: Path) -> int:
-    try:
-        return int(path.name.rsplit(".", 3)[1])
-    except (IndexError, ValueError):
-        return -1

@@ -146,7 +146,8 @@ class AsyncItems:
         }
         if lives:
             try:
-                await self._memory._renew(self._agent_id, lives)
+                parts = await self._memory._lifecycle.opened()
+                await parts.storing.renew(self._agent_id, lives)
             except MemoryStoreUnavailableError as error:
                 if self._can_renew:  # told once, not with every read
                     logger.warning("the life of items that are read is not renewed: %s", error)
@@ -164,7 +165,8 @@ class AsyncItems:
                 entry = await self._memory.get_by_key(self._agent_id, op.key, op.namespace)
                 if entry is not None:
                     gone.append(entry.id)
-        await self._memory._delete_many(self._agent_id, gone)
+        parts = await self._memory._lifecycle.opened()
+        await parts.storing.delete_many(self._agent_id, gone)
         if len(entries) > 1:
             try:
                 await self._memory.store_many(self._agent_id, entries)
@@ -177,6 +179,7 @@ class AsyncItems:
 
     async def _entries(self, ops: Sequence[PutOp]) -> list[dict[str, Any]]:
         """What `store_many` is given for puts."""
+        embedding = (await self._memory._lifecycle.opened()).embedding
         entries: list[dict[str, Any]] = []
         embedded: list[tuple[dict[str, Any], str]] = []
         for op in ops:
@@ -196,9 +199,9 @@ class AsyncItems:
             entries.append(entry)
             if text:
                 embedded.append((entry, text))
-                if self._embedder is None and self._memory._embed_function is not None:
+                if self._embedder is None and embedding.is_possible:
                     metadata[EMBEDDED] = True
-        if self._embedder is not None or self._memory._embed_function is not None:
+        if self._embedder is not None or embedding.is_possible:
             for start in range(0, len(embedded), _EMBEDDED):
                 part = embedded[start : start + _EMBEDDED]
                 for (entry, _), vector in zip(part, await self._vectors([text for _, text in part]), strict=True):
@@ -207,7 +210,8 @@ class AsyncItems:
 
     async def _vectors(self, texts: list[str]) -> Any:
         if self._embedder is None:
-            return await self._memory._embed(texts)
+            parts = await self._memory._lifecycle.opened()
+            return await parts.embedding.make_or_wait(texts)
         vectors = np.asarray(
             await async_settle(await async_in_thread(self._embedder.documents, texts)), dtype=np.float32
         )

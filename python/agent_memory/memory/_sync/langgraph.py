@@ -148,7 +148,8 @@ class Items:
         }
         if lives:
             try:
-                self._memory._renew(self._agent_id, lives)
+                parts = self._memory._lifecycle.opened()
+                parts.storing.renew(self._agent_id, lives)
             except MemoryStoreUnavailableError as error:
                 if self._can_renew:  # told once, not with every read
                     logger.warning("the life of items that are read is not renewed: %s", error)
@@ -166,7 +167,8 @@ class Items:
                 entry = self._memory.get_by_key(self._agent_id, op.key, op.namespace)
                 if entry is not None:
                     gone.append(entry.id)
-        self._memory._delete_many(self._agent_id, gone)
+        parts = self._memory._lifecycle.opened()
+        parts.storing.delete_many(self._agent_id, gone)
         if len(entries) > 1:
             try:
                 self._memory.store_many(self._agent_id, entries)
@@ -179,6 +181,7 @@ class Items:
 
     def _entries(self, ops: Sequence[PutOp]) -> list[dict[str, Any]]:
         """What `store_many` is given for puts."""
+        embedding = self._memory._lifecycle.opened().embedding
         entries: list[dict[str, Any]] = []
         embedded: list[tuple[dict[str, Any], str]] = []
         for op in ops:
@@ -198,9 +201,9 @@ class Items:
             entries.append(entry)
             if text:
                 embedded.append((entry, text))
-                if self._embedder is None and self._memory._embed_function is not None:
+                if self._embedder is None and embedding.is_possible:
                     metadata[EMBEDDED] = True
-        if self._embedder is not None or self._memory._embed_function is not None:
+        if self._embedder is not None or embedding.is_possible:
             for start in range(0, len(embedded), _EMBEDDED):
                 part = embedded[start : start + _EMBEDDED]
                 for (entry, _), vector in zip(part, self._vectors([text for _, text in part]), strict=True):
@@ -209,7 +212,8 @@ class Items:
 
     def _vectors(self, texts: list[str]) -> Any:
         if self._embedder is None:
-            return self._memory._embed(texts)
+            parts = self._memory._lifecycle.opened()
+            return parts.embedding.make_or_wait(texts)
         vectors = np.asarray(settle(in_thread(self._embedder.documents, texts)), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise ValueError(f"embed must return an array of shape ({len(texts)}, dimensions), got {vectors.shape}")

@@ -111,7 +111,7 @@ async def ids_of(iterator):
 async def test_a_damaged_row_is_left_out_of_lists_and_raised_by_id(open_memory, place, raw, caplog, with_redis):
     memory = await open_memory(with_redis)
     bad, *good = [await memory.store(AGENT, text, key=text) for text in TEXTS]
-    await memory._copies.flush()
+    await memory._lifecycle.parts.clean.flush()
     raw.flushall()
     place.change("UPDATE memories SET importance = 0.25 WHERE id = ?", bad)
     memory = await open_memory(with_redis)
@@ -199,7 +199,7 @@ async def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_
     await memory.maintain()
     place.change("UPDATE memories SET content = ?, dictionary = 0 WHERE id = ?", b"no zstd frame", stored[5])
     await memory.maintain()
-    assert await memory._copies.store.train_dictionary(force=True) is not None
+    assert await memory._lifecycle.parts.sql.store.train_dictionary(force=True) is not None
     assert len(await ids_of(memory.query(AGENT))) == 399
     with pytest.raises(CorruptMemoryError):
         await memory.get(AGENT, stored[5])
@@ -221,7 +221,7 @@ async def test_a_damaged_page_is_told_of_and_what_can_be_read_is(open_memory, pl
     memory = await open_memory()
     assert (await memory.get("other", other)).content == "whole"
     with pytest.raises(MemoryStoreError) as caught:
-        await memory._copies.ask_sql(memory._copies.store.changes, AGENT)
+        await memory._lifecycle.parts.sql.ask(memory._lifecycle.parts.sql.store.changes, AGENT)
     assert (caught.value.fault, caught.value.code) == (StoreFault.DAMAGED, "SQLITE_CORRUPT")
     report = await memory.check()
     assert (report.is_complete, report.is_intact) == (False, False)
@@ -274,14 +274,14 @@ async def test_check_sets_aside_what_no_synchronisation_has_met(open_memory, raw
 async def test_the_version_of_a_damaged_update_is_not_taken_for_the_one_that_sql_has(open_memory, raw, place):
     memory = await open_memory(True)
     stored = await memory.store(AGENT, "old")
-    await memory._copies.flush()
-    store, copies = memory._copies.store, memory._copies
+    await memory._lifecycle.parts.clean.flush()
+    store, writer = memory._lifecycle.parts.sql.store, memory._lifecycle.parts.writer
     entry = await memory.get(AGENT, stored)
     (copy,) = await store.get([stored])
-    newer = copy._replace(content=b"new", writer=copies.writer)
+    newer = copy._replace(content=b"new", writer=writer.number)
     from agent_memory.memory.stores import Put
 
-    written = await copies._put_as_dirty(Put(newer, copy.version), copy.version)
+    written = await writer._put_as_dirty(Put(newer, copy.version), copy.version)
     assert written.result.version > entry.version
     assert (await memory.get(AGENT, stored)).content == "new"
     flip(raw, stored)
@@ -292,7 +292,7 @@ async def test_the_version_of_a_damaged_update_is_not_taken_for_the_one_that_sql
 async def test_a_damaged_cached_copy_is_read_from_sql(open_memory, raw, caplog):
     memory = await open_memory(True)
     stored = await memory.store(AGENT, "likes tea")
-    await memory._copies.flush()
+    await memory._lifecycle.parts.clean.flush()
     flip(raw, stored)
     assert (await memory.get(AGENT, stored)).content == "likes tea"
     assert "cached copies in Redis were damaged" in caplog.text

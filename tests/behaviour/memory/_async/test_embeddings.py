@@ -325,7 +325,7 @@ async def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(op
     embed = Words(96)
     new = await open_memory(embed)
     is_embedding, may_go_on = AsyncEvent(), AsyncEvent()
-    make = new._embedding.make
+    make = new._lifecycle.parts.embedding.make
 
     async def slow(texts):
         vectors = await make(texts)
@@ -334,7 +334,7 @@ async def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(op
             await may_go_on.wait()
         return vectors
 
-    new._embedding.make = slow
+    new._lifecycle.parts.embedding.make = slow
     migration = async_spawn(new.reembed)
     await is_embedding.wait()
     await new.update("a", stored, content="after", importance=0.9)

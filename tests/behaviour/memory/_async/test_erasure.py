@@ -46,8 +46,8 @@ async def test_what_the_journal_took_is_erased_with_the_rest(tmp_path, kind):
         other.close()
         await async_sleep(0.3)  # SQL is asked again
         assert await memory.delete_user("ann") == 1 if kind == "user" else await memory.delete_agent(AGENT) == 1
-        assert len(memory._copies.journal) == 0
-        assert files_holding(memory._directory.journal) == [], "not even what it let go of"
+        assert len(memory._lifecycle.parts.journal) == 0
+        assert files_holding(memory._resources.directory.journal) == [], "not even what it let go of"
         assert await memory.get(AGENT, note) is None
         assert await memory.retrieve(AGENT, MARK) == [] if kind == "agent" else True
         assert await memory.count(AGENT, user_id="ann") == 0
@@ -69,7 +69,7 @@ async def test_what_another_process_journalled_is_not_read_once_it_is_erased(tmp
         await eraser.delete_agent(AGENT)
         await async_sleep(0.3)
         assert await memory.get(AGENT, note) is None
-        assert len(memory._copies.journal) == 0
+        assert len(memory._lifecycle.parts.journal) == 0
 
 
 @pytest.mark.parametrize("kind", ["agent", "user"])
@@ -83,7 +83,7 @@ async def test_an_erasure_waits_for_the_snapshot_that_another_process_writes(mem
     with snapshots.with_name("index.lock").open("r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # as who writes one
         task = async_spawn(memory.delete_user, "ann") if kind == "user" else async_spawn(memory.delete_agent, AGENT)
-        while not await memory._copies.store.erasures():
+        while not await memory._lifecycle.parts.sql.store.erasures():
             await async_sleep(0.01)
         await async_sleep(0.1)
         assert not task.is_done()
@@ -99,8 +99,8 @@ async def test_an_erasure_waits_for_the_snapshot_that_another_process_writes(mem
 async def test_no_snapshot_is_written_of_what_is_being_erased(memory, tmp_path, kind):
     await memory.store(AGENT, "secret", user_id="ann")
     await memory.retrieve(AGENT, "secret")
-    await memory._copies.store.begin_erasure(kind, "ann" if kind == "user" else AGENT)
-    assert await memory._indexes.save_snapshots() == 0
+    await memory._lifecycle.parts.sql.store.begin_erasure(kind, "ann" if kind == "user" else AGENT)
+    assert await memory._lifecycle.parts.indexes.save_snapshots() == 0
     assert (await memory.maintain()).erased == 1
     assert list((tmp_path / "memory").rglob("*.snapshot")) == []
 
@@ -111,8 +111,8 @@ async def test_an_erasure_that_was_interrupted_is_finished_everywhere(valkey, tm
         hers = await memory.store(AGENT, f"{MARK} of ann", user_id="ann")
         await memory.retrieve(AGENT, MARK)
         await memory.maintain()
-        await memory._copies.flush()
-        await memory._copies.store.begin_erasure("user", "ann")  # and the process dies
+        await memory._lifecycle.parts.clean.flush()
+        await memory._lifecycle.parts.sql.store.begin_erasure("user", "ann")  # and the process dies
         async with AsyncMemorySystem(tmp_path, redis=client, config=SMALL) as other:
             assert (await other.maintain()).erased == 1
             assert await other.get(AGENT, hers) is None
@@ -127,7 +127,7 @@ async def test_what_could_not_be_erased_in_redis_is_erased_when_it_is_back(valke
     options = {**valkey.connection_kwargs, "host": between.host, "port": between.port, "socket_timeout": 0.2}
     async with AsyncRedis(**options) as client, AsyncMemorySystem(tmp_path, redis=client) as memory:
         note = await memory.store(AGENT, "secret", user_id="ann")
-        await memory._copies.flush()
+        await memory._lifecycle.parts.clean.flush()
         between.black_hole()
         assert await memory.delete_agent(AGENT) == 1
         between.heal()
@@ -144,7 +144,7 @@ async def test_a_log_that_is_being_read_is_emptied_later(memory, tmp_path):
     reader = sqlite3.connect(tmp_path / "memory" / "memories.sqlite", isolation_level=None, check_same_thread=False)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM memories").fetchone()
-    memory._copies.store._engine.settings = SqliteSettings(busy_timeout_s=0.05)
+    memory._lifecycle.parts.sql.store._engine.settings = SqliteSettings(busy_timeout_s=0.05)
     assert await memory.delete_agent(AGENT) == 3
     assert files_holding(tmp_path) != []
     assert (tmp_path / "memory" / "erasure.pending").exists()
@@ -219,7 +219,7 @@ async def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
         for user in users:
             await memory.store(AGENT, f"{MARK} of {user}", user_id=user)
         await memory.retrieve(AGENT, MARK)
-        store = memory._copies.store
+        store = memory._lifecycle.parts.sql.store
         scrub, scrubs = store.scrub, []
 
         async def count():
@@ -227,7 +227,7 @@ async def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
             return await scrub()
 
         store.scrub = count
-        saving = async_spawn(memory._indexes.save_snapshots)
+        saving = async_spawn(memory._lifecycle.parts.indexes.save_snapshots)
         assert await async_gather(*[async_spawn(memory.delete_user, user) for user in users]) == [1] * len(users)
         await saving.join()
         assert len(scrubs) < len(users)

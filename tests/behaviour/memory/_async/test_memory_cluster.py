@@ -44,7 +44,7 @@ async def test_agents_of_every_node_are_stored_found_synchronised_and_erased(clu
     async with AsyncMemorySystem(tmp_path, redis=client) as memory:
         clean = {agent: await memory.store(agent, f"clean {agent}", embedding=[1.0, 0.0]) for agent in agents}
         dirty = {agent: await memory.store(agent, "dirty", durability="redis") for agent in agents}
-        await memory._copies.flush()
+        await memory._lifecycle.parts.clean.flush()
 
         report = await memory.maintain()
 

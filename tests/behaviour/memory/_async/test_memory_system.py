@@ -174,7 +174,7 @@ async def test_the_tiers_work_on_every_kind_of_server(server, tmp_path):
     ):
         clean = await memory.store(AGENT, "clean", embedding=[1.0, 0.0])
         dirty = await memory.store(AGENT, "dirty", embedding=[0.0, 1.0], durability="redis")
-        await memory._copies.flush()
+        await memory._lifecycle.parts.clean.flush()
         found = await memory.retrieve(AGENT, embedding=[1.0, 0.5], k=2)
         report = await memory.maintain()
 
@@ -495,7 +495,7 @@ class Away:
 
 system = MemorySystem({os.fspath(tmp_path)!r}, redis=None, store="sqlite:///{tmp_path}/memories.sqlite",
                       config=MemorySettings(journal=True))
-system._make_store = Away
+system._resources._make_store = Away
 with system as memory:
     for number in range(20):
         print(memory.store("a", f"memory {{number}}", durability="journal"), flush=True)
@@ -717,7 +717,7 @@ async def test_an_erased_user_is_not_read_while_the_erasure_goes_on(memory):
     others = await memory.store(AGENT, "text of others", user_id="v")
     dirty = await memory.store(AGENT, "text for Redis", user_id="u", durability="redis")
     assert len(await memory.retrieve(AGENT, "text")) == 3
-    store = memory._copies.store
+    store = memory._lifecycle.parts.sql.store
     erase, seen = store.erase, []
 
     async def look(kind, name):
@@ -758,8 +758,8 @@ async def test_texts_come_first_and_vectors_later(memory):
 
 async def test_misses_are_loaded_once_and_absence_is_remembered(memory):
     stored = await memory.store(AGENT, "x")
-    await memory._copies.flush()
-    await memory._copies.tier.client.flushall()
+    await memory._lifecycle.parts.clean.flush()
+    await memory._lifecycle.parts.redis.tier.client.flushall()
 
     gets = [async_spawn(memory.get, AGENT, stored) for _ in range(20)]
     found = await async_gather(*gets)
@@ -799,7 +799,7 @@ with MemorySystem({os.fspath(tmp_path)!r}) as memory:
 
             await until(lambda: reaches_redis(heir))
             await until(lambda: reaches_redis(other))
-            assert [memory._directory.server is not None for memory in (heir, other)].count(True) == 1
+            assert [memory._resources.directory.server is not None for memory in (heir, other)].count(True) == 1
             for memory in (heir, other):
                 assert (await memory.get("a", stored)).content == "in the owner's Redis"
                 assert (await memory.get("a", meanwhile)).content == "meanwhile"
@@ -815,7 +815,7 @@ with MemorySystem({os.fspath(tmp_path)!r}) as memory:
 async def test_the_owners_server_comes_back_when_it_was_killed(tmp_path):
     async with AsyncMemorySystem(tmp_path) as memory:
         stored = await memory.store("a", "kept by both", durability="redis")
-        memory._directory.server.kill()
+        memory._resources.directory.server.kill()
 
         async def is_found():
             with contextlib.suppress(MemoryStoreUnavailableError):
@@ -850,7 +850,7 @@ async def test_a_child_of_fork_opens_anew_and_disturbs_nobody(tmp_path):
 def _in_child(inherited, before):
     """0 where the inherited system works beside the parent's, and so does one that is made here."""
     seen = asyncio.Runner().run(_use(inherited, before)) if ASYNC else _use(inherited, before)
-    with package.MemorySystem(inherited._directory.path) as memory:
+    with package.MemorySystem(inherited._resources.directory.path) as memory:
         memory.store("a", "the child's")
         found = memory.get("a", before)
     return 0 if seen == found.content == "the parent's" else 1

@@ -99,7 +99,7 @@ async def test_the_default_system_needs_nothing_to_be_called_before(tmp_path, mo
     assert stored.durability == "redis"
     assert [entry.content for entry in await memory.retrieve("agent", "tea")] == ["likes tea"]
     await memory.close()
-    assert memory._directory.server is None
+    assert memory._resources.directory.server is None
 
 
 async def test_many_at_once_share_one_opening(watched, tmp_path):
@@ -121,14 +121,14 @@ async def test_an_opening_that_fails_leaves_nothing_and_the_next_use_tries_again
     for _ in range(2):
         with pytest.raises(MemoryStoreUnavailableError):
             await memory.store("a", "x")
-        assert memory._directory.server is None
+        assert memory._resources.directory.server is None
         assert not (tmp_path / "memory" / "server.json").exists()
     stored = await memory.store("a", "x", durability="redis")
     assert (stored.durability, watched.opened) == ("redis", 3)
     await memory.close()
     async with AsyncMemorySystem(tmp_path / "memory", config=JOURNALLED) as successor:
         assert (await successor.get("a", stored)).content == "x"
-        assert successor._directory.server is not None
+        assert successor._resources.directory.server is not None
 
 
 async def test_all_who_wait_for_an_opening_learn_that_it_failed(watched, tmp_path):
@@ -137,7 +137,7 @@ async def test_all_who_wait_for_an_opening_learn_that_it_failed(watched, tmp_pat
     memory = AsyncMemorySystem(tmp_path / "memory", redis=None, store=watched)
     calls = [async_spawn(memory.count, "a") for _ in range(5)]
     await watched.is_opening.wait()
-    while memory._opening.waiting < 5:
+    while memory._lifecycle._opening.waiting < 5:
         await async_sleep(0.001)
     watched.may_open.set()
     for call in calls:
@@ -154,7 +154,7 @@ async def test_close_waits_for_an_opening_and_keeps_the_system_closed(watched, t
     opening = async_spawn(memory.open)
     await watched.is_opening.wait()
     closing = async_spawn(memory.close)
-    while not memory._is_closed:
+    while not memory._lifecycle._is_closed:
         await async_sleep(0.001)
     watched.may_open.set()
     await async_gather(opening, closing)

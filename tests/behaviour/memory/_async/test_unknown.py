@@ -94,7 +94,7 @@ async def test_an_own_update_that_redis_alone_has_is_not_answered_with_the_versi
     await memory.delete(AGENT, deleted, degrade=True)
     store.is_away = False
     between.black_hole()
-    await until(lambda: memory._copies.ask_sql(store.agents))
+    await until(lambda: memory._lifecycle.parts.sql.ask(store.agents))
     with pytest.raises(MemoryStoreUnavailableError, match="Redis is away"):
         await memory.get(AGENT, stored)
     assert await memory.get(AGENT, deleted) is None
@@ -111,7 +111,7 @@ async def test_a_memory_that_redis_alone_has_is_deleted_with_the_version_that_is
 async def test_nothing_found_is_an_error_while_what_there_is_cannot_be_read(open_memory):
     memory, store, _ = await open_memory()
     await memory.store(AGENT, "likes tea")
-    await memory._copies.flush()
+    await memory._lifecycle.parts.clean.flush()
     other, other_store, other_between = await open_memory()
     other_store.is_away = True
     for _ in range(2):

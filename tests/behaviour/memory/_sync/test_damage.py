@@ -112,7 +112,7 @@ def ids_of(iterator):
 def test_a_damaged_row_is_left_out_of_lists_and_raised_by_id(open_memory, place, raw, caplog, with_redis):
     memory = open_memory(with_redis)
     bad, *good = [memory.store(AGENT, text, key=text) for text in TEXTS]
-    memory._copies.flush()
+    memory._lifecycle.parts.clean.flush()
     raw.flushall()
     place.change("UPDATE memories SET importance = 0.25 WHERE id = ?", bad)
     memory = open_memory(with_redis)
@@ -200,7 +200,7 @@ def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_a_memo
     memory.maintain()
     place.change("UPDATE memories SET content = ?, dictionary = 0 WHERE id = ?", b"no zstd frame", stored[5])
     memory.maintain()
-    assert memory._copies.store.train_dictionary(force=True) is not None
+    assert memory._lifecycle.parts.sql.store.train_dictionary(force=True) is not None
     assert len(ids_of(memory.query(AGENT))) == 399
     with pytest.raises(CorruptMemoryError):
         memory.get(AGENT, stored[5])
@@ -222,7 +222,7 @@ def test_a_damaged_page_is_told_of_and_what_can_be_read_is(open_memory, place):
     memory = open_memory()
     assert memory.get("other", other).content == "whole"
     with pytest.raises(MemoryStoreError) as caught:
-        memory._copies.ask_sql(memory._copies.store.changes, AGENT)
+        memory._lifecycle.parts.sql.ask(memory._lifecycle.parts.sql.store.changes, AGENT)
     assert (caught.value.fault, caught.value.code) == (StoreFault.DAMAGED, "SQLITE_CORRUPT")
     report = memory.check()
     assert (report.is_complete, report.is_intact) == (False, False)
@@ -275,14 +275,14 @@ def test_check_sets_aside_what_no_synchronisation_has_met(open_memory, raw):
 def test_the_version_of_a_damaged_update_is_not_taken_for_the_one_that_sql_has(open_memory, raw, place):
     memory = open_memory(True)
     stored = memory.store(AGENT, "old")
-    memory._copies.flush()
-    store, copies = memory._copies.store, memory._copies
+    memory._lifecycle.parts.clean.flush()
+    store, writer = memory._lifecycle.parts.sql.store, memory._lifecycle.parts.writer
     entry = memory.get(AGENT, stored)
     (copy,) = store.get([stored])
-    newer = copy._replace(content=b"new", writer=copies.writer)
+    newer = copy._replace(content=b"new", writer=writer.number)
     from agent_memory.memory.stores import Put
 
-    written = copies._put_as_dirty(Put(newer, copy.version), copy.version)
+    written = writer._put_as_dirty(Put(newer, copy.version), copy.version)
     assert written.result.version > entry.version
     assert memory.get(AGENT, stored).content == "new"
     flip(raw, stored)
@@ -293,7 +293,7 @@ def test_the_version_of_a_damaged_update_is_not_taken_for_the_one_that_sql_has(o
 def test_a_damaged_cached_copy_is_read_from_sql(open_memory, raw, caplog):
     memory = open_memory(True)
     stored = memory.store(AGENT, "likes tea")
-    memory._copies.flush()
+    memory._lifecycle.parts.clean.flush()
     flip(raw, stored)
     assert memory.get(AGENT, stored).content == "likes tea"
     assert "cached copies in Redis were damaged" in caplog.text

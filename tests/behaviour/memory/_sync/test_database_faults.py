@@ -36,7 +36,7 @@ def memory(request, tmp_path):
 
 def writing_connection(memory):
     """The connection of the store's writer: limits of SQLite's are of a connection."""
-    return memory._copies.store._engine._connection
+    return memory._lifecycle.parts.sql.store._engine._connection
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def read_only(memory):
 
 @contextlib.contextmanager
 def locked(memory):
-    other = sqlite3.connect(memory._copies.store._engine.path, isolation_level=None)
+    other = sqlite3.connect(memory._lifecycle.parts.sql.store._engine.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     yield
     other.execute("ROLLBACK")
@@ -92,7 +92,7 @@ def test_a_refused_write_says_why_and_reads_go_on(memory, fault, begin, words):
         assert (health, health.sql) == ("degraded", fault.value)
         stats = memory.stats()["sql"]
         assert (stats["here"], stats["refuses_writes"], stats["failures"]) == (True, fault.value, 0)
-    memory._copies.sql_writes._refused_at = 0.0  # as if it were long ago
+    memory._lifecycle.parts.sql.writability._refused_at = 0.0  # as if it were long ago
     assert (memory.health(), memory.health().sql) == ("healthy", "here")
     memory.store(AGENT, os.urandom(100_000).hex())
     assert memory.stats()["sql"]["refuses_writes"] is None
@@ -103,7 +103,7 @@ def test_a_write_that_may_degrade_does(memory, fault, begin, words):
     base = memory.store(AGENT, "base")
     content = os.urandom(100_000).hex()
     with begin(memory):
-        if memory._copies.tier is None:
+        if memory._lifecycle.parts.redis.tier is None:
             with pytest.raises(DurabilityError, match="there is no Redis") as caught:
                 memory.store(AGENT, content, degrade=True)
             assert caught.value.fault is fault
@@ -113,7 +113,7 @@ def test_a_write_that_may_degrade_does(memory, fault, begin, words):
         assert (stored.durability, changed.durability) == ("redis", "redis")
         assert memory.get(AGENT, stored).content == content
         assert memory.sync().remaining
-    memory._copies.sql_writes._refused_at = 0.0
+    memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert memory.sync().synced == 2
     assert memory.count(AGENT) == 2
 
@@ -135,12 +135,12 @@ def test_uses_wait_for_sql_and_are_dropped_only_beyond_their_bound(memory):
         with pytest.raises(MemoryStoreUnavailableError):
             memory.maintain()
         memory.get(AGENT, first)
-    memory._copies.sql_writes._refused_at = 0.0
+    memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert memory.maintain().accesses == 1
-    (uses,) = memory._copies.store.accesses([first])
+    (uses,) = memory._lifecycle.parts.sql.store.accesses([first])
     assert (uses.uses, memory.stats()["service"]["dropped_accesses"]) == (6, 0)
 
-    service, bound = memory._service, memory.settings.accesses.max_pending
-    service.note_accesses([f"m{number}" for number in range(bound)])
-    service._take_back({"other": [3, 0.0], "m0": [2, 0.0]})
-    assert (service._accesses["m0"][0], service.dropped_accesses) == (3, 3)
+    accesses, bound = memory._lifecycle.parts.accesses, memory.settings.accesses.max_pending
+    accesses.note([f"m{number}" for number in range(bound)])
+    accesses._take_back({"other": [3, 0.0], "m0": [2, 0.0]})
+    assert (accesses._pending["m0"][0], accesses.dropped) == (3, 3)

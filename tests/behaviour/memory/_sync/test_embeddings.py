@@ -325,7 +325,7 @@ def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(open_mem
     embed = Words(96)
     new = open_memory(embed)
     is_embedding, may_go_on = Event(), Event()
-    make = new._embedding.make
+    make = new._lifecycle.parts.embedding.make
 
     def slow(texts):
         vectors = make(texts)
@@ -334,7 +334,7 @@ def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(open_mem
             may_go_on.wait()
         return vectors
 
-    new._embedding.make = slow
+    new._lifecycle.parts.embedding.make = slow
     migration = spawn(new.reembed)
     is_embedding.wait()
     new.update("a", stored, content="after", importance=0.9)

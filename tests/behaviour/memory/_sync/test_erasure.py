@@ -48,8 +48,8 @@ def test_what_the_journal_took_is_erased_with_the_rest(tmp_path, kind):
         other.close()
         sleep(0.3)  # SQL is asked again
         assert memory.delete_user("ann") == 1 if kind == "user" else memory.delete_agent(AGENT) == 1
-        assert len(memory._copies.journal) == 0
-        assert files_holding(memory._directory.journal) == [], "not even what it let go of"
+        assert len(memory._lifecycle.parts.journal) == 0
+        assert files_holding(memory._resources.directory.journal) == [], "not even what it let go of"
         assert memory.get(AGENT, note) is None
         assert memory.retrieve(AGENT, MARK) == [] if kind == "agent" else True
         assert memory.count(AGENT, user_id="ann") == 0
@@ -71,7 +71,7 @@ def test_what_another_process_journalled_is_not_read_once_it_is_erased(tmp_path)
         eraser.delete_agent(AGENT)
         sleep(0.3)
         assert memory.get(AGENT, note) is None
-        assert len(memory._copies.journal) == 0
+        assert len(memory._lifecycle.parts.journal) == 0
 
 
 @pytest.mark.parametrize("kind", ["agent", "user"])
@@ -85,7 +85,7 @@ def test_an_erasure_waits_for_the_snapshot_that_another_process_writes(memory, t
     with snapshots.with_name("index.lock").open("r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # as who writes one
         task = spawn(memory.delete_user, "ann") if kind == "user" else spawn(memory.delete_agent, AGENT)
-        while not memory._copies.store.erasures():
+        while not memory._lifecycle.parts.sql.store.erasures():
             sleep(0.01)
         sleep(0.1)
         assert not task.is_done()
@@ -101,8 +101,8 @@ def test_an_erasure_waits_for_the_snapshot_that_another_process_writes(memory, t
 def test_no_snapshot_is_written_of_what_is_being_erased(memory, tmp_path, kind):
     memory.store(AGENT, "secret", user_id="ann")
     memory.retrieve(AGENT, "secret")
-    memory._copies.store.begin_erasure(kind, "ann" if kind == "user" else AGENT)
-    assert memory._indexes.save_snapshots() == 0
+    memory._lifecycle.parts.sql.store.begin_erasure(kind, "ann" if kind == "user" else AGENT)
+    assert memory._lifecycle.parts.indexes.save_snapshots() == 0
     assert memory.maintain().erased == 1
     assert list((tmp_path / "memory").rglob("*.snapshot")) == []
 
@@ -113,8 +113,8 @@ def test_an_erasure_that_was_interrupted_is_finished_everywhere(valkey, tmp_path
         hers = memory.store(AGENT, f"{MARK} of ann", user_id="ann")
         memory.retrieve(AGENT, MARK)
         memory.maintain()
-        memory._copies.flush()
-        memory._copies.store.begin_erasure("user", "ann")  # and the process dies
+        memory._lifecycle.parts.clean.flush()
+        memory._lifecycle.parts.sql.store.begin_erasure("user", "ann")  # and the process dies
         with MemorySystem(tmp_path, redis=client, config=SMALL) as other:
             assert other.maintain().erased == 1
             assert other.get(AGENT, hers) is None
@@ -129,7 +129,7 @@ def test_what_could_not_be_erased_in_redis_is_erased_when_it_is_back(valkey, pro
     options = {**valkey.connection_kwargs, "host": between.host, "port": between.port, "socket_timeout": 0.2}
     with Redis(**options) as client, MemorySystem(tmp_path, redis=client) as memory:
         note = memory.store(AGENT, "secret", user_id="ann")
-        memory._copies.flush()
+        memory._lifecycle.parts.clean.flush()
         between.black_hole()
         assert memory.delete_agent(AGENT) == 1
         between.heal()
@@ -146,7 +146,7 @@ def test_a_log_that_is_being_read_is_emptied_later(memory, tmp_path):
     reader = sqlite3.connect(tmp_path / "memory" / "memories.sqlite", isolation_level=None, check_same_thread=False)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM memories").fetchone()
-    memory._copies.store._engine.settings = SqliteSettings(busy_timeout_s=0.05)
+    memory._lifecycle.parts.sql.store._engine.settings = SqliteSettings(busy_timeout_s=0.05)
     assert memory.delete_agent(AGENT) == 3
     assert files_holding(tmp_path) != []
     assert (tmp_path / "memory" / "erasure.pending").exists()
@@ -221,7 +221,7 @@ def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
         for user in users:
             memory.store(AGENT, f"{MARK} of {user}", user_id=user)
         memory.retrieve(AGENT, MARK)
-        store = memory._copies.store
+        store = memory._lifecycle.parts.sql.store
         scrub, scrubs = store.scrub, []
 
         def count():
@@ -229,7 +229,7 @@ def test_many_erasures_at_once_share_what_they_do_to_files(tmp_path):
             return scrub()
 
         store.scrub = count
-        saving = spawn(memory._indexes.save_snapshots)
+        saving = spawn(memory._lifecycle.parts.indexes.save_snapshots)
         assert gather(*[spawn(memory.delete_user, user) for user in users]) == [1] * len(users)
         saving.join()
         assert len(scrubs) < len(users)

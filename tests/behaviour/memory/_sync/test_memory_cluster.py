@@ -46,7 +46,7 @@ def test_agents_of_every_node_are_stored_found_synchronised_and_erased(cluster, 
     with MemorySystem(tmp_path, redis=client) as memory:
         clean = {agent: memory.store(agent, f"clean {agent}", embedding=[1.0, 0.0]) for agent in agents}
         dirty = {agent: memory.store(agent, "dirty", durability="redis") for agent in agents}
-        memory._copies.flush()
+        memory._lifecycle.parts.clean.flush()
 
         report = memory.maintain()
 

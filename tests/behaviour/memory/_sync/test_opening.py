@@ -101,7 +101,7 @@ def test_the_default_system_needs_nothing_to_be_called_before(tmp_path, monkeypa
     assert stored.durability == "redis"
     assert [entry.content for entry in memory.retrieve("agent", "tea")] == ["likes tea"]
     memory.close()
-    assert memory._directory.server is None
+    assert memory._resources.directory.server is None
 
 
 def test_many_at_once_share_one_opening(watched, tmp_path):
@@ -123,14 +123,14 @@ def test_an_opening_that_fails_leaves_nothing_and_the_next_use_tries_again(watch
     for _ in range(2):
         with pytest.raises(MemoryStoreUnavailableError):
             memory.store("a", "x")
-        assert memory._directory.server is None
+        assert memory._resources.directory.server is None
         assert not (tmp_path / "memory" / "server.json").exists()
     stored = memory.store("a", "x", durability="redis")
     assert (stored.durability, watched.opened) == ("redis", 3)
     memory.close()
     with MemorySystem(tmp_path / "memory", config=JOURNALLED) as successor:
         assert successor.get("a", stored).content == "x"
-        assert successor._directory.server is not None
+        assert successor._resources.directory.server is not None
 
 
 def test_all_who_wait_for_an_opening_learn_that_it_failed(watched, tmp_path):
@@ -139,7 +139,7 @@ def test_all_who_wait_for_an_opening_learn_that_it_failed(watched, tmp_path):
     memory = MemorySystem(tmp_path / "memory", redis=None, store=watched)
     calls = [spawn(memory.count, "a") for _ in range(5)]
     watched.is_opening.wait()
-    while memory._opening.waiting < 5:
+    while memory._lifecycle._opening.waiting < 5:
         sleep(0.001)
     watched.may_open.set()
     for call in calls:
@@ -156,7 +156,7 @@ def test_close_waits_for_an_opening_and_keeps_the_system_closed(watched, tmp_pat
     opening = spawn(memory.open)
     watched.is_opening.wait()
     closing = spawn(memory.close)
-    while not memory._is_closed:
+    while not memory._lifecycle._is_closed:
         sleep(0.001)
     watched.may_open.set()
     gather(opening, closing)

@@ -96,7 +96,7 @@ def test_an_own_update_that_redis_alone_has_is_not_answered_with_the_version_bef
     memory.delete(AGENT, deleted, degrade=True)
     store.is_away = False
     between.black_hole()
-    until(lambda: memory._copies.ask_sql(store.agents))
+    until(lambda: memory._lifecycle.parts.sql.ask(store.agents))
     with pytest.raises(MemoryStoreUnavailableError, match="Redis is away"):
         memory.get(AGENT, stored)
     assert memory.get(AGENT, deleted) is None
@@ -113,7 +113,7 @@ def test_a_memory_that_redis_alone_has_is_deleted_with_the_version_that_is_named
 def test_nothing_found_is_an_error_while_what_there_is_cannot_be_read(open_memory):
     memory, store, _ = open_memory()
     memory.store(AGENT, "likes tea")
-    memory._copies.flush()
+    memory._lifecycle.parts.clean.flush()
     other, other_store, other_between = open_memory()
     other_store.is_away = True
     for _ in range(2):

@@ -1,0 +1,66 @@
+"""The client of a memory system: the caller's, one of a URL, or one of the embedded server in the system's folder."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from agent_memory._concurrency import async_in_thread
+from agent_memory.embedded import ServerError, ServerInUseError
+from agent_memory.memory._async.redis_tier import AsyncRedisTier
+from agent_memory.memory._directory import MemoryDirectory
+from agent_memory.memory.errors import MemorySystemError
+from agent_memory.redis.asyncio import Redis as AsyncRedis
+
+__all__ = ["AsyncRedisConnection"]
+
+logger = logging.getLogger(__name__)
+
+
+class AsyncRedisConnection:
+    """One opening of the tier in Redis. `redis`: a client, a URL, `"embedded"`, or None for no Redis."""
+
+    def __init__(self, redis: Any, directory: MemoryDirectory) -> None:
+        self._redis = redis
+        self._directory = directory
+        self._tier: AsyncRedisTier | None = None
+        self._server_kwargs: dict[str, Any] = {}
+
+    async def open(self) -> AsyncRedisTier | None:
+        """The tier; None where there is no Redis. A client is made, but sends nothing yet."""
+        redis = self._redis
+        if redis is None:
+            return None
+        if redis == "embedded":
+            try:
+                self._server_kwargs = await async_in_thread(self._directory.open_server)
+            except ServerInUseError as error:
+                # Another process holds the folder and its server does not answer: the next call that misses it looks again.
+                logger.warning("no embedded server yet, going on without Redis: %s", error)
+                self._server_kwargs = self._directory.nowhere
+            client = AsyncRedis(**self._server_kwargs)
+        else:
+            client = AsyncRedis.from_url(redis) if isinstance(redis, str) else redis
+        self._tier = AsyncRedisTier(client)
+        return self._tier
+
+    async def find_server(self) -> None:
+        """Starts the embedded server again, or the one of an owner that has gone, or attaches to a new owner's."""
+        try:
+            kwargs = await async_in_thread(self._directory.open_server, 0.0)
+        except (MemorySystemError, ServerError, OSError) as error:
+            logger.warning("the embedded server is away, and no other was found or started: %s", type(error).__name__)
+            return
+        tier = self._tier
+        if kwargs == self._server_kwargs or tier is None:
+            return
+        self._server_kwargs = kwargs
+        before, tier.client = tier.client, AsyncRedis(**kwargs)
+        await before.aclose()
+
+    async def close(self) -> None:
+        """Closes the client, unless it is the caller's, and the embedded server, where this process owns it."""
+        tier, self._tier = self._tier, None
+        if tier is not None and isinstance(self._redis, str):
+            await tier.client.aclose()
+        await async_in_thread(self._directory.close)

@@ -1,0 +1,65 @@
+"""How a memory system goes: its counters, and its health."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from agent_memory.memory._async.parts import AsyncParts
+from agent_memory.memory.errors import MemoryStoreUnavailableError
+from agent_memory.memory.reports import Health
+
+__all__ = ["async_health_of", "async_stats_of"]
+
+
+async def async_stats_of(parts: AsyncParts) -> dict[str, Any]:
+    """Presence of SQL and Redis, counters of loader, index, synchronisation and store."""
+    await parts.embedding.refresh()
+    found: dict[str, Any] = {
+        "sql": {
+            "here": parts.sql.availability.away_s is None,
+            "away_s": parts.sql.availability.away_s,
+            "failures": parts.sql.availability.failures,
+            "refuses_writes": None if parts.sql.writability.fault is None else parts.sql.writability.fault.value,
+            "refused_writes": parts.sql.writability.refusals,
+        },
+        "redis": {
+            "here": parts.redis.tier is not None and parts.redis.availability.away_s is None,
+            "away_s": parts.redis.availability.away_s,
+            "failures": parts.redis.availability.failures,
+            "puts": parts.clean.put_count,
+            "dirty_entries": parts.synchronisation.dirty_entries,
+            "dirty_bytes": parts.dirty.size_bytes,
+        },
+        "journal": {
+            "entries": 0 if parts.journal is None else len(parts.journal),
+            "bytes": 0 if parts.journal is None else parts.journal.size_bytes,
+        },
+        "loader": {
+            "loaded": parts.loader.loaded,
+            "shared": parts.loader.shared,
+            "absent_hits": parts.loader.absent_hits,
+        },
+        "damaged": {"memories": len(parts.damage), "met": parts.damage.met},
+        "index": dict(parts.indexes.stats()),
+        "embedding": parts.embedding.stats(),
+        "service": {
+            "running": parts.service.is_running,
+            "rounds": parts.synchronisation.rounds,
+            "failures": parts.service.failures,
+            "dropped_accesses": parts.accesses.dropped,
+        },
+    }
+    try:
+        found["store"] = asdict(await parts.sql.ask(parts.sql.store.stats))
+    except MemoryStoreUnavailableError:
+        found["store"] = None
+    return found
+
+
+async def async_health_of(parts: AsyncParts) -> Health:
+    """Asks SQL and Redis, and says which of them answers."""
+    sql, tier = await parts.sql.state(), parts.redis.tier
+    if tier is None:
+        return Health.of(sql, "none")
+    return Health.of(sql, "here" if await parts.redis.ask(tier.client.ping) else "away")

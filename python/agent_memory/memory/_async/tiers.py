@@ -1,0 +1,53 @@
+"""The tiers of a memory system, as its users see them: views on the memories with one label."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from agent_memory.memory.entries import MemoryEntry, Tier
+
+__all__ = ["AsyncIntermediateMemory", "AsyncLongTermMemory", "AsyncShortTermMemory"]
+
+
+class _AsyncQueried(Protocol):
+    async def count(self, agent_id: str | None = None, **conditions: Any) -> int: ...
+
+    def query(
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Any
+    ) -> AsyncIterator[MemoryEntry]: ...
+
+
+class _AsyncTierMemory:
+    """One tier of a memory system: a view on the memories with its label."""
+
+    tier: Tier
+
+    def __init__(self, system: _AsyncQueried) -> None:
+        self._system = system
+
+    async def count(self, agent_id: str) -> int:
+        """How many memories of the agent are in this tier."""
+        return await self._system.count(agent_id, tiers=(self.tier,))
+
+    def query(self, agent_id: str, **conditions: Any) -> AsyncIterator[MemoryEntry]:
+        """As `AsyncMemorySystem.query`, in this tier."""
+        return self._system.query(agent_id, tiers=(self.tier,), **conditions)
+
+
+class AsyncShortTermMemory(_AsyncTierMemory):
+    """Recent memories, whole, in Redis and in SQL: where every memory begins."""
+
+    tier = Tier.STM
+
+
+class AsyncIntermediateMemory(_AsyncTierMemory):
+    """Older memories that are still in Redis."""
+
+    tier = Tier.IM
+
+
+class AsyncLongTermMemory(_AsyncTierMemory):
+    """Memories in SQL alone, compressed; in Redis only while they are used."""
+
+    tier = Tier.LTM

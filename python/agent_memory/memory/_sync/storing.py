@@ -1,0 +1,243 @@
+# Generated from ../_async/storing.py by tools/generate_sync.py: edit that file, not this one.
+
+"""Storing, changing and deleting memories: from a caller's arguments to writes, and from their answers to ids and errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from agent_memory.memory._arguments import changed_copy, check_durability, copy_from, expiry
+from agent_memory.memory._copy import make_copy, new_id
+from agent_memory.memory._loaded_indexes import LoadedIndexes
+from agent_memory.memory._outcomes import Written
+from agent_memory.memory._sync.embedding import Embedding
+from agent_memory.memory._sync.journal import MemoryJournal
+from agent_memory.memory._sync.journal_replay import JournalReplay
+from agent_memory.memory._sync.reading import Reader
+from agent_memory.memory._sync.redis_gateway import RedisGateway
+from agent_memory.memory._sync.sql_gateway import SqlGateway
+from agent_memory.memory._sync.synchronisation import Synchronisation
+from agent_memory.memory._sync.writing import Writer
+from agent_memory.memory.entries import Durability, MemoryId
+from agent_memory.memory.errors import (
+    AgentErasedError,
+    DurabilityError,
+    MemoryConflictError,
+    MemoryDeletedError,
+)
+from agent_memory.memory.reports import SyncReport
+from agent_memory.memory.settings import MemorySettings
+from agent_memory.memory.stores.operations import Put, WriteStatus
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["Storing"]
+
+UPDATE_ATTEMPTS: Final = 32
+"""How often an update without `if_version` begins again because another writer was faster."""
+
+STORED_AT_ONCE: Final = 500
+"""Memories in one call of the store."""
+
+
+class Storing:
+    """Writes what callers ask for. Any number of threads may use one object."""
+
+    def __init__(
+        self,
+        sql: SqlGateway,
+        redis: RedisGateway,
+        journal: MemoryJournal | None,
+        reader: Reader,
+        writer: Writer,
+        replay: JournalReplay,
+        synchronisation: Synchronisation,
+        embedding: Embedding,
+        loaded: LoadedIndexes,
+        settings: MemorySettings,
+    ) -> None:
+        self._sql = sql
+        self._redis = redis
+        self._journal = journal
+        self._reader = reader
+        self._writer = writer
+        self._replay = replay
+        self._synchronisation = synchronisation
+        self._embedding = embedding
+        self._loaded = loaded
+        self._settings = settings
+
+    def store(
+        self,
+        agent_id: str,
+        content: Any,
+        *,
+        embedding: ArrayLike | None,
+        timestamp: float | None,
+        key: str | None,
+        ttl_s: float | None,
+        idempotency_key: str | None,
+        durability: Durability | None,
+        degrade: bool,
+        deduplicate: bool | None,
+        **words: Any,
+    ) -> MemoryId:
+        """Stores a memory; `words` are further arguments of `make_copy`."""
+        level = self._settings.default_durability if durability is None else durability
+        check_durability(level, has_journal=self._journal is not None)
+        if embedding is None and self._embedding.is_possible and isinstance(content, str):
+            embedding = self._embedding.make_or_wait([content])[0]
+        now = time.time()
+        now_us = int(now * 1e6)
+        copy = make_copy(
+            agent_id,
+            content,
+            memory_id=new_id(now_us),
+            timestamp=now if timestamp is None else timestamp,
+            created_us=now_us,
+            writer=self._writer.number,
+            embedding=embedding,
+            key=key,
+            idempotency_key=idempotency_key,
+            expires_at=expiry(now, ttl_s),
+            deduplicate=self._settings.deduplicate if deduplicate is None else deduplicate,
+            **words,
+        )
+        self._embedding.admit([copy])
+        # A key, an idempotency key or equal content can be found by SQL only.
+        if level == "redis" and (key or idempotency_key or copy.content_hash):
+            level = "sql"
+        written = self._writer.put(Put(copy), level, degrade)
+        return self._stored(written)
+
+    def _stored(self, written: Written) -> MemoryId:
+        result = written.result
+        status = result.status
+        if status is WriteStatus.ERASED:
+            raise AgentErasedError("the agent or user was erased after this write began")
+        if status is WriteStatus.EXISTING and not result.existed:
+            raise MemoryDeletedError(result.id)
+        if status not in (WriteStatus.APPLIED, WriteStatus.EXISTING):
+            raise DurabilityError(written.durability, None, f"it was refused: {status.name.lower()}")
+        if written.copy is not None:
+            self._loaded.learn(written.copy, is_dirty=written.durability != "sql")
+        return MemoryId(result.id, result.version, written.durability)
+
+    def store_many(
+        self, agent_id: str, entries: Iterable[Mapping[str, Any]], embeddings: ArrayLike | None
+    ) -> list[MemoryId]:
+        """Stores many memories, each a mapping of `store`'s arguments with `"content"`; returns their ids in order."""
+        given = [dict(entry) for entry in entries]
+        vectors = None if embeddings is None else np.asarray(embeddings, dtype=np.float32)
+        if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(given)):
+            raise ValueError(f"embeddings must have shape ({len(given)}, dimensions), got {vectors.shape}")
+        self._embed_missing(given, vectors)
+        now_us = int(time.time() * 1e6)
+        is_deduplicated = self._settings.deduplicate
+        made = [
+            copy_from(
+                agent_id,
+                entry,
+                None if vectors is None else vectors[at],
+                now_us,
+                at,
+                self._writer.number,
+                is_deduplicated,
+            )
+            for at, entry in enumerate(given)
+        ]
+        self._embedding.admit(made)
+        stored: list[MemoryId] = []
+        for start in range(0, len(made), STORED_AT_ONCE):
+            written = self._writer.put_many([Put(copy) for copy in made[start : start + STORED_AT_ONCE]])
+            stored += [self._stored(one) for one in written]
+        return stored
+
+    def _embed_missing(self, entries: list[dict[str, Any]], vectors: Any) -> None:
+        if not self._embedding.is_possible or vectors is not None:
+            return
+        wanting = [one for one in entries if one.get("embedding") is None and isinstance(one.get("content"), str)]
+        for start in range(0, len(wanting), STORED_AT_ONCE):
+            part = wanting[start : start + STORED_AT_ONCE]
+            for entry, vector in zip(part, self._embedding.make_or_wait([one["content"] for one in part]), strict=True):
+                entry["embedding"] = vector
+
+    def update(
+        self, agent_id: str, memory_id: str, changes: dict[str, Any], if_version: int | None, degrade: bool
+    ) -> MemoryId:
+        """Makes `changes`, as `changed_copy` takes them, over a version of a memory; over a later one if another was faster."""
+        content = changes.get("content")
+        if changes["embedding"] is None and self._embedding.is_possible and isinstance(content, str):
+            changes["embedding"] = self._embedding.make_or_wait([content])[0]
+        attempt = 0
+        while True:
+            base = self._reader.read_one(agent_id, memory_id)
+            if base is None:
+                raise KeyError(memory_id)
+            if if_version is not None and base.version != if_version:
+                raise MemoryConflictError(memory_id, if_version, base.version)
+            changed = changed_copy(base, changes, time.time(), self._writer.number)
+            self._embedding.admit([changed])
+            written = self._writer.put(Put(changed, base.version), "sql", degrade, base.version)
+            status = written.result.status
+            if status is WriteStatus.DELETED:
+                raise KeyError(memory_id)
+            retries = status in (WriteStatus.CONFLICT, WriteStatus.STALE, WriteStatus.ABSENT)
+            if retries and self._journal:
+                self._replay.run()
+            if status is WriteStatus.ABSENT and self._redis.tier is not None:
+                # Redis has a copy that SQL has not got yet.
+                self._synchronisation.sync_agent(agent_id, [memory_id], SyncReport())
+            if status is WriteStatus.CONFLICT and if_version is not None:
+                raise MemoryConflictError(memory_id, if_version, written.result.version)
+            if not retries:
+                return self._stored(written)
+            self._loaded.expect(agent_id, memory_id, written.result.version)
+            attempt += 1
+            if attempt == UPDATE_ATTEMPTS:
+                raise MemoryConflictError(memory_id, base.version, written.result.version)
+
+    def delete(self, agent_id: str, memory_id: str, if_version: int | None, degrade: bool) -> bool:
+        """Deletes a memory for good; returns whether there was one."""
+        index = self._loaded.peek(agent_id)
+        known = 0 if index is None else index.known_versions([memory_id])[memory_id]
+        written = self._writer.delete(agent_id, memory_id, if_version, degrade, known)
+        if written.result.status is WriteStatus.ABSENT and written.result.existed:
+            # Redis has a copy that SQL has not got yet.
+            self._synchronisation.sync_agent(agent_id, [memory_id], SyncReport())
+            written = self._writer.delete(agent_id, memory_id, if_version, degrade, known, is_synced=True)
+        result = written.result
+        if result.status is WriteStatus.CONFLICT and if_version is not None:
+            raise MemoryConflictError(memory_id, if_version, result.version)
+        if written.copy is not None:
+            self._loaded.learn(written.copy, is_dirty=written.durability != "sql")
+        # A memory that only Redis had is known by its index.
+        is_dirty = index is not None and memory_id in index.dirty
+        return result.status is WriteStatus.APPLIED and (result.existed or is_dirty)
+
+    def delete_many(self, agent_id: str, ids: Sequence[str]) -> int:
+        """Deletes memories for good, a batch in one transaction; returns how many there were."""
+        deleted = 0
+        for start in range(0, len(ids), STORED_AT_ONCE):
+            for written in self._writer.delete_many(agent_id, ids[start : start + STORED_AT_ONCE]):
+                deleted += written.result.status is WriteStatus.APPLIED and written.result.existed
+                if written.copy is not None:
+                    self._loaded.learn(written.copy)
+        return deleted
+
+    def renew(self, agent_id: str, lives: Mapping[str, tuple[int, float]]) -> None:
+        """Gives memories that still have the version named a new `ttl_s`; those that were changed meanwhile keep theirs."""
+        now = time.time()
+        puts = [
+            Put(changed_copy(row, {"ttl_s": lives[row.id][1]}, now, self._writer.number), row.version)
+            for row in self._sql.ask(self._sql.store.get, list(lives))
+            if row is not None and not row.deleted and row.agent_id == agent_id and row.version == lives[row.id][0]
+        ]
+        for written in self._writer.put_many(puts) if puts else []:
+            if written.copy is not None:
+                self._loaded.learn(written.copy)

@@ -1,0 +1,55 @@
+# Generated from ../_async/tiers.py by tools/generate_sync.py: edit that file, not this one.
+
+"""The tiers of a memory system, as its users see them: views on the memories with one label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from agent_memory.memory.entries import MemoryEntry, Tier
+
+__all__ = ["IntermediateMemory", "LongTermMemory", "ShortTermMemory"]
+
+
+class _Queried(Protocol):
+    def count(self, agent_id: str | None = None, **conditions: Any) -> int: ...
+
+    def query(
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Any
+    ) -> Iterator[MemoryEntry]: ...
+
+
+class _TierMemory:
+    """One tier of a memory system: a view on the memories with its label."""
+
+    tier: Tier
+
+    def __init__(self, system: _Queried) -> None:
+        self._system = system
+
+    def count(self, agent_id: str) -> int:
+        """How many memories of the agent are in this tier."""
+        return self._system.count(agent_id, tiers=(self.tier,))
+
+    def query(self, agent_id: str, **conditions: Any) -> Iterator[MemoryEntry]:
+        """As `MemorySystem.query`, in this tier."""
+        return self._system.query(agent_id, tiers=(self.tier,), **conditions)
+
+
+class ShortTermMemory(_TierMemory):
+    """Recent memories, whole, in Redis and in SQL: where every memory begins."""
+
+    tier = Tier.STM
+
+
+class IntermediateMemory(_TierMemory):
+    """Older memories that are still in Redis."""
+
+    tier = Tier.IM
+
+
+class LongTermMemory(_TierMemory):
+    """Memories in SQL alone, compressed; in Redis only while they are used."""
+
+    tier = Tier.LTM
