@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from redis.client import Redis as RedisPy
 from redis.connection import ConnectionPool
@@ -11,7 +11,6 @@ from redis.exceptions import ResponseError
 
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
-from agent_memory.redis import private
 from agent_memory.redis._sync.guarded import GuardedCalls
 from agent_memory.redis._sync.monitor import Monitor
 from agent_memory.redis._sync.pipeline import Pipeline
@@ -19,6 +18,11 @@ from agent_memory.redis._sync.pubsub import PubSub
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.packing import pack_command, refused_words
+from agent_memory.redis.redis_py_internals.codec import use_codec
+from agent_memory.redis.redis_py_internals.credentials import on_renewal, register_for_renewal
+from agent_memory.redis.redis_py_internals.pools import guard_connections, is_stock_pool, mark_unsent, on_disconnect
+from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
+from agent_memory.redis.redis_py_internals.settings import fill_arguments, pool_from_url
 from agent_memory.redis.transport.blocking import BlockingTransport
 
 if TYPE_CHECKING:
@@ -26,9 +30,6 @@ if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
-
-_EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
-_NEVER_DECODE: Final = private.NEVER_DECODE
 
 
 class Redis(GuardedCalls, RedisPy):
@@ -66,22 +67,22 @@ class Redis(GuardedCalls, RedisPy):
         given = check_client(RedisPy, args, kwargs, asynchronous=False)
         pool = given.get("connection_pool")
         if pool is not None:
-            private.guard_connections(pool)
+            guard_connections(pool)
         else:
-            private.fill_arguments(kwargs, given, asynchronous=False)
+            fill_arguments(kwargs, given, asynchronous=False)
         super().__init__(*args, **kwargs)
-        private.guard_connections(self.connection_pool)
+        guard_connections(self.connection_pool)
         if self.connection is not None:
-            private.use_codec(self.connection)
-        private.register_for_renewal(self, given=pool is not None, asynchronous=False)
+            use_codec(self.connection)
+        register_for_renewal(self, given=pool is not None, asynchronous=False)
         self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
         if pool is not None:
             self._own_retry = {name: given[name] for name in ("retry", "retry_on_error") if given.get(name) is not None}
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
-        stock = private.is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
+        stock = is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         self._transport = transport_of(self.connection_pool) if stock else None
         if not stock:
-            private.mark_unsent(self.connection_pool)
+            mark_unsent(self.connection_pool)
         if self._once is not None and (self._transport is None or self.connection is not None):
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
 
@@ -92,7 +93,7 @@ class Redis(GuardedCalls, RedisPy):
         check_guarding(**own)
         check_named(kwargs, asynchronous=False)
         single = kwargs.pop("single_connection_client", False)
-        pool = private.pool_from_url(ConnectionPool, url, kwargs, asynchronous=False)
+        pool = pool_from_url(ConnectionPool, url, kwargs, asynchronous=False)
         client = cls(connection_pool=pool, single_connection_client=single, **own)
         client.auto_close_connection_pool = True
         return client
@@ -125,7 +126,7 @@ class Redis(GuardedCalls, RedisPy):
             raise refused_words(error) from None
         if (command.route and len(args) > command.plain) or self._detour:
             return self._execute_leased(transport, command, packed, args, options)
-        raw = _NEVER_DECODE in options
+        raw = NEVER_DECODE in options
         try:
             permit = command.admit()
         except CircuitOpenError:
@@ -140,9 +141,9 @@ class Redis(GuardedCalls, RedisPy):
             raise
         else:
             if isinstance(reply, Exception):
-                if _EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
+                if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
                     command.answered_error(permit)
-                    return options[_EMPTY_RESPONSE]
+                    return options[EMPTY_RESPONSE]
                 reply = self._recover(transport, command, packed, raw, permit, reply)
             else:
                 command.success(permit)
@@ -189,7 +190,7 @@ def transport_of(pool: Any) -> BlockingTransport:
         # setdefault is atomic: two threads may each make one, both use the same.
         transport = pool.__dict__.setdefault("_agent_memory_transport", made)
         if transport is made:
-            private.on_disconnect(pool, made.close)
+            on_disconnect(pool, made.close)
             weakref.finalize(pool, made.close).atexit = False
-            private.on_renewal(pool, made.renew, asynchronous=False)
+            on_renewal(pool, made.renew, asynchronous=False)
     return cast(BlockingTransport, transport)

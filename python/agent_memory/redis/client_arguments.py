@@ -16,8 +16,8 @@ from redis.connection import ConnectionPool
 from agent_memory import _check
 from agent_memory._core import Guard
 from agent_memory.policy.resilience import ResiliencePolicy
-from agent_memory.redis import private
 from agent_memory.redis.exactly_once.settings import settings_of
+from agent_memory.redis.redis_py_internals.pools import is_stock_connection
 
 __all__ = [
     "check_client",
@@ -81,7 +81,7 @@ def check_named(arguments: Mapping[str, Any], *, asynchronous: bool) -> None:
 
 def check_pool(pool: Any, *, asynchronous: bool) -> None:
     """The same for the settings of a pool with redis-py's own connections, unknown ones included; once for each pool."""
-    if not private.is_stock_connection(getattr(pool, "connection_class", None)):
+    if not is_stock_connection(getattr(pool, "connection_class", None)):
         return  # what its connections take is its own affair
     if pool.__dict__.get("_agent_memory_is_checked"):
         return

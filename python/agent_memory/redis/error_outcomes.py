@@ -19,7 +19,7 @@ from agent_memory.errors import (
     RedisUnavailableError,
 )
 from agent_memory.policy import FailureKind
-from agent_memory.redis.private import parse_reply_error
+from agent_memory.redis.redis_py_internals.replies import parse_reply_error
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from agent_memory import _at_fork
 from agent_memory._core import monotonic_ns
-from agent_memory.redis import private
+from agent_memory.redis.redis_py_internals.pools import on_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,5 +94,5 @@ def pool_state_of(pool: Any, make_event: Callable[[], Any]) -> PoolState:
         # setdefault is atomic: of two threads' states both use the same.
         shared = pool.__dict__.setdefault("_agent_memory_shared", made)
         if shared is made:
-            private.on_close(pool, made.end)
+            on_close(pool, made.end)
     return cast(PoolState, shared)

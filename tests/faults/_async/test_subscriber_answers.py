@@ -8,7 +8,6 @@ from fake_server import FakeServer, bulk
 
 from agent_memory._concurrency import ASYNC, async_in_thread
 from agent_memory.errors import Outcome, RedisUnavailableError
-from agent_memory.redis import private
 
 WITHIN_S = 20.0
 MESSAGE = b">3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n" + bulk(b"word")
@@ -94,7 +93,9 @@ async def test_the_answer_to_renewed_credentials_is_given_to_nobody(answer, asyn
         await subscriber.subscribe("news")
         assert await next_reply(subscriber) == [b"subscribe", b"news", 1]
         fake._handshake = lambda *_: answer + MESSAGE
-        monkeypatch.setattr(private, "take_renewal", lambda _: renewals.pop() if renewals else None)
+        monkeypatch.setattr(
+            "agent_memory.redis._async.pubsub.take_renewal", lambda _: renewals.pop() if renewals else None
+        )
         assert await next_reply(subscriber) == [b"message", b"news", b"word"]
         assert ("refused renewed credentials" in caplog.text) is answer.startswith(b"-")
         assert subscriber.connection.is_connected
@@ -106,7 +107,9 @@ async def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_und
     with FakeServer(lambda *_: b"-NOPERM no such channel for you\r\n") as fake:
         subscriber = async_connect(fake).pubsub()
         await subscriber.subscribe("secret")
-        monkeypatch.setattr(private, "take_renewal", lambda _: renewals.pop() if renewals else None)
+        monkeypatch.setattr(
+            "agent_memory.redis._async.pubsub.take_renewal", lambda _: renewals.pop() if renewals else None
+        )
         await subscriber._authenticate_anew(subscriber.connection)
         with pytest.raises(redis.exceptions.NoPermissionError):
             await next_reply(subscriber)

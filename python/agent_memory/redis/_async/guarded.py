@@ -19,7 +19,6 @@ from agent_memory._concurrency import ASYNC, AsyncEvent
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory, FailureKind
-from agent_memory.redis import private
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async.retry import AsyncSettle, async_retry, async_retry_as_given
 from agent_memory.redis.commands.bound_command import BoundCommand, BoundCommands, Route
@@ -32,6 +31,10 @@ from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
 from agent_memory.redis.exactly_once.tickets import NextStep, adopt
 from agent_memory.redis.pool_state import pool_state_of
+from agent_memory.redis.redis_py_internals.leases import async_connect_pinned, async_disconnect_idle
+from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE, callbacks_after_fallback
+from agent_memory.redis.redis_py_internals.retries import given_retry
+from agent_memory.redis.redis_py_internals.settings import DEFAULT_SOCKET_TIMEOUT
 from agent_memory.redis.transport.common import endpoint_of
 from agent_memory.redis.transport.failures import connect_failure
 
@@ -54,8 +57,6 @@ AsyncKeep = Callable[["Ticket | None"], Awaitable[None]]
 
 T = TypeVar("T")
 
-_EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
-_NEVER_DECODE: Final = private.NEVER_DECODE
 _NOTHING: Final = object()
 _NOT_RUN: Final = (FailureKind.REJECTED_REPLY, Outcome.REJECTED)
 
@@ -77,7 +78,7 @@ class AsyncGuardedCalls:
     ) -> None:
         """Bind to a guard (made of `resilience` where none is given); the last step of construction before the transport."""
         arguments = self.connection_pool.connection_kwargs
-        self._timeout_s: float | None = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
+        self._timeout_s: float | None = arguments.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._deadline_s = deadline_of(resilience, self._timeout_s)
         deadline_s = None if resilience is None else resilience.retry.deadline
         self._given_deadline_s = inf if deadline_s is None else deadline_s
@@ -166,7 +167,7 @@ class AsyncGuardedCalls:
         """redis-py's `Retry` that was given to this client or its pool, in the place of the policy's; None without one."""
         if not self._uses_given_retry or self.transport_here() is None:
             return None  # redis-py's own way: its connections have it
-        return private.given_retry(self.connection_pool, self._own_retry)
+        return given_retry(self.connection_pool, self._own_retry)
 
     def leave_retries_to_policy(self) -> None:
         """redis-py's `retry` of the pool is not for this view: its owner has a retry policy of its own."""
@@ -221,7 +222,7 @@ class AsyncGuardedCalls:
         transport = self.transport_here()
         wants_replica = getattr(self.connection_pool, "is_master", True) is False
         if not wants_replica and (transport is None or transport.retire_demoted()):
-            await private.async_disconnect_idle(self)
+            await async_disconnect_idle(self)
 
     async def _recover(
         self, transport: Any, command: BoundCommand, packed: bytes, raw: bool, permit: int, error: Exception
@@ -335,7 +336,7 @@ class AsyncGuardedCalls:
     ) -> Any:
         timeout_s = read_timeout_s(command, args, self._timeout_s)
         extra_s = max(0.0, self._deadline_s - (self._timeout_s or self._deadline_s))
-        raw = _NEVER_DECODE in options
+        raw = NEVER_DECODE in options
         lasting = command.route is not Route.STATE
         once = command.route is Route.ONCE and len(args) > command.plain
 
@@ -359,7 +360,7 @@ class AsyncGuardedCalls:
         try:
             reply = await self.guarded(command, attempt, self.settler(transport, command))
         except ResponseError:
-            empty = options.get(_EMPTY_RESPONSE, _NOTHING)
+            empty = options.get(EMPTY_RESPONSE, _NOTHING)
             if empty is _NOTHING:
                 raise
             return empty
@@ -390,7 +391,7 @@ class AsyncGuardedCalls:
         if connection is None or getattr(connection, "is_connected", True):
             return
         try:
-            await private.async_connect_pinned(self)
+            await async_connect_pinned(self)
         except Exception as error:
             failure = connect_failure(error, self.endpoint)
             if failure is error:
@@ -415,9 +416,7 @@ class AsyncGuardedCalls:
         callbacks = self._fallback_callbacks
         if callbacks is None:
             arguments = self.connection_pool.connection_kwargs
-            callbacks = private.callbacks_after_fallback(
-                arguments.get("protocol"), arguments.get("legacy_responses", True)
-            )
+            callbacks = callbacks_after_fallback(arguments.get("protocol"), arguments.get("legacy_responses", True))
             callbacks.update(self._own_callbacks)
             self._fallback_callbacks = callbacks
         return callbacks

@@ -10,7 +10,6 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from agent_memory._concurrency import ASYNC
 from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import CommandCategory
-from agent_memory.redis import private
 from agent_memory.redis.commands.prepared_pipeline import (
     PreparedPipeline,
     pipeline_operation,
@@ -19,6 +18,8 @@ from agent_memory.redis.commands.prepared_pipeline import (
     refusal_of,
 )
 from agent_memory.redis.error_outcomes import as_ours, classify
+from agent_memory.redis.redis_py_internals.leases import drop_idle
+from agent_memory.redis.redis_py_internals.replies import lost_while_watching
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Pipeline(RedisPyPipeline):
 
     def _as_ours(self, error: Exception, started_ns: int) -> Exception:
         client = self._client
-        if private.lost_while_watching(error) and client._shared.was_closed_since(started_ns):
+        if lost_while_watching(error) and client._shared.was_closed_since(started_ns):
             # A WatchError would have the caller begin again.
             return ClientClosedError(outcome=Outcome.UNKNOWN, endpoint=client.endpoint)
         return as_ours(error, client.endpoint)
@@ -196,5 +197,5 @@ class Pipeline(RedisPyPipeline):
                 raise failure from error
             except BaseException:
                 if not ASYNC:
-                    private.drop_idle(self.connection_pool)
+                    drop_idle(self.connection_pool)
                 raise

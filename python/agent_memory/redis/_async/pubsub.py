@@ -39,8 +39,25 @@ from redis.exceptions import InvalidResponse
 from agent_memory._concurrency import ASYNC, AsyncLock, async_settle
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisTimeoutError
-from agent_memory.redis import private
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
+from agent_memory.redis.redis_py_internals.codec import NOT_ENOUGH_DATA, reply_reader
+from agent_memory.redis.redis_py_internals.credentials import take_renewal
+from agent_memory.redis.redis_py_internals.leases import async_connect_again, async_drop, async_lease
+from agent_memory.redis.redis_py_internals.replies import PushNotification, as_text, message_class
+from agent_memory.redis.redis_py_internals.settings import DEFAULT_SOCKET_TIMEOUT
+from agent_memory.redis.redis_py_internals.subscribers import (
+    DROPPED,
+    announce_subscriber,
+    async_as_parsed,
+    async_can_read,
+    async_check_health,
+    async_health_check_is_due,
+    async_read_push,
+    end_with_client,
+    handle_pushes,
+    metrics_are_on,
+    sending_lock,
+)
 from agent_memory.redis.subscriptions.gap import SubscriptionGap
 from agent_memory.redis.subscriptions.pending_replies import Asker, PendingReplies, is_confirmation
 from agent_memory.redis.transport.failures import connect_failure
@@ -65,8 +82,8 @@ SECOND_LOOK_S: Final = 0.05
 _LOGGER: Final = logging.getLogger("agent_memory.redis")
 _NS_PER_S: Final = 1_000_000_000
 _UNSET: Final[Any] = object()
-_INCOMPLETE: Final = private.NOT_ENOUGH_DATA
-_LISTS: Final = (private.PushNotification, list)
+_INCOMPLETE: Final = NOT_ENOUGH_DATA
+_LISTS: Final = (PushNotification, list)
 
 _PUBLISHED: Final[dict[Any, str]] = {
     b"message": "message", "message": "message",
@@ -131,8 +148,8 @@ class PubSub(RedisPyPubSub):
         self._on_gap = on_gap
         self._gap_messages = gap_messages
         self._ping_interval_ns = None if ping_interval is None else int(ping_interval * _NS_PER_S)
-        timeout_s = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
-        self._pong_timeout_ns = int((timeout_s or private.DEFAULT_SOCKET_TIMEOUT) * _NS_PER_S)
+        timeout_s = arguments.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
+        self._pong_timeout_ns = int((timeout_s or DEFAULT_SOCKET_TIMEOUT) * _NS_PER_S)
         self._reconnect_timeout_ns = None if reconnect_timeout is None else int(reconnect_timeout * _NS_PER_S)
         self._connecting = AsyncLock()
         self._loss: _Loss | None = None
@@ -140,7 +157,7 @@ class PubSub(RedisPyPubSub):
         self._heard_ns = self._pinged_ns = self._connected_ns = 0
         self._short_lives = 0  # how many connections in a row ended as soon as they stood
         self._answers = PendingReplies()
-        self._message_class: Any = private.PushNotification
+        self._message_class: Any = PushNotification
         self._held_back: Any = None  # the first reply of a new connection, while the gap's message goes before it
         super().__init__(client.connection_pool, *args, **kwargs)
 
@@ -187,11 +204,11 @@ class PubSub(RedisPyPubSub):
         connection = self.connection
         try:
             if not self.subscribed and self._answers.are_read:
-                await private.async_check_health(connection)  # redis-py's, where `health_check_interval` asks for it
+                await async_check_health(connection)  # redis-py's, where `health_check_interval` asks for it
             await self._send_expecting(connection, args, Asker.CALLER)
         except ERRORS_OF_CONNECTIONS as error:
             self._lose(error)
-            await private.async_drop(connection)
+            await async_drop(connection)
             raise
 
     async def _send_expecting(self, connection: Any, words: tuple[Any, ...], asker: Asker) -> None:
@@ -200,7 +217,7 @@ class PubSub(RedisPyPubSub):
             # Nothing is waited for before the bytes are on their way: the order here is the order there.
             await self._send_noted(connection, words, asker)
         else:
-            with cast(Any, self)._lock:
+            with sending_lock(self):
                 await self._send_noted(connection, words, asker)
 
     async def _send_noted(self, connection: Any, words: tuple[Any, ...], asker: Asker) -> None:
@@ -232,7 +249,7 @@ class PubSub(RedisPyPubSub):
         reply: Any = _INCOMPLETE
         unreadable: Exception | None = None
         if self._loss is None and self._held_back is None and self.push_handler_func is None:
-            reader = private.reply_reader(connection)
+            reader = reply_reader(connection)
             if reader is not None:
                 try:
                     reply = reader.gets()
@@ -298,23 +315,23 @@ class PubSub(RedisPyPubSub):
     async def _read(self, connection: Any, until_ns: int | None, taken: Any) -> Any:
         """What arrives next, an error reply as a value; `_INCOMPLETE` when nothing did in time."""
         if taken is not _INCOMPLETE:
-            return await private.async_as_parsed(connection, taken)
+            return await async_as_parsed(connection, taken)
         await self._authenticate_anew(connection)
-        if await private.async_health_check_is_due(connection):
+        if await async_health_check_is_due(connection):
             await self._ping(connection)
-        return await private.async_read_push(connection, self._patience_s(until_ns))
+        return await async_read_push(connection, self._patience_s(until_ns))
 
     def _is_theirs(self, reply: Any) -> bool:
         """Whether what arrived is for whoever reads; raises what it is for nobody, and an error that answers the caller."""
-        if reply is private.DROPPED:
+        if reply is DROPPED:
             return False
         if reply.__class__ is _Handled:
             return reply.value is not None
-        if reply.__class__ is private.PushNotification or self._is_pushed(reply):
+        if reply.__class__ is PushNotification or self._is_pushed(reply):
             kind = reply[0] if isinstance(reply[0], str | bytes) else None
             length = 3 if self._answers.confirm(kind) else _LENGTHS.get(kind, len(reply))
             if len(reply) != length:
-                raise InvalidResponse(f"a {private.as_text(kind)} in {len(reply)} parts, not {length}")
+                raise InvalidResponse(f"a {as_text(kind)} in {len(reply)} parts, not {length}")
             return True
         asker = self._answers.answered(is_error=isinstance(reply, Exception))
         if asker is Asker.CALLER:
@@ -335,7 +352,7 @@ class PubSub(RedisPyPubSub):
         """Send redis-py's PING if it is due; its answer is given to nobody."""
         if self.connection is None:
             raise RuntimeError("pubsub connection not set: did you forget to call subscribe() or psubscribe()?")
-        if await private.async_health_check_is_due(self.connection):
+        if await async_health_check_is_due(self.connection):
             await self._ping(self.connection)
 
     async def _ping(self, connection: Any) -> None:
@@ -343,16 +360,16 @@ class PubSub(RedisPyPubSub):
 
     async def _authenticate_anew(self, connection: Any) -> None:
         """Send the AUTH of renewed credentials, if it is due, among the messages: only RESP3 lets a subscriber do that."""
-        if int(connection.get_protocol()) == 3 and (words := private.take_renewal(connection)) is not None:
+        if int(connection.get_protocol()) == 3 and (words := take_renewal(connection)) is not None:
             await self._send_expecting(connection, words, Asker.AUTH)
 
     async def handle_message(self, response: Any, ignore_subscribe_messages: bool = False) -> Any:
         """Make a message of a reply, as redis-py does, or hand it to its handler and return None."""
         kind = _PUBLISHED.get(response[0]) if response.__class__ in _LISTS else None
-        if kind is None or private.metrics_are_on():
+        if kind is None or metrics_are_on():
             if response.__class__ is SubscriptionGap:
                 return {"type": "gap", "pattern": None, "channel": None, "data": response}
-            if response.__class__ is private.PushNotification and len(response) < len(("kind", "channel", "data")):
+            if response.__class__ is PushNotification and len(response) < len(("kind", "channel", "data")):
                 return None  # something that has nothing to do with channels
             return await cast(Any, super()).handle_message(response, ignore_subscribe_messages)
         if kind == "message":
@@ -388,7 +405,7 @@ class PubSub(RedisPyPubSub):
             sharded_pubsub: bool = False,
         ) -> Any:
             """Handle messages in a thread, as redis-py does; without `exception_handler` it ends quietly with its client."""
-            handler = private.end_with_client if exception_handler is None else exception_handler
+            handler = end_with_client if exception_handler is None else exception_handler
             return cast(Any, super()).run_in_thread(sleep_time, daemon, handler, pubsub, sharded_pubsub)
 
     if ASYNC:
@@ -429,7 +446,7 @@ class PubSub(RedisPyPubSub):
         if now_ns - self._pinged_ns < self._pong_timeout_ns:
             return False
         # The time may have passed in this process: then the answer waits to be read.
-        if await private.async_can_read(connection, SECOND_LOOK_S):
+        if await async_can_read(connection, SECOND_LOOK_S):
             return True
         silent_s = (monotonic_ns() - self._heard_ns) / 1e9
         raise RedisTimeoutError(
@@ -454,7 +471,7 @@ class PubSub(RedisPyPubSub):
         """The connection is of no use any more."""
         self._lose(error)
         if self.connection is not None:
-            await private.async_drop(self.connection)
+            await async_drop(self.connection)
 
     async def _restore(self, until_ns: int | None) -> bool:
         """Connect and subscribe again; False when `until_ns` came first. Raises when `reconnect_timeout` is over."""
@@ -498,11 +515,11 @@ class PubSub(RedisPyPubSub):
                 if connection is None:
                     await self._lease()
                 else:
-                    await private.async_connect_again(connection)
+                    await async_connect_again(connection)
             except BaseException as error:
                 if connection is not None:
                     # It may stand, and its subscriptions not.
-                    await private.async_drop(connection)
+                    await async_drop(connection)
                 if self._loss is not None and isinstance(error, Exception):
                     self._loss.failed(error)
                 raise
@@ -510,17 +527,17 @@ class PubSub(RedisPyPubSub):
                 _restoring.reset(mark)
             self._heard_ns = self._connected_ns = monotonic_ns()
             self._pinged_ns = 0
-            self._message_class = private.message_class(self.connection)
+            self._message_class = message_class(self.connection)
             return True
 
     async def _lease(self) -> None:
-        connection = await private.async_lease(self.connection_pool)
+        connection = await async_lease(self.connection_pool)
         self._answers.start_afresh()
         self.connection = connection
         connection.register_connect_callback(self.on_connect)
         if self.push_handler_func is not None:
-            connection._parser.set_pubsub_push_handler(_noting(self._answers, self.push_handler_func))
-        private.announce_subscriber(self, ASYNC)
+            handle_pushes(connection, _noting(self._answers, self.push_handler_func))
+        announce_subscriber(self, ASYNC)
 
     async def _regain(self, loss: _Loss) -> SubscriptionGap | None:
         """The first word on a new connection: tell of the gap."""

@@ -23,8 +23,10 @@ from redis.exceptions import ResponseError
 
 from agent_memory._concurrency import ASYNC
 from agent_memory.errors import Outcome, RedisUnavailableError
-from agent_memory.redis import private
 from agent_memory.redis.asyncio.client import Redis
+from agent_memory.redis.redis_py_internals.pools import trust_async_pool
+from agent_memory.redis.redis_py_internals.replies import as_text
+from agent_memory.redis.redis_py_internals.settings import fill_arguments
 
 __all__ = [
     "MasterNotFoundError",
@@ -64,7 +66,7 @@ class SentinelManagedConnection(RedisPySentinelManagedConnection):
             reply = await connection.read_response()
         except ResponseError:
             return  # a user without that permission: the sentinels' word has to do
-        role = private.as_text(reply[0])
+        role = as_text(reply[0])
         if role != "master":
             raise RedisPyConnectionError(f"{self.host}:{self.port} is no master but a {role}")
 
@@ -82,7 +84,7 @@ class SentinelConnectionPool(RedisPySentinelConnectionPool):
         cast(Any, super()).__init__(service_name, sentinel_manager, **kwargs)
 
 
-private.trust_async_pool(SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection)
+trust_async_pool(SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection)
 
 
 class Sentinel(RedisPySentinel):
@@ -141,7 +143,7 @@ class Sentinel(RedisPySentinel):
         own = {name: kwargs.pop(name) for name in ("resilience", "guard") if name in kwargs}
         arguments = self.connection_kwargs | kwargs
         if issubclass(redis_class, Redis):
-            private.fill_arguments(arguments, asynchronous=ASYNC)
+            fill_arguments(arguments, asynchronous=ASYNC)
         client = redis_class(connection_pool=pool_class(service_name, self, **arguments), **own)
         client.auto_close_connection_pool = True
         return client

@@ -21,7 +21,6 @@ from agent_memory._concurrency import ASYNC, Event
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory, FailureKind
-from agent_memory.redis import private
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._sync.retry import Settle, retry, retry_as_given
 from agent_memory.redis.commands.bound_command import BoundCommand, BoundCommands, Route
@@ -34,6 +33,10 @@ from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
 from agent_memory.redis.exactly_once.tickets import NextStep, adopt
 from agent_memory.redis.pool_state import pool_state_of
+from agent_memory.redis.redis_py_internals.leases import connect_pinned, disconnect_idle
+from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE, callbacks_after_fallback
+from agent_memory.redis.redis_py_internals.retries import given_retry
+from agent_memory.redis.redis_py_internals.settings import DEFAULT_SOCKET_TIMEOUT
 from agent_memory.redis.transport.common import endpoint_of
 from agent_memory.redis.transport.failures import connect_failure
 
@@ -56,8 +59,6 @@ Keep = Callable[["Ticket | None"], None]
 
 T = TypeVar("T")
 
-_EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
-_NEVER_DECODE: Final = private.NEVER_DECODE
 _NOTHING: Final = object()
 _NOT_RUN: Final = (FailureKind.REJECTED_REPLY, Outcome.REJECTED)
 
@@ -79,7 +80,7 @@ class GuardedCalls:
     ) -> None:
         """Bind to a guard (made of `resilience` where none is given); the last step of construction before the transport."""
         arguments = self.connection_pool.connection_kwargs
-        self._timeout_s: float | None = arguments.get("socket_timeout", private.DEFAULT_SOCKET_TIMEOUT)
+        self._timeout_s: float | None = arguments.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._deadline_s = deadline_of(resilience, self._timeout_s)
         deadline_s = None if resilience is None else resilience.retry.deadline
         self._given_deadline_s = inf if deadline_s is None else deadline_s
@@ -168,7 +169,7 @@ class GuardedCalls:
         """redis-py's `Retry` that was given to this client or its pool, in the place of the policy's; None without one."""
         if not self._uses_given_retry or self.transport_here() is None:
             return None  # redis-py's own way: its connections have it
-        return private.given_retry(self.connection_pool, self._own_retry)
+        return given_retry(self.connection_pool, self._own_retry)
 
     def leave_retries_to_policy(self) -> None:
         """redis-py's `retry` of the pool is not for this view: its owner has a retry policy of its own."""
@@ -223,7 +224,7 @@ class GuardedCalls:
         transport = self.transport_here()
         wants_replica = getattr(self.connection_pool, "is_master", True) is False
         if not wants_replica and (transport is None or transport.retire_demoted()):
-            private.disconnect_idle(self)
+            disconnect_idle(self)
 
     def _recover(
         self, transport: Any, command: BoundCommand, packed: bytes, raw: bool, permit: int, error: Exception
@@ -337,7 +338,7 @@ class GuardedCalls:
     ) -> Any:
         timeout_s = read_timeout_s(command, args, self._timeout_s)
         extra_s = max(0.0, self._deadline_s - (self._timeout_s or self._deadline_s))
-        raw = _NEVER_DECODE in options
+        raw = NEVER_DECODE in options
         lasting = command.route is not Route.STATE
         once = command.route is Route.ONCE and len(args) > command.plain
 
@@ -361,7 +362,7 @@ class GuardedCalls:
         try:
             reply = self.guarded(command, attempt, self.settler(transport, command))
         except ResponseError:
-            empty = options.get(_EMPTY_RESPONSE, _NOTHING)
+            empty = options.get(EMPTY_RESPONSE, _NOTHING)
             if empty is _NOTHING:
                 raise
             return empty
@@ -392,7 +393,7 @@ class GuardedCalls:
         if connection is None or getattr(connection, "is_connected", True):
             return
         try:
-            private.connect_pinned(self)
+            connect_pinned(self)
         except Exception as error:
             failure = connect_failure(error, self.endpoint)
             if failure is error:
@@ -417,9 +418,7 @@ class GuardedCalls:
         callbacks = self._fallback_callbacks
         if callbacks is None:
             arguments = self.connection_pool.connection_kwargs
-            callbacks = private.callbacks_after_fallback(
-                arguments.get("protocol"), arguments.get("legacy_responses", True)
-            )
+            callbacks = callbacks_after_fallback(arguments.get("protocol"), arguments.get("legacy_responses", True))
             callbacks.update(self._own_callbacks)
             self._fallback_callbacks = callbacks
         return callbacks

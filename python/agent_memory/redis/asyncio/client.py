@@ -14,7 +14,6 @@ from redis.exceptions import ResponseError
 from agent_memory._concurrency import AsyncEvent
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
-from agent_memory.redis import private
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
 from agent_memory.redis._async.monitor import Monitor
 from agent_memory.redis._async.pipeline import Pipeline
@@ -23,6 +22,15 @@ from agent_memory.redis.client_arguments import check_client, check_guarding, ch
 from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.packing import pack_command, refused_words
 from agent_memory.redis.pool_state import pool_state_of
+from agent_memory.redis.redis_py_internals.credentials import on_renewal, register_for_renewal
+from agent_memory.redis.redis_py_internals.pools import (
+    guard_connections,
+    is_stock_async_pool,
+    mark_unsent,
+    on_disconnect,
+)
+from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
+from agent_memory.redis.redis_py_internals.settings import fill_arguments, hide_arguments, pool_from_url
 from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
@@ -33,9 +41,6 @@ if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
-
-_EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
-_NEVER_DECODE: Final = private.NEVER_DECODE
 
 
 class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own bases disagree on command_info
@@ -73,19 +78,17 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         given = check_client(RedisPy, args, kwargs, asynchronous=True)
         has_pool = given.get("connection_pool") is not None
         if not has_pool:
-            private.fill_arguments(kwargs, given, asynchronous=True)
+            fill_arguments(kwargs, given, asynchronous=True)
         super().__init__(*args, **kwargs)
-        private.guard_connections(self.connection_pool)
-        private.register_for_renewal(self, given=has_pool, asynchronous=True)
+        guard_connections(self.connection_pool)
+        register_for_renewal(self, given=has_pool, asynchronous=True)
         self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
         if has_pool:
             self._own_retry = {name: given[name] for name in ("retry", "retry_on_error") if given.get(name) is not None}
         # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
-        stock = (
-            private.is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
-        )
+        stock = is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         if not stock:
-            private.mark_unsent(self.connection_pool)
+            mark_unsent(self.connection_pool)
         self._foreign = self.single_connection_client or not stock
         if self._foreign and self._once is not None:
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
@@ -99,8 +102,8 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
         own = own_arguments(kwargs)
         check_guarding(**own)
         check_named(kwargs, asynchronous=True)
-        pool = private.pool_from_url(ConnectionPool, url, kwargs, asynchronous=True)
-        private.hide_arguments(pool)
+        pool = pool_from_url(ConnectionPool, url, kwargs, asynchronous=True)
+        hide_arguments(pool)
         client = cls(connection_pool=pool, single_connection_client=single_connection_client, **own)
         client.auto_close_connection_pool = True
         return client
@@ -136,7 +139,7 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             transport = self._transports.open()
         if (command.route and len(args) > command.plain) or self._detour:
             return await self._execute_leased(transport, command, packed, args, options)
-        raw = _NEVER_DECODE in options
+        raw = NEVER_DECODE in options
         try:
             permit = command.admit()
         except CircuitOpenError:
@@ -156,9 +159,9 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
             raise
         else:
             if isinstance(reply, Exception):
-                if _EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
+                if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
                     command.answered_error(permit)
-                    return options[_EMPTY_RESPONSE]
+                    return options[EMPTY_RESPONSE]
                 reply = await self._recover(transport, command, packed, raw, permit, reply)
             else:
                 command.success(permit)
@@ -297,6 +300,6 @@ def transports_of(pool: Any) -> TransportsByLoop:
         made = TransportsByLoop(pool)
         transports = pool.__dict__.setdefault("_agent_memory_transports", made)
         if transports is made:
-            private.on_disconnect(pool, made.disconnect)
-            private.on_renewal(pool, made.renew, asynchronous=True)
+            on_disconnect(pool, made.disconnect)
+            on_renewal(pool, made.renew, asynchronous=True)
     return cast(TransportsByLoop, transports)

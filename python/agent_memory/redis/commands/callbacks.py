@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from agent_memory.errors import Outcome
-from agent_memory.redis import private
+from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,8 @@ def call_back(callback: Callable[..., Any], reply: Any, options: dict[str, Any])
     """Shape a reply as redis-py does; the options that are meant for the transport do not reach the callback."""
     if options:
         options.pop("keys", None)
-        options.pop(private.NEVER_DECODE, None)
-        options.pop(private.EMPTY_RESPONSE, None)
+        options.pop(NEVER_DECODE, None)
+        options.pop(EMPTY_RESPONSE, None)
     try:
         return callback(reply, **options)
     except Exception as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory.redis import private
 from agent_memory.redis.commands.bound_command import Route
 from agent_memory.redis.commands.categories import NOT_BLOCKING, blocking_timeout_s
+from agent_memory.redis.redis_py_internals.settings import DEFAULT_SOCKET_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,4 +36,4 @@ def deadline_of(resilience: ResiliencePolicy | None, timeout_s: float | None) ->
     """The bound of a whole call, retries and pauses included: the policy's, else twice the socket's timeout (seconds)."""
     if resilience is not None and resilience.retry.deadline is not None:
         return resilience.retry.deadline
-    return 2.0 * (private.DEFAULT_SOCKET_TIMEOUT if timeout_s is None else timeout_s)
+    return 2.0 * (DEFAULT_SOCKET_TIMEOUT if timeout_s is None else timeout_s)

@@ -12,11 +12,11 @@ from redis.exceptions import ExecAbortError, ReadOnlyError, ResponseError, Watch
 
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory, FailureKind
-from agent_memory.redis import private
 from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.categories import READING_PIPELINE
 from agent_memory.redis.commands.packing import pack_command, refused_words
 from agent_memory.redis.error_outcomes import classify
+from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,8 +41,6 @@ MAX_WINDOW: Final = 1_000
 MAX_SHARED_TRANSACTION: Final = 4_000
 """Commands of a transaction that may travel with others; a longer one gets a connection of its own."""
 
-_EMPTY_RESPONSE: Final = private.EMPTY_RESPONSE
-_NEVER_DECODE: Final = private.NEVER_DECODE
 _MULTI: Final = pack_command((b"MULTI",))
 _EXEC: Final = pack_command((b"EXEC",))
 
@@ -95,9 +93,9 @@ def prepare_pipeline(
             return None
         if not command.only_reads:
             only_reads = False
-        if transaction and _EMPTY_RESPONSE in options:
+        if transaction and EMPTY_RESPONSE in options:
             continue  # redis-py's transactions do not send it: its answer is known
-        if _NEVER_DECODE in options:
+        if NEVER_DECODE in options:
             raw.append(len(packed))
         head = command.head
         try:
@@ -151,8 +149,8 @@ def _results_of_pipeline(
     shaped: list[Any] = []
     for (args, options), reply in zip(prepared.commands, replies, strict=True):
         if isinstance(reply, Exception):
-            if _EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
-                shaped.append(options[_EMPTY_RESPONSE])
+            if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
+                shaped.append(options[EMPTY_RESPONSE])
                 continue
             _check_whole(replies, reply)
             if raise_on_error or not isinstance(reply, ResponseError):
@@ -188,8 +186,8 @@ def _results_of_transaction(
     if isinstance(replies[0], Exception):
         gaps.append((0, replies[0]))
     for index, (args, options) in enumerate(commands):
-        if _EMPTY_RESPONSE in options:
-            gaps.append((index, options[_EMPTY_RESPONSE]))
+        if EMPTY_RESPONSE in options:
+            gaps.append((index, options[EMPTY_RESPONSE]))
             continue
         reply = next(queued)
         if isinstance(reply, Exception):

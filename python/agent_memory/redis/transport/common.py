@@ -8,8 +8,8 @@ from typing import Any, Final
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory.redis import private
 from agent_memory.redis.error_outcomes import reply_error
+from agent_memory.redis.redis_py_internals.pools import service_of
 
 __all__ = [
     "DEFAULT_MAX_CONNECTIONS",
@@ -61,7 +61,7 @@ def new_reader(encoder: Any) -> Any:
 def endpoint_of(arguments: dict[str, Any]) -> str:
     """host:port or socket path of a pool's connections, or the service that sentinels watch, for messages and metrics."""
     path = arguments.get("path")
-    service = private.service_of(arguments)
+    service = service_of(arguments)
     if service is not None:
         return f"service {service}"
     return str(path) if path else f"{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"

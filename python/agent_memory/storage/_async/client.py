@@ -41,11 +41,12 @@ from agent_memory.recovery._async.queued_writes import AsyncStoreResult
 from agent_memory.recovery._async.recovery import AsyncRecovery
 from agent_memory.recovery._async.storing import AsyncStoring
 from agent_memory.recovery.results import Health
-from agent_memory.redis import private
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async.retry import async_retry
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours, describe
+from agent_memory.redis.redis_py_internals.pools import mark_unsent
+from agent_memory.redis.redis_py_internals.settings import flag_of_text
 from agent_memory.storage import argument_checks
 from agent_memory.storage._async.commands import AsyncListedCommands
 from agent_memory.storage._async.injected import AsyncInjectedCommands
@@ -263,7 +264,7 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         self._shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
             if type(wrapped) is RedisPy:
-                private.mark_unsent(wrapped.connection_pool)
+                mark_unsent(wrapped.connection_pool)
             self._client = wrapped
             self._commands = AsyncInjectedCommands(wrapped, self._run)
             return
@@ -545,7 +546,7 @@ def _arguments_of_url(url: str) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(parse_url(url))
     arguments.pop("connection_class", None)
     for switch in _TEXT_FLAGS.intersection(arguments):
-        arguments[switch] = private.flag_of_text(arguments[switch])
+        arguments[switch] = flag_of_text(arguments[switch])
     if "client_name" in arguments:
         arguments["connection_name"] = arguments["client_name"]
     if url.startswith("rediss://"):

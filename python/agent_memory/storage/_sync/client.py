@@ -43,10 +43,12 @@ from agent_memory.recovery._sync.queued_writes import StoreResult
 from agent_memory.recovery._sync.recovery import Recovery
 from agent_memory.recovery._sync.storing import Storing
 from agent_memory.recovery.results import Health
-from agent_memory.redis import Redis, private
+from agent_memory.redis import Redis
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._sync.retry import retry
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours, describe
+from agent_memory.redis.redis_py_internals.pools import mark_unsent
+from agent_memory.redis.redis_py_internals.settings import flag_of_text
 from agent_memory.storage import argument_checks
 from agent_memory.storage._sync.commands import ListedCommands
 from agent_memory.storage._sync.injected import InjectedCommands
@@ -259,7 +261,7 @@ class ResilientRedisClient(ListedCommands):
         self._shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
             if type(wrapped) is RedisPy:
-                private.mark_unsent(wrapped.connection_pool)
+                mark_unsent(wrapped.connection_pool)
             self._client = wrapped
             self._commands = InjectedCommands(wrapped, self._run)
             return
@@ -528,7 +530,7 @@ def _arguments_of_url(url: str) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(parse_url(url))
     arguments.pop("connection_class", None)
     for switch in _TEXT_FLAGS.intersection(arguments):
-        arguments[switch] = private.flag_of_text(arguments[switch])
+        arguments[switch] = flag_of_text(arguments[switch])
     if "client_name" in arguments:
         arguments["connection_name"] = arguments["client_name"]
     if url.startswith("rediss://"):

@@ -11,7 +11,7 @@ from agent_memory._concurrency import AsyncEvent, async_in_thread, async_sleep
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy import BreakerSettings, make_guard
 from agent_memory.redis._async.probe import AsyncProber
-from agent_memory.redis.private import parse_reply_error
+from agent_memory.redis.redis_py_internals.replies import parse_reply_error
 
 WAIT_S = 30.0
 

@@ -12,7 +12,7 @@ from agent_memory._concurrency import Event, in_thread, sleep
 from agent_memory.errors import RedisUnavailableError
 from agent_memory.policy import BreakerSettings, make_guard
 from agent_memory.redis._sync.probe import Prober
-from agent_memory.redis.private import parse_reply_error
+from agent_memory.redis.redis_py_internals.replies import parse_reply_error
 
 WAIT_S = 30.0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis import exceptions as redis_py
 
 from agent_memory._core import ReplyScanner, Wire
-from agent_memory.redis import private
+from agent_memory.redis.redis_py_internals.handshake import detach_socket, shut_down
 from agent_memory.redis.transport.common import RECEIVE_BUFFER_BYTES, new_reader, set_user_timeout
 from agent_memory.redis.transport.proof import all_acknowledged
 
@@ -51,7 +51,7 @@ class Channel:
     )
 
     def __init__(self, connection: Any, timeout_s: float | None, now_ns: int) -> None:
-        sock = private.detach_socket(connection)
+        sock = detach_socket(connection)
         self.connection = connection
         self.protocol = int(connection.protocol)
         self.stream: Stream | None = None
@@ -150,7 +150,7 @@ class Channel:
         Closed by this thread, the socket's number could be another connection's by the time the other thread reads from it.
         """
         self.hung_up = True
-        private.shut_down(self.connection)
+        shut_down(self.connection)
 
     def close(self) -> None:
         """Close the socket; never raises."""

@@ -44,12 +44,13 @@ from agent_memory.errors import (
     RedisTimeoutError,
     RedisUnavailableError,
 )
-from agent_memory.redis import private
 from agent_memory.redis.error_outcomes import UNREADABLE, is_full, undecodable
 from agent_memory.redis.exactly_once.blocking import BlockingOnce
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.pool_state import pool_state_of
+from agent_memory.redis.redis_py_internals.handshake import blocking_connect, new_connection, shut_down
+from agent_memory.redis.redis_py_internals.pools import waits_for_place
 from agent_memory.redis.transport.blocking.channel import Channel
 from agent_memory.redis.transport.common import (
     DEFAULT_MAX_CONNECTIONS,
@@ -114,7 +115,7 @@ class BlockingTransport:
         self.timeout_s: float | None = arguments.get("socket_timeout", 5)
         self._timeout_ns = None if self.timeout_s is None else int(self.timeout_s * _NS_PER_S)
         self._health_check_ns = int((arguments.get("health_check_interval") or 0) * _NS_PER_S)
-        self._waits_for_place = private.waits_for_place(pool)
+        self._waits_for_place = waits_for_place(pool)
         self._place_wait_s: float | None = pool.timeout if self._waits_for_place else None
         """How long a call waits for a connection where the pool says it (None: for ever)."""
         self._max_connections: int = pool.max_connections or DEFAULT_MAX_CONNECTIONS
@@ -873,11 +874,11 @@ class BlockingTransport:
         pool = self._pool()
         if pool is None:
             raise self._closed()
-        connection = private.new_connection(pool)
+        connection = new_connection(pool)
         with self._lock:
             self._connections.add(connection)
         try:
-            private.blocking_connect(connection, deadline_ns)
+            blocking_connect(connection, deadline_ns)
             channel = Channel(connection, self.timeout_s, monotonic_ns())
             if self.once is not None and greet:
                 self.once.greet(channel)
@@ -945,7 +946,7 @@ class BlockingTransport:
         for channel in set(channels).difference(idle):
             channel.hang_up()
         for connection in connections:  # those that are being opened, too, and a probe's
-            private.shut_down(connection)
+            shut_down(connection)
 
 
 def _deadline_ns(timeout_s: float | None) -> int | None:

@@ -12,10 +12,10 @@ import contextvars
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
-from agent_memory.redis import private
 from agent_memory.redis.error_outcomes import UNREADABLE
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.slots import OnceSlot
+from agent_memory.redis.redis_py_internals.handshake import detach_stream
 from agent_memory.redis.transport.common import set_user_timeout
 from agent_memory.redis.transport.multiplexed.deadlines import Deadlines
 from agent_memory.redis.transport.multiplexed.departures import LARGE_WRITE_BYTES, Departures
@@ -145,7 +145,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self.writes = False
         """Whether callers' commands have been let onto it: what exactly once asks by itself can do no harm."""
         # The writer must live as long as the transport, which its finaliser would close.
-        self._transport, self._writer = private.detach_stream(connection)
+        self._transport, self._writer = detach_stream(connection)
         # Paused meanwhile because uvloop chooses how to read (into our buffer or not) when reading starts.
         self._transport.pause_reading()
         self._transport.set_protocol(self)

@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent_memory.errors import RedisUnavailableError
-from agent_memory.redis import private
+from agent_memory.redis.redis_py_internals.handshake import async_connect, new_async_connection
 from agent_memory.redis.transport.failures import connect_failure
 from agent_memory.redis.transport.multiplexed.connection import ConnectionOwner, MultiplexedConnection
 
@@ -75,14 +75,14 @@ class Opener:
         pool = self._pool()
         if pool is None:
             raise self._waits.closed()
-        connection = private.new_async_connection(pool)
+        connection = new_async_connection(pool)
         del pool
         self.opening += 1
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
         try:
             async with self._waits.until_closed(owner.timeout_s):
-                await private.async_connect(connection)
+                await async_connect(connection)
             if task is not None and task.cancelling() > cancellations:
                 # redis-py's handshake goes through asyncio.wait_for, which before Python 3.12 loses a cancellation that
                 # comes as what it waits for is done. Going on would keep a caller waiting that has been told to stop.

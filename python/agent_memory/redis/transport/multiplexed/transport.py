@@ -32,10 +32,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
-from agent_memory.redis import private
 from agent_memory.redis.error_outcomes import is_full
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce
+from agent_memory.redis.redis_py_internals.pools import waits_for_place
 from agent_memory.redis.transport.common import DEFAULT_MAX_CONNECTIONS, DEMOTION_PAUSE_NS, PING, endpoint_of
 from agent_memory.redis.transport.multiplexed.admission import Admission, Waiter, forget
 from agent_memory.redis.transport.multiplexed.leases import Leases
@@ -92,7 +92,7 @@ class MultiplexedTransport:
         if self.once is not None:
             self._opener.greet = self.once.greet
         places = max(1, (pool.max_connections or DEFAULT_MAX_CONNECTIONS) - 1)
-        lease_wait_s = pool.timeout if private.waits_for_place(pool) else self.timeout_s
+        lease_wait_s = pool.timeout if waits_for_place(pool) else self.timeout_s
         self._leases = Leases(self, self._opener, self._waits, self.once, places, lease_wait_s)
         self._admission = Admission(self.loop, self.timeout_s, self.endpoint, self._carriers)
         self._replacement = Replacement(self, self._opener, self._leases, self.once)

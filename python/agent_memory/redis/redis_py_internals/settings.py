@@ -1,0 +1,103 @@
+"""The arguments of redis-py's pools and connections: what our clients choose otherwise, and pools made of URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis._defaults import DEFAULT_SOCKET_TIMEOUT
+from redis.connection import parse_url
+from redis.driver_info import DriverInfo
+from redis.maint_notifications import MaintNotificationsConfig
+
+from agent_memory.redis.redis_py_internals.retries import no_async_retries, no_retries
+
+__all__ = [
+    "DEFAULT_SOCKET_TIMEOUT",
+    "connection_arguments",
+    "fill_arguments",
+    "flag_of_text",
+    "hide_arguments",
+    "no_maintenance_notifications",
+    "pool_from_url",
+]
+
+# A notice that a server is about to move would relax the timeouts of a redis-py connection; ours are swept elsewhere.
+_MAINTENANCE_ARGUMENTS = frozenset(
+    {
+        "maint_notifications_pool_handler",
+        "maintenance_notification_hash",
+        "orig_host_address",
+        "orig_socket_timeout",
+        "orig_socket_connect_timeout",
+        "oss_cluster_maint_notifications_handler",
+    }
+)
+
+
+def connection_arguments(pool: Any) -> dict[str, Any]:
+    # Retries are the guard's: redis-py's default of ten inside each of ours would multiply. Health checks would send a
+    # PING of their own into a stream that is ours.
+    arguments = {name: value for name, value in pool.connection_kwargs.items() if name not in _MAINTENANCE_ARGUMENTS}
+    arguments["health_check_interval"] = 0
+    _fill_driver(arguments, arguments)
+    arguments["maint_notifications_config"] = no_maintenance_notifications()
+    return arguments
+
+
+def pool_from_url(pool_class: Any, url: str, arguments: dict[str, Any], *, asynchronous: bool) -> Any:
+    """A pool for the URL and for `arguments`, over which the URL's query wins; filled as `fill_arguments` says."""
+    filled = arguments | parse_url(url)
+    names = filled.keys() - arguments.keys()
+    fill_arguments(filled, asynchronous=asynchronous)
+    pool = pool_class.from_url(url, **{name: value for name, value in filled.items() if name not in names})
+    for name in _TEXT_FLAGS.intersection(pool.connection_kwargs):
+        value = pool.connection_kwargs[name]
+        if isinstance(value, str):
+            pool.connection_kwargs[name] = flag_of_text(value)
+    return pool
+
+
+def flag_of_text(text: str) -> bool:
+    """A switch in a URL's query, read as redis-py reads those that it knows."""
+    return text.upper() not in {"0", "F", "FALSE", "N", "NO", ""}
+
+
+_TEXT_FLAGS = frozenset({"decode_responses", "ssl_validate_ocsp", "ssl_validate_ocsp_stapled"})
+"""Switches that redis-py leaves as text, which is true whatever it says."""
+
+
+def fill_arguments(arguments: dict[str, Any], given: Mapping[str, Any] | None = None, *, asynchronous: bool) -> None:
+    """Choose for a new pool what our clients want otherwise than redis-py, where the caller has not chosen.
+
+    No retries of redis-py's, which would multiply ours; no question about maintenance; and the driver's name and version
+    without parsing the package's metadata once more for each client or connection, which takes as long as connecting.
+    """
+    given = arguments if given is None else given  # by position, too
+    if "retry" not in given:
+        arguments["retry"] = no_async_retries() if asynchronous else no_retries()
+    if given.get("maint_notifications_config") is None:
+        arguments["maint_notifications_config"] = no_maintenance_notifications()
+    _fill_driver(arguments, given)
+
+
+def _fill_driver(arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
+    if given.keys().isdisjoint(_DRIVER_ARGUMENTS):
+        arguments["driver_info"] = DriverInfo(lib_version=redis.__version__)
+
+
+_DRIVER_ARGUMENTS = frozenset({"driver_info", "lib_name", "lib_version"})
+
+
+def hide_arguments(pool: Any) -> None:
+    """Leave what `fill_arguments` chose, which the user did not ask for, out of the pool's repr."""
+    pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry", "driver_info"}
+
+
+def no_maintenance_notifications() -> MaintNotificationsConfig:
+    """The setting that saves the handshake the question whether the server announces its maintenance."""
+    return MaintNotificationsConfig(enabled=False)
