@@ -123,7 +123,7 @@ def _wrap_command(operation_name: str, function: Callable[..., Any]) -> Callable
                 try:
                     value = await function(direct, *args, **kwargs)
                 except Exception as error:
-                    self._note_error(operation_name, error)
+                    self._runner.note_error(operation_name, error)
                     raise
             return Settled(value) if self._double_await else value
 
@@ -136,7 +136,7 @@ def _wrap_command(operation_name: str, function: Callable[..., Any]) -> Callable
         try:
             return function(direct, *args, **kwargs)
         except Exception as error:
-            self._note_error(operation_name, error)
+            self._runner.note_error(operation_name, error)
             raise
 
     return call

@@ -46,7 +46,7 @@ class AsyncRecoveryEngine:
         self.keeper = AsyncRecordKeeper(settings, client_name, identity)
         self.queue = AsyncWriteQueue(settings, client_name, self.keeper, self.worker)
         self.order = AsyncWriteOrder(self.queue, self.keeper, self.worker, guard)
-        self._sender = AsyncSender(commands)
+        self.sender = AsyncSender(commands)
         self._resolver = AsyncResolver()
         self._drain = self._new_drain()
         self.queue.open_journal()
@@ -75,7 +75,7 @@ class AsyncRecoveryEngine:
             self.queue,
             self.order,
             self.keeper,
-            self._sender,
+            self.sender,
             self._resolver,
             self.worker,
             self._guard,
@@ -85,11 +85,11 @@ class AsyncRecoveryEngine:
     @property
     def commands(self) -> Any:
         """The guarded commands of the client, by which queued writes are sent."""
-        return self._sender.commands
+        return self.sender.commands
 
     def bind(self, commands: Any) -> None:
         """These are the client's guarded commands now; plain writes of a drop-in are kept in order from here."""
-        self._sender.commands = commands
+        self.sender.commands = commands
         if isinstance(commands, AsyncGuardedCalls):
             commands._ordering = weakref.ref(self.order)
             if self.keeper.resolves and commands._once is not None:

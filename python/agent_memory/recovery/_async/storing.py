@@ -40,7 +40,7 @@ class AsyncStoring:
         deadline_s: float,
         note_rejection: Callable[[], object],
     ) -> None:
-        self._engine = engine
+        self._sender = engine.sender
         self._client_name = client_name
         self._deadline_s = deadline_s
         self.guard = guard
@@ -53,7 +53,7 @@ class AsyncStoring:
     @property
     def commands(self) -> Any:
         """The guarded commands of the client."""
-        return self._engine.commands
+        return self._sender.commands
 
     def note_unkept(self, priority: Priority, error: Exception) -> None:
         """A write was not sent, since the journal could not keep it first."""

@@ -48,7 +48,7 @@ class RecoveryEngine:
         self.keeper = RecordKeeper(settings, client_name, identity)
         self.queue = WriteQueue(settings, client_name, self.keeper, self.worker)
         self.order = WriteOrder(self.queue, self.keeper, self.worker, guard)
-        self._sender = Sender(commands)
+        self.sender = Sender(commands)
         self._resolver = Resolver()
         self._drain = self._new_drain()
         self.queue.open_journal()
@@ -77,7 +77,7 @@ class RecoveryEngine:
             self.queue,
             self.order,
             self.keeper,
-            self._sender,
+            self.sender,
             self._resolver,
             self.worker,
             self._guard,
@@ -87,11 +87,11 @@ class RecoveryEngine:
     @property
     def commands(self) -> Any:
         """The guarded commands of the client, by which queued writes are sent."""
-        return self._sender.commands
+        return self.sender.commands
 
     def bind(self, commands: Any) -> None:
         """These are the client's guarded commands now; plain writes of a drop-in are kept in order from here."""
-        self._sender.commands = commands
+        self.sender.commands = commands
         if isinstance(commands, GuardedCalls):
             commands._ordering = weakref.ref(self.order)
             if self.keeper.resolves and commands._once is not None:

@@ -42,7 +42,7 @@ class Storing:
         deadline_s: float,
         note_rejection: Callable[[], object],
     ) -> None:
-        self._engine = engine
+        self._sender = engine.sender
         self._client_name = client_name
         self._deadline_s = deadline_s
         self.guard = guard
@@ -55,7 +55,7 @@ class Storing:
     @property
     def commands(self) -> Any:
         """The guarded commands of the client."""
-        return self._engine.commands
+        return self._sender.commands
 
     def note_unkept(self, priority: Priority, error: Exception) -> None:
         """A write was not sent, since the journal could not keep it first."""

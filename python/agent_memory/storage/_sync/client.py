@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import redis
 from redis.client import Redis as RedisPy
-from redis.connection import parse_url
-from redis.exceptions import ResponseError
 
 from agent_memory import _check
 from agent_memory._concurrency import in_thread, settle
@@ -30,7 +28,6 @@ from agent_memory._core import Guard
 from agent_memory.errors import CircuitOpenError, RedisTimeoutError, RedisUnavailableError
 from agent_memory.policy import (
     BreakerSettings,
-    CommandCategory,
     Priority,
     RecoveryConfig,
     RetryPolicy,
@@ -45,15 +42,14 @@ from agent_memory.recovery._sync.storing import Storing
 from agent_memory.recovery.results import Health
 from agent_memory.redis import Redis
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
-from agent_memory.redis._sync.retry import retry
-from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours, describe
+from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
-from agent_memory.redis.redis_py_internals.settings import flag_of_text
 from agent_memory.storage import argument_checks
 from agent_memory.storage._sync.commands import ListedCommands
 from agent_memory.storage._sync.injected import InjectedCommands
+from agent_memory.storage._sync.runner import OperationRunner
 from agent_memory.storage.decorator import Command, joins_a_call, resilient_operation
-from agent_memory.storage.guarded_operations import GuardedOperation, GuardedOperations
+from agent_memory.storage.urls import arguments_of_url
 
 if TYPE_CHECKING:
     from agent_memory.embedded import EmbeddedServer
@@ -203,8 +199,6 @@ class ResilientRedisClient(ListedCommands):
         self._exactly_once: dict[str, Any] = (
             {} if recovery is None or not recovery.exactly_once else {"exactly_once": True}
         )
-        self._timeout_s = socket_timeout
-        self._deadline_s = _DEADLINE_IN_TIMEOUTS * (_UNBOUNDED_TIMEOUT_S if socket_timeout is None else socket_timeout)
         self._policy = ResiliencePolicy(
             breaker=BreakerSettings(circuit_threshold, circuit_reset_timeout),
             retry=retry_policy or RetryPolicy(),
@@ -212,17 +206,23 @@ class ResilientRedisClient(ListedCommands):
         )
         self.endpoint = self._endpoint() if client is None else type(client).__name__
         """host:port or socket path of the server; the class of an injected client."""
-        self._guard = guard or self._policy.make_guard(client_name, self.endpoint)
-        self._guarded_operations = GuardedOperations(self._guard)
-        self._owned = self._create_redis_client() if client is None else None
-        self._wrap(self._owned if client is None else client)
-        self._prober = self._make_prober(probe)
-        identity = json.dumps([client_name, self.endpoint, db])
-        self._engine = RecoveryEngine(self._guard, recovery, client_name, identity, self._commands)
-        probe_now = _nothing if self._prober is None else self._prober.ensure_running
-        self._storing = Storing(self._engine, self._guard, client_name, self._deadline_s, probe_now)
+        self._assemble(client, guard, recovery, json.dumps([client_name, self.endpoint, db]))
         self.recovery = Recovery(self._engine)
         """What waits for the server to come back, and what was given up."""
+
+    def _assemble(self, client: Any, guard: Guard | None, recovery: RecoveryConfig | None, identity: str) -> None:
+        """Makes the parts of this client; `identity` names its journal."""
+        name, timeout_s = self.client_name, self._connection["socket_timeout"]
+        deadline_s = _DEADLINE_IN_TIMEOUTS * (_UNBOUNDED_TIMEOUT_S if timeout_s is None else timeout_s)
+        self._guard = guard or self._policy.make_guard(name, self.endpoint)
+        self._runner = OperationRunner(self._guard, name, self.endpoint, deadline_s)
+        self._owned = self._create_redis_client() if client is None else None
+        self._wrap(self._owned if client is None else client)
+        self._prober = self._make_prober(self._policy.probe_interval)
+        if self._prober is not None:
+            self._runner.ensure_probe = self._prober.ensure_running
+        self._engine = RecoveryEngine(self._guard, recovery, name, identity, self._commands)
+        self._storing = Storing(self._engine, self._guard, name, deadline_s, self._runner.ensure_probe)
 
     # --- the wrapped client -------------------------------------------------------------------------------------------
 
@@ -258,12 +258,12 @@ class ResilientRedisClient(ListedCommands):
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
         self._commands: Any
         self._direct: SimpleNamespace | None = None
-        self._shared = wrapped._shared if isinstance(wrapped, Redis) else None
+        self._runner.shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
             if type(wrapped) is RedisPy:
                 mark_unsent(wrapped.connection_pool)
             self._client = wrapped
-            self._commands = InjectedCommands(wrapped, self._run)
+            self._commands = InjectedCommands(wrapped, self._runner.run)
             return
         self._client = wrapped.unguarded()
         pool = wrapped.connection_pool
@@ -317,13 +317,13 @@ class ResilientRedisClient(ListedCommands):
         `agent_memory.embedded.EmbeddedServer` raises.
         """
         if not url.startswith("embedded:"):
-            return cls(**{"client_name": client_name, **options, **_arguments_of_url(url)})
+            return cls(**{"client_name": client_name, **options, **arguments_of_url(url)})
         from agent_memory.embedded import open_embedded  # loaded by those who ask for a server
 
         address, _, query = url.partition("?")
         server = open_embedded(address)
         try:
-            arguments = {**server.connection_kwargs, **_arguments_of_url(f"redis://?{query}")}
+            arguments = {**server.connection_kwargs, **arguments_of_url(f"redis://?{query}")}
             client = cls(**{"client_name": client_name, **options, **arguments})
         except BaseException:
             server.close()
@@ -341,7 +341,7 @@ class ResilientRedisClient(ListedCommands):
         if self._prober is not None:
             self._prober.reopen()
         try:
-            self._run("ping", Command(_call_ping, self._client), repeat=False)
+            self._runner.run("ping", Command(_call_ping, self._client), repeat=False)
         except _OURS as error:
             logger.warning("%s: %s", self.client_name, error)
             return False
@@ -412,56 +412,7 @@ class ResilientRedisClient(ListedCommands):
         """
         if joins_a_call(self):
             return settle(operation())
-        return self._run(operation_name, operation, repeat=type(operation) is Command)
-
-    def _run(self, operation_name: str, operation: Callable[[], Any], *, repeat: bool = True) -> Any:
-        guarded = self._guarded_operations[operation_name]
-        try:
-            permit = guarded.admit()
-        except CircuitOpenError as error:
-            self._note_error(operation_name, error)
-            raise
-        try:
-            value = operation()
-        except Exception as error:
-            again = repeat or guarded.category is CommandCategory.READ
-            return self._recover(guarded, operation, permit, error, self._deadline_s if again else 0.0)
-        except BaseException:
-            guarded.abandon(permit)
-            raise
-        guarded.success(permit)
-        return value
-
-    def _recover(
-        self, guarded: GuardedOperation, operation: Callable[[], Any], permit: int, error: Exception, deadline_s: float
-    ) -> Any:
-        """The first attempt failed with `error`: repeats it as the guard says; returns a value or raises."""
-        endpoint = self.endpoint
-
-        def attempt(permit: int, timeout_s: float | None) -> Any:
-            del permit, timeout_s  # the wrapped client's own timeouts bound it
-            try:
-                return settle(operation())
-            except Exception as again:
-                raise as_ours(again, endpoint) from again
-
-        try:
-            failure = as_ours(error, endpoint)
-            return retry(guarded, attempt, permit, failure, deadline_s, shared=self._shared)
-        except Exception as last:
-            if isinstance(last, _OURS):
-                describe(last, self._guard, guarded.name)
-            self._note_error(guarded.name, last)
-            raise
-
-    def _note_error(self, operation_name: str, error: Exception) -> None:
-        """Looks at an error on its way to the caller: a rejection makes sure of the probe, a foreign error is logged."""
-        if isinstance(error, CircuitOpenError):
-            if self._prober is not None:
-                self._prober.ensure_running()
-        elif not isinstance(error, _OURS):
-            # The text of an error may quote what was stored; its class, and the code a server's error begins with, do not.
-            logger.error("%s: %s failed: %s", self.client_name, operation_name, _describe_without_values(error))
+        return self._runner.run(operation_name, operation, repeat=type(operation) is Command)
 
     # --- storing by priority ------------------------------------------------------------------------------------------
 
@@ -518,37 +469,5 @@ class ResilientRedisClient(ListedCommands):
         )
 
 
-_TEXT_FLAGS: Final = frozenset({"decode_responses", "double_await", "ssl_validate_ocsp", "ssl_validate_ocsp_stapled"})
-"""Switches that redis-py leaves as text."""
-
-
-def _arguments_of_url(url: str) -> dict[str, Any]:
-    """The arguments of redis-py's client that a URL stands for."""
-    for scheme, alias in (("redis://", "valkey://"), ("rediss://", "valkeys://")):
-        if url.startswith(alias):
-            url = scheme + url[len(alias) :]
-    arguments: dict[str, Any] = dict(parse_url(url))
-    arguments.pop("connection_class", None)
-    for switch in _TEXT_FLAGS.intersection(arguments):
-        arguments[switch] = flag_of_text(arguments[switch])
-    if "client_name" in arguments:
-        arguments["connection_name"] = arguments["client_name"]
-    if url.startswith("rediss://"):
-        arguments["ssl"] = True
-    if "path" in arguments:
-        arguments["unix_socket_path"] = arguments.pop("path")
-    return arguments
-
-
-def _nothing() -> None:
-    """There is no probe."""
-
-
 def _call_ping(client: Any) -> Any:
     return settle(client.ping())
-
-
-def _describe_without_values(error: Exception) -> str:
-    name = type(error).__name__
-    code = str(error).split(" ", 1)[0] if isinstance(error, ResponseError) else ""
-    return f"{name} {code}" if code.isalpha() and code.isupper() else name
