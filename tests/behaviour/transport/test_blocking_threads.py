@@ -77,7 +77,7 @@ def test_a_channel_that_is_retired_while_it_is_in_use_does_not_return_to_the_poo
     assert old not in list(transport._open)
     assert len(transport._open) == 1
     assert not transport._waiting
-    assert not transport._retiring
+    assert not transport._retired.pending
 
 
 def test_the_wait_for_a_connection_is_bounded(valkey, connect):
