@@ -1,8 +1,8 @@
 """
 The stores of agent memory as a model: what SQL, Redis and a journal hold, and what each of their commands does.
 
-The decisions are those of `agent_memory.memory._copy_rules`, taken from the namespace that is handed in, so that a simulation
-can take one of them away and see whether anything breaks. The methods of `ModelRedis` are the scripts of
+The decisions are those of `agent_memory.memory._copy_rules` and `memory_rules`, taken from the namespace that is handed in,
+so that a simulation can take one of them away and see whether anything breaks. The methods of `ModelRedis` are the scripts of
 `agent_memory.memory` line by line; a test runs both on the same commands and compares.
 """
 
@@ -11,8 +11,11 @@ from __future__ import annotations
 import types
 from typing import NamedTuple
 
-from agent_memory.memory import _copy_rules as real_rules
-from agent_memory.memory._copy_rules import Epoch, Stamp
+import memory_rules
+from memory_rules import Epoch
+
+from agent_memory.memory import _copy_rules
+from agent_memory.memory._copy_rules import Stamp
 
 LIFETIME = 1_000
 """The longest time a command may be under way, in ticks of the model's clock."""
@@ -41,7 +44,8 @@ class Row(NamedTuple):
 
 def rules_without(*names):
     """The rules, but for those whose ablation is named."""
-    rules = types.SimpleNamespace(**{name: getattr(real_rules, name) for name in dir(real_rules) if name[0] != "_"})
+    real = {**vars(_copy_rules), **vars(memory_rules)}
+    rules = types.SimpleNamespace(**{name: value for name, value in real.items() if name[0] != "_"})
     # What a store, a reader or the sync does beyond a single decision; an ablation switches it off.
     rules.sql_is_guarded = rules.redis_is_guarded = True
     rules.deletes_leave_tombstones = rules.carried_epochs_are_checked = rules.read_epochs_are_checked = True
