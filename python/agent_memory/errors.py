@@ -10,20 +10,18 @@ and build their message in `__str__`. They never carry a password or a stored va
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import ExceptionType, MaxConnectionsError, RedisError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
-
-if TYPE_CHECKING:
-    from agent_memory.redis.exactly_once.tickets import Ticket
 
 __all__ = [
     "CircuitOpenError",
     "ClientClosedError",
     "ConnectionLimitError",
     "ConnectionStateError",
+    "LostWrite",
     "Outcome",
     "RecoveryJournalError",
     "RecoveryQueueFullError",
@@ -53,6 +51,20 @@ _OUTCOME_WORDS = {
 }
 
 
+class LostWrite(Protocol):
+    """A write whose answer was lost, as an error carries it: an `agent_memory.redis.exactly_once.Ticket`."""
+
+    @property
+    def token(self) -> bytes:
+        """What another process needs to resolve it."""
+        ...
+
+    @property
+    def verdict(self) -> enum.IntEnum | None:
+        """What became of it, an `agent_memory.redis.exactly_once.Verdict`; None while that is not known."""
+        ...
+
+
 class _Described:
     """The facts every error of the client carries, and the message made of them when somebody reads it."""
 
@@ -66,7 +78,7 @@ class _Described:
     operation: str | None = None
     state: str | None = None
     retry_after_s: float | None = None
-    ticket: Ticket | None = None
+    ticket: LostWrite | None = None
     """What a lost write can be resolved by; None without exactly once."""
     args: tuple[Any, ...]
 

@@ -66,6 +66,8 @@ class AsyncGuardedCalls:
 
     connection_pool: Any
     response_callbacks: Any
+    execute_command: Any
+    """The client's own hot path."""
     subscribers_reconnect = False
     """Whether subscribers reconnect also where the pool was given to the client: set by a client that made both."""
 

@@ -13,7 +13,7 @@ from agent_memory.redis.error_outcomes import as_ours
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
-    from agent_memory.redis.asyncio.client import Redis
+    from agent_memory.redis._async.guarded import AsyncGuardedCalls
 
 __all__ = ["Monitor"]
 
@@ -23,7 +23,7 @@ class Monitor(RedisPyMonitor):
 
     connection: Any
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: AsyncGuardedCalls) -> None:
         self._endpoint = client.endpoint
         try:
             cast(Any, super()).__init__(client.connection_pool)

@@ -65,7 +65,7 @@ from agent_memory.redis.transport.failures import connect_failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_memory.redis.asyncio.client import Redis
+    from agent_memory.redis._async.guarded import AsyncGuardedCalls
 
 __all__ = ["DEFAULT_PING_INTERVAL_S", "PubSub"]
 
@@ -127,7 +127,7 @@ class PubSub(RedisPyPubSub):
 
     def __init__(
         self,
-        client: Redis,
+        client: AsyncGuardedCalls,
         *args: Any,
         on_gap: Callable[[SubscriptionGap], Any] | None = None,
         gap_messages: bool = False,

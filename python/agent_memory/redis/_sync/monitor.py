@@ -14,7 +14,7 @@ from agent_memory.redis.error_outcomes import as_ours
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
-    from agent_memory.redis.client import Redis
+    from agent_memory.redis._sync.guarded import GuardedCalls
 
 __all__ = ["Monitor"]
 
@@ -24,7 +24,7 @@ class Monitor(RedisPyMonitor):
 
     connection: Any
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: GuardedCalls) -> None:
         self._endpoint = client.endpoint
         try:
             cast(Any, super()).__init__(client.connection_pool)

@@ -24,8 +24,7 @@ from agent_memory.redis.redis_py_internals.replies import lost_while_watching
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
-    from agent_memory.redis._sync.guarded import Keep
-    from agent_memory.redis.client import Redis
+    from agent_memory.redis._sync.guarded import GuardedCalls, Keep
 
 __all__ = ["Pipeline"]
 
@@ -37,7 +36,7 @@ class Pipeline(RedisPyPipeline):
     connection, travels redis-py's way and is never retried.
     """
 
-    def __init__(self, client: Redis, transaction: bool, shard_hint: str | None) -> None:
+    def __init__(self, client: GuardedCalls, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._client = client
         self.keep: Keep | None = None

@@ -66,7 +66,7 @@ from agent_memory.redis.transport.failures import connect_failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_memory.redis.client import Redis
+    from agent_memory.redis._sync.guarded import GuardedCalls
 
 __all__ = ["DEFAULT_PING_INTERVAL_S", "PubSub"]
 
@@ -128,7 +128,7 @@ class PubSub(RedisPyPubSub):
 
     def __init__(
         self,
-        client: Redis,
+        client: GuardedCalls,
         *args: Any,
         on_gap: Callable[[SubscriptionGap], Any] | None = None,
         gap_messages: bool = False,
