@@ -2,7 +2,7 @@
 
 The hot path takes channels off the transport's list of idle ones without asking anybody. So that list is exchanged: while
 something is not fenced the transport has a `_Parking`, which gives nothing away, and whoever needs a channel comes to
-`BlockingTransport._acquire`, which fences first. The thread whose call failed makes the exchange before its caller hears of
+`ChannelPool._acquire`, which fences first. The thread whose call failed makes the exchange before its caller hears of
 it; calls of other threads that are under way at that moment are concurrent with the one that failed.
 """
 

@@ -1,1 +1,6 @@
-"""The two transports: `blocking` (a list of idle sockets) and `multiplexed` (one shared connection per event loop)."""
+"""The two transports, which send packed commands and return replies: different machines behind similar faces.
+
+- `blocking`: a list of idle sockets, for threads.
+- `multiplexed`: one shared connection per event loop, for asyncio.
+- `common`, `failures`, `proof`: what both need. Neither transport imports the other.
+"""
