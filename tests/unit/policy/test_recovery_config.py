@@ -17,6 +17,8 @@ from agent_memory.storage import async_redis_client, redis_client
         ({"fsync": "sometimes"}, "fsync must be one of always, interval, never, got 'sometimes'"),
         ({"fsync_interval": 0}, "fsync_interval must be > 0, got 0"),
         ({"write_ahead": True}, "write_ahead must be False without a path, got True"),
+        ({"open_journal": print}, "open_journal must be None without a path, got a function"),
+        ({"path": "journal", "open_journal": "disk"}, "open_journal must be a function, got 'disk'"),
         ({"write_ahead": 1}, "write_ahead must be True or False, got 1"),
         ({"exactly_once": None}, "exactly_once must be True or False, got None"),
         ({"drain_batch": 0}, "drain_batch must be >= 1, got 0"),
