@@ -19,7 +19,7 @@ from urllib.parse import quote as quote_url
 from urllib.parse import unquote, urlsplit
 
 from agent_memory.embedded import fork, lifeline
-from agent_memory.embedded.binaries import ServerVersion, find_binary, read_version
+from agent_memory.embedded.binaries import find_binary, read_version
 from agent_memory.embedded.config import ConfigValue, check_config, quote, render
 from agent_memory.embedded.errors import ServerError, ServerStartError
 from agent_memory.embedded.readiness import Address, ask_ping
@@ -173,11 +173,6 @@ class EmbeddedServer:
     def product(self) -> str:
         """What the binary says it is: "valkey" or "redis"."""
         return self._version.product
-
-    @property
-    def product_version(self) -> ServerVersion:
-        """Product and version in one tuple."""
-        return self._version
 
     @property
     def path(self) -> Path | None:

@@ -176,6 +176,10 @@ def test_imports_point_down():
     assert wrong_layers(ROOT / "python") == []
 
 
+def test_imports_form_no_circle():
+    assert circles(ROOT / "python") == []
+
+
 def test_every_sync_file_has_its_source():
     assert wrong_twins(ROOT) == []
 

@@ -1,4 +1,4 @@
-"""The SQL stores: the truth about every memory. `async_protocol.py` says what each of them does."""
+"""The SQL stores: the truth about every memory. `_async/protocol.py` says what each of them does."""
 
 from agent_memory.memory.stores._async.protocol import AsyncMemoryStore
 from agent_memory.memory.stores._sync.protocol import MemoryStore

@@ -1,4 +1,4 @@
-"""What the memory system asks of a SQL store, and what it answers. The protocol itself is in `async_protocol.py`.
+"""What the memory system asks of a SQL store, and what it answers. The protocol itself is in `_async/protocol.py`.
 
 Rules that every store keeps
 - One write is one decision (`_plan.py`), made inside a transaction that holds the agent's row. Results say what became of

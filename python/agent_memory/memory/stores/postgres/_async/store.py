@@ -1,4 +1,4 @@
-"""The PostgreSQL store. What its methods promise is in `async_protocol.py`."""
+"""The PostgreSQL store. What its methods promise is in `stores/_async/protocol.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQLite store as tasks see it. What it does is in `_engine.py`; what its methods promise in `async_protocol.py`."""
+"""The SQLite store as tasks see it. It acts by `_engine.py`; its methods are those of `stores/_async/protocol.py`."""
 
 from __future__ import annotations
 

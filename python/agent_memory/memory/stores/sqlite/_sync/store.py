@@ -1,6 +1,6 @@
 # Generated from ../_async/store.py by tools/generate_sync.py: edit that file, not this one.
 
-"""The SQLite store as threads see it. What it does is in `_engine.py`; what its methods promise in `protocol.py`."""
+"""The SQLite store as threads see it. It acts by `_engine.py`; its methods are those of `stores/_sync/protocol.py`."""
 
 from __future__ import annotations
 
