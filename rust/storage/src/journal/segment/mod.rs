@@ -4,35 +4,37 @@
 //! The file is locked (flock) for as long as it is open, so a lock can't be lost apart from its records. It is begun under the
 //! ending `.new` and renamed when it is whole: at first, and when it is written anew because most of it is of no use any more
 //! or because it was damaged. What was damaged is copied to `.damaged` before that.
+//!
+//! `index`: where the frames stand. `draft`: a log before it has its name. `marks`: what damage has to do with. `descriptors`: the
+//! open files.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+mod descriptors;
+mod draft;
+mod index;
+mod marks;
+
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use agent_memory_core::journal::{
-    Contents, FRAME_BYTES, Frames, Header, MAX_IDENTITY_BYTES, Record, VERSION, body_of, decode_rows, encode_rows,
-    header_of, is_worth_rewriting, note_of, scan,
+    Contents, FRAME_BYTES, Frames, Header, MAX_IDENTITY_BYTES, VERSION, body_of, encode_rows, header_of,
+    is_worth_rewriting, note_of, scan,
 };
 
-use super::directory::{leads_to, remove_if_there, remove_set_aside, set_aside, try_lock};
+pub(super) use descriptors::Descriptors;
+use draft::Draft;
+use index::{Changed, Index, Place};
+use marks::Marks;
+
+use super::directory::{remove_if_there, remove_set_aside, set_aside};
 use super::records::{Damage, Note, RecordId, Recovered};
 use super::{Fsync, JournalError};
-use crate::own_files;
 
 /// A rewriting that failed is tried again when the log has grown by this much.
 const RETRY_BYTES: u64 = 4 << 20;
-/// What is written of a new file at once.
-const WRITTEN_AT_ONCE_BYTES: usize = 1 << 20;
-/// The note of the rows that a damaged segment may have removed or undo.
-const UNCERTAIN: &str = ".uncertain";
-/// The note of the rows of which only an older state was found.
-const STALE: &str = ".stale";
 
 /// One change of a segment.
 #[derive(Debug, Clone)]
@@ -45,203 +47,7 @@ pub(super) enum Change {
     Rewrite,
 }
 
-/// The descriptors of a segment: of its file and, while that is written anew, of the new one; -1 for none. A child of `fork()`
-/// closes them.
-#[derive(Debug)]
-pub(super) struct Descriptors([AtomicI32; 2]);
-
-impl Descriptors {
-    fn of(file: &File) -> Arc<Self> {
-        Arc::new(Self([AtomicI32::new(file.as_raw_fd()), AtomicI32::new(-1)]))
-    }
-
-    /// Takes them: they are there once.
-    pub(super) fn take(&self) -> impl Iterator<Item = i32> {
-        self.0.iter().map(|descriptor| descriptor.swap(-1, Ordering::Relaxed)).filter(|descriptor| *descriptor >= 0)
-    }
-
-    pub(super) fn are_taken(&self) -> bool {
-        self.0[0].load(Ordering::Relaxed) < 0
-    }
-}
-
-/// Where a frame stands.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    at: u64,
-    length: u64,
-}
-
-impl Place {
-    fn behind(end: u64, (at, length): (usize, usize)) -> Self {
-        Self { at: end + at as u64, length: length as u64 }
-    }
-
-    fn read(&self, file: &File) -> io::Result<Vec<u8>> {
-        let mut frame = vec![0; usize::try_from(self.length).unwrap_or(usize::MAX)];
-        file.read_exact_at(&mut frame, self.at).map(|()| frame)
-    }
-}
-
-/// The places of what is in a log.
-#[derive(Default)]
-struct Index {
-    records: BTreeMap<i64, Place>,
-    notes: BTreeMap<String, Place>,
-    live_bytes: u64,
-}
-
-impl Index {
-    fn put(&mut self, row: i64, place: Place) -> Option<Place> {
-        self.live_bytes += place.length;
-        self.records.insert(row, place).inspect(|before| self.live_bytes -= before.length)
-    }
-
-    fn remove(&mut self, row: i64) -> Option<Place> {
-        self.records.remove(&row).inspect(|before| self.live_bytes -= before.length)
-    }
-
-    fn note(&mut self, name: &str, place: Place) -> Option<Place> {
-        self.live_bytes += place.length;
-        self.notes.insert(name.to_owned(), place).inspect(|before| self.live_bytes -= before.length)
-    }
-
-    fn undo(&mut self, change: Changed) {
-        match change {
-            Changed::Record(row, Some(place)) => _ = self.put(row, place),
-            Changed::Record(row, None) => _ = self.remove(row),
-            Changed::Note(name, Some(place)) => _ = self.note(&name, place),
-            Changed::Note(name, None) => {
-                let place = self.notes.remove(&name);
-                self.live_bytes -= place.map_or(0, |place| place.length);
-            }
-        }
-    }
-}
-
-/// What a commit changed in the index, and where that was before.
-enum Changed {
-    Record(i64, Option<Place>),
-    Note(String, Option<Place>),
-}
-
-/// A log that is being written beside the place it is meant for.
-struct Draft {
-    aside: PathBuf,
-    file: File,
-    header: Header,
-    frames: Frames,
-    end: u64,
-    index: Index,
-}
-
-impl Draft {
-    /// `None` if another process has begun one there, or took this one for a leftover.
-    fn begin(path: &Path, identity: &[u8], seen: Option<&Descriptors>) -> Result<Option<Self>, JournalError> {
-        let aside = path.with_extension("new");
-        let file = match own_files::create(&aside) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-            other => other?,
-        };
-        if let Some(seen) = seen {
-            seen.0[1].store(file.as_raw_fd(), Ordering::Relaxed);
-        }
-        if !try_lock(&file)? {
-            return Ok(None);
-        }
-        // Random, so that no value can be written that is taken for a frame.
-        let salt = RandomState::new().hash_one(path);
-        let header = Header { identity: identity.to_vec(), salt, version: VERSION };
-        let head = header.encode();
-        let mut draft = Self { aside, file, header, frames: Frames::new(salt), end: 0, index: Index::default() };
-        draft.write(&head)?;
-        Ok(Some(draft))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
-        self.file.write_all_at(bytes, self.end)?;
-        self.end += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn put(&mut self, row: i64, body: &[u8]) -> Result<(), JournalError> {
-        let frame = self.frames.put(row, body);
-        self.index.put(row, Place::behind(self.end, frame));
-        if self.frames.bytes().len() < WRITTEN_AT_ONCE_BYTES { Ok(()) } else { self.flush() }
-    }
-
-    fn note(&mut self, name: &str, body: &[u8]) -> Result<(), JournalError> {
-        let frame = self.frames.note(name, body);
-        self.index.note(name, Place::behind(self.end, frame));
-        self.flush()
-    }
-
-    fn announce(&mut self, (rows, how): &(Vec<i64>, Box<[u8]>)) {
-        if !rows.is_empty() {
-            self.frames.send(rows, how);
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), JournalError> {
-        let bytes = self.frames.bytes().to_vec();
-        self.write(&bytes)?;
-        self.frames.acknowledged();
-        Ok(())
-    }
-
-    /// Forces it to the disk and gives it its name; false if it is not there any more, or must not replace what has the name.
-    fn publish(&mut self, path: &Path, replaces: bool) -> Result<bool, JournalError> {
-        self.flush()?;
-        self.file.sync_all()?;
-        if !leads_to(&self.aside, &self.file)? || (!replaces && path.exists()) {
-            return Ok(false);
-        }
-        fs::rename(&self.aside, path)?;
-        if let Some(directory) = path.parent() {
-            File::open(directory)?.sync_all()?;
-        }
-        Ok(true)
-    }
-}
-
-/// Records that damage has something to do with. They are in notes of the log until they are written anew.
-#[derive(Clone, Default)]
-struct Marks {
-    uncertain: BTreeSet<i64>,
-    stale: BTreeSet<i64>,
-}
-
-impl Marks {
-    fn is_one(name: &str) -> bool {
-        name == UNCERTAIN || name == STALE
-    }
-
-    /// What the notes of a log say, and what was found just now.
-    fn of(contents: &Contents, bytes: &[u8]) -> Self {
-        let noted = |name: &str| {
-            let note = contents.notes.iter().find(|(known, _)| known == name).map(|(_, place)| &bytes[place.clone()]);
-            let runs = note.into_iter().flat_map(decode_rows);
-            runs.flat_map(|(first, count)| first..first.saturating_add(count)).take(bytes.len())
-        };
-        let found = |is_one: fn(&Record) -> bool| {
-            contents.records.iter().filter(move |record| is_one(record)).map(|record| record.row)
-        };
-        Self {
-            uncertain: noted(UNCERTAIN).chain(found(|record| !record.is_certain)).collect(),
-            stale: noted(STALE).chain(found(|record| record.is_stale)).collect(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.uncertain.is_empty() && self.stale.is_empty()
-    }
-
-    fn each(&self) -> [(&'static str, Vec<i64>); 2] {
-        let rows = |rows: &BTreeSet<i64>| rows.iter().copied().collect();
-        [(UNCERTAIN, rows(&self.uncertain)), (STALE, rows(&self.stale))]
-    }
-}
-
+/// A segment that is open for writing.
 pub(super) struct Segment {
     path: PathBuf,
     file: File,
@@ -574,14 +380,13 @@ impl Segment {
         });
         match replaced {
             Ok(draft) => {
-                self.descriptors.0[0].store(draft.file.as_raw_fd(), Ordering::Relaxed);
-                self.descriptors.0[1].store(-1, Ordering::Relaxed);
+                self.descriptors.replace_by_draft(&draft.file);
                 (self.file, self.header, self.frames) = (draft.file, draft.header, draft.frames);
                 (self.end, self.index, self.is_dirty) = (draft.end, draft.index, false);
                 Ok(())
             }
             Err(error) => {
-                self.descriptors.0[1].store(-1, Ordering::Relaxed);
+                self.descriptors.forget_draft();
                 let _ = remove_if_there(&aside);
                 Err(error)
             }
