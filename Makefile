@@ -136,6 +136,7 @@ lint: $(STAMPS)/extra-lint $(STAMPS)/extra-test $(STAMPS)/installed check-rust
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python tools/generate_sync.py --check
+	$(BIN)/python tools/generate_typing.py --check
 	$(BIN)/python tools/command_table.py --check
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -146,9 +147,11 @@ format: $(STAMPS)/extra-lint
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 	$(BIN)/python tools/generate_sync.py
+	$(BIN)/python tools/generate_typing.py
 
 generate: $(STAMPS)/extra-lint $(STAMPS)/installed
 	$(BIN)/python tools/generate_sync.py
+	$(BIN)/python tools/generate_typing.py
 	$(BIN)/python tools/command_table.py
 
 # One line per simulation: each prints what it ran, or the one line that reproduces what it found.

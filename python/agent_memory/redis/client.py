@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
 from redis.client import Redis as RedisPy
 from redis.connection import ConnectionPool
@@ -15,6 +15,7 @@ from agent_memory.redis._sync.guarded import GuardedCalls
 from agent_memory.redis._sync.monitor import Monitor
 from agent_memory.redis._sync.pipeline import Pipeline
 from agent_memory.redis._sync.pubsub import PubSub
+from agent_memory.redis._typing import ReplyT, TypedCommands
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.packing import pack_command, refused_words
@@ -27,12 +28,13 @@ from agent_memory.redis.transport.blocking import BlockingTransport
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
+    from agent_memory.redis._typing import RedisOptions
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
 
 
-class Redis(GuardedCalls, RedisPy):
+class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
     """redis-py's client on a transport of our own, with resilience built in.
 
     Takes every argument of `redis.Redis`, and by keyword:
@@ -54,6 +56,47 @@ class Redis(GuardedCalls, RedisPy):
     Errors are redis-py's types (`RedisUnavailableError` is a `redis.ConnectionError`, …) and carry `.outcome`. Thread-safe
     and fork-safe as `redis.Redis` is.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: Redis[str],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: Literal[True],
+            **options: Unpack[RedisOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Redis[bytes],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: Literal[False] = ...,
+            **options: Unpack[RedisOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Redis[Any],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: bool = ...,
+            **options: Unpack[RedisOptions],
+        ) -> None: ...
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from redis.commands import AsyncCoreCommands, AsyncRedisModuleCommands
 from agent_memory.policy import Priority
 from agent_memory.recovery._async.command_store import AsyncCommandStore, AsyncRetryingClient
 from agent_memory.recovery._async.queued_writes import AsyncStoreResult
+from agent_memory.redis._typing import AsyncTypedResults, TypedPipeline
 from agent_memory.redis.commands.keys import check_queueable, name_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncPriorityCommands", "AsyncPriorityPipeline"]
 
 
-class AsyncPriorityCommands(AsyncCoreCommands, AsyncRedisModuleCommands):
+class AsyncPriorityCommands(AsyncTypedResults[AsyncStoreResult], AsyncCoreCommands, AsyncRedisModuleCommands):  # type: ignore[misc]
     """Every write command of redis-py, with a priority; each gives an `AsyncStoreResult` in place of the reply.
 
     None raises for a server that cannot be reached; what the server answers (WRONGTYPE, …) is raised. Raises ValueError for
@@ -57,7 +58,7 @@ class AsyncPriorityCommands(AsyncCoreCommands, AsyncRedisModuleCommands):
         return f"<{type(self).__name__} {self._priority.name} of {self._client!r}>"
 
 
-class AsyncPriorityPipeline(AsyncCoreCommands, AsyncRedisModuleCommands):
+class AsyncPriorityPipeline(TypedPipeline, AsyncCoreCommands, AsyncRedisModuleCommands):  # type: ignore[misc]
     """Commands that are collected, and stored by `execute()` as one write with a priority. Not to be shared."""
 
     _event_dispatcher: Any = None

@@ -16,6 +16,7 @@ from redis.commands import CoreCommands, RedisModuleCommands
 from agent_memory.policy import Priority
 from agent_memory.recovery._sync.command_store import CommandStore, RetryingClient
 from agent_memory.recovery._sync.queued_writes import StoreResult
+from agent_memory.redis._typing import TypedPipeline, TypedResults
 from agent_memory.redis.commands.keys import check_queueable, name_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PriorityCommands", "PriorityPipeline"]
 
 
-class PriorityCommands(CoreCommands, RedisModuleCommands):
+class PriorityCommands(TypedResults[StoreResult], CoreCommands, RedisModuleCommands):  # type: ignore[misc]
     """Every write command of redis-py, with a priority; each gives an `StoreResult` in place of the reply.
 
     None raises for a server that cannot be reached; what the server answers (WRONGTYPE, …) is raised. Raises ValueError for
@@ -59,7 +60,7 @@ class PriorityCommands(CoreCommands, RedisModuleCommands):
         return f"<{type(self).__name__} {self._priority.name} of {self._client!r}>"
 
 
-class PriorityPipeline(CoreCommands, RedisModuleCommands):
+class PriorityPipeline(TypedPipeline, CoreCommands, RedisModuleCommands):  # type: ignore[misc]
     """Commands that are collected, and stored by `execute()` as one write with a priority. Not to be shared."""
 
     _event_dispatcher: Any = None

@@ -11,6 +11,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory.errors import ClientClosedError, Outcome
 from agent_memory.policy import CommandCategory
+from agent_memory.redis._typing import TypedPipeline
 from agent_memory.redis.commands.prepared_pipeline import (
     PreparedPipeline,
     pipeline_operation,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 
-class Pipeline(RedisPyPipeline):
+class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
     """redis-py's pipeline; its execution is one guarded call that is as risky as its riskiest command.
 
     It is retried by itself only where nothing can have been executed, or where it only reads. With WATCH it is bound to its

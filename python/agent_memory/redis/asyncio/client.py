@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from asyncio import get_running_loop
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 from redis.asyncio.client import Redis as RedisPy
 from redis.asyncio.connection import ConnectionPool
@@ -18,6 +18,7 @@ from agent_memory.redis._async.guarded import AsyncGuardedCalls
 from agent_memory.redis._async.monitor import Monitor
 from agent_memory.redis._async.pipeline import Pipeline
 from agent_memory.redis._async.pubsub import PubSub
+from agent_memory.redis._typing import AsyncTypedCommands, ReplyT
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.packing import pack_command, refused_words
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_memory._core import Guard
+    from agent_memory.redis._typing import AsyncRedisOptions
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
 
 
-class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own bases disagree on command_info
+class Redis(AsyncGuardedCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
     """redis.asyncio's client on a shared connection with implicit pipelining, with resilience built in.
 
     Takes every argument of `redis.asyncio.Redis`, and by keyword:
@@ -65,6 +67,47 @@ class Redis(AsyncGuardedCalls, RedisPy):  # type: ignore[misc]  # redis-py's own
     May be used from several event loops, also in several threads: each loop has its own connection. Any number of tasks may
     share one client.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: Redis[str],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: Literal[True],
+            **options: Unpack[AsyncRedisOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Redis[bytes],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: Literal[False] = ...,
+            **options: Unpack[AsyncRedisOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Redis[Any],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: bool = ...,
+            **options: Unpack[AsyncRedisOptions],
+        ) -> None: ...
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import redis.asyncio
 from redis.asyncio.client import Redis as RedisPy
@@ -39,6 +39,7 @@ from agent_memory.recovery._async.recovery import AsyncRecovery
 from agent_memory.recovery._async.storing import AsyncStoring
 from agent_memory.recovery.results import Health
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
+from agent_memory.redis._typing import TextT
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
@@ -54,6 +55,7 @@ if ASYNC:
 
 if TYPE_CHECKING:
     from agent_memory.embedded import EmbeddedServer
+    from agent_memory.redis._typing import AsyncResilientOptions
 
 __all__ = [
     "AsyncResilientRedisClient",
@@ -89,7 +91,7 @@ _UNBOUNDED_TIMEOUT_S: Final = 5.0
 """What a call's deadline is reckoned from where `socket_timeout` is None, in seconds."""
 
 
-class AsyncResilientRedisClient(AsyncListedCommands):
+class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
     """A Redis client that stays usable, and stays honest, while its server does not.
 
     Every command is one call under a circuit breaker, with retries, deadlines and metrics. `store_with_retry` adds
@@ -127,6 +129,77 @@ class AsyncResilientRedisClient(AsyncListedCommands):
 
     Any number of tasks may share a client, also in several event loops; a child of fork() may go on using it.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: AsyncResilientRedisClient[str],
+            client_name: str,
+            host: str = ...,
+            port: int = ...,
+            db: int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            socket_connect_timeout: float | None = ...,
+            retry_policy: RetryPolicy | None = ...,
+            circuit_threshold: int = ...,
+            circuit_reset_timeout: float = ...,
+            critical_retry_attempts: int = ...,
+            retry_base_delay: float = ...,
+            retry_max_delay: float = ...,
+            max_connections: int = ...,
+            health_check_interval: int = ...,
+            *,
+            decode_responses: Literal[True] = ...,
+            **options: Unpack[AsyncResilientOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: AsyncResilientRedisClient[bytes],
+            client_name: str,
+            host: str = ...,
+            port: int = ...,
+            db: int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            socket_connect_timeout: float | None = ...,
+            retry_policy: RetryPolicy | None = ...,
+            circuit_threshold: int = ...,
+            circuit_reset_timeout: float = ...,
+            critical_retry_attempts: int = ...,
+            retry_base_delay: float = ...,
+            retry_max_delay: float = ...,
+            max_connections: int = ...,
+            health_check_interval: int = ...,
+            *,
+            decode_responses: Literal[False],
+            **options: Unpack[AsyncResilientOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: AsyncResilientRedisClient[Any],
+            client_name: str,
+            host: str = ...,
+            port: int = ...,
+            db: int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            socket_connect_timeout: float | None = ...,
+            retry_policy: RetryPolicy | None = ...,
+            circuit_threshold: int = ...,
+            circuit_reset_timeout: float = ...,
+            critical_retry_attempts: int = ...,
+            retry_base_delay: float = ...,
+            retry_max_delay: float = ...,
+            max_connections: int = ...,
+            health_check_interval: int = ...,
+            *,
+            decode_responses: bool,
+            **options: Unpack[AsyncResilientOptions],
+        ) -> None: ...
 
     def __init__(
         self,
@@ -287,11 +360,13 @@ class AsyncResilientRedisClient(AsyncListedCommands):
     def _is_injected(self) -> bool:
         return isinstance(self._commands, AsyncInjectedCommands)
 
-    def __getattr__(self, name: str) -> Any:
-        """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
-        if name.startswith("_") or "_commands" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._commands, name)
+    if not TYPE_CHECKING:  # a checker knows every command from AsyncTypedCommands
+
+        def __getattr__(self, name: str) -> Any:
+            """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
+            if name.startswith("_") or "_commands" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(self._commands, name)
 
     def __dir__(self) -> list[str]:
         """Commands and what is documented: no attributes of our own or of the wrapped client that are not for users."""
@@ -309,8 +384,20 @@ class AsyncResilientRedisClient(AsyncListedCommands):
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
+    if TYPE_CHECKING:
+
+        @overload
+        @classmethod
+        def from_url(
+            cls, url: str, client_name: str = ..., *, decode_responses: Literal[False], **options: Any
+        ) -> AsyncResilientRedisClient[bytes]: ...
+
+        @overload
+        @classmethod
+        def from_url(cls, url: str, client_name: str = ..., **options: Any) -> Self: ...
+
     @classmethod
-    def from_url(cls, url: str, client_name: str = "default", **options: Any) -> Self:
+    def from_url(cls, url: str, client_name: str = "default", **options: Any) -> Any:
         """A client for `redis://`, `rediss://`, `unix://` (or `valkey://`, `valkeys://`), `embedded://`, `embedded:///path`.
 
         An embedded server is private to this client: it is started here (which takes a fraction of a second) and stopped by
@@ -320,14 +407,16 @@ class AsyncResilientRedisClient(AsyncListedCommands):
         `agent_memory.embedded.EmbeddedServer` raises.
         """
         if not url.startswith("embedded:"):
-            return cls(**{"client_name": client_name, **options, **arguments_of_url(url)})
+            named: dict[str, Any] = {"client_name": client_name, **options, **arguments_of_url(url)}
+            return cls(**named)
         from agent_memory.embedded import open_embedded  # loaded by those who ask for a server
 
         address, _, query = url.partition("?")
         server = open_embedded(address)
         try:
             arguments = {**server.connection_kwargs, **arguments_of_url(f"redis://?{query}")}
-            client = cls(**{"client_name": client_name, **options, **arguments})
+            named = {"client_name": client_name, **options, **arguments}
+            client = cls(**named)
         except BaseException:
             server.close()
             raise

@@ -4,24 +4,37 @@ Arguments go on exactly as they came, so an injected mock sees the call that was
 """
 
 # What the wrapped client returns is not typed: it may be any redis-py-compatible object.
-# mypy: disable-error-code="no-any-return"
+# Some of its parameters have the specification's names, not redis-py's.
+# mypy: disable-error-code="no-any-return, override"
+# pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agent_memory._concurrency import async_settle
+from agent_memory.redis._typing import AsyncTypedCommands, TextT
 from agent_memory.storage.decorator import resilient_operation
 
 if TYPE_CHECKING:
     from redis.typing import EncodableT, ExpiryT, FieldT, KeyT, PatternT, ZScoreBoundT
 
+    from agent_memory.redis._typing import (
+        ExpireOptions,
+        HsetOptions,
+        ScanIterOptions,
+        SetOptions,
+        ZaddOptions,
+        ZrangebyscoreOptions,
+        ZrangeOptions,
+    )
+
 __all__ = ["AsyncListedCommands"]
 
 
-class AsyncListedCommands:
+class AsyncListedCommands(AsyncTypedCommands[TextT]):
     """Commands by name. Replies are `str` unless the client was made with `decode_responses=False`.
 
     Each raises CircuitOpenError, RedisUnavailableError, RedisTimeoutError, or what the server answered.
@@ -36,12 +49,14 @@ class AsyncListedCommands:
         return await self.client.ping()
 
     @resilient_operation("get")
-    async def get(self, key: KeyT) -> str | None:
+    async def get(self, key: KeyT) -> TextT | None:
         """GET: the value, None if there is none."""
         return await self.client.get(key)
 
     @resilient_operation("set")
-    async def set(self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Any) -> bool | str | None:
+    async def set(
+        self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Unpack[SetOptions]
+    ) -> bool | TextT | None:
         """SET: True, or None if a condition kept it from being set; options as redis-py's: ex, px, nx, xx, keepttl, get."""
         return await self.client.set(key, value, *args, **options)
 
@@ -56,22 +71,24 @@ class AsyncListedCommands:
         return await self.client.exists(*keys)
 
     @resilient_operation("expire")
-    async def expire(self, key: KeyT, time: ExpiryT, **options: Any) -> bool:
+    async def expire(self, key: KeyT, time: ExpiryT, **options: Unpack[ExpireOptions]) -> bool:
         """EXPIRE: whether the key now expires in `time` seconds; options as redis-py's: nx, xx, gt, lt."""
         return await self.client.expire(key, time, **options)
 
     @resilient_operation("hset")
-    async def hset(self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Any) -> int:
+    async def hset(
+        self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Unpack[HsetOptions]
+    ) -> int:
         """HSET: how many fields are new; options as redis-py's: mapping, items."""
         return await self.client.hset(name, key, value, **options)
 
     @resilient_operation("hget")
-    async def hget(self, name: KeyT, key: FieldT) -> str | None:
+    async def hget(self, name: KeyT, key: FieldT) -> TextT | None:
         """HGET: the field's value, None if there is none."""
         return await self.client.hget(name, key)
 
     @resilient_operation("hgetall")
-    async def hgetall(self, name: KeyT) -> dict[str, str]:
+    async def hgetall(self, name: KeyT) -> dict[TextT, TextT]:
         """HGETALL: all fields and values, empty if there is no such hash."""
         return await self.client.hgetall(name)
 
@@ -95,18 +112,18 @@ class AsyncListedCommands:
         return await self.client.hdel(name, *keys)
 
     @resilient_operation("zadd")
-    async def zadd(self, name: KeyT, mapping: Mapping[Any, Any], **options: Any) -> int | float | None:
+    async def zadd(self, name: KeyT, mapping: Mapping[Any, Any], **options: Unpack[ZaddOptions]) -> int | float | None:
         """ZADD: how many members are new; options as redis-py's: nx, xx, ch, incr, gt, lt."""
         return await self.client.zadd(name, mapping, **options)
 
     @resilient_operation("zrange")
-    async def zrange(self, name: KeyT, start: int, end: int, *args: Any, **options: Any) -> list[Any]:
+    async def zrange(self, name: KeyT, start: int, end: int, *args: Any, **options: Unpack[ZrangeOptions]) -> list[Any]:
         """ZRANGE: the members by rank; options as redis-py's: desc, withscores, score_cast_func, byscore, …"""
         return await self.client.zrange(name, start, end, *args, **options)
 
     @resilient_operation("zrangebyscore")
     async def zrangebyscore(
-        self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Any
+        self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Unpack[ZrangebyscoreOptions]
     ) -> list[Any]:
         """ZRANGEBYSCORE: the members by score; options as redis-py's: start, num, withscores, score_cast_func."""
         return await self.client.zrangebyscore(name, min, max, *args, **options)
@@ -122,8 +139,8 @@ class AsyncListedCommands:
         return await self.client.zcard(name)
 
     async def scan_iter(
-        self, match: PatternT | None = None, count: int | None = None, **options: Any
-    ) -> AsyncIterator[str]:
+        self, match: PatternT | None = None, count: int | None = None, **options: Unpack[ScanIterOptions]
+    ) -> AsyncIterator[TextT]:
         """SCAN: all keys that match, each page one guarded call; a key may come twice, as Redis says.
 
         An injected client's own `scan_iter` is collected in one guarded call instead.

@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import redis
 from redis.client import Redis as RedisPy
@@ -42,6 +42,7 @@ from agent_memory.recovery._sync.storing import Storing
 from agent_memory.recovery.results import Health
 from agent_memory.redis import Redis
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
+from agent_memory.redis._typing import TextT
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
 from agent_memory.storage import argument_checks
@@ -53,6 +54,7 @@ from agent_memory.storage.urls import arguments_of_url
 
 if TYPE_CHECKING:
     from agent_memory.embedded import EmbeddedServer
+    from agent_memory.redis._typing import ResilientOptions
 
 __all__ = [
     "ResilientRedisClient",
@@ -86,7 +88,7 @@ _UNBOUNDED_TIMEOUT_S: Final = 5.0
 """What a call's deadline is reckoned from where `socket_timeout` is None, in seconds."""
 
 
-class ResilientRedisClient(ListedCommands):
+class ResilientRedisClient(ListedCommands[TextT]):
     """A Redis client that stays usable, and stays honest, while its server does not.
 
     Every command is one call under a circuit breaker, with retries, deadlines and metrics. `store_with_retry` adds
@@ -124,6 +126,77 @@ class ResilientRedisClient(ListedCommands):
 
     Any number of threads may share a client, also in several event loops; a child of fork() may go on using it.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: ResilientRedisClient[str],
+            client_name: str,
+            host: str = ...,
+            port: int = ...,
+            db: int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            socket_connect_timeout: float | None = ...,
+            retry_policy: RetryPolicy | None = ...,
+            circuit_threshold: int = ...,
+            circuit_reset_timeout: float = ...,
+            critical_retry_attempts: int = ...,
+            retry_base_delay: float = ...,
+            retry_max_delay: float = ...,
+            max_connections: int = ...,
+            health_check_interval: int = ...,
+            *,
+            decode_responses: Literal[True] = ...,
+            **options: Unpack[ResilientOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: ResilientRedisClient[bytes],
+            client_name: str,
+            host: str = ...,
+            port: int = ...,
+            db: int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            socket_connect_timeout: float | None = ...,
+            retry_policy: RetryPolicy | None = ...,
+            circuit_threshold: int = ...,
+            circuit_reset_timeout: float = ...,
+            critical_retry_attempts: int = ...,
+            retry_base_delay: float = ...,
+            retry_max_delay: float = ...,
+            max_connections: int = ...,
+            health_check_interval: int = ...,
+            *,
+            decode_responses: Literal[False],
+            **options: Unpack[ResilientOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: ResilientRedisClient[Any],
+            client_name: str,
+            host: str = ...,
+            port: int = ...,
+            db: int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            socket_connect_timeout: float | None = ...,
+            retry_policy: RetryPolicy | None = ...,
+            circuit_threshold: int = ...,
+            circuit_reset_timeout: float = ...,
+            critical_retry_attempts: int = ...,
+            retry_base_delay: float = ...,
+            retry_max_delay: float = ...,
+            max_connections: int = ...,
+            health_check_interval: int = ...,
+            *,
+            decode_responses: bool,
+            **options: Unpack[ResilientOptions],
+        ) -> None: ...
 
     def __init__(
         self,
@@ -284,11 +357,13 @@ class ResilientRedisClient(ListedCommands):
     def _is_injected(self) -> bool:
         return isinstance(self._commands, InjectedCommands)
 
-    def __getattr__(self, name: str) -> Any:
-        """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
-        if name.startswith("_") or "_commands" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._commands, name)
+    if not TYPE_CHECKING:  # a checker knows every command from TypedCommands
+
+        def __getattr__(self, name: str) -> Any:
+            """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
+            if name.startswith("_") or "_commands" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(self._commands, name)
 
     def __dir__(self) -> list[str]:
         """Commands and what is documented: no attributes of our own or of the wrapped client that are not for users."""
@@ -306,8 +381,20 @@ class ResilientRedisClient(ListedCommands):
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
+    if TYPE_CHECKING:
+
+        @overload
+        @classmethod
+        def from_url(
+            cls, url: str, client_name: str = ..., *, decode_responses: Literal[False], **options: Any
+        ) -> ResilientRedisClient[bytes]: ...
+
+        @overload
+        @classmethod
+        def from_url(cls, url: str, client_name: str = ..., **options: Any) -> Self: ...
+
     @classmethod
-    def from_url(cls, url: str, client_name: str = "default", **options: Any) -> Self:
+    def from_url(cls, url: str, client_name: str = "default", **options: Any) -> Any:
         """A client for `redis://`, `rediss://`, `unix://` (or `valkey://`, `valkeys://`), `embedded://`, `embedded:///path`.
 
         An embedded server is private to this client: it is started here (which takes a fraction of a second) and stopped by
@@ -317,14 +404,16 @@ class ResilientRedisClient(ListedCommands):
         `agent_memory.embedded.EmbeddedServer` raises.
         """
         if not url.startswith("embedded:"):
-            return cls(**{"client_name": client_name, **options, **arguments_of_url(url)})
+            named: dict[str, Any] = {"client_name": client_name, **options, **arguments_of_url(url)}
+            return cls(**named)
         from agent_memory.embedded import open_embedded  # loaded by those who ask for a server
 
         address, _, query = url.partition("?")
         server = open_embedded(address)
         try:
             arguments = {**server.connection_kwargs, **arguments_of_url(f"redis://?{query}")}
-            client = cls(**{"client_name": client_name, **options, **arguments})
+            named = {"client_name": client_name, **options, **arguments}
+            client = cls(**named)
         except BaseException:
             server.close()
             raise

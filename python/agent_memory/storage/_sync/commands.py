@@ -6,24 +6,37 @@ Arguments go on exactly as they came, so an injected mock sees the call that was
 """
 
 # What the wrapped client returns is not typed: it may be any redis-py-compatible object.
-# mypy: disable-error-code="no-any-return"
+# Some of its parameters have the specification's names, not redis-py's.
+# mypy: disable-error-code="no-any-return, override"
+# pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agent_memory._concurrency import settle
+from agent_memory.redis._typing import TextT, TypedCommands
 from agent_memory.storage.decorator import resilient_operation
 
 if TYPE_CHECKING:
     from redis.typing import EncodableT, ExpiryT, FieldT, KeyT, PatternT, ZScoreBoundT
 
+    from agent_memory.redis._typing import (
+        ExpireOptions,
+        HsetOptions,
+        ScanIterOptions,
+        SetOptions,
+        ZaddOptions,
+        ZrangebyscoreOptions,
+        ZrangeOptions,
+    )
+
 __all__ = ["ListedCommands"]
 
 
-class ListedCommands:
+class ListedCommands(TypedCommands[TextT]):
     """Commands by name. Replies are `str` unless the client was made with `decode_responses=False`.
 
     Each raises CircuitOpenError, RedisUnavailableError, RedisTimeoutError, or what the server answered.
@@ -38,12 +51,14 @@ class ListedCommands:
         return self.client.ping()
 
     @resilient_operation("get")
-    def get(self, key: KeyT) -> str | None:
+    def get(self, key: KeyT) -> TextT | None:
         """GET: the value, None if there is none."""
         return self.client.get(key)
 
     @resilient_operation("set")
-    def set(self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Any) -> bool | str | None:
+    def set(
+        self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Unpack[SetOptions]
+    ) -> bool | TextT | None:
         """SET: True, or None if a condition kept it from being set; options as redis-py's: ex, px, nx, xx, keepttl, get."""
         return self.client.set(key, value, *args, **options)
 
@@ -58,22 +73,24 @@ class ListedCommands:
         return self.client.exists(*keys)
 
     @resilient_operation("expire")
-    def expire(self, key: KeyT, time: ExpiryT, **options: Any) -> bool:
+    def expire(self, key: KeyT, time: ExpiryT, **options: Unpack[ExpireOptions]) -> bool:
         """EXPIRE: whether the key now expires in `time` seconds; options as redis-py's: nx, xx, gt, lt."""
         return self.client.expire(key, time, **options)
 
     @resilient_operation("hset")
-    def hset(self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Any) -> int:
+    def hset(
+        self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Unpack[HsetOptions]
+    ) -> int:
         """HSET: how many fields are new; options as redis-py's: mapping, items."""
         return self.client.hset(name, key, value, **options)
 
     @resilient_operation("hget")
-    def hget(self, name: KeyT, key: FieldT) -> str | None:
+    def hget(self, name: KeyT, key: FieldT) -> TextT | None:
         """HGET: the field's value, None if there is none."""
         return self.client.hget(name, key)
 
     @resilient_operation("hgetall")
-    def hgetall(self, name: KeyT) -> dict[str, str]:
+    def hgetall(self, name: KeyT) -> dict[TextT, TextT]:
         """HGETALL: all fields and values, empty if there is no such hash."""
         return self.client.hgetall(name)
 
@@ -97,17 +114,19 @@ class ListedCommands:
         return self.client.hdel(name, *keys)
 
     @resilient_operation("zadd")
-    def zadd(self, name: KeyT, mapping: Mapping[Any, Any], **options: Any) -> int | float | None:
+    def zadd(self, name: KeyT, mapping: Mapping[Any, Any], **options: Unpack[ZaddOptions]) -> int | float | None:
         """ZADD: how many members are new; options as redis-py's: nx, xx, ch, incr, gt, lt."""
         return self.client.zadd(name, mapping, **options)
 
     @resilient_operation("zrange")
-    def zrange(self, name: KeyT, start: int, end: int, *args: Any, **options: Any) -> list[Any]:
+    def zrange(self, name: KeyT, start: int, end: int, *args: Any, **options: Unpack[ZrangeOptions]) -> list[Any]:
         """ZRANGE: the members by rank; options as redis-py's: desc, withscores, score_cast_func, byscore, …"""
         return self.client.zrange(name, start, end, *args, **options)
 
     @resilient_operation("zrangebyscore")
-    def zrangebyscore(self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Any) -> list[Any]:
+    def zrangebyscore(
+        self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Unpack[ZrangebyscoreOptions]
+    ) -> list[Any]:
         """ZRANGEBYSCORE: the members by score; options as redis-py's: start, num, withscores, score_cast_func."""
         return self.client.zrangebyscore(name, min, max, *args, **options)
 
@@ -121,7 +140,9 @@ class ListedCommands:
         """ZCARD: how many members the sorted set has."""
         return self.client.zcard(name)
 
-    def scan_iter(self, match: PatternT | None = None, count: int | None = None, **options: Any) -> Iterator[str]:
+    def scan_iter(
+        self, match: PatternT | None = None, count: int | None = None, **options: Unpack[ScanIterOptions]
+    ) -> Iterator[TextT]:
         """SCAN: all keys that match, each page one guarded call; a key may come twice, as Redis says.
 
         An injected client's own `scan_iter` is collected in one guarded call instead.
