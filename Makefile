@@ -191,7 +191,7 @@ MUTANTS_FILES_budget := guard/budget.rs
 MUTANTS_FILES_expiry := memory/expiry.rs
 MUTANTS_FILES_fence := fence.rs
 MUTANTS_FILES_guard := guard/mod.rs
-MUTANTS_FILES_plan := memory/plan.rs
+MUTANTS_FILES_plan := memory/plan/*.rs
 MUTANTS_FILES_recovery := recovery/*.rs
 MUTANTS_FILES_retry := guard/retry.rs
 MUTANTS_FILES_window := guard/window.rs
@@ -201,7 +201,7 @@ MUTANTS_TESTS_budget := --test=budget
 MUTANTS_TESTS_expiry := --lib
 MUTANTS_TESTS_fence := --test=fence
 MUTANTS_TESTS_guard := --test=guard
-MUTANTS_TESTS_plan := --lib
+MUTANTS_TESTS_plan := --test=memory_plan
 MUTANTS_TESTS_recovery := --test=recovery --lib
 MUTANTS_TESTS_retry := --test=guard
 MUTANTS_TESTS_window := --test=windows

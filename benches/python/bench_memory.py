@@ -1,6 +1,6 @@
 """The memory system, on loopback with its embedded server and SQLite at synchronous=FULL, as ratios in one run.
 
-    python benches/python/bench_memory.py [--memories 10000] [--growth 1000,10000,100000] [--plot memory.png]
+    python benches/python/bench_memory.py [--memories 10000] [--copies] [--growth 1000,10000,100000] [--plot memory.png]
 
 The peer of `store` is what the first public implementation of the specification does: eight commands a memory, one after
 the other, by redis.asyncio, 200 tasks at once, on the same server; peer and store take turns in rounds of --memories
@@ -84,13 +84,33 @@ async def bench_store(folder, texts, vectors):
                     results.append(await spread(count, store))
                 rounds.append(results)
         report_store(rounds)
-        began = time.perf_counter()
-        entries = [{"content": text} for text in texts]
-        await memory.store_many("bench-many", entries, embeddings=vectors)
-        report("store_many", len(texts) / (time.perf_counter() - began), "/s")
-        began = time.perf_counter()
-        synced = (await memory.sync()).synced
-        report("sync of dirty copies", synced / (time.perf_counter() - began), "/s", f"{synced} copies")
+
+
+async def bench_copies(folder, texts, vectors):
+    """Ways by which copies with versions come into SQL, beside `store_many`, which gives them versions."""
+    rounds = []
+    entries = [{"content": text} for text in texts]
+    async with AsyncMemorySystem(f"{folder}/source") as source, AsyncMemorySystem(f"{folder}/target") as target:
+        for number in range(ROUNDS):
+            agent_id = f"copies-{number}"
+            began = time.perf_counter()
+            await source.store_many(agent_id, entries, embeddings=vectors)
+            stored_s = time.perf_counter() - began
+            lines = [line async for line in source.export(agent_id)]
+            began = time.perf_counter()
+            assert await target.import_(lines) == len(lines)
+            imported_s = time.perf_counter() - began
+
+            async def store(n, agent_id=f"dirty-{number}"):
+                await source.store(agent_id, texts[n], embedding=vectors[n], durability="redis")
+
+            await spread(len(texts), store)
+            began = time.perf_counter()
+            assert (await source.sync()).synced == len(texts)
+            rounds.append((stored_s, imported_s, time.perf_counter() - began))
+    for name, times in zip(("store_many", "import_", "sync of dirty copies"), zip(*rounds, strict=True), strict=True):
+        ratio = statistics.median(took / one[0] for took, one in zip(times, rounds, strict=True))
+        report(name, len(texts) / statistics.median(times), "/s", f"{1 / ratio:.2f} x store_many")
 
 
 def report_store(rounds):
@@ -239,11 +259,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memories", type=int, default=10_000)
     parser.add_argument("--growth", default="", help="sizes, such as 1000,10000,100000,1000000")
+    parser.add_argument("--copies", action="store_true", help="only import and the synchronisation of dirty copies")
     parser.add_argument("--plot", default="", help="a file for the plots of --growth")
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {DIMENSIONS} dimensions")
     texts = contents(options.memories)
     vectors = np.random.default_rng(0).normal(size=(options.memories, DIMENSIONS)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(bench_copies(folder, texts, vectors))
+    if options.copies:
+        return
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(bench_store(folder, texts, vectors))
         asyncio.run(bench_retrieve(folder, vectors))

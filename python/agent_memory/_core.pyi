@@ -18,6 +18,7 @@ __all__ = [
     "DEBUG_BUILD",
     "Guard",
     "Journal",
+    "MemoryPlan",
     "MemoryWriter",
     "IndexCore",
     "Operation",
@@ -34,6 +35,7 @@ __all__ = [
     "decode_copy",
     "encode_copy",
     "encode_vector",
+    "erase_agent",
     "exponential_backoff",
     "fence_step",
     "is_expired",
@@ -73,6 +75,7 @@ def accept_copy(
 ) -> tuple[Any, ...]: ...
 def copy_checksum(copy: tuple[Any, ...], /) -> int: ...
 def is_expired(expires_at: float | None, now: float, /) -> bool: ...
+def erase_agent(agent: tuple[Any, ...], now_us: int, /) -> tuple[Any, ...]: ...
 def encode_copy(copy: tuple[Any, ...], epoch: str, is_dirty: bool, /) -> bytes: ...
 def decode_copy(
     value: bytes, memory_id: str, agent_id: str, /
@@ -179,6 +182,29 @@ class RecoveryQueue:
     def dead_letters(self) -> list[RecoveryEntry]: ...
     def retry_dead(self, id: int) -> int: ...
     def stats(self) -> dict[str, Any]: ...
+
+@final
+class MemoryPlan:
+    def __new__(cls, operations: Iterable[tuple[Any, ...]], classes: object, /) -> MemoryPlan: ...
+    def wanted(
+        self,
+    ) -> tuple[
+        list[str],
+        list[str],
+        list[tuple[str, str, str, str]],
+        list[tuple[str, str, str]],
+        list[tuple[str, bytes, str, float | None]],
+        list[str],
+    ]: ...
+    def decide(
+        self,
+        now_us: int,
+        agents: Sequence[tuple[Any, ...]],
+        held: Sequence[tuple[Any, ...]],
+        later_requests: Sequence[tuple[tuple[str, str, str], str]],
+        fences: Sequence[tuple[str, int]],
+        /,
+    ) -> tuple[list[Any], tuple[Any, ...]]: ...
 
 @final
 class MemoryWriter:

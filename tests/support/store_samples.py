@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from agent_memory.memory import _copy
+from agent_memory.memory import LongTermSettings, SqliteSettings, _copy
 from agent_memory.memory.stores import Put
+from agent_memory.memory.stores.sqlite._engine import SqliteEngine
 
 WRITER = 77
 _numbers = itertools.count()
@@ -21,6 +22,12 @@ def copy(content="something said", *, agent_id="agent", memory_id=None, writer=W
 
 def put(content="something said", *, if_version=None, create=False, **options):
     return Put(copy(content, **options), if_version, create)
+
+
+def engine_through_python(path, clock_us, *, settings=None, long_term=None):
+    """An engine whose writes all go through sqlite3, as where the core cannot get at its library."""
+    settings, long_term = settings or SqliteSettings(), long_term or LongTermSettings()
+    return SqliteEngine(path, settings, long_term, clock_us, writes_directly=False)
 
 
 def ids(copies):

@@ -42,6 +42,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<recovery::queue::RecoveryQueue>()?;
     module.add_class::<recovery::queue::RecoveryEntry>()?;
     module.add_class::<recovery::journal::Journal>()?;
+    module.add_class::<memory::plan::MemoryPlan>()?;
+    module.add_function(wrap_pyfunction!(memory::plan::erase_agent, module)?)?;
     module.add_class::<memory::writer::MemoryWriter>()?;
     module.add_class::<memory::writer::PendingWrites>()?;
     module.add_class::<guard::settings::BreakerRules>()?;

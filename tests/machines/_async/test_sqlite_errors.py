@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import sqlite3
+import time
 
 import pytest
 from tests.machines._async.store_calls import CALLS, READS, numbers, seq_of, tried
@@ -21,7 +22,8 @@ from agent_memory.memory import (
     StoreFault,
 )
 from agent_memory.memory.stores import MemoryQuery
-from agent_memory.memory.stores.sqlite import AsyncSqliteStore, _engine
+from agent_memory.memory.stores.sqlite import AsyncSqliteStore
+from agent_memory.memory.stores.sqlite._engine import SqliteEngine
 from agent_memory.memory.stores.sqlite._errors import FAULTS, fault_of, translated
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
@@ -214,13 +216,15 @@ READ_FAULTS = {
 }
 
 
-@pytest.fixture(params=["directly", "by plan"])
-async def store(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(_engine, "WRITES_DIRECTLY", request.param == "directly")
+@pytest.fixture(params=["directly", "through python"])
+async def store(request, tmp_path):
     (tmp_path / "place").mkdir()
     long_term = LongTermSettings(min_dictionary_samples=10, dictionary_bytes=4_096)
     path = tmp_path / "place" / "memories.sqlite"
-    async with AsyncSqliteStore(path, settings=SETTINGS, long_term=long_term) as made:
+    engine = SqliteEngine(
+        path, SETTINGS, long_term, lambda: time.time_ns() // 1_000, writes_directly=request.param == "directly"
+    )
+    async with AsyncSqliteStore.of_engine(engine) as made:
         yield made
 
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 from agent_memory.memory._copy import Copy, verify
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
-from agent_memory.memory.stores._plan import Agent
 from agent_memory.memory.stores.operations import EmbeddingSpace
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "NOT_ERASED",
     "NOT_EXPIRED",
     "SEQ_COLUMN",
-    "agent_of_row",
     "copies_of_rows",
     "copy_of_row",
     "damaged_ids",
@@ -187,19 +185,3 @@ def damaged_ids(ids: Sequence[str], found: Mapping[str, Copy], damaged: Sequence
     if set(damaged).issubset(ids):
         return list(damaged)
     return [memory_id for memory_id in ids if memory_id not in found]
-
-
-def agent_of_row(row: Sequence[Any]) -> Agent:
-    """The agent of a row of AGENT_COLUMNS."""
-    return Agent(
-        name=row[1],
-        number=row[0],
-        seq=row[2],
-        last_version=row[3],
-        generation=row[4],
-        purged_seq=row[5],
-        erased_seq=row[6],
-        erased_version=row[7],
-        counts=[row[8], row[9], row[10]],
-        touched_us=row[11],
-    )

@@ -1,8 +1,8 @@
 """What the memory system asks of a SQL store, and what it answers. The protocol itself is in `_async/protocol.py`.
 
 Rules that every store keeps
-- One write is one decision (`_plan.py`), made inside a transaction that holds the agent's row. Results say what became of
-  it; only what no write can help (the database is away, full, foreign) is raised.
+- One write is one decision, the core's (`_planned.py`), made inside a transaction that holds the agent's row. Results say
+  what became of it; only what no write can help (the database is away, full, foreign) is raised.
 - R1: a copy that comes with a version is applied only if it is greater than the one held, by (deleted, version, writer).
 - R2: a delete leaves a tombstone, also of an id that is not there yet. Nothing beats a tombstone.
 - R6: a move changes the label `tier` of an unchanged version and nothing else (in SQL: compresses, too).

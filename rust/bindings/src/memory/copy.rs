@@ -1,9 +1,11 @@
 //! Copies of memories as bytes. A copy is Python's `Copy`, a named tuple whose places stand here once more.
 
 use agent_memory_core::memory::copy::{
-    self as core, Copy, NoCopyError, NoValueError, Numbers, Prefix, Read, State, VALUE_TEXTS,
+    self as core, Copy, NoCopyError, NoValueError, Numbers, Prefix, Read, State, VALUE_TEXTS, place,
 };
 use agent_memory_core::memory::expiry;
+use agent_memory_core::memory::plan::Held;
+use agent_memory_storage::memories::Stored;
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -26,7 +28,7 @@ const IMPORTANCE: usize = 9;
 const TEXTS: [usize; VALUE_TEXTS] = [10, 11, 12, 13, 14, 15, 17, 18];
 const EXPIRES_AT: usize = 16;
 const CONTENT_KIND: usize = 19;
-const CONTENT: usize = 20;
+pub(crate) const CONTENT: usize = 20;
 const CHECKSUM: usize = 21;
 const CONTENT_HASH: usize = 22;
 const VECTOR: usize = 23;
@@ -77,10 +79,6 @@ impl<'a, 'py> Words<'a, 'py> {
 
     pub(crate) fn is_deleted(&self) -> PyResult<bool> {
         Ok(self.number::<u8>(DELETED)? != 0)
-    }
-
-    pub(crate) fn content(&self) -> PyResult<Bound<'py, PyAny>> {
-        self.0.get_item(CONTENT)
     }
 
     /// What another thread may read while this one does other things.
@@ -175,22 +173,44 @@ pub(crate) fn accept_copy<'py>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let mut living = Words::new(copy)?.copy()?;
     living.numbers = Numbers { version, writer, created_us, ..living.numbers };
-    living.numbers.checksum = living.checksum();
-    accepted_words(copy, &Numbers { seq, generation, ..living.numbers })
+    let numbers = Numbers { checksum: living.checksum(), seq, generation, ..living.numbers };
+    held_words(copy, &copy.get_item(ID)?, &Stored { numbers, other_idempotency_key: None })
 }
 
-/// The words of a living copy with these numbers in the place of those that a store gives.
-pub(crate) fn accepted_words<'py>(copy: &Bound<'py, PyTuple>, given: &Numbers) -> PyResult<Bound<'py, PyTuple>> {
+/// The words of a copy that was given as it is held now, under an id that may be another one.
+pub(crate) fn held_words<'py>(
+    copy: &Bound<'py, PyTuple>,
+    id: &Bound<'py, PyAny>,
+    stored: &Stored,
+) -> PyResult<Bound<'py, PyTuple>> {
     let py = copy.py();
+    let Numbers { version, writer, tier, created_us, checksum, seq, generation, .. } = stored.numbers;
     let mut words: Vec<Bound<'py, PyAny>> = copy.iter().collect();
-    words[VERSION] = given.version.into_pyobject(py)?.into_any();
-    words[WRITER] = given.writer.into_pyobject(py)?.into_any();
-    words[DELETED] = 0_u8.into_pyobject(py)?.into_any();
-    words[CREATED_US] = given.created_us.into_pyobject(py)?.into_any();
-    words[CHECKSUM] = given.checksum.into_pyobject(py)?.into_any();
-    words[SEQ] = given.seq.into_pyobject(py)?.into_any();
-    words[GENERATION] = given.generation.into_pyobject(py)?.into_any();
+    words[ID] = id.clone();
+    words[VERSION] = version.into_pyobject(py)?.into_any();
+    words[WRITER] = writer.into_pyobject(py)?.into_any();
+    words[TIER] = tier.into_pyobject(py)?.into_any();
+    words[CREATED_US] = created_us.into_pyobject(py)?.into_any();
+    if let Some(key) = &stored.other_idempotency_key {
+        words[TEXTS[place::IDEMPOTENCY_KEY]] = key.into_pyobject(py)?.into_any();
+    }
+    words[CHECKSUM] = checksum.into_pyobject(py)?.into_any();
+    words[SEQ] = seq.into_pyobject(py)?.into_any();
+    words[GENERATION] = generation.into_pyobject(py)?.into_any();
     PyTuple::new(py, words)
+}
+
+/// The words of a row that is a tombstone.
+pub(crate) fn tombstone_words<'py>(py: Python<'py>, held: &Held<'_>) -> PyResult<Bound<'py, PyTuple>> {
+    let no_bytes = PyBytes::new(py, b"");
+    let (user_id, idempotency_key) = (held.identity.user_id, held.identity.idempotency_key);
+    let parts = [
+        (held.id, held.agent_id, held.version, held.writer).into_pyobject(py)?,
+        (1_u8, 0_u8, 0_u8, 0.0, None::<i64>, 0.0).into_pyobject(py)?,
+        ("", "", user_id, "", "", idempotency_key, None::<f64>, "", "").into_pyobject(py)?,
+        (0_u8, &no_bytes, 0_u8, &no_bytes, &no_bytes, held.seq, 0_u8).into_pyobject(py)?,
+    ];
+    PyTuple::new(py, parts.iter().flat_map(|part| part.iter_borrowed()).collect::<Vec<_>>())
 }
 
 /// The value of a copy's key in Redis.

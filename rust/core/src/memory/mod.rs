@@ -1,6 +1,6 @@
 //! Rules of the agent memory.
 //!
-//! * [`plan`]: what becomes of a new memory, and of a move between tiers.
+//! * [`plan`]: what becomes of a write to the SQL store.
 //! * [`expiry`]: when a memory has expired.
 //! * [`copy`]: the bytes of a memory's copy in Redis.
 

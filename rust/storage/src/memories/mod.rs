@@ -1,5 +1,7 @@
-//! The most frequent writes of the memory's `SQLite` database, in one go and without the interpreter: new memories, and moves
-//! between tiers.
+//! The writes of the memory's `SQLite` database, in one go and without the interpreter.
+//!
+//! What becomes of them is decided by the core's plan. Read and written is all but what compresses a content that is in the
+//! database, or rounds a vector: such operations are left to Python.
 //!
 //! The database belongs to Python's `sqlite3`. A process must not open a file with two `SQLite` libraries: POSIX locks belong
 //! to the process, so each would take the other's away, and the one that closes last as far as it knows would remove the
@@ -23,14 +25,14 @@ macro_rules! statements {
 }
 
 mod agents;
-mod insert;
-mod moves;
+mod operation;
 mod queue;
 mod raw;
+mod reading;
 mod writer;
+mod writing;
 
-pub use insert::NewMemory;
-pub use moves::{Compressible, Move};
+pub use operation::{Compressible, Outcome, Payload, Stored, Write};
 pub use queue::{Limits, Next, NoEntryError, WriteQueue};
 pub use raw::{Connection, Library, SqliteError};
 pub use writer::DirectWriter;

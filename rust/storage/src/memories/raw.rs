@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
@@ -60,7 +61,12 @@ functions! {
     bind_double: fn(Handle, c_int, f64) -> c_int,
     bind_text: fn(Handle, c_int, *const c_char, c_int, Destructor) -> c_int,
     bind_blob: fn(Handle, c_int, *const c_void, c_int, Destructor) -> c_int,
+    column_type: fn(Handle, c_int) -> c_int,
     column_int64: fn(Handle, c_int) -> i64,
+    column_double: fn(Handle, c_int) -> f64,
+    column_text: fn(Handle, c_int) -> *const u8,
+    column_blob: fn(Handle, c_int) -> *const u8,
+    column_bytes: fn(Handle, c_int) -> c_int,
     errmsg: fn(Handle) -> *const c_char,
     extended_errcode: fn(Handle) -> c_int,
     get_autocommit: fn(Handle) -> c_int,
@@ -240,38 +246,34 @@ impl Connection {
         statement: &mut Statement,
         values: &[Value<'_>],
     ) -> Result<Option<[i64; COLUMNS]>, SqliteError> {
+        let mut rows = self.run(statement, values)?;
+        Ok(rows.next()?.map(|row| {
+            let mut at = -1;
+            [(); COLUMNS].map(|()| {
+                at += 1;
+                row.int(at)
+            })
+        }))
+    }
+
+    /// Runs a statement; it ends with what is returned.
+    pub(super) fn run<'a>(
+        &'a self,
+        statement: &'a mut Statement,
+        values: &'a [Value<'a>],
+    ) -> Result<Rows<'a>, SqliteError> {
         let raw = statement.raw.as_ptr();
-        let library = self.library;
+        // Made first: what has been bound is taken back however this ends. It borrows what is bound.
+        let rows = Rows { connection: self, raw, _bound: PhantomData };
         for (at, value) in (1..).zip(values) {
-            // SAFETY: the statement lives and is not under way. What is bound stays where it is until `clear_bindings`
-            // below, since `values` borrows it.
+            // SAFETY: the statement lives and is not under way. What is bound stays where it is until `Rows` is dropped,
+            // which borrows `values`.
             let code = unsafe { self.bind(raw, at, *value) };
             if code != OK {
-                // SAFETY: as above.
-                unsafe { (library.clear_bindings)(raw) };
                 return Err(self.error(code));
             }
         }
-        // SAFETY: the statement lives, and this thread is the only one that uses its connection.
-        let code = unsafe { (library.step)(raw) };
-        let result = match code {
-            ROW => {
-                let mut at = -1;
-                Ok(Some([(); COLUMNS].map(|()| {
-                    at += 1;
-                    // SAFETY: there is a row; a column that is not there would be read as 0.
-                    unsafe { (library.column_int64)(raw, at) }
-                })))
-            }
-            DONE => Ok(None),
-            _ => Err(self.error(code)),
-        };
-        // SAFETY: as above. What reset returns is the error of step once more.
-        unsafe {
-            (library.reset)(raw);
-            (library.clear_bindings)(raw);
-        }
-        result
+        Ok(rows)
     }
 
     /// Binds without a copy; a text or blob that is too long for `SQLite` gives its error.
@@ -295,6 +297,81 @@ impl Connection {
                     Err(_) => TOO_BIG,
                 },
             }
+        }
+    }
+}
+
+/// The rows of a statement that is under way.
+pub(super) struct Rows<'a> {
+    connection: &'a Connection,
+    raw: Handle,
+    _bound: PhantomData<(&'a mut Statement, &'a [Value<'a>])>,
+}
+
+impl Rows<'_> {
+    /// The next row, if there is one.
+    pub(super) fn next(&mut self) -> Result<Option<Row<'_>>, SqliteError> {
+        // SAFETY: the statement lives, and this thread is the only one that uses its connection.
+        match unsafe { (self.connection.library.step)(self.raw) } {
+            ROW => Ok(Some(Row { library: self.connection.library, raw: self.raw, _rows: PhantomData })),
+            DONE => Ok(None),
+            code => Err(self.connection.error(code)),
+        }
+    }
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        let library = self.connection.library;
+        // SAFETY: as above. What reset returns is the error of step once more.
+        unsafe {
+            (library.reset)(self.raw);
+            (library.clear_bindings)(self.raw);
+        }
+    }
+}
+
+/// A row, until the next one is asked for. Columns that are not there are NULL, which reads as 0 or nothing.
+pub(super) struct Row<'a> {
+    library: &'static Library,
+    raw: Handle,
+    _rows: PhantomData<&'a ()>,
+}
+
+impl Row<'_> {
+    pub(super) fn int(&self, at: c_int) -> i64 {
+        // SAFETY: the statement stands on a row, here and below.
+        unsafe { (self.library.column_int64)(self.raw, at) }
+    }
+
+    /// None of NULL.
+    pub(super) fn real(&self, at: c_int) -> Option<f64> {
+        const NULL: c_int = 5;
+        // SAFETY: as above.
+        unsafe {
+            ((self.library.column_type)(self.raw, at) != NULL).then(|| (self.library.column_double)(self.raw, at))
+        }
+    }
+
+    /// None of what is no UTF-8.
+    pub(super) fn text(&self, at: c_int) -> Option<&str> {
+        // SAFETY: as above. What is returned stays until the row does not, and this borrows the row.
+        std::str::from_utf8(unsafe { self.bytes((self.library.column_text)(self.raw, at), at) }).ok()
+    }
+
+    pub(super) fn blob(&self, at: c_int) -> &[u8] {
+        // SAFETY: as above.
+        unsafe { self.bytes((self.library.column_blob)(self.raw, at), at) }
+    }
+
+    /// `start` is what `SQLite` has just returned for this column.
+    unsafe fn bytes(&self, start: *const u8, at: c_int) -> &[u8] {
+        // SAFETY: the caller's: asked for after the pointer, the length is that of what it points to.
+        let length = unsafe { (self.library.column_bytes)(self.raw, at) };
+        match usize::try_from(length) {
+            // SAFETY: as above.
+            Ok(length) if !start.is_null() => unsafe { std::slice::from_raw_parts(start, length) },
+            _ => &[],
         }
     }
 }

@@ -2,17 +2,15 @@
 
 use std::sync::atomic::AtomicU32;
 
-use agent_memory_core::memory::copy::Numbers;
-use agent_memory_core::memory::plan::Relabelled;
-
 use super::agents;
-use super::insert::{self, NewMemory};
-use super::moves::{self, Compressible, Move};
+use super::operation::{Compressible, Outcome, Write};
 use super::raw::{Connection, SqliteError, Statement};
+use super::reading;
+use super::writing::{self, All};
 
 /// Why a transaction ends without its writes.
 pub(super) enum Stop {
-    /// It is one that the plan has to decide.
+    /// It is left to Python.
     Undecided,
     Failed(SqliteError),
 }
@@ -31,23 +29,11 @@ statements! {
     }
 }
 
-struct All {
-    transaction: Statements,
-    agents: agents::Statements,
-    insert: insert::Statements,
-    moves: moves::Statements,
-}
-
 /// Writes through a connection of somebody else's, in transactions of its own.
 ///
-/// Its methods return None, with nothing written, where the plan has to decide. The clock, microseconds since the epoch, is
-/// asked when the transaction has begun.
-///
-/// Their errors are those of a database that is away, busy or full; nothing is written then. Other failures are no errors but
-/// None: whoever does it the other way will meet them and can say more.
 pub struct DirectWriter {
     connection: Connection,
-    statements: Option<All>,
+    statements: Option<(Statements, All)>,
     log_pages: &'static AtomicU32,
 }
 
@@ -64,71 +50,54 @@ impl DirectWriter {
         self.log_pages
     }
 
-    /// Writes new memories in one transaction, in their order, and commits it; their numbers as the store has them now, or
-    /// None where one of them is not new in every respect.
+    /// Decides and writes operations in one transaction, in their order, and commits it; what became of each. None, with
+    /// nothing written, where one of them is left to Python: what has to be compressed, and what the database does not take.
+    ///
+    /// The clock, microseconds since the epoch, is asked when the transaction has begun.
     ///
     /// # Errors
-    /// See the type.
-    pub fn insert(
+    /// Those of a database that is away, busy or full; nothing is written then. Other failures are no errors but None: Python
+    /// will meet them, and can say more.
+    pub fn write(
         &mut self,
-        memories: &[NewMemory<'_>],
-        clock_us: impl FnOnce() -> u64,
-    ) -> Result<Option<Vec<Numbers>>, SqliteError> {
-        if !insert::are_apart(memories) {
-            return Ok(None);
-        }
-        self.transact(|connection, all| {
-            insert::write(connection, &mut all.insert, &mut all.agents, memories, clock_us())
-        })
-    }
-
-    /// Moves memories in one transaction, in their order, and commits it; what became of each, or None where one of them
-    /// would have to be compressed.
-    ///
-    /// # Errors
-    /// See the type.
-    pub fn relabel(
-        &mut self,
-        moves: &[Move<'_>],
+        writes: &[Write<'_>],
         compressible: Compressible,
         clock_us: impl FnOnce() -> u64,
-    ) -> Result<Option<Vec<Relabelled>>, SqliteError> {
-        self.transact(|connection, all| {
-            moves::write(connection, &mut all.moves, &mut all.agents, moves, compressible, clock_us())
-        })
-    }
-
-    fn transact<R>(
-        &mut self,
-        write: impl FnOnce(&Connection, &mut All) -> Result<R, Stop>,
-    ) -> Result<Option<R>, SqliteError> {
-        match self.committed(write) {
+    ) -> Result<Option<Vec<Outcome>>, SqliteError> {
+        match self.committed(writes, compressible, clock_us) {
             Ok(result) => Ok(Some(result)),
             Err(Stop::Failed(error)) if error.is_unavailable() => Err(error),
             Err(_) => Ok(None),
         }
     }
 
-    fn committed<R>(&mut self, write: impl FnOnce(&Connection, &mut All) -> Result<R, Stop>) -> Result<R, Stop> {
+    fn committed(
+        &mut self,
+        writes: &[Write<'_>],
+        compressible: Compressible,
+        clock_us: impl FnOnce() -> u64,
+    ) -> Result<Vec<Outcome>, Stop> {
         let connection = &self.connection;
         if connection.is_in_transaction() {
             return Err(Stop::Undecided);
         }
-        let all = match &mut self.statements {
+        let (transaction, all) = match &mut self.statements {
             Some(all) => all,
-            none => none.insert(All {
-                transaction: Statements::prepare(connection)?,
-                agents: agents::Statements::prepare(connection)?,
-                insert: insert::Statements::prepare(connection)?,
-                moves: moves::Statements::prepare(connection)?,
-            }),
+            none => none.insert((
+                Statements::prepare(connection)?,
+                All {
+                    agents: agents::Statements::prepare(connection)?,
+                    reading: reading::Statements::prepare(connection)?,
+                    writing: writing::Statements::prepare(connection)?,
+                },
+            )),
         };
-        connection.execute(&mut all.transaction.begin, &[])?;
-        let result = write(connection, all)
-            .and_then(|result| Ok(connection.execute(&mut all.transaction.commit, &[]).map(|()| result)?));
+        connection.execute(&mut transaction.begin, &[])?;
+        let result = writing::apply(connection, all, writes, compressible, clock_us())
+            .and_then(|result| Ok(connection.execute(&mut transaction.commit, &[]).map(|()| result)?));
         if result.is_err() && connection.is_in_transaction() {
             // Should it fail, the connection's next user finds the transaction open and rolls back.
-            let _ = connection.execute(&mut all.transaction.rollback, &[]);
+            let _ = connection.execute(&mut transaction.rollback, &[]);
         }
         result
     }

@@ -7,13 +7,13 @@ import contextlib
 import psycopg
 import pytest
 import pytest_asyncio
-from store_samples import Clock
+from store_samples import Clock, engine_through_python
 
 from agent_memory.memory import PostgresSettings
 from agent_memory.memory.stores.postgres import AsyncPostgresStore, PostgresStore
-from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore, _engine
+from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore
 
-SQLITE, PLANNED, POSTGRES = "sqlite", "sqlite by plan", "postgres"
+SQLITE, THROUGH_PYTHON, POSTGRES = "sqlite", "sqlite through python", "postgres"
 SCHEMA = "stores"
 
 
@@ -26,11 +26,15 @@ class Database:
     def async_store(self, **options):
         if self.kind == SQLITE:
             return AsyncSqliteStore(self.place, clock_us=self.clock, **options)
+        if self.kind == THROUGH_PYTHON:
+            return AsyncSqliteStore.of_engine(engine_through_python(self.place, self.clock, **options))
         return AsyncPostgresStore(self.place, clock_us=self.clock, settings=self._settings(), **options)
 
     def store(self, **options):
         if self.kind == SQLITE:
             return SqliteStore(self.place, clock_us=self.clock, **options)
+        if self.kind == THROUGH_PYTHON:
+            return SqliteStore.of_engine(engine_through_python(self.place, self.clock, **options))
         return PostgresStore(self.place, clock_us=self.clock, settings=self._settings(), **options)
 
     def _settings(self):
@@ -42,13 +46,11 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=[SQLITE, PLANNED, POSTGRES])
-def database(request, clock, tmp_path, monkeypatch):
+@pytest.fixture(params=[SQLITE, THROUGH_PYTHON, POSTGRES])
+def database(request, clock, tmp_path):
     """An empty database of each kind in turn; of SQLite once with the core writing what it can, once without."""
-    if request.param == PLANNED:
-        monkeypatch.setattr(_engine, "WRITES_DIRECTLY", False)
-    if request.param in (SQLITE, PLANNED):
-        return Database(SQLITE, tmp_path / "memories.db", clock)
+    if request.param in (SQLITE, THROUGH_PYTHON):
+        return Database(request.param, tmp_path / "memories.db", clock)
     url = request.getfixturevalue("postgres_url")
     empty(url)
     return Database(POSTGRES, url, clock, SCHEMA)

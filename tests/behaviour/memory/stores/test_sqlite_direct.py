@@ -1,4 +1,4 @@
-"""What the core writes into SQLite by itself: the same as the plan would, or nothing."""
+"""What the core writes into SQLite by itself: the same as Python does through sqlite3, or nothing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ import pytest
 import store_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_samples import WRITER, Clock, copy, put
+from store_samples import WRITER, Clock, copy, engine_through_python, put
 
 from agent_memory import _core
 from agent_memory._core import MemoryWriter
-from agent_memory.memory import LongTermSettings, MemoryStoreUnavailableError, SqliteSettings, Tier
+from agent_memory.memory import LongTermSettings, MemoryStoreUnavailableError, SqliteSettings, Tier, _copy
 from agent_memory.memory.stores import Delete, MemoryQuery, Move, Put, WriteStatus
+from agent_memory.memory.stores._planned import CLASSES
 from agent_memory.memory.stores.sqlite import SqliteStore, _engine, _maintaining
 from agent_memory.memory.stores.sqlite._waiters import Waiter
 
 APPLIED = WriteStatus.APPLIED
-TABLES = {"agents": 0, "memories": 1, "vectors": None, "memory_tags": 0, "accesses": None, "user_fences": None}
+TABLES = {
+    "agents": 0,
+    "memories": 1,
+    "vectors": None,
+    "memory_tags": 0,
+    "accesses": None,
+    "user_fences": None,
+    "requests": 0,
+}
 """And in which column each has an agent's number."""
 
 
@@ -32,9 +41,7 @@ TABLES = {"agents": 0, "memories": 1, "vectors": None, "memory_tags": 0, "access
 def _it_can_write_directly():
     """An interpreter may hide its SQLite: then there is nothing to test here, except on CI, where these tests fail."""
     module_file = getattr(_engine._sqlite3, "__file__", None)
-    connection, writer = MemoryWriter.open(
-        lambda: sqlite3.connect(":memory:"), module_file, _engine._CLASSES, (1, 1, 1.0), True
-    )
+    connection, writer = MemoryWriter.open(lambda: sqlite3.connect(":memory:"), module_file, CLASSES, (1, 1, 1.0), True)
     writer.release()
     connection.close()
     if not writer.is_direct and os.environ.get("CI") != "true":
@@ -67,7 +74,7 @@ def written_directly(store):
     return store._engine._writer.stats()[1]
 
 
-# --- the same as the plan ---
+# --- the same as through sqlite3 ---
 
 AGENTS, IDS, NAMES = ("a", "b"), ("m1", "m2", "m3", "m4", "m5", "m6"), ("", "", "x", "y")
 
@@ -105,12 +112,24 @@ puts = st.builds(
 moves = st.tuples(
     st.sampled_from(IDS), st.sampled_from((*AGENTS, "nobody")), st.booleans(), st.sampled_from(tuple(Tier))
 )
-deletes = st.builds(lambda memory_id, agent_id: Delete(memory_id, agent_id, writer=WRITER), st.sampled_from(IDS),
-                    st.sampled_from(AGENTS))  # fmt: skip
+deletes = st.builds(
+    lambda memory_id, agent_id, version, erases: Delete(
+        memory_id, agent_id, version and Clock().now_us + version, WRITER, erases=erases
+    ),
+    st.sampled_from(IDS),
+    st.sampled_from(AGENTS),
+    st.sampled_from((0, 0, 3, 40)),
+    st.booleans(),
+)
+dirty_puts = st.builds(
+    lambda one, version: Put(_copy.accepted(one.copy, Clock().now_us + version, WRITER, 5, 0, 0)),
+    puts,
+    st.integers(1, 60),
+)
 calls = st.one_of(
     st.lists(puts, min_size=1, max_size=4),
     st.lists(moves, min_size=1, max_size=4),
-    st.lists(st.one_of(puts, deletes), min_size=1, max_size=3),
+    st.lists(st.one_of(puts, dirty_puts, deletes, moves), min_size=1, max_size=5),
     st.sampled_from([("agent", "a"), ("user", "x")]),
     st.just("train"),
 )
@@ -140,25 +159,23 @@ def perform(store, call):
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(calls, max_size=8), st.integers(-5, 50))
-def test_it_writes_what_the_plan_would(tmp_path_factory, history, tick):
+def test_it_writes_what_python_would(tmp_path_factory, history, tick):
     long_term = LongTermSettings(min_compressed_bytes=16, min_plain_bytes=100)
     found = []
     for is_direct in (True, False):
         clock = Clock()
-        _engine.WRITES_DIRECTLY = is_direct
-        try:
-            place = tmp_path_factory.mktemp("direct") / "memories.db"
+        place = tmp_path_factory.mktemp("direct") / "memories.db"
+        if is_direct:
             store = SqliteStore(place, long_term=long_term, clock_us=clock)
-            store._engine.writer_number = WRITER
-            answers = []
-            with store:
-                for call in history:
-                    answers.append(perform(store, call))
-                    clock.now_us += tick
-            contents = tables(place)
-        finally:
-            _engine.WRITES_DIRECTLY = True
-        found.append((answers, contents))
+        else:
+            store = SqliteStore.of_engine(engine_through_python(place, clock, long_term=long_term))
+        store._engine.writer_number = WRITER
+        answers = []
+        with store:
+            for call in history:
+                answers.append(perform(store, call))
+                clock.now_us += tick
+        found.append((answers, tables(place)))
     assert found[0] == found[1]
 
 
@@ -173,10 +190,9 @@ def test_new_memories_and_moves_are_written_directly(path):
         assert store.stats().writes == 10
 
 
-def test_what_is_not_new_is_decided_by_the_plan(path):
+def test_what_is_not_new_is_written_directly_as_well(path):
     with SqliteStore(path) as store:
         first, *_ = store.write([put(memory_id="m", key="k", idempotency_key="i"), put(deduplicate=True)])
-        before = written_directly(store)
         for again, status in (
             (put(key="k"), APPLIED),
             (put(idempotency_key="i"), WriteStatus.EXISTING),
@@ -188,9 +204,11 @@ def test_what_is_not_new_is_decided_by_the_plan(path):
         # Two of one call that stand for one another are not both new.
         pair = store.write([put(idempotency_key="j"), put(idempotency_key="j")])
         assert pair[1].id == pair[0].id
-        assert written_directly(store) == before
         assert store.count(MemoryQuery(agent_id="agent")) == 8
         assert first.status is APPLIED
+        (deleted,) = store.write([Delete("m", "agent", writer=WRITER)])
+        assert deleted.existed
+        assert written_directly(store) == store.stats().writes == 2 + 5 * 2 + 2 + 1
 
 
 def test_a_long_call_goes_through_several_transactions_and_keeps_its_order(path):
@@ -202,7 +220,7 @@ def test_a_long_call_goes_through_several_transactions_and_keeps_its_order(path)
         assert [one.id for one in results] == [one.copy.id for one in operations]
         assert [one.seq for one in results] == list(range(2, 37))
         assert [one.existed for one in results] == [number == 25 for number in range(35)]
-        assert written_directly(store) == 21, "the one before and two times ten; from the third ten on the plan"
+        assert written_directly(store) == 36
         store.close()
         store.open()
         assert (store.stats().transactions, store.stats().writes) == (0, 0)
@@ -212,14 +230,12 @@ def test_a_new_memory_of_an_erased_user_is_above_the_fence(path):
     with SqliteStore(path, clock_us=Clock()) as store:  # a clock that stands still
         store.write([put(user_id="u")])
         store.begin_erasure("user", "u")
-        before = written_directly(store)
         (result,) = store.write([put(memory_id="m", agent_id="another", user_id="u")])
         assert result.status is APPLIED
         assert store.get(["m"]) == [result.copy], "and so it is read"
-        assert written_directly(store) == before
 
 
-def test_a_move_that_has_to_compress_is_left_to_the_plan(path):
+def test_a_move_that_has_to_compress_is_left_to_python(path):
     def dictionary():
         connection = sqlite3.connect(path)
         (number,) = connection.execute("SELECT dictionary FROM memories WHERE id = 'm'").fetchone()
@@ -246,7 +262,7 @@ def test_a_move_that_has_to_compress_is_left_to_the_plan(path):
         assert store.get(["m"])[0].content == content.encode()
 
 
-def test_one_job_that_is_not_new_leaves_its_neighbours_alone(path):
+def test_jobs_that_wait_share_a_transaction_and_have_answers_of_their_own(path):
     with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=30.0)) as store:
         store.write([put(memory_id="old")])
         holder = sqlite3.connect(path, isolation_level=None)
@@ -267,7 +283,7 @@ def test_one_job_that_is_not_new_leaves_its_neighbours_alone(path):
             thread.join()
         assert {one.status for one in answers.values()} == {APPLIED}
         assert answers["old"].existed
-        assert written_directly(store) == 4, "the one before, first, a and b"
+        assert written_directly(store) == 5
 
 
 # --- the connection ---
@@ -332,12 +348,10 @@ def test_each_store_has_the_connection_that_it_opened(tmp_path):
         assert rows["agents"][0][1] == f"agent{number}"
 
 
-def test_where_the_library_is_not_found_the_plan_does_it(path, monkeypatch):
+def test_where_the_library_is_not_found_python_does_it(path, monkeypatch):
     # Nor is the one found that is linked into the core, for the journal.
     for file in ("/missing.so", _core.__file__):
-        connection, writer = MemoryWriter.open(
-            lambda: sqlite3.connect(":memory:"), file, _engine._CLASSES, (10, 10, 1.0), True
-        )
+        connection, writer = MemoryWriter.open(lambda: sqlite3.connect(":memory:"), file, CLASSES, (10, 10, 1.0), True)
         assert not writer.is_direct
         assert writer.log_pages is None
         connection.close()
@@ -352,7 +366,7 @@ def test_where_the_library_is_not_found_the_plan_does_it(path, monkeypatch):
 def test_a_function_that_opens_no_connection_or_two_has_none_caught():
     module_file = _engine._sqlite3.__file__
     for connect in (lambda: None, lambda: (sqlite3.connect(":memory:"), sqlite3.connect(":memory:"))):
-        opened, writer = MemoryWriter.open(connect, module_file, _engine._CLASSES, (10, 10, 1.0), True)
+        opened, writer = MemoryWriter.open(connect, module_file, CLASSES, (10, 10, 1.0), True)
         assert not writer.is_direct
         for connection in opened or ():
             connection.close()
@@ -363,7 +377,7 @@ def test_a_function_that_opens_no_connection_or_two_has_none_caught():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        MemoryWriter.open(fails, module_file, _engine._CLASSES, (10, 10, 1.0), True)
+        MemoryWriter.open(fails, module_file, CLASSES, (10, 10, 1.0), True)
 
 
 def test_a_connection_that_its_owner_closed_is_refused(path):
@@ -374,7 +388,7 @@ def test_a_connection_that_its_owner_closed_is_refused(path):
     connection, writer = MemoryWriter.open(
         lambda: sqlite3.connect(path, isolation_level=None),
         _engine._sqlite3.__file__,
-        _engine._CLASSES,
+        CLASSES,
         (10, 10, 1.0),
         True,
     )
@@ -383,7 +397,7 @@ def test_a_connection_that_its_owner_closed_is_refused(path):
     pending = writer.submit_direct([put()], 1, None, 1, 0)
     writer.close()
     assert writer.work(1_000) is None
-    assert pending.results() is None, "nothing written: the plan has to decide"
+    assert pending.results() is None, "nothing written: it is left to Python"
     writer.release()
     assert len(tables(path)["memories"]) == 1
 

@@ -8,10 +8,10 @@ Rules
   there, up to `max_transaction_writes` operations (fewer where so many took longer than `max_transaction_s`), into one
   transaction, and answers all of them once it is committed and synced: under load many callers share one sync. A longer
   list of operations goes through several transactions.
-- What puts nothing but new memories, or does nothing but move some, is written by the core, without the interpreter, so that
-  an event loop goes on meanwhile. Where one of them is not new after all, or has to be compressed, nothing of it is
-  written there, and it comes again as what the plan decides. So does everything where the core cannot get at the SQLite
-  library of `sqlite3`.
+- Operations are read, decided and written by the core, without the interpreter, so that an event loop goes on meanwhile.
+  Where a content that is in the database has to be compressed, nothing is written there, and they come again: then they are
+  read and written here, through `sqlite3`, and decided by the same plan. So is everything where the core cannot get at the
+  SQLite library of `sqlite3`.
 - If a transaction fails, nothing of it is there. Where the database is not to blame, its jobs are tried again one by one,
   so that one bad write does not fail its neighbours.
 - Reads have a connection per thread, closed with the thread or the store. Tasks read in `reader_threads` threads.
@@ -30,13 +30,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
 from agent_memory import _at_fork
 from agent_memory._commits import AsyncCommits
 from agent_memory._core import MemoryWriter, PendingWrites
-from agent_memory.memory._copy import Copy, new_writer
+from agent_memory.memory._copy import new_writer
 from agent_memory.memory.errors import (
     MemoryStoreClosedError,
     MemoryStoreFullError,
@@ -45,7 +44,8 @@ from agent_memory.memory.errors import (
 )
 from agent_memory.memory.settings import LongTermSettings, SqliteSettings
 from agent_memory.memory.stores._compression import Compression
-from agent_memory.memory.stores.operations import Move, Operation, Put, StoreStats, WriteResult, WriteStatus
+from agent_memory.memory.stores._planned import CLASSES
+from agent_memory.memory.stores.operations import Operation, StoreStats, WriteResult
 from agent_memory.memory.stores.sqlite import _schema
 from agent_memory.memory.stores.sqlite._errors import translated
 from agent_memory.memory.stores.sqlite._reading import Reader
@@ -62,19 +62,6 @@ WAL_LIMIT_FACTOR: Final = 16
 
 _ROW_BYTES: Final = 1_024
 """What a change of a row adds to the log, roughly."""
-
-WRITES_DIRECTLY = True
-"""Whether the core may write by itself. For tests of the other way."""
-
-_CLASSES: Final = SimpleNamespace(
-    put=Put,
-    relabel=Move,
-    copy=Copy,
-    result=WriteResult,
-    applied=WriteStatus.APPLIED,
-    stale=WriteStatus.STALE,
-    absent=WriteStatus.ABSENT,
-)
 
 
 class _Job:
@@ -100,7 +87,10 @@ class _Job:
 
 
 class SqliteEngine:
-    """The part of the SQLite store that both of its faces share. Thread-safe."""
+    """The part of the SQLite store that both of its faces share. Thread-safe.
+
+    Unless it `writes_directly`, everything is written through `sqlite3`, as where the core cannot get at its library.
+    """
 
     def __init__(
         self,
@@ -108,7 +98,10 @@ class SqliteEngine:
         settings: SqliteSettings,
         long_term: LongTermSettings,
         clock_us: Callable[[], int],
+        *,
+        writes_directly: bool = True,
     ) -> None:
+        self._writes_directly = writes_directly
         self.path = Path(path)
         self.settings = settings
         self.long_term = long_term
@@ -182,9 +175,9 @@ class SqliteEngine:
         return MemoryWriter.open(
             connect,
             getattr(_sqlite3, "__file__", None),  # none where it is a part of the interpreter
-            _CLASSES,
+            CLASSES,
             (settings.max_pending_writes, settings.max_transaction_writes, settings.max_transaction_s),
-            WRITES_DIRECTLY,
+            self._writes_directly,
         )
 
     def close(self) -> None:
@@ -213,19 +206,19 @@ class SqliteEngine:
     # --- writing --------------------------------------------------------------------------------------------------------
 
     def submit_direct(self, operations: Sequence[Operation], start: int) -> PendingWrites | None:
-        """Hands the core as many as one transaction takes, from `start` on; None: the plan has to decide."""
+        """Hands the core as many as one transaction takes, from `start` on; None: they are to be written through `sqlite3`."""
         writer = self._open_writer()
         if not writer.is_direct:
             return None
         compression = self.compression
-        # To round its vector gives a memory another checksum: the plan's way knows how.
+        # To round its vector gives a memory another checksum: that is done here.
         pack = compression.pack_content if compression.keeps_vectors else None
         part = list(operations[start : start + writer.room])
         with self._refusals():
             return writer.submit_direct(part, self.clock_us(), pack, compression.least_bytes, compression.newest)
 
     def results(self, pending: PendingWrites) -> list[WriteResult] | None:
-        """Waits until they are committed and synced; None: the plan has to decide after all."""
+        """Waits until they are committed and synced; None: they are to be written through `sqlite3` after all."""
         assert self._writer is not None
         self._writer.wait(pending.ticket)
         return self._landed(pending)
@@ -244,7 +237,7 @@ class SqliteEngine:
             raise translated(error) from error
 
     def submit(self, waiter: Waiter | AsyncWaiter, operations: Sequence[Operation]) -> None:
-        """Queues operations that the plan decides; `waiter` gets their results, or the error."""
+        """Queues operations to be written through `sqlite3`; `waiter` gets their results, or the error."""
         with self._refusals():
             self._open_writer().submit(_Job(waiter, operations), len(operations), False)
 

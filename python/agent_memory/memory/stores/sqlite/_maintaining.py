@@ -10,13 +10,14 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
+from agent_memory._core import erase_agent
 from agent_memory.memory._copy_rules import next_version
 from agent_memory.memory.stores._compression import Compression
-from agent_memory.memory.stores._plan import Plan
+from agent_memory.memory.stores._planned import Agent
 from agent_memory.memory.stores._rows import EMBEDDING_SPACE, NOT_EXPIRED, space_of_row
 from agent_memory.memory.stores.operations import Access, Delete, EmbeddingSpace, Erasure, WriteResult
 from agent_memory.memory.stores.sqlite._reading import erasure_of
-from agent_memory.memory.stores.sqlite._writing import apply_operations, load_agents, write_plan
+from agent_memory.memory.stores.sqlite._writing import apply_operations, load_agents, write_agent
 
 __all__ = [
     "add_dictionary",
@@ -53,21 +54,11 @@ def record_accesses(connection: sqlite3.Connection, accesses: Iterable[Access]) 
     )
 
 
-def begin_erasure(
-    connection: sqlite3.Connection, compression: Compression, now_us: int, kind: str, name: str
-) -> Erasure:
+def begin_erasure(connection: sqlite3.Connection, now_us: int, kind: str, name: str) -> Erasure:
     """The fence, and the note that there is something to do."""
     if kind == "agent":
-        plan = Plan(now_us)
-        plan.agents = load_agents(connection, [name])
-        agent = plan.agents[name]
-        agent.erased_seq = agent.seq
-        agent.erased_version = agent.last_version = next_version(agent.last_version, now_us)
-        agent.generation += 1
-        agent.counts = [0, 0, 0]
-        agent.touched_us = max(agent.touched_us, now_us)
-        agent.changed = True
-        write_plan(connection, plan, compression)
+        agent = load_agents(connection, [name])[name]
+        write_agent(connection, Agent._make(erase_agent(agent, now_us)))
     else:
         sql = "SELECT coalesce(max(version), 0) FROM memories WHERE user_id = ? AND user_id <> ''"
         fence = next_version(connection.execute(sql, (name,)).fetchone()[0], now_us)

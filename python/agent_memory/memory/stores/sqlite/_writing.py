@@ -18,7 +18,7 @@ from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
-from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Plan, Wanted
+from agent_memory.memory.stores._planned import Agent, Held, Label, Read, Replaced, Wanted, Writes, decide, plan_of
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
     HELD_BY_KEY,
@@ -28,13 +28,12 @@ from agent_memory.memory.stores._rows import (
     HELD_COLUMNS,
     MEMORY_COLUMNS,
     MOVED_COLUMNS,
-    agent_of_row,
     copy_of_row,
     select_copies,
 )
 from agent_memory.memory.stores.operations import Move, Operation, WriteResult
 
-__all__ = ["apply_operations", "load_agents", "load_dictionaries", "write_plan"]
+__all__ = ["apply_operations", "load_agents", "load_dictionaries", "write_agent"]
 
 _YIELDING_MOVES: Final = 100
 """After so many memories that are to be moved the writer gives way: its callers are in no hurry."""
@@ -82,115 +81,95 @@ _AGENT_VALUES: Final = [name.strip() for name in AGENT_COLUMNS.split(",")][1:]
 def apply_operations(
     connection: sqlite3.Connection, operations: Sequence[Operation], compression: Compression, now_us: int
 ) -> list[WriteResult]:
-    """Decides and writes, inside the caller's transaction."""
+    """Has the core decide, and writes, inside the caller's transaction."""
+    plan, wanted = plan_of(operations)
     is_maintenance = all(operation.__class__ is Move for operation in operations)
-    plan = _prepare(connection, operations, now_us, is_maintenance=is_maintenance)
-    decide = plan.decide
-    if is_maintenance:
-        # Whoever serves a caller goes first.
-        results: list[WriteResult] = []
-        for start in range(0, len(operations), _YIELDING_MOVES):
-            results += [decide(operation) for operation in operations[start : start + _YIELDING_MOVES]]
-            give_way()
-    else:
-        results = [decide(operation) for operation in operations]
-    write_plan(connection, plan, compression)
+    results, writes = decide(plan, now_us, _read(connection, wanted, now_us, is_maintenance=is_maintenance))
+    _write(connection, writes, compression)
     return results
 
 
-def _prepare(
-    connection: sqlite3.Connection, operations: Sequence[Operation], now_us: int, *, is_maintenance: bool
-) -> Plan:
-    wanted = Wanted.of(operations)
-    plan = Plan(now_us)
-    plan.agents = load_agents(connection, wanted.agents)
-    held = plan.held
+def _read(connection: sqlite3.Connection, wanted: Wanted, now_us: int, *, is_maintenance: bool) -> Read:
     execute = connection.execute
+    agents = list(load_agents(connection, wanted.agents).values())
+    held: list[tuple[Any, ...]] = []
     found = execute(_MOVED_BY_ID if is_maintenance else _HELD_BY_ID, (json.dumps(wanted.ids),))
     while rows := found.fetchmany(_YIELDING_MOVES):
-        for row in rows:
-            held[row[1]] = Held(*row)
+        held += rows
         if is_maintenance:
             give_way()
+    later_requests = []
     for key in wanted.keys:
-        for row in execute(_HELD_BY_KEY, key):
-            held[row[1]] = Held._make(row)
-            plan.keys[key] = row[1]
-    for request in wanted.idempotency_keys:
-        rows = execute(_HELD_BY_REQUEST, request).fetchall() or execute(_HELD_BY_LATER_REQUEST, request).fetchall()
-        for row in rows:
-            held[row[1]] = Held._make(row)
-            plan.idempotency_keys[request] = row[1]
-    for twin in wanted.hashes:
-        for row in execute(_HELD_BY_TWIN, (*twin, now_us / 1e6)):
-            held[row[1]] = Held._make(row)
-            plan.hashes[twin] = row[1]
-    users = {row.user_id for row in held.values() if row.user_id}.union(wanted.users)
-    if users:
+        held += execute(_HELD_BY_KEY, key)
+    for request in wanted.requests:
+        held += (own := execute(_HELD_BY_REQUEST, request).fetchall())
+        if not own:
+            held += (later := execute(_HELD_BY_LATER_REQUEST, request).fetchall())
+            later_requests += [(request, row[1]) for row in later]
+    for twin in wanted.twins:
+        held += execute(_HELD_BY_TWIN, (*twin, now_us / 1e6))
+    read = Read(agents, held, later_requests)
+    if users := read.users(wanted):
         fences = "SELECT user_id, fence_version FROM user_fences WHERE user_id IN (SELECT value FROM json_each(?))"
-        plan.user_fences = dict(execute(fences, (json.dumps(list(users)),)))
-    # A row of an agent that none of the operations names: its own agent's state decides whether it is erased.
-    missing = {row.agent_id for row in held.values()} - plan.agents.keys()
-    if missing:
-        plan.agents |= load_agents(connection, sorted(missing))
-    return plan
+        read = read._replace(fences=execute(fences, (json.dumps(list(users)),)).fetchall())
+    if missing := read.missing_agents():
+        read = read._replace(agents=[*agents, *load_agents(connection, sorted(missing)).values()])
+    return read
 
 
 def load_agents(connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, Agent]:
     """The agents' rows; those that have none begin at nothing."""
-    agents = {name: Agent(name) for name in names}
+    agents = {name: Agent(0, name) for name in names}
     sql = f"SELECT {AGENT_COLUMNS} FROM agents WHERE agent_id IN (SELECT value FROM json_each(?))"
     for row in connection.execute(sql, (json.dumps(names),)):
-        agents[row[1]] = agent_of_row(row)
+        agents[row[1]] = Agent._make(row)
     return agents
 
 
-def write_plan(connection: sqlite3.Connection, plan: Plan, compression: Compression) -> None:
-    """Writes what the plan decided, each row once."""
-    for agent in plan.agents.values():
-        if agent.changed:
-            _write_agent(connection, agent)
-    lists: dict[ChangeKind, list[Change]] = {kind: [] for kind in ChangeKind}
-    for change in plan.changes.values():
-        lists[change.kind].append(change)
-    if inserted := lists[ChangeKind.INSERT]:
-        _insert(connection, inserted, plan.agents, compression)
-    if replaced := lists[ChangeKind.REPLACE]:
-        _replace(connection, replaced, plan.agents, compression)
-    if buried := lists[ChangeKind.BURY]:
-        _bury(connection, buried, plan.agents)
-    if plan.requests:
-        rows = [(plan.agents[agent].number, *name, *held) for (agent, *name), held in plan.requests.items()]
-        connection.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", rows)
-    if plan.labels:
-        _label(connection, list(plan.labels.values()), compression)
-
-
-def _write_agent(connection: sqlite3.Connection, agent: Agent) -> None:
-    values = (
-        *(agent.name, agent.seq, agent.last_version, agent.generation, agent.purged_seq, agent.erased_seq),
-        *(agent.erased_version, *agent.counts, agent.touched_us),
-    )
+def write_agent(connection: sqlite3.Connection, agent: Agent) -> int:
+    """Writes an agent's row, which is made where it has no number; returns its number."""
     if agent.number:
         assignments = ", ".join(f"{name} = ?" for name in _AGENT_VALUES)
-        connection.execute(f"UPDATE agents SET {assignments} WHERE agent_no = ?", (*values, agent.number))
-    else:
-        marks = ", ".join("?" * len(values))
-        cursor = connection.execute(f"INSERT INTO agents ({', '.join(_AGENT_VALUES)}) VALUES ({marks})", values)
-        agent.number = cursor.lastrowid or 0
+        connection.execute(f"UPDATE agents SET {assignments} WHERE agent_no = ?", (*agent[1:], agent.number))
+        return agent.number
+    marks = ", ".join("?" * len(_AGENT_VALUES))
+    cursor = connection.execute(f"INSERT INTO agents ({', '.join(_AGENT_VALUES)}) VALUES ({marks})", agent[1:])
+    return cursor.lastrowid or 0
+
+
+def _write(connection: sqlite3.Connection, writes: Writes, compression: Compression) -> None:
+    """Writes what the plan decided. Each row that is written is of an agent that has changed with it."""
+    numbers = {agent.name: write_agent(connection, agent) for agent in writes.agents}
+    if writes.inserted:
+        _insert(connection, writes.inserted, numbers, compression)
+    if writes.replaced:
+        _replace(connection, writes.replaced, numbers, compression)
+    if writes.buried:
+        _bury(connection, writes.buried, numbers)
+    if writes.requests:
+        rows = [(_number(connection, numbers, agent), *request) for agent, *request in writes.requests]
+        connection.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", rows)
+    if writes.labels:
+        _label(connection, writes.labels, compression)
+
+
+def _number(connection: sqlite3.Connection, numbers: dict[str, int], name: str) -> int:
+    """Of an agent that is there, whether it has changed or not."""
+    if name not in numbers:
+        numbers[name] = connection.execute("SELECT agent_no FROM agents WHERE agent_id = ?", (name,)).fetchone()[0]
+    return numbers[name]
 
 
 def _insert(
-    connection: sqlite3.Connection, changes: list[Change], agents: dict[str, Agent], compression: Compression
+    connection: sqlite3.Connection, copies: list[Copy], numbers: dict[str, int], compression: Compression
 ) -> None:
     row_id: int = connection.execute("SELECT coalesce(max(row_id), 0) FROM memories").fetchone()[0]
     rows: list[tuple[Any, ...]] = []
     vectors: list[tuple[Any, ...]] = []
     tags: list[tuple[Any, ...]] = []
-    for change in changes:
-        copy = change.copy
+    for copy in copies:
         row_id += 1
-        number = agents[copy.agent_id].number
+        number = numbers[copy.agent_id]
         if copy.tier == Tier.LTM:
             content, dictionary, vector, element, checksum = compression.pack(copy)
         else:
@@ -245,11 +224,11 @@ def _insert_statement(table: str, width: int, shared: tuple[int, ...] | None, ro
 
 
 def _replace(
-    connection: sqlite3.Connection, changes: list[Change], agents: dict[str, Agent], compression: Compression
+    connection: sqlite3.Connection, replaced: list[Replaced], numbers: dict[str, int], compression: Compression
 ) -> None:
     rows, vectors, without = [], [], []
-    for change in changes:
-        copy, held = change.copy, _row_before(change)
+    for copy, row in replaced:
+        held = Held._make(row)
         stored = compression.pack(copy)
         rows.append(
             (
@@ -262,29 +241,29 @@ def _replace(
         else:
             without.append((held.row,))
         if held.tags != copy.tags:
-            _replace_tags(connection, agents[copy.agent_id].number, held, copy)
+            _replace_tags(connection, numbers[copy.agent_id], held, copy)
     _expect(connection.executemany(_REPLACE, rows), len(rows))
     connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", vectors)
     connection.executemany("DELETE FROM vectors WHERE row_id = ?", without)
 
 
-def _bury(connection: sqlite3.Connection, changes: list[Change], agents: dict[str, Agent]) -> None:
-    rows, numbers = [], []
-    for change in changes:
-        copy, held = change.copy, _row_before(change)
+def _bury(connection: sqlite3.Connection, buried: list[Replaced], numbers: dict[str, int]) -> None:
+    rows, row_ids = [], []
+    for copy, row in buried:
+        held = Held._make(row)
         rows.append((copy.version, copy.writer, copy.user_id, copy.idempotency_key, copy.seq, held.row, held.version))
-        numbers.append((held.row,))
+        row_ids.append((held.row,))
         if held.tags:
-            _replace_tags(connection, agents[copy.agent_id].number, held, copy)
+            _replace_tags(connection, numbers[copy.agent_id], held, copy)
     _expect(connection.executemany(_BURY, rows), len(rows))
-    connection.executemany("DELETE FROM vectors WHERE row_id = ?", numbers)
-    connection.executemany("DELETE FROM accesses WHERE row_id = ?", numbers)
+    connection.executemany("DELETE FROM vectors WHERE row_id = ?", row_ids)
+    connection.executemany("DELETE FROM accesses WHERE row_id = ?", row_ids)
 
 
-def _label(connection: sqlite3.Connection, labels: list[Held], compression: Compression) -> None:
+def _label(connection: sqlite3.Connection, labels: list[Label], compression: Compression) -> None:
     by_tier: dict[int, list[tuple[int, int, int]]] = {}
-    for held in labels:
-        by_tier.setdefault(held.tier, []).append((held.row, held.seq, held.version))
+    for row_id, seq, version, tier in labels:
+        by_tier.setdefault(tier, []).append((row_id, seq, version))
     for tier, moved in by_tier.items():
         _expect(connection.execute(_LABEL, (tier, json.dumps(moved))), len(moved))
     rows = [row for row, _, _ in by_tier.get(Tier.LTM, ())]
@@ -354,11 +333,6 @@ def _replace_tags(connection: sqlite3.Connection, agent_no: int, held: Held, cop
 
     connection.executemany("DELETE FROM memory_tags WHERE agent_no = ? AND tag = ? AND row_id = ?", rows(held.tags))
     connection.executemany("INSERT INTO memory_tags VALUES (?, ?, ?)", rows(copy.tags))
-
-
-def _row_before(change: Change) -> Held:
-    assert change.held is not None
-    return change.held
 
 
 def _expect(cursor: sqlite3.Cursor, rows: int) -> None:

@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 
 use agent_memory_core::config::seconds_to_ns;
 use agent_memory_storage::memories::{
-    Connection, DirectWriter, Library, Limits, Move, NewMemory, Next, NoEntryError, SqliteError, WriteQueue,
+    Connection, DirectWriter, Library, Limits, Next, NoEntryError, Outcome, SqliteError, Write, WriteQueue,
 };
 use pyo3::exceptions::{PyBufferError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use self::jobs::{DirectJob, Given, GivenMove, Packing};
+use self::jobs::{DirectJob, LongTerm};
+use self::results::Ending;
 pub(crate) use self::results::PendingWrites;
-use self::results::{Classes, Outcome};
+use super::operations::Classes;
 use crate::raw::duplicate_fd;
 
 /// So long at the most somebody who waits does not hear of a signal.
@@ -30,9 +31,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What waits for the writer of one `SQLite` database, in the order in which it came, and what the writer does by itself.
 ///
-/// `submit_direct` takes what can be written without the plan: new memories, moves between tiers. The thread that is in `work`
-/// writes them in transactions of its own, without the interpreter, so that other threads go on. Everything else goes in by
-/// `submit`, and comes out of `work` for Python to do. Tickets as those of `Journal`: `done`, `wait`, `add_signal`. Safe to use
+/// `submit_direct` takes what can be written without the interpreter. The thread that is in `work` writes it in transactions
+/// of its own, so that other threads go on. Everything else goes in by `submit`, and comes out of `work` for Python to do: what
+/// has to be compressed in the database, and functions. Tickets as those of `Journal`: `done`, `wait`, `add_signal`. Safe to use
 /// from any thread; `work` is for one.
 #[pyclass(frozen, module = "agent_memory._core", weakref)]
 pub(crate) struct MemoryWriter {
@@ -93,8 +94,7 @@ impl MemoryWriter {
         self.is_direct
     }
 
-    /// Puts operations in that put new memories, as far as can be seen, or move some; None, having done nothing, where they
-    /// do other things, or both.
+    /// Puts operations in; None, having done nothing, where one of them is left to Python, as far as can be seen.
     ///
     /// `now_us` is the time of their versions. `pack` gives a content of at least `least_bytes` bytes as long-term memory has it,
     /// with the dictionary `newest`, and the number of its dictionary; without it, what goes to long-term memory is not taken.
@@ -111,9 +111,9 @@ impl MemoryWriter {
         if !self.is_direct {
             return Ok(None);
         }
-        let packing = Packing { pack, least_bytes, newest };
-        let Some(work) = jobs::read(operations, &self.classes, &packing)? else { return Ok(None) };
-        let job = DirectJob::new(work, now_us);
+        let long_term = LongTerm { pack, least_bytes, newest };
+        let Some(given) = jobs::read(operations, &self.classes, &long_term)? else { return Ok(None) };
+        let job = DirectJob::new(given, &long_term, now_us);
         let ticket = self.queue.put_direct(Arc::clone(&job), operations.len()).map_err(refused)?;
         Ok(Some(PendingWrites::new(job, ticket, Arc::clone(&self.classes))))
     }
@@ -234,38 +234,32 @@ impl MemoryWriter {
 }
 
 impl MemoryWriter {
-    /// Writes jobs of one kind in one transaction, or, where the plan has to decide one of them or the database is full for all
-    /// of them, each in one of its own.
+    /// Writes jobs in one transaction, or, where one of them is left to Python or the database is full for all of them, each
+    /// in one of its own.
     fn write(&self, jobs: &[Arc<DirectJob>]) {
         let began = Instant::now();
-        match self.outcomes(jobs) {
+        match self.written(jobs) {
             Ok(Some(outcomes)) => {
-                self.count(began.elapsed(), jobs.iter().map(|job| job.len()).sum());
-                jobs.iter().zip(outcomes).for_each(|(job, outcome)| job.end(outcome));
+                self.count(began.elapsed(), outcomes.len());
+                let mut outcomes = outcomes.into_iter();
+                for job in jobs {
+                    job.end(Ending::Written(outcomes.by_ref().take(job.len()).collect()));
+                }
             }
             Ok(None) if jobs.len() > 1 => jobs.chunks(1).for_each(|alone| self.write(alone)),
-            Ok(None) => jobs.iter().for_each(|job| job.end(Outcome::Undecided)),
+            Ok(None) => jobs.iter().for_each(|job| job.end(Ending::Undecided)),
             Err(error) if jobs.len() > 1 && error.is_full() => jobs.chunks(1).for_each(|alone| self.write(alone)),
-            Err(error) => jobs.iter().for_each(|job| job.end(Outcome::Failed(error.clone()))),
+            Err(error) => jobs.iter().for_each(|job| job.end(Ending::Failed(error.clone()))),
         }
     }
 
-    fn outcomes(&self, jobs: &[Arc<DirectJob>]) -> Result<Option<Vec<Outcome>>, SqliteError> {
+    fn written(&self, jobs: &[Arc<DirectJob>]) -> Result<Option<Vec<Outcome>>, SqliteError> {
         let clock_us = || jobs.iter().map(|job| job.time_us()).max().unwrap_or_default();
+        let Some(compressible) = jobs.first().map(|job| job.compressible) else { return Ok(Some(Vec::new())) };
         let mut writer = locked(&self.writer);
         let Some(writer) = writer.as_mut() else { return Ok(None) };
-        let memories: Vec<NewMemory<'_>> = jobs.iter().flat_map(|job| job.memories()).map(Given::memory).collect();
-        if !memories.is_empty() {
-            let written = writer.insert(&memories, clock_us)?.map(Vec::into_iter);
-            return Ok(written.map(|mut numbers| {
-                jobs.iter().map(|job| Outcome::Written(numbers.by_ref().take(job.len()).collect())).collect()
-            }));
-        }
-        let moves: Vec<Move<'_>> = jobs.iter().flat_map(|job| job.moves()).map(GivenMove::relabel).collect();
-        let Some(compressible) = jobs.first().and_then(|job| job.compressible()) else { return Ok(Some(Vec::new())) };
-        let results = writer.relabel(&moves, compressible, clock_us)?.map(Vec::into_iter);
-        let outcome = |results: &mut std::vec::IntoIter<_>, job: &DirectJob| results.by_ref().take(job.len()).collect();
-        Ok(results.map(|mut results| jobs.iter().map(|job| Outcome::Moved(outcome(&mut results, job))).collect()))
+        let all: Vec<Write<'_>> = jobs.iter().flat_map(|job| job.writes()).collect();
+        writer.write(&all, compressible, clock_us)
     }
 
     fn count(&self, took: Duration, count: usize) {

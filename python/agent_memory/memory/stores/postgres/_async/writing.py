@@ -15,7 +15,7 @@ from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError
 from agent_memory.memory.stores._compression import F32, UNCOMPRESSED, Compression, UnknownDictionaryError
-from agent_memory.memory.stores._plan import Agent, Change, ChangeKind, Held, Plan, Wanted
+from agent_memory.memory.stores._planned import Agent, Held, Label, Read, Replaced, Wanted, Writes, decide, plan_of
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
     HELD_BY_KEY,
@@ -24,7 +24,6 @@ from agent_memory.memory.stores._rows import (
     HELD_BY_TWIN,
     HELD_COLUMNS,
     MEMORY_COLUMNS,
-    agent_of_row,
     copy_of_row,
     select_copies,
 )
@@ -36,7 +35,7 @@ __all__ = [
     "async_load_dictionaries",
     "async_lock_agents",
     "async_fetch_all",
-    "async_write_plan",
+    "async_write_agents",
 ]
 
 _FROM: Final = "FROM memories m JOIN agents a ON a.agent_no = m.agent_no"
@@ -59,7 +58,8 @@ _BURY: Final = (
     " checksum = 0, content_hash = ''::bytea, seq = %s WHERE row_id = %s AND version = %s"
 )
 _REQUEST: Final = (
-    "INSERT INTO requests VALUES (%s, %s, %s, %s, %s) ON CONFLICT (agent_no, user_id, idempotency_key)"
+    "INSERT INTO requests SELECT agent_no, %s, %s, %s, %s FROM agents WHERE agent_id = %s"
+    " ON CONFLICT (agent_no, user_id, idempotency_key)"
     " DO UPDATE SET id = excluded.id, version = excluded.version"
 )
 _AGENT_VALUES: Final = [name.strip() for name in AGENT_COLUMNS.split(",")][2:]
@@ -81,13 +81,13 @@ async def async_apply_operations(
     connection: AsyncSession, operations: Sequence[Operation], compression: Compression, now_us: int
 ) -> list[WriteResult]:
     """Decides and writes, inside the caller's transaction."""
-    plan = await _prepare(connection, operations, now_us)
-    results = [plan.decide(operation) for operation in operations]
-    await async_write_plan(connection, plan, compression)
+    plan, wanted = plan_of(operations)
+    results, writes = decide(plan, now_us, await _read(connection, wanted, now_us))
+    await _write(connection, writes, compression)
     return results
 
 
-async def async_lock_agents(connection: AsyncSession, names: Sequence[str]) -> dict[str, Agent]:
+async def async_lock_agents(connection: AsyncSession, names: Sequence[str]) -> list[Agent]:
     """The agents' rows, made where they are missing, held until the transaction ends. `names` is sorted."""
     statement = f"SELECT {AGENT_COLUMNS} FROM agents WHERE agent_id = ANY(%s) ORDER BY agent_id FOR UPDATE"
     rows = await async_fetch_all(connection, statement, (list(names),))
@@ -95,72 +95,61 @@ async def async_lock_agents(connection: AsyncSession, names: Sequence[str]) -> d
         # Rows are made in the order of their names as well, and locked again: what we saw may be old by now.
         await connection.execute(_NEW_AGENT, (list(names),))
         rows = await async_fetch_all(connection, statement, (list(names),))
-    return {row[1]: agent_of_row(row) for row in rows}
+    return [Agent._make(row) for row in rows]
 
 
-async def _prepare(connection: AsyncSession, operations: Sequence[Operation], now_us: int) -> Plan:
-    wanted = Wanted.of(operations)
-    plan = Plan(now_us)
-    plan.agents = await async_lock_agents(connection, wanted.agents)
-    found = await async_fetch_all(connection, _HELD_BY_ID, (wanted.ids,))
+async def _read(connection: AsyncSession, wanted: Wanted, now_us: int) -> Read:
+    agents = await async_lock_agents(connection, wanted.agents)
+    held = await async_fetch_all(connection, _HELD_BY_ID, (wanted.ids,))
+    later_requests = []
     for key in wanted.keys:
-        for row in await async_fetch_all(connection, _HELD_BY_KEY, key):
-            found.append(row)
-            plan.keys[key] = row[1]
-    for request in wanted.idempotency_keys:
-        rows = await async_fetch_all(connection, _HELD_BY_REQUEST, request)
-        for row in rows or await async_fetch_all(connection, _HELD_BY_LATER_REQUEST, request):
-            found.append(row)
-            plan.idempotency_keys[request] = row[1]
-    for twin in wanted.hashes:
-        for row in await async_fetch_all(connection, _HELD_BY_TWIN, (*twin, now_us / 1e6)):
-            found.append(row)
-            plan.hashes[twin] = row[1]
-    plan.held = {row[1]: Held._make(row) for row in found}
-    users = sorted({row.user_id for row in plan.held.values() if row.user_id}.union(wanted.users))
-    if users:
+        held += await async_fetch_all(connection, _HELD_BY_KEY, key)
+    for request in wanted.requests:
+        own = await async_fetch_all(connection, _HELD_BY_REQUEST, request)
+        later = [] if own else await async_fetch_all(connection, _HELD_BY_LATER_REQUEST, request)
+        held += own + later
+        later_requests += [(request, row[1]) for row in later]
+    for twin in wanted.twins:
+        held += await async_fetch_all(connection, _HELD_BY_TWIN, (*twin, now_us / 1e6))
+    read = Read(agents, held, later_requests)
+    if users := sorted(read.users(wanted)):
         lock = "SELECT pg_advisory_xact_lock_shared(hashtextextended(name, 0)) FROM unnest(%s::text[]) name"
         await connection.execute(lock, (users,))
         fences = "SELECT user_id, fence_version FROM user_fences WHERE user_id = ANY(%s)"
-        plan.user_fences = dict(await async_fetch_all(connection, fences, (users,)))
-    missing = {row.agent_id for row in plan.held.values()} - plan.agents.keys()
-    if missing:  # a row of an agent that none of the operations names: looked at, not written
+        read = read._replace(fences=await async_fetch_all(connection, fences, (users,)))
+    if missing := read.missing_agents():  # looked at, not written
         statement = f"SELECT {AGENT_COLUMNS} FROM agents WHERE agent_id = ANY(%s)"
-        for row in await async_fetch_all(connection, statement, (list(missing),)):
-            plan.agents[row[1]] = agent_of_row(row)
-    return plan
+        rows = await async_fetch_all(connection, statement, (list(missing),))
+        read = read._replace(agents=agents + [Agent._make(row) for row in rows])
+    return read
 
 
-async def async_write_plan(connection: AsyncSession, plan: Plan, compression: Compression) -> None:
-    """Writes what the plan decided, each row once; all statements leave in one pipeline where libpq has it."""
-    agents = [agent for agent in plan.agents.values() if agent.changed]
-    lists: dict[ChangeKind, list[Change]] = {kind: [] for kind in ChangeKind}
-    for change in plan.changes.values():
-        lists[change.kind].append(change)
-    inserted = lists[ChangeKind.INSERT]
-    row_ids = await _next_rows(connection, len(inserted)) if inserted else []
+async def async_write_agents(cursor: Any, agents: Sequence[Agent]) -> None:
+    """Writes rows of agents that are there."""
+    assignments = ", ".join(f"{name} = %s" for name in _AGENT_VALUES)
+    statement = f"UPDATE agents SET {assignments} WHERE agent_no = %s"
+    await _many(cursor, statement, [(*agent[2:], agent.number) for agent in agents])
+
+
+async def _write(connection: AsyncSession, writes: Writes, compression: Compression) -> None:
+    """Writes what the plan decided; all statements leave in one pipeline where libpq has it.
+
+    Each row that is written is of an agent that has changed with it.
+    """
+    numbers = {agent.name: agent.number for agent in writes.agents}
+    row_ids = await _next_rows(connection, len(writes.inserted)) if writes.inserted else []
     async with connection.cursor() as cursor:
-        if agents:
-            assignments = ", ".join(f"{name} = %s" for name in _AGENT_VALUES)
-            await _many(cursor, f"UPDATE agents SET {assignments} WHERE agent_no = %s", [*map(_agent_values, agents)])
-        await _insert(cursor, inserted, row_ids, plan.agents, compression)
-        await _replace(cursor, lists[ChangeKind.REPLACE], plan.agents, compression)
-        await _bury(cursor, lists[ChangeKind.BURY], plan.agents)
-        requests = [(plan.agents[agent].number, *name, *held) for (agent, *name), held in plan.requests.items()]
-        await _many(cursor, _REQUEST, requests)
-        await _label(connection, cursor, list(plan.labels.values()), compression)
+        await async_write_agents(cursor, writes.agents)
+        await _insert(cursor, writes.inserted, row_ids, numbers, compression)
+        await _replace(cursor, writes.replaced, numbers, compression)
+        await _bury(cursor, writes.buried, numbers)
+        await _many(cursor, _REQUEST, [(*request[1:], request[0]) for request in writes.requests])
+        await _label(connection, cursor, writes.labels, compression)
 
 
 async def _next_rows(connection: AsyncSession, count: int) -> list[int]:
     rows = await async_fetch_all(connection, "SELECT nextval('memory_rows') FROM generate_series(1, %s)", (count,))
     return sorted(row[0] for row in rows)
-
-
-def _agent_values(agent: Agent) -> tuple[Any, ...]:
-    return (
-        *(agent.seq, agent.last_version, agent.generation, agent.purged_seq, agent.erased_seq, agent.erased_version),
-        *(*agent.counts, agent.touched_us, agent.number),
-    )
 
 
 async def _many(cursor: Any, statement: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -169,14 +158,13 @@ async def _many(cursor: Any, statement: str, rows: Sequence[Sequence[Any]]) -> N
 
 
 async def _insert(
-    cursor: Any, changes: list[Change], row_ids: list[int], agents: dict[str, Agent], compression: Compression
+    cursor: Any, copies: list[Copy], row_ids: list[int], numbers: dict[str, int], compression: Compression
 ) -> None:
     rows: list[tuple[Any, ...]] = []
     vectors: list[tuple[Any, ...]] = []
     tags: list[tuple[Any, ...]] = []
-    for change, row_id in zip(changes, row_ids, strict=True):
-        copy = change.copy
-        number = agents[copy.agent_id].number
+    for copy, row_id in zip(copies, row_ids, strict=True):
+        number = numbers[copy.agent_id]
         content, dictionary, vector, element, checksum = compression.pack(copy)
         rows.append((row_id, number, copy.id, *copy[2:20], content, dictionary, checksum, copy.content_hash, copy.seq))
         if vector:
@@ -188,12 +176,12 @@ async def _insert(
     await _many(cursor, "INSERT INTO memory_tags VALUES (%s, %s, %s)", tags)
 
 
-async def _replace(cursor: Any, changes: list[Change], agents: dict[str, Agent], compression: Compression) -> None:
+async def _replace(cursor: Any, replaced: list[Replaced], numbers: dict[str, int], compression: Compression) -> None:
     rows: list[tuple[Any, ...]] = []
     vectors: list[tuple[Any, ...]] = []
     without: list[tuple[Any, ...]] = []
-    for change in changes:
-        copy, held = change.copy, _row_before(change)
+    for copy, row in replaced:
+        held = Held._make(row)
         stored = compression.pack(copy)
         rows.append(
             (
@@ -206,31 +194,31 @@ async def _replace(cursor: Any, changes: list[Change], agents: dict[str, Agent],
         else:
             without.append((held.row,))
         if held.tags != copy.tags:
-            await _replace_tags(cursor, agents[copy.agent_id].number, held, copy)
+            await _replace_tags(cursor, numbers[copy.agent_id], held, copy)
     await _many(cursor, _REPLACE, rows)
     upsert = "ON CONFLICT (row_id) DO UPDATE SET element = excluded.element, vector = excluded.vector"
     await _many(cursor, f"INSERT INTO vectors VALUES (%s, %s, %s) {upsert}", vectors)
     await _many(cursor, "DELETE FROM vectors WHERE row_id = %s", without)
 
 
-async def _bury(cursor: Any, changes: list[Change], agents: dict[str, Agent]) -> None:
+async def _bury(cursor: Any, buried: list[Replaced], numbers: dict[str, int]) -> None:
     rows: list[tuple[Any, ...]] = []
-    numbers: list[tuple[Any, ...]] = []
-    for change in changes:
-        copy, held = change.copy, _row_before(change)
+    row_ids: list[tuple[Any, ...]] = []
+    for copy, row in buried:
+        held = Held._make(row)
         rows.append((copy.version, copy.writer, copy.user_id, copy.idempotency_key, copy.seq, held.row, held.version))
-        numbers.append((held.row,))
+        row_ids.append((held.row,))
         if held.tags:
-            await _replace_tags(cursor, agents[copy.agent_id].number, held, copy)
+            await _replace_tags(cursor, numbers[copy.agent_id], held, copy)
     await _many(cursor, _BURY, rows)
-    await _many(cursor, "DELETE FROM vectors WHERE row_id = %s", numbers)
-    await _many(cursor, "DELETE FROM accesses WHERE row_id = %s", numbers)
+    await _many(cursor, "DELETE FROM vectors WHERE row_id = %s", row_ids)
+    await _many(cursor, "DELETE FROM accesses WHERE row_id = %s", row_ids)
 
 
-async def _label(connection: AsyncSession, cursor: Any, labels: list[Held], compression: Compression) -> None:
-    values = [(held.tier, held.seq, held.row, held.version) for held in labels]
+async def _label(connection: AsyncSession, cursor: Any, labels: list[Label], compression: Compression) -> None:
+    values = [(tier, seq, row_id, version) for row_id, seq, version, tier in labels]
     await _many(cursor, "UPDATE memories SET tier = %s, seq = %s WHERE row_id = %s AND version = %s", values)
-    rows = [held.row for held in labels if held.tier == Tier.LTM]
+    rows = [row_id for row_id, _, _, tier in labels if tier == Tier.LTM]
     if not rows:
         return
     contents: list[tuple[Any, ...]] = []
@@ -271,8 +259,3 @@ async def _replace_tags(cursor: Any, agent_no: int, held: Held, copy: Copy) -> N
 
     await _many(cursor, "DELETE FROM memory_tags WHERE agent_no = %s AND tag = %s AND row_id = %s", rows(held.tags))
     await _many(cursor, "INSERT INTO memory_tags VALUES (%s, %s, %s)", rows(copy.tags))
-
-
-def _row_before(change: Change) -> Held:
-    assert change.held is not None
-    return change.held

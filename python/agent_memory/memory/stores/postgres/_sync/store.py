@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
 
 from agent_memory._concurrency import in_thread
+from agent_memory._core import erase_agent
 from agent_memory.memory._copy import Copy, decode_namespace, encode_namespace, new_writer
 from agent_memory.memory._copy_rules import is_expired, next_version
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import LongTermSettings, PostgresSettings
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
-from agent_memory.memory.stores._plan import Plan
+from agent_memory.memory.stores._planned import Agent
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
 from agent_memory.memory.stores._rows import (
     AGENT_COLUMNS,
@@ -23,7 +24,6 @@ from agent_memory.memory.stores._rows import (
     NOT_ERASED,
     NOT_EXPIRED,
     SEQ_COLUMN,
-    agent_of_row,
     copies_of_rows,
     damaged_ids,
     select_copies,
@@ -56,7 +56,7 @@ from agent_memory.memory.stores.postgres._sync.writing import (
     fetch_all,
     load_dictionaries,
     lock_agents,
-    write_plan,
+    write_agents,
 )
 
 __all__ = ["PostgresStore"]
@@ -268,16 +268,9 @@ class PostgresStore:
         return self._connections.transact(begin)
 
     def _fence_agent(self, connection: Session, name: str, now_us: int) -> None:
-        plan = Plan(now_us)
-        plan.agents = lock_agents(connection, [name])
-        agent = plan.agents[name]
-        agent.erased_seq = agent.seq
-        agent.erased_version = agent.last_version = next_version(agent.last_version, now_us)
-        agent.generation += 1
-        agent.counts = [0, 0, 0]
-        agent.touched_us = max(agent.touched_us, now_us)
-        agent.changed = True
-        write_plan(connection, plan, self._compression)
+        (agent,) = lock_agents(connection, [name])
+        with connection.cursor() as cursor:
+            write_agents(cursor, [Agent._make(erase_agent(agent, now_us))])
 
     def _fence_user(self, connection: Session, name: str, now_us: int) -> None:
         # Waits for the transactions that write for this user: what they have written is seen below.
@@ -306,7 +299,7 @@ class PostgresStore:
         return self._connections.transact(erase)
 
     def _erase_agent(self, connection: Session, name: str, limit: int) -> tuple[int, int]:
-        agent = lock_agents(connection, [name])[name]
+        (agent,) = lock_agents(connection, [name])
         rows = fetch_all(
             connection,
             "DELETE FROM memories WHERE row_id IN"
@@ -442,7 +435,7 @@ class PostgresStore:
         agents, rows = self._connections.read(find)
         if not agents:
             return ChangePage([], after_seq, 1, False, False)
-        agent = agent_of_row(agents[0])
+        agent = Agent._make(agents[0])
         copies, damaged = self._copies(rows[:limit], vectors)
         more = len(rows) > limit
         seq = rows[limit - 1][SEQ_COLUMN] if more else max(agent.seq, after_seq)
@@ -469,7 +462,7 @@ class PostgresStore:
 
     def _states(self, end: str, parameters: Sequence[Any]) -> list[AgentState]:
         rows = self._fetch(f"SELECT {AGENT_COLUMNS} FROM agents {end}", parameters)
-        return [agent_of_row(row).state() for row in rows]
+        return [Agent._make(row).state() for row in rows]
 
     def namespaces(
         self, agent_id: str, prefix: Sequence[str] = (), *, limit: int = 1_000, offset: int = 0

@@ -56,6 +56,13 @@ class AsyncSqliteStore:
     ) -> None:
         self._engine = SqliteEngine(path, settings or SqliteSettings(), long_term or LongTermSettings(), clock_us)
 
+    @classmethod
+    def of_engine(cls, engine: SqliteEngine) -> Self:
+        """A store on an engine that was made before; one engine has one store."""
+        store = cls.__new__(cls)
+        store._engine = engine
+        return store
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self._engine.path)!r}>"
 
@@ -116,9 +123,7 @@ class AsyncSqliteStore:
         waiter = AsyncWaiter()
         engine.submit_function(
             waiter,
-            lambda connection: _maintaining.begin_erasure(
-                connection, engine.compression, engine.clock_us(), kind, name
-            ),
+            lambda connection: _maintaining.begin_erasure(connection, engine.clock_us(), kind, name),
         )
         erasure: Erasure = await waiter.wait()
         return erasure
