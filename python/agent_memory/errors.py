@@ -16,6 +16,8 @@ from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import ExceptionType, MaxConnectionsError, RedisError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 
+from agent_memory._enums import NamedIntEnum
+
 __all__ = [
     "CircuitOpenError",
     "ClientClosedError",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 
-class Outcome(enum.IntEnum):
+class Outcome(NamedIntEnum):
     """What is known about the effect of a command that raised; every error carries it as `error.outcome`."""
 
     NOT_SENT = 0

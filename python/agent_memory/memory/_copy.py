@@ -7,7 +7,6 @@ a new version and are not part of it.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from agent_memory import _core
+from agent_memory._enums import NamedIntEnum
 from agent_memory.memory._copy_rules import MAX_VERSION, Stamp
 from agent_memory.memory.entries import Content, MemoryEntry, Tier
 from agent_memory.memory.errors import CorruptMemoryError
@@ -70,7 +70,7 @@ EMBEDDED: Final = "agent_memory:embedded"
 """The name in the metadata of a JSON content that says, by True: the system's `embed` makes its vector (`embedded_text`)."""
 
 
-class ContentKind(enum.IntEnum):
+class ContentKind(NamedIntEnum):
     """How the bytes of a content are read."""
 
     TEXT = 0

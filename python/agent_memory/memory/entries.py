@@ -5,12 +5,13 @@ Stores and caches hold it as a `Copy` (`_copy.py`).
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+
+from agent_memory._enums import NamedIntEnum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,7 @@ Content: TypeAlias = "str | bytes | Mapping[str, Any] | Sequence[Any] | int | fl
 """A text, bytes, or any JSON value; a JSON value comes back as json.loads gives it (tuples as lists)."""
 
 
-class Tier(enum.IntEnum):
+class Tier(NamedIntEnum):
     """Where a memory lives: a label in its row, which decides about residency in Redis and compression in SQL."""
 
     STM = 0

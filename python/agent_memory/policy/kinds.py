@@ -4,12 +4,12 @@ from them.
 
 from __future__ import annotations
 
-import enum
+from agent_memory._enums import NamedIntEnum
 
 __all__ = ["CommandCategory", "FailureKind", "Priority"]
 
 
-class Priority(enum.IntEnum):
+class Priority(NamedIntEnum):
     """How much a write matters; a lower number is served first."""
 
     CRITICAL = 0
@@ -18,7 +18,7 @@ class Priority(enum.IntEnum):
     LOW = 3
 
 
-class CommandCategory(enum.IntEnum):
+class CommandCategory(NamedIntEnum):
     """What a command does, which decides whether it may be repeated when nobody knows if it ran."""
 
     READ = 0
@@ -33,7 +33,7 @@ class CommandCategory(enum.IntEnum):
     """Changes the connection: SELECT, AUTH, SUBSCRIBE."""
 
 
-class FailureKind(enum.IntEnum):
+class FailureKind(NamedIntEnum):
     """What went wrong with an attempt."""
 
     REFUSED = 0

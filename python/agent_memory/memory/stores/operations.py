@@ -14,12 +14,12 @@ Rules that every store keeps
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from agent_memory._enums import NamedIntEnum
 from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
 
@@ -90,7 +90,7 @@ class Move(NamedTuple):
 Operation: TypeAlias = Put | Delete | Move
 
 
-class WriteStatus(enum.IntEnum):
+class WriteStatus(NamedIntEnum):
     """What became of one operation."""
 
     APPLIED = 0

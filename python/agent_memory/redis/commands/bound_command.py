@@ -6,10 +6,10 @@ the lookup is one dictionary access on the hot path.
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory._core import monotonic_ns
+from agent_memory._enums import NamedIntEnum
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands.categories import CONNECTION_ATTRIBUTES, REFUSED, category_of, resolved_beyond
 from agent_memory.redis.exactly_once.settings import Level
@@ -26,7 +26,7 @@ MAX_BOUND_COMMANDS: Final = 1_024
 """Bound of remembered names: far more than servers have commands, few enough that invented names cannot fill memory."""
 
 
-class Route(enum.IntEnum):
+class Route(NamedIntEnum):
     """The way a command travels."""
 
     SHARED = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from typing import Final, Literal
+
+from agent_memory._enums import NamedIntEnum
 
 __all__ = ["ExactlyOnce", "Level", "settings_of"]
 
 
-class Level(enum.IntEnum):
+class Level(NamedIntEnum):
     """How the fate of a lost write is found out; the core has the same numbers."""
 
     NOTHING = 0

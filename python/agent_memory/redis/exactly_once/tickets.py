@@ -6,7 +6,6 @@ this process has been killed will ask it. A hold that is never let go of costs o
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import secrets
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError, ResponseError
 
 from agent_memory._core import monotonic_ns, pack_command, verdict_of_marker, verdict_of_offset
+from agent_memory._enums import NamedIntEnum
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.exactly_once.settings import Level
 
@@ -53,7 +53,7 @@ return reply
 GATE_SHA: Final = hashlib.sha1(GATE_SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
 
 
-class Verdict(enum.IntEnum):
+class Verdict(NamedIntEnum):
     """What is known of a write whose connection is fenced; the core has the same numbers."""
 
     NOT_APPLIED = 0
@@ -64,7 +64,7 @@ class Verdict(enum.IntEnum):
     """Nothing tells."""
 
 
-class NextStep(enum.IntEnum):
+class NextStep(NamedIntEnum):
     """What becomes of a command whose answer was lost; the core has the same numbers."""
 
     RESEND = 0
