@@ -1,7 +1,8 @@
 //! The extension module `agent_memory._core`: converts between Python and `agent-memory-core`; it decides nothing.
 //!
 //! * `guard`, `fence`, `recovery`, `memory`, `scoring`, `protocol`: the Python side of the core's module of that name.
-//! * `clock`: the monotonic clock. `errors`: exceptions. `convert`: small conversions. `raw`: the only unsafe code.
+//! * `clock`: the monotonic clock. `errors`: exceptions. `convert`: small conversions. `raw`: the only unsafe code
+//!   beside the raw types of `round_trip`: the awaitable of the asyncio client, its slots and wakes.
 
 use pyo3::prelude::*;
 
@@ -14,11 +15,13 @@ mod memory;
 mod protocol;
 mod raw;
 mod recovery;
+mod round_trip;
 mod scoring;
 
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     scoring::register(module)?;
+    round_trip::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add_function(wrap_pyfunction!(clock::monotonic_ns, module)?)?;

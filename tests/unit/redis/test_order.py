@@ -1,10 +1,13 @@
 """What commands touch, seen from their packed words, and which of them may pass others on a second connection."""
 
+import contextvars
+from types import SimpleNamespace
+
 import pytest
 
-from agent_memory._core import pack_command
+from agent_memory._core import Exchange, pack_command
 from agent_memory.redis.commands.categories import ABSOLUTE_WRITES, READS, RELATIVE_WRITES
-from agent_memory.redis.transport.multiplexed.order import KEPT_BYTES, Touch, Unanswered, keep, touch_of
+from agent_memory.redis.transport.multiplexed.order import KEPT_BYTES, Touch, Unanswered, touch_of
 
 
 def touch(*commands):
@@ -79,6 +82,34 @@ def test_every_known_command_has_an_answer():
     for name in READS | ABSOLUTE_WRITES | RELATIVE_WRITES:
         for words in (name, f"{name} a", f"{name} a b c d"):
             assert isinstance(touch(words), Touch)
+
+
+class Kept(Exchange):
+    keeps_all = False
+
+
+def keep(parts):
+    """What a connection keeps of a write; an empty part belongs to the one before."""
+    exchange = Kept()
+    silent = SimpleNamespace(feed=None, gets=None, has_data=None)
+    exchange._begin(
+        event_loop=SimpleNamespace(call_soon=lambda *_, **__: None, time=lambda: 1.0),
+        context=contextvars.Context(),
+        reader=silent,
+        incomplete=None,
+        push=object,
+        undecodable=repr,
+        surplus=ValueError,
+        buffer=bytearray(1),
+        max_in_flight=100,
+        kept_bytes=KEPT_BYTES,
+        large_write_bytes=1_000_000,
+    )
+    exchange.append_all(None, parts[0], len(parts), [])
+    exchange.flush()
+    ((upto, at_s, first_byte, kept),) = exchange.hand_overs()
+    assert (upto, at_s, first_byte) == (len(parts), 1.0, 0)
+    return kept
 
 
 def test_of_a_large_command_its_beginning_is_kept():

@@ -12,6 +12,7 @@ from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 from agent_memory._concurrency import AsyncEvent
+from agent_memory._core import DirectCalls
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
@@ -20,7 +21,7 @@ from agent_memory.redis._async.pipeline import Pipeline
 from agent_memory.redis._async.pubsub import PubSub
 from agent_memory.redis._typing import AsyncTypedCommands, ReplyT
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
-from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.callbacks import call_back, callback_of, note_applied
 from agent_memory.redis.commands.packing import pack_command, refused_words
 from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.redis_py_internals.credentials import on_renewal, register_for_renewal
@@ -36,16 +37,17 @@ from agent_memory.redis.transport.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agent_memory._core import Guard
     from agent_memory.redis._typing import AsyncRedisOptions
+    from agent_memory.redis.commands.bound_command import BoundCommand
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
 
 
-class Redis(AsyncGuardedCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
+class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
     """redis.asyncio's client on a shared connection with implicit pipelining, with resilience built in.
 
     Takes every argument of `redis.asyncio.Redis`, and by keyword:
@@ -132,10 +134,11 @@ class Redis(AsyncGuardedCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ig
         stock = is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         if not stock:
             mark_unsent(self.connection_pool)
-        self._foreign = self.single_connection_client or not stock
+        self._foreign = bool(self.single_connection_client) or not stock
         if self._foreign and self._once is not None:
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
-        self._transports = transports_of(self.connection_pool)
+        self._transports: TransportsByLoop = transports_of(self.connection_pool)
+        self._direct_commands = self.bound_commands.direct
         if not self._foreign:
             self._transports.be_patient(self._deadline_s)
 
@@ -166,8 +169,8 @@ class Redis(AsyncGuardedCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ig
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: PLR0912 - a frame less on the hot path
-        """Send one command, guarded, and return its reply as redis-py would show it."""
+    async def _execute_ordinarily(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """One command from its beginning, where the straight way of `execute_command` is not free."""
         command = self.bound_commands[args[0]]
         if self._foreign or self.connection is not None:
             return await self._execute_foreign(command, args, options)
@@ -208,6 +211,29 @@ class Redis(AsyncGuardedCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ig
                 reply = await self._recover(transport, command, packed, raw, permit, reply)
             else:
                 command.success(permit)
+        return await self._shape_direct(transport, command, reply, options)
+
+    # What `DirectCalls` hands over to.
+
+    async def _recover_direct(
+        self,
+        transport: MultiplexedTransport,
+        command: BoundCommand,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        permit: int,
+        error: Exception,
+    ) -> Any:
+        """It was admitted and sent, and ended with `error`."""
+        head = command.head
+        packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
+        reply = await self._recover(transport, command, packed, False, permit, error)
+        return await self._shape_direct(transport, command, reply, options)
+
+    async def _shape_direct(
+        self, transport: MultiplexedTransport, command: BoundCommand, reply: Any, options: dict[str, Any]
+    ) -> Any:
+        """The reply as redis-py would show it."""
         callbacks = self.response_callbacks
         if transport.protocol != self._asked_protocol:
             callbacks = self.callbacks_for(transport.protocol)
@@ -216,6 +242,13 @@ class Redis(AsyncGuardedCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ig
             return reply
         shaped = call_back(callback, reply, options)
         return await shaped if hasattr(shaped, "__await__") else shaped
+
+    _call_back = staticmethod(call_back)
+    _note_applied = staticmethod(note_applied)
+
+    @staticmethod
+    async def _await(shaped: Awaitable[Any]) -> Any:
+        return await shaped
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""

@@ -6,9 +6,10 @@ the lookup is one dictionary access on the hot path.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory._core import monotonic_ns
+from agent_memory._core import DirectCommand, monotonic_ns
 from agent_memory._enums import NamedIntEnum
 from agent_memory.policy import CommandCategory
 from agent_memory.redis.commands.categories import CONNECTION_ATTRIBUTES, REFUSED, category_of, resolved_beyond
@@ -47,6 +48,7 @@ class BoundCommand:
         "admit",
         "answered_error",
         "category",
+        "direct",
         "failure",
         "head",
         "name",
@@ -85,7 +87,11 @@ class BoundCommand:
         self.only_reads = self.category is CommandCategory.READ
         # HIMPORT needs preparation per connection, which is redis-py's.
         self.pipelined = self.route in (Route.SHARED, Route.ONCE) and not name.startswith("HIMPORT")
-        operation: Any = _Unguarded if guard is None else guard.operation(name, category=int(self.category))
+        handle = None if guard is None else guard.operation(name, category=int(self.category))
+        shared_upto = {Route.SHARED: sys.maxsize, Route.ONCE: self.plain}.get(self.route, 0)
+        self.direct = DirectCommand(name, handle, self.head or (), shared_upto, self)
+        """What the extension needs of it."""
+        operation: Any = handle or _Unguarded
         self.admit: Callable[[], int] = operation.admit
         self.success: Callable[[int], None] = operation.success
         self.failure: Callable[[int, int, int, int, int, int], float] = operation.failure
@@ -103,6 +109,8 @@ class BoundCommands(dict[Any, BoundCommand]):
         once: Mode | None = None,
     ) -> None:
         super().__init__()
+        self.direct: dict[Any, DirectCommand] = {}
+        """The same commands, as the extension knows them."""
         self._guard = guard
         self._categories = {} if categories is None else categories
         self._once = once
@@ -114,7 +122,13 @@ class BoundCommands(dict[Any, BoundCommand]):
         command = BoundCommand(name, self._guard, self._categories.get(name), self._once)
         if len(self) < MAX_BOUND_COMMANDS:
             self[first] = command
+            self.direct[first] = command.direct
         return command
+
+    def clear(self) -> None:
+        """Forget all: they are made anew."""
+        super().clear()
+        self.direct.clear()
 
 
 def _ignore(_permit: int) -> None:

@@ -11,7 +11,7 @@ from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["call_back", "callback_of"]
+__all__ = ["call_back", "callback_of", "note_applied"]
 
 # dict's own `get`: the client's dictionary upper-cases every name it is asked for, in Python.
 callback_of: Final = cast("Callable[[Any, str], Callable[..., Any] | None]", dict.get)
@@ -27,7 +27,11 @@ def call_back(callback: Callable[..., Any], reply: Any, options: dict[str, Any])
     try:
         return callback(reply, **options)
     except Exception as error:
-        # The reply came whole, only that it is not what the callback expects: the command was executed.
-        with contextlib.suppress(AttributeError):
-            error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]
+        note_applied(error)
         raise
+
+
+def note_applied(error: BaseException) -> None:
+    """What a callback raised: the reply came whole, only that it is not what it expects, so the command was executed."""
+    with contextlib.suppress(AttributeError):
+        error.outcome = Outcome.APPLIED  # type: ignore[attr-defined]

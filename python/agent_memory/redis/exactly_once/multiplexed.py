@@ -41,9 +41,13 @@ class FencedConnection(Protocol):
     """What is asked of a multiplexed connection."""
 
     stream: Stream | None
-    closed: bool
     accepting: bool
     protocol: int
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        ...
 
     @property
     def in_flight(self) -> int:

@@ -361,6 +361,27 @@ impl Operation {
 }
 
 impl Operation {
+    /// A permit where nobody has to be asked for it: the circuit is closed, and the clock is no callable. Runs no Python.
+    #[inline]
+    pub(crate) fn admit_straight(&self) -> Option<u64> {
+        let circuit = &self.guard.get().circuit;
+        circuit.core.admit_if_closed(circuit.clock.straight_ns()?)
+    }
+
+    /// An attempt that was admitted so succeeded. Listeners may be called.
+    #[inline]
+    pub(crate) fn succeed(&self, py: Python<'_>, permit: u64) {
+        let circuit = &self.guard.get().circuit;
+        if let Some(now_ns) = circuit.clock.straight_ns() {
+            circuit.announce(py, circuit.core.success(self.index, permit, now_ns));
+        }
+    }
+
+    /// It was cancelled.
+    pub(crate) fn give_up(&self, permit: u64) {
+        self.guard.get().circuit.core.abandon(self.index, permit);
+    }
+
     /// Asks the user's callable, where there is one and a retry would be safe; `None` when the answer is no.
     fn ask_own_logic(&self, py: Python<'_>, failed: &FailedAttempt) -> PyResult<Option<Wait>> {
         match &self.own_logic {

@@ -7,7 +7,7 @@ use pyo3::types::{PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyMemoryView, Py
 
 /// Calls `use_word` with what the word is on the wire; None for what has to be made plain first.
 #[inline]
-fn with_word<T>(word: &Bound<'_, PyAny>, use_word: impl FnOnce(Word<'_>) -> T) -> Option<T> {
+pub(crate) fn with_word<T>(word: &Bound<'_, PyAny>, use_word: impl FnOnce(Word<'_>) -> T) -> Option<T> {
     if let Ok(text) = word.cast_exact::<PyString>() {
         return text.to_str().ok().map(|text| use_word(Word::Bytes(text.as_bytes())));
     }

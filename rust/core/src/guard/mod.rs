@@ -182,6 +182,13 @@ impl Guard {
         self.admit_by_breaker(operation, now_ns)
     }
 
+    /// The permit of a call that starts at `now_ns`, where the circuit is closed: without asking the breaker.
+    #[inline]
+    pub fn admit_if_closed(&self, now_ns: u64) -> Option<u64> {
+        let oldest_permit = self.gate.load(Ordering::Acquire);
+        (oldest_permit != GATE_SHUT).then(|| now_ns.max(oldest_permit))
+    }
+
     #[cold]
     fn admit_by_breaker(&self, operation: OperationIndex, now_ns: u64) -> (Result<u64, Rejection>, Option<Change>) {
         let mut inner = self.lock();

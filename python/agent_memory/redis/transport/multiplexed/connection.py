@@ -1,34 +1,37 @@
 """One shared connection: the write of this iteration, what arrives, what it carries, and its end.
 
-Its parts are objects of their own: `Replies` (slots and reader), `Deadlines` (the sweep), `Departures` (large writes),
-`HealthCheck`; `marks` says what is known of each command when it ends.
+What happens for each command is the extension's: `Exchange` has the slots, the output and the matching of replies. The other
+parts are objects of their own: `Deadlines` (the sweep), `Departures` (large writes), `HealthCheck`; `marks` says what is known
+of each command when it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextvars
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import hiredis
+from redis import exceptions as redis_py
+
+from agent_memory._core import Exchange
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
-from agent_memory.redis.error_outcomes import UNREADABLE
+from agent_memory.redis.error_outcomes import UNREADABLE, undecodable
 from agent_memory.redis.exactly_once.settings import Level
 from agent_memory.redis.exactly_once.slots import OnceSlot
 from agent_memory.redis.redis_py_internals.handshake import detach_stream
-from agent_memory.redis.transport.common import set_user_timeout
+from agent_memory.redis.transport.common import INCOMPLETE, RECEIVE_BUFFER_BYTES, new_reader, set_user_timeout
 from agent_memory.redis.transport.multiplexed.deadlines import Deadlines
 from agent_memory.redis.transport.multiplexed.departures import LARGE_WRITE_BYTES, Departures
 from agent_memory.redis.transport.multiplexed.health import HealthCheck
-from agent_memory.redis.transport.multiplexed.marks import conclude_writes, executed_at_most
-from agent_memory.redis.transport.multiplexed.order import KEPT_BYTES, Unanswered, keep
-from agent_memory.redis.transport.multiplexed.replies import Replies, Window
+from agent_memory.redis.transport.multiplexed.marks import conclude_writes
+from agent_memory.redis.transport.multiplexed.order import KEPT_BYTES, Unanswered
+from agent_memory.redis.transport.multiplexed.replies import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from agent_memory.redis.exactly_once.tickets import Stream, Wrapped
-    from agent_memory.redis.transport.multiplexed.marks import Mark
 
 __all__ = ["BUSY_AFTER_S", "MAX_IN_FLIGHT", "ConnectionOwner", "MultiplexedConnection"]
 
@@ -71,33 +74,22 @@ class ConnectionOwner(Protocol):
         ...
 
 
-class MultiplexedConnection(asyncio.BufferedProtocol):
+class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
     """One shared connection of an event loop."""
 
     __slots__ = (
-        "_alone",
-        "_answered",
-        "_buffer",
         "_context",
         "_deadlines",
         "_departures",
         "_health",
         "_last_read_s",
         "_loop",
-        "_marks",
-        "_outgoing",
         "_owner",
         "_partial_since_s",
-        "_raw",
-        "_replies",
-        "_slots",
         "_transport",
         "_writable",
         "_writer",
-        "_written",
-        "accepting",
         "busy",
-        "closed",
         "in_doubt",
         "order",
         "protocol",
@@ -105,7 +97,6 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         "retired",
         "stream",
         "suspect",
-        "sweeping",
         "writes",
     )
 
@@ -115,29 +106,31 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         # One per connection: a Context can be entered by one thread at a time, and loops run in several.
         self._context = context = contextvars.Context()
         self.protocol = int(connection.protocol)
-        self._replies = replies = Replies(connection.encoder)
-        self._buffer, self._slots, self._raw = replies.buffer, replies.slots, replies.raw  # for the hot path
-        self._answered = 0  # slots that have left the queue; the absolute number of the queue's head
-        self._outgoing: list[bytes] = []
-        self._marks: collections.deque[Mark] = collections.deque()  # of writes with unanswered commands
-        self._written = 0
+        # A view is read into: asyncio's TLS reads record by record into slices, and a slice of a bytearray would be a copy.
+        self._begin(
+            event_loop=loop,
+            context=context,
+            reader=new_reader(connection.encoder),
+            incomplete=INCOMPLETE,
+            push=hiredis.PushNotification,
+            undecodable=undecodable,
+            surplus=_surplus,
+            buffer=bytearray(RECEIVE_BUFFER_BYTES),
+            max_in_flight=MAX_IN_FLIGHT,
+            kept_bytes=KEPT_BYTES,
+            large_write_bytes=LARGE_WRITE_BYTES,
+        )
         self._writable = True
-        self._alone = False  # whether the last flush had a single command
         self._last_read_s = 0.0
         self._partial_since_s = 0.0  # since when the reply to the oldest slot has been arriving; 0: it has not begun
-        self.sweeping = False
-        """Whether a write has no sweep of deadlines to begin."""
         self.busy = False
         """Whether it carries something large, and the second connection relieves it."""
         self.order: Unanswered | None = None
         """What its unanswered commands touch, while there is a second connection to choose from."""
-        self.accepting = True
-        """Whether callers may send on it without asking."""
         self.suspect = False
         self.retired = False
         self.renewal: bytes | None = None
         """The AUTH that it was last sent since its handshake."""
-        self.closed = False
         self.stream: Stream | None = None
         """What exactly once knows of the connection; None without it."""
         self.in_doubt = False
@@ -147,12 +140,13 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         # The writer must live as long as the transport, which its finaliser would close.
         self._transport, self._writer = detach_stream(connection)
         # Paused meanwhile because uvloop chooses how to read (into our buffer or not) when reading starts.
+        self._write_to(self._transport.write)
         self._transport.pause_reading()
         self._transport.set_protocol(self)
         self._transport.resume_reading()
         set_user_timeout(self._transport.get_extra_info("socket"))
         self._departures = Departures(self, self._transport, loop, context)
-        self._deadlines = Deadlines(self, self._marks, self._slots, timeout_s, loop, context)
+        self._deadlines = Deadlines(self, timeout_s, loop, context)
         self._health = HealthCheck(self, owner.health_check_s, loop, context)
 
     # --- the caller's side ----------------------------------------------------------------------------------------
@@ -160,23 +154,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     def send(self, packed: bytes, raw: bool = False) -> asyncio.Future[Any]:
         """Append one packed command to this iteration's write; its future gets the reply (error replies as values)."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        slots = self._slots
-        if raw:
-            self._raw.append(self._answered + len(slots))
-        slots.append(future)
-        outgoing = self._outgoing
-        if outgoing:
-            outgoing.append(packed)
-            if len(slots) >= MAX_IN_FLIGHT:
-                self.accepting = False
-        elif self._alone and len(slots) == 1:
-            # Callers have been coming one at a time: nobody to share a write with, so do not wait for the loop's next turn.
-            self._write(packed)
-        else:
-            outgoing.append(packed)
-            self._loop.call_soon(self._flush, context=self._context)
-            if len(slots) >= MAX_IN_FLIGHT:
-                self.accepting = False
+        self.append(future, packed, raw)
         return future
 
     def send_window(self, packed: bytes, count: int, raw: Iterable[int]) -> asyncio.Future[list[Any]]:
@@ -185,33 +163,13 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         `raw` numbers, from 0, the replies that stay undecoded.
         """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        slots = self._slots
-        first = self._answered + len(slots)
-        self._raw.extend(first + number for number in sorted(raw))
-        if not self._outgoing:
-            self._loop.call_soon(self._flush, context=self._context)
-        slots.extend([Window(future, count)] * count)
-        # One entry per slot, so that the unflushed slots can be counted from the end.
-        self._outgoing.append(packed)
-        self._outgoing.extend([b""] * (count - 1))
-        if len(slots) >= MAX_IN_FLIGHT:
-            self.accepting = False
+        self.append_all(Window(future, count), packed, count, list(raw))
         return future
 
     def send_once(self, wrapped: Wrapped, unwrap: Callable[[list[Any]], Any], raw: bool) -> OnceSlot:
         """Append a write that can be resolved to this iteration's write; `raw` leaves its own reply undecoded."""
         slot = OnceSlot(self._loop.create_future(), wrapped, unwrap)
-        slots, count = self._slots, wrapped.count
-        if raw:
-            self._raw.append(self._answered + len(slots) + wrapped.raw_reply)
-        if not self._outgoing:
-            self._loop.call_soon(self._flush, context=self._context)
-        slots.extend([slot] * count)
-        self._outgoing.append(wrapped.packed)
-        if count > 1:
-            self._outgoing.extend([b""] * (count - 1))
-        if len(slots) >= MAX_IN_FLIGHT:
-            self.accepting = False
+        self.append_all(slot, wrapped.packed, wrapped.count, [wrapped.raw_reply] if raw else [])
         return slot
 
     def share(self, timeout_s: float | None) -> None:
@@ -229,77 +187,35 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         return max(self._last_read_s, self._departures.last_left_s)
 
     @property
-    def written(self) -> int:
-        """Bytes handed to the socket so far."""
-        return self._written
+    def keeps_all(self) -> bool:
+        """Whether what is handed over is kept whole, however large: where its end has to be known."""
+        return self.stream is not None and self.stream.level is Level.OFFSET
 
-    @property
-    def answered(self) -> int:
-        """Commands answered since the connection was opened."""
-        return self._answered
+    def _begin_sweep(self, now_s: float) -> None:
+        """A write is handed over while no sweep is armed."""
+        self._deadlines.begin(now_s)
 
-    @property
-    def in_flight(self) -> int:
-        """Unanswered commands, orphans included."""
-        return len(self._slots)
-
-    def _flush(self) -> None:
-        outgoing = self._outgoing
-        if not outgoing or self.closed:
-            return
-        self._outgoing = []
-        self._alone = len(outgoing) == 1
-        self._write(outgoing[0] if self._alone else b"".join(outgoing), outgoing)
-
-    def flush(self) -> None:
-        """Hand over now what would leave at the end of this iteration."""
-        self._flush()
-
-    def _write(self, packed: bytes, parts: list[bytes] | None = None) -> None:
-        """Hand bytes to the socket and note when; from here on their commands may be executed.
-
-        `parts` is what is handed over for each slot; None for one command.
-        """
-        now_s = self._loop.time()
-        kept: bytes | list[bytes] = packed if parts is None else parts
-        bound = KEPT_BYTES if parts is None else KEPT_BYTES * len(parts)
-        if len(packed) > bound and (self.stream is None or self.stream.level is not Level.OFFSET):
-            kept = keep([packed] if parts is None else parts)
-        self._marks.append((self._answered + len(self._slots), now_s, self._written, kept))
-        self._written += len(packed)
-        if not self.sweeping:
-            self._deadlines.begin(now_s)
-        self._transport.write(packed)
-        if len(packed) > LARGE_WRITE_BYTES:
-            self._departures.watch(packed, parts, now_s)
+    def _watch_write(self, largest: int, now_s: float) -> None:
+        """A large write was handed over, in which the largest command has so many bytes."""
+        self._departures.watch(largest, now_s)
 
     # --- the loop's side ------------------------------------------------------------------------------------------
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """asyncio asks where to read to."""
-        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has read `nbytes`: match the replies in them to the slots."""
         if self.closed:
             return  # it is open only until it is fenced
-        unanswered = len(self._slots)
         try:
-            answered = self._replies.match(nbytes, self._answered)
+            answered = self.receive(nbytes)
         except UNREADABLE as error:
             # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
-            self._answered += unanswered - len(self._slots)
             reason = f"protocol error: {str(error) or type(error).__name__}"
             self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
             return
         now_s = self._last_read_s = self._loop.time()
-        if answered == self._answered:
+        if not answered:
             self._note_part(now_s)
         else:
-            self._answered = answered
-            marks = self._marks
-            while marks and marks[0][0] <= answered:
-                marks.popleft()
             if self._partial_since_s:
                 self._partial_since_s = 0.0
             if self.busy:
@@ -309,9 +225,18 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if not self.accepting:
             self._owner.admit_waiters(self)
 
+    def _check_scanned(self) -> None:
+        """What has arrived was not all for the parser."""
+        violation = self.violation
+        if violation is not None:
+            raise redis_py.InvalidResponse(violation)
+        if not self.in_flight and not self.is_torn and not self.is_between_replies:
+            # It would take what is answered to later commands for its own.
+            raise redis_py.InvalidResponse("an attribute of something that no command asked for")
+
     def _note_part(self, now_s: float) -> None:
         """Bytes have arrived that complete no reply."""
-        if not self._slots or not self._replies.has_part():
+        if not self.in_flight or not self.has_part():
             return
         if not self._partial_since_s:
             self._partial_since_s = now_s
@@ -320,18 +245,19 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
 
     def _note_through(self, now_s: float) -> None:
         """A large reply has arrived, or a large write has left: whether others still wait behind something."""
-        if not (self._departures.leaving and self._slots) and not self._partial_since_s:
-            self.busy = bool(self._marks) and self._marks[0][1] <= now_s - BUSY_AFTER_S
+        if not (self._departures.leaving and self.in_flight) and not self._partial_since_s:
+            oldest_s = self.oldest_s
+            self.busy = oldest_s is not None and oldest_s <= now_s - BUSY_AFTER_S
 
     def begin_order(self) -> None:
         """From now on somebody says for each command whether it may be sent here."""
         self.accepting = False
         self.order = order = Unanswered()
-        for slots_upto, _, _, kept in self._marks:
-            parts = kept if isinstance(kept, list) else [kept]
+        for slots_upto, _, _, parts in self.hand_overs():
             order.add_all(slots_upto - len(parts), parts)
-        order.add_all(self._answered + len(self._slots) - len(self._outgoing), self._outgoing)
-        order.answer(self._answered)
+        unsent = self.unsent_parts()
+        order.add_all(self.answered + self.in_flight - len(unsent), unsent)
+        order.answer(self.answered)
 
     def end_order(self) -> None:
         """There is no choice any more."""
@@ -342,7 +268,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     @property
     def executed_upto(self) -> int:
         """The number behind the command whose reply has begun to arrive, and which has therefore been executed; else 0."""
-        return self._answered + 1 if self._partial_since_s else 0
+        return self.answered + 1 if self._partial_since_s else 0
 
     def pause_writing(self) -> None:
         """The socket's buffer is full: close admission."""
@@ -356,7 +282,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
 
     def has_room(self) -> int:
         """How many more commands may be sent now."""
-        return MAX_IN_FLIGHT - len(self._slots) if self._writable and not self.suspect and not self.closed else 0
+        return MAX_IN_FLIGHT - self.in_flight if self._writable and not self.suspect and not self.closed else 0
 
     def eof_received(self) -> bool:
         """The server closed its side."""
@@ -406,28 +332,24 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         """
         if self.closed:
             return
-        self.closed = True
-        self.accepting = False
+        answered, handed_over = self.answered, [] if self.stream is None else self.hand_overs()
+        slots, maybe_executed = self.end(received)
         for part in (self._deadlines, self._departures, self._health):
             part.stop()
-        slots = list(self._slots)
-        maybe_executed = len(slots) - len(self._outgoing)
-        if received is not None:
-            maybe_executed = executed_at_most(self._marks, self._answered, received)
-        self._slots.clear()
-        self._outgoing = []
         self.in_doubt = maybe_executed > 0
         if self.stream is not None:
-            conclude_writes(self.stream, self._marks, slots, self._answered, maybe_executed)
+            conclude_writes(self.stream, handed_over, slots, answered, maybe_executed)
         if self.in_doubt and self.writes and self.stream is not None and self.stream.level is Level.OFFSET:
             self.stream.hang_up = self._transport.abort
         else:
             self._transport.abort()
-        self._raw.clear()
-        self._marks.clear()
         for index, future in enumerate(slots):
             if not future.done():
                 outcome = Outcome.UNKNOWN if index < maybe_executed else Outcome.NOT_SENT
                 # One instance each: a traceback grows with every task that raises it.
                 future.set_exception(type(error)(*error.args, outcome=outcome, endpoint=error.endpoint))
         self._owner.connection_closed(self)
+
+
+def _surplus() -> Exception:
+    return redis_py.InvalidResponse("a reply that no command asked for")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     import asyncio
     import contextvars
-    from collections import deque
-
-    from agent_memory.redis.transport.multiplexed.marks import Mark
 
 __all__ = ["Deadlines", "Swept"]
 
@@ -21,13 +17,18 @@ LATE_SWEEP_S: Final = 0.05
 class Swept(Protocol):
     """What the sweep needs of its connection."""
 
-    closed: bool
     sweeping: bool
     """Set by the sweep: whether a write has no sweep to begin, because one is armed or there is no deadline."""
 
     @property
-    def answered(self) -> int:
-        """The absolute number of the oldest slot."""
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        ...
+
+    def sweep(
+        self, now_s: float, moved_s: float, timeout_s: float, patience_s: float
+    ) -> tuple[bool, list[Any], float] | None:
+        """Whether it was silent, the slots whose time is over, when to look again; None where nothing is under way."""
         ...
 
     @property
@@ -57,10 +58,7 @@ class Deadlines:
         "_connection",
         "_context",
         "_deferred",
-        "_expired",
         "_loop",
-        "_marks",
-        "_slots",
         "_timeout_s",
         "_timer",
     )
@@ -68,21 +66,16 @@ class Deadlines:
     def __init__(
         self,
         connection: Swept,
-        marks: deque[Mark],
-        slots: deque[Any],
         timeout_s: float | None,
         loop: asyncio.AbstractEventLoop,
         context: contextvars.Context,
     ) -> None:
         self._connection = connection
-        self._marks = marks
-        self._slots = slots
         self._loop = loop
         self._context = context
         self._timer: asyncio.TimerHandle | None = None
         self._at_s = 0.0
         self._deferred = False
-        self._expired = 0  # absolute number up to which the slots have been failed
         self.change_to(timeout_s)
 
     def change_to(self, timeout_s: float | None) -> None:
@@ -112,36 +105,22 @@ class Deadlines:
         connection, timeout_s = self._connection, self._timeout_s
         if connection.closed or timeout_s is None:
             return
-        if not self._marks:
-            connection.sweeping = False  # the next write begins it again
-            return
         now_s = self._loop.time()
         if now_s - self._at_s > LATE_SWEEP_S and not self._deferred:
             self._deferred = True  # only once: in a loop that is always late the deadlines hold all the same
             self._arm(now_s)
             return
         self._deferred = False
-        silent_since_s = max(connection.last_moved_s, self._marks[0][1])
-        silent = silent_since_s <= now_s - timeout_s
-        allowed_s = timeout_s if silent else max(timeout_s, connection.patience_s)
-        upto = self._expired
-        next_s = now_s + timeout_s
-        for slots_upto, written_s, _, _ in self._marks:
-            if written_s > now_s - allowed_s:
-                next_s = written_s + allowed_s
-                break
-            upto = slots_upto
-        self._expire(upto, moving=not silent)
+        swept = connection.sweep(now_s, connection.last_moved_s, timeout_s, connection.patience_s)
+        if swept is None:
+            connection.sweeping = False  # the next write begins it again
+            return
+        silent, late, next_s = swept
+        for slot in late:
+            if not slot.done():
+                slot.set_exception(connection.late(moving=not silent))
         if silent:
             connection.report_silence()
             if connection.closed:
                 return
-        self._arm(next_s if silent else min(next_s, silent_since_s + timeout_s))
-
-    def _expire(self, upto: int, *, moving: bool) -> None:
-        answered = self._connection.answered
-        first = max(self._expired, answered) - answered
-        for slot in list(itertools.islice(self._slots, first, max(first, upto - answered))):
-            if not slot.done():
-                slot.set_exception(self._connection.late(moving))
-        self._expired = max(self._expired, upto)
+        self._arm(next_s)

@@ -24,7 +24,10 @@ DEPARTURES_INTERVAL_S: Final = 0.02
 class Sender(Protocol):
     """What is asked of the connection, and what it is told."""
 
-    closed: bool
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        ...
 
     @property
     def written(self) -> int:
@@ -80,9 +83,9 @@ class Departures:
         self.leaving = False
         """Whether a large command is known to leave slowly."""
 
-    def watch(self, packed: bytes, parts: list[bytes] | None, now_s: float) -> None:
-        """A large write was handed over; `parts` are its commands, None for a single one."""
-        if max(map(len, parts or (packed,))) > LARGE_COMMAND_BYTES:
+    def watch(self, largest: int, now_s: float) -> None:
+        """A large write was handed over; the largest of its commands has so many bytes."""
+        if largest > LARGE_COMMAND_BYTES:
             self._large_upto = self._sender.written
         if self._timer is None:
             self._departed, self._looked_s = self._count(), now_s

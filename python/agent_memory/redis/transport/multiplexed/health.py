@@ -16,7 +16,10 @@ __all__ = ["Checked", "HealthCheck"]
 class Checked(Protocol):
     """What is asked of the connection."""
 
-    closed: bool
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        ...
 
     @property
     def in_flight(self) -> int:

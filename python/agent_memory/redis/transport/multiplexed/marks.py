@@ -14,24 +14,11 @@ if TYPE_CHECKING:
 
     from agent_memory.redis.exactly_once.tickets import Stream
 
-__all__ = ["Mark", "conclude_writes", "executed_at_most"]
+__all__ = ["Mark", "conclude_writes"]
 
-Mark: TypeAlias = tuple[int, float, int, bytes | list[bytes]]
-"""One write: absolute number of its last slot + 1, when, offset of its first byte in our stream, and what was handed over for
-each of its slots, large commands cut off unless offsets are asked for later. A plain tuple: one is made for each write."""
-
-
-def executed_at_most(marks: Iterable[Mark], answered: int, received: int) -> int:
-    """How many of the unanswered commands may have been executed, where the peer has received `received` bytes at the most.
-
-    Writes that begin behind those were not executed.
-    """
-    count = 0
-    for slots_upto, _, first_byte, _ in marks:
-        if first_byte >= received:
-            break
-        count = slots_upto - answered
-    return count
+Mark: TypeAlias = tuple[int, float, int, list[bytes]]
+"""One write: number behind its last slot, when, offset of its first byte in our stream, and what was handed over for each of
+its slots, large commands cut off unless offsets are asked for later."""
 
 
 def conclude_writes(
@@ -43,8 +30,7 @@ def conclude_writes(
     """
     ends: dict[int, int] = {}  # by absolute number of a slot
     if stream.level is Level.OFFSET:
-        for slots_upto, _, first_byte, kept in marks:
-            parts = kept if isinstance(kept, list) else [kept]
+        for slots_upto, _, first_byte, parts in marks:
             lengths = itertools.accumulate(map(len, parts), initial=stream.first_byte + first_byte)
             next(lengths)
             ends.update(zip(range(slots_upto - len(parts), slots_upto), lengths, strict=True))

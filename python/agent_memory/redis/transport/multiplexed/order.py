@@ -19,7 +19,7 @@ from agent_memory.redis.commands.keys import name_of, touched_keys
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ANYTHING", "KEPT_BYTES", "Touch", "Unanswered", "keep", "touch_of"]
+__all__ = ["ANYTHING", "KEPT_BYTES", "Touch", "Unanswered", "touch_of"]
 
 KEPT_BYTES: Final = 4_096
 """So much of an unanswered command is kept, on the average of those that left together: enough to see its keys."""
@@ -27,8 +27,6 @@ MAX_LARGE_KEYS: Final = 1_000
 """Bound of keys remembered to have large values, while there is a second connection to choose."""
 _WORD_BYTES: Final = 1_024
 """Longer words are compared by their beginning."""
-_CUT: Final = b"?"
-"""Stands for the commands of a pipeline that are too large to be kept."""
 _TRANSACTION: Final = frozenset({"EXEC", "MULTI"})
 
 
@@ -40,19 +38,6 @@ class Touch(NamedTuple):
 
 
 ANYTHING: Final = Touch(None, True)
-
-
-def keep(parts: list[bytes]) -> list[bytes]:
-    """What is kept of the commands of one flush, one part each; an empty part belongs to the one before."""
-    kept = []
-    for place, part in enumerate(parts):
-        if len(part) <= KEPT_BYTES:
-            kept.append(part)
-        elif place + 1 < len(parts) and not parts[place + 1]:
-            kept.append(_CUT)
-        else:
-            kept.append(part[:KEPT_BYTES])
-    return kept
 
 
 def touch_of(packed: bytes) -> Touch:
@@ -126,7 +111,7 @@ class Unanswered:
         self._count(touch, 1)
 
     def add_all(self, first: int, parts: Iterable[bytes]) -> None:
-        """The same for the parts of a flush (`keep`), one slot each, the first of which has the number `first`."""
+        """The same for the parts of a flush, one slot each, the first of which has the number `first`."""
         packed, upto = b"", first
         for part in parts:
             if part and packed:

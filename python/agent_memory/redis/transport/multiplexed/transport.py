@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory._core import monotonic_ns
+from agent_memory._core import Entrance, monotonic_ns
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.error_outcomes import is_full
 from agent_memory.redis.exactly_once.mode import mode_of
@@ -59,7 +59,7 @@ EARLY_TURN: Final = 0.1
 """The share of `socket_timeout` by which a call may exceed its deadline that had to wait for its turn, while bytes move."""
 
 
-class MultiplexedTransport:
+class MultiplexedTransport(Entrance):
     """The shared connection of one event loop to one endpoint, and its replacement when it fails.
 
     Not thread-safe: used by the tasks of its loop only. Errors are `RedisUnavailableError` and `RedisTimeoutError` with

@@ -1,0 +1,26 @@
+//! The asyncio round trip: one awaitable for a command, one wake for all tasks of a read.
+//!
+//! - [`exchange::Exchange`] is what a shared connection inherits: the output of this iteration, the slots, the matching of replies
+//!   and the wake.
+//! - [`waiter`] is what a task waits for: as an `asyncio.Future` for its task, and for nobody else.
+//! - [`call`] is the awaitable. It goes the straight way (closed circuit, shared connection with room, plain words, a plain
+//!   reply) by itself and hands everything else to a coroutine of the client's.
+//! - [`bases`] is what the Python classes inherit whose attributes are read on that way.
+
+pub(crate) mod bases;
+pub(crate) mod call;
+pub(crate) mod exchange;
+mod objects;
+mod waiter;
+
+use pyo3::prelude::*;
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    objects::prepare(module.py())?;
+    module.add_class::<exchange::Exchange>()?;
+    module.add_class::<bases::DirectCalls>()?;
+    module.add_class::<bases::DirectCommand>()?;
+    module.add_class::<bases::Entrance>()?;
+    module.add("Call", call::class(module.py())?)?;
+    module.add("Waiter", waiter::class(module.py())?)
+}
