@@ -16,7 +16,7 @@
 #   make interrupts   interruptions at every place where a signal can strike, cancellation at every suspension
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
 #   make bench    the benches, peers side by side
-#   make lint     formatting, clippy, ruff, mypy, pyright, the stub, the generated files
+#   make lint     formatting, clippy, ruff, mypy, pyright (also over the documents and tests/typing), the stub, the generated files
 #   make wheel    the release wheel, in dist/
 #   make clean    removes what the targets above made
 #
@@ -141,6 +141,7 @@ lint: $(STAMPS)/extra-lint $(STAMPS)/extra-test $(STAMPS)/installed check-rust
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest agent_memory._core
+	$(BIN)/python tools/check_typing.py
 
 format: $(STAMPS)/extra-lint
 	cargo fmt --all

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, Literal, TypedDict
 
 from agent_memory.memory._copy import encode_namespace
+from agent_memory.memory.entries import Tier
 from agent_memory.memory.stores.operations import MemoryQuery
 from agent_memory.scoring import Filters
 
-__all__ = ["UNSET", "filters_of", "query_of", "restricts"]
+__all__ = ["UNSET", "Conditions", "TierConditions", "filters_of", "query_of", "restricts"]
 
 UNSET: Final[Any] = object()
 """The default of a condition that is not given; None is a value that the caller gave."""
 
 _ORDERING: Final = ("order_by", "descending")
+
+
+class TierConditions(TypedDict, total=False):
+    """The conditions of a query within one tier, by keyword; what each means stands in `MemoryQuery`."""
+
+    user_id: str
+    session_id: str
+    namespace: Sequence[str]
+    namespace_exact: bool
+    since: float
+    until: float
+    step_from: int
+    step_to: int
+    min_importance: float
+    max_importance: float
+    memory_types: Collection[str]
+    tags: Collection[str]
+    any_tags: Collection[str]
+    attributes: Mapping[str, str | int | float | bool | None]
+    key: str
+    updated_before_us: int
+    created_before_us: int
+    order_by: Literal["timestamp", "step", "importance", "seq", "created"]
+    descending: bool
+
+
+class Conditions(TierConditions, total=False):
+    """The conditions of a query, by keyword: those of `MemoryQuery` beside the agent."""
+
+    tiers: Collection[Tier]
 
 
 def query_of(agent_id: str | None, conditions: Mapping[str, Any]) -> MemoryQuery:

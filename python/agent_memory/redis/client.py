@@ -61,19 +61,6 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
 
         @overload
         def __init__(
-            self: Redis[str],
-            host: str = ...,
-            port: int = ...,
-            db: str | int = ...,
-            password: str | None = ...,
-            socket_timeout: float | None = ...,
-            *,
-            decode_responses: Literal[True],
-            **options: Unpack[RedisOptions],
-        ) -> None: ...
-
-        @overload
-        def __init__(
             self: Redis[bytes],
             host: str = ...,
             port: int = ...,
@@ -82,6 +69,19 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
             socket_timeout: float | None = ...,
             *,
             decode_responses: Literal[False] = ...,
+            **options: Unpack[RedisOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Redis[str],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: Literal[True],
             **options: Unpack[RedisOptions],
         ) -> None: ...
 

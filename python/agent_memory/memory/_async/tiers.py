@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Protocol, Unpack
 
+from agent_memory.memory._conditions import Conditions, TierConditions
 from agent_memory.memory.entries import MemoryEntry, Tier
 
 __all__ = ["AsyncIntermediateMemory", "AsyncLongTermMemory", "AsyncShortTermMemory"]
 
 
 class _AsyncQueried(Protocol):
-    async def count(self, agent_id: str | None = None, **conditions: Any) -> int: ...
+    async def count(self, agent_id: str | None = None, **conditions: Unpack[Conditions]) -> int: ...
 
     def query(
-        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Any
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[Conditions]
     ) -> AsyncIterator[MemoryEntry]: ...
 
 
@@ -30,7 +31,7 @@ class _AsyncTierMemory:
         """How many memories of the agent are in this tier."""
         return await self._system.count(agent_id, tiers=(self.tier,))
 
-    def query(self, agent_id: str, **conditions: Any) -> AsyncIterator[MemoryEntry]:
+    def query(self, agent_id: str, **conditions: Unpack[TierConditions]) -> AsyncIterator[MemoryEntry]:
         """As `AsyncMemorySystem.query`, in this tier."""
         return self._system.query(agent_id, tiers=(self.tier,), **conditions)
 

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from agent_memory.memory._conditions import UNSET, filters_of, query_of, restricts
+from agent_memory.memory._conditions import UNSET, Conditions, filters_of, query_of, restricts
 from agent_memory.memory._copy import entry_of
 from agent_memory.memory._export_lines import exported
 from agent_memory.memory._question import Question
@@ -337,7 +337,7 @@ class MemorySystem:
     # --- queries ---
 
     def query(
-        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Any
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[Conditions]
     ) -> Iterator[MemoryEntry]:
         """Memories that meet all conditions, which are those of `MemoryQuery`; an iterator that reads page by page.
 
@@ -355,11 +355,13 @@ class MemorySystem:
 
     def history(self, agent_id: str, *, limit: int = 100, session_id: str = UNSET) -> list[MemoryEntry]:
         """The latest memories, the newest last: of the agent, or of one of its sessions."""
-        conditions = {} if session_id is UNSET else {"session_id": session_id}
-        found = self.query(agent_id, limit=limit, order_by="timestamp", descending=True, **conditions)
+        conditions: Conditions = {"order_by": "timestamp", "descending": True}
+        if session_id is not UNSET:
+            conditions["session_id"] = session_id
+        found = self.query(agent_id, limit=limit, **conditions)
         return list(found)[::-1]
 
-    def count(self, agent_id: str | None = None, **conditions: Any) -> int:
+    def count(self, agent_id: str | None = None, **conditions: Unpack[Conditions]) -> int:
         """How many memories meet the conditions of `query`."""
         parts = self._lifecycle.opened()
         return parts.queries.count(query_of(agent_id, conditions))
@@ -371,7 +373,7 @@ class MemorySystem:
 
     # --- forgetting ---
 
-    def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Any) -> int:
+    def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Unpack[Conditions]) -> int:
         """Deletes the memories that meet the conditions of `query`, in batches; returns how many (with `dry_run`: would).
 
         Raises ValueError, before anything is deleted, without any condition, which is `delete_agent`, and for one that

@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol, Unpack
 
+from agent_memory.memory._conditions import Conditions, TierConditions
 from agent_memory.memory.entries import MemoryEntry, Tier
 
 __all__ = ["IntermediateMemory", "LongTermMemory", "ShortTermMemory"]
 
 
 class _Queried(Protocol):
-    def count(self, agent_id: str | None = None, **conditions: Any) -> int: ...
+    def count(self, agent_id: str | None = None, **conditions: Unpack[Conditions]) -> int: ...
 
     def query(
-        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Any
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[Conditions]
     ) -> Iterator[MemoryEntry]: ...
 
 
@@ -32,7 +33,7 @@ class _TierMemory:
         """How many memories of the agent are in this tier."""
         return self._system.count(agent_id, tiers=(self.tier,))
 
-    def query(self, agent_id: str, **conditions: Any) -> Iterator[MemoryEntry]:
+    def query(self, agent_id: str, **conditions: Unpack[TierConditions]) -> Iterator[MemoryEntry]:
         """As `MemorySystem.query`, in this tier."""
         return self._system.query(agent_id, tiers=(self.tier,), **conditions)
 

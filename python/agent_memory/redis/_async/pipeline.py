@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from redis.asyncio.client import Pipeline as RedisPyPipeline
 from redis.exceptions import ReadOnlyError, ResponseError
@@ -35,6 +35,10 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
     It is retried by itself only where nothing can have been executed, or where it only reads. With WATCH it is bound to its
     connection, travels redis-py's way and is never retried.
     """
+
+    if TYPE_CHECKING:  # redis-py types its own as giving redis-py's class
+
+        async def __aenter__(self) -> Self: ...
 
     def __init__(self, client: AsyncGuardedCalls, transaction: bool, shard_hint: str | None) -> None:
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)

@@ -74,19 +74,6 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
 
         @overload
         def __init__(
-            self: Redis[str],
-            host: str = ...,
-            port: int = ...,
-            db: str | int = ...,
-            password: str | None = ...,
-            socket_timeout: float | None = ...,
-            *,
-            decode_responses: Literal[True],
-            **options: Unpack[AsyncRedisOptions],
-        ) -> None: ...
-
-        @overload
-        def __init__(
             self: Redis[bytes],
             host: str = ...,
             port: int = ...,
@@ -95,6 +82,19 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             socket_timeout: float | None = ...,
             *,
             decode_responses: Literal[False] = ...,
+            **options: Unpack[AsyncRedisOptions],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Redis[str],
+            host: str = ...,
+            port: int = ...,
+            db: str | int = ...,
+            password: str | None = ...,
+            socket_timeout: float | None = ...,
+            *,
+            decode_responses: Literal[True],
             **options: Unpack[AsyncRedisOptions],
         ) -> None: ...
 

@@ -54,7 +54,13 @@ if ASYNC:
     from agent_memory.policy import async_exponential_backoff
 
 if TYPE_CHECKING:
+    from redis.asyncio.lock import Lock
+    from redis.typing import KeyT
+
     from agent_memory.embedded import EmbeddedServer
+    from agent_memory.redis._async.monitor import Monitor
+    from agent_memory.redis._async.pipeline import Pipeline
+    from agent_memory.redis._async.pubsub import PubSub
     from agent_memory.redis._typing import AsyncResilientOptions
 
 __all__ = [
@@ -360,7 +366,16 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
     def _is_injected(self) -> bool:
         return isinstance(self._commands, AsyncInjectedCommands)
 
-    if not TYPE_CHECKING:  # a checker knows every command from AsyncTypedCommands
+    if TYPE_CHECKING:  # a checker knows every command from AsyncTypedCommands, and what is no command from here
+
+        def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline: ...
+        def pubsub(self, **kwargs: Any) -> PubSub: ...
+        def monitor(self) -> Monitor: ...
+        def lock(self, name: KeyT, timeout: float | None = None, **options: Any) -> Lock: ...
+        async def transaction(self, func: Callable[[Pipeline], Any], *watches: KeyT, **options: Any) -> Any: ...
+        async def execute_command(self, *args: Any, **options: Any) -> Any: ...
+
+    else:
 
         def __getattr__(self, name: str) -> Any:
             """Every other command of redis-py, pipelines and scripts: guarded in the same way."""

@@ -53,7 +53,13 @@ from agent_memory.storage.decorator import Command, joins_a_call, resilient_oper
 from agent_memory.storage.urls import arguments_of_url
 
 if TYPE_CHECKING:
+    from redis.lock import Lock
+    from redis.typing import KeyT
+
     from agent_memory.embedded import EmbeddedServer
+    from agent_memory.redis._sync.monitor import Monitor
+    from agent_memory.redis._sync.pipeline import Pipeline
+    from agent_memory.redis._sync.pubsub import PubSub
     from agent_memory.redis._typing import ResilientOptions
 
 __all__ = [
@@ -357,7 +363,16 @@ class ResilientRedisClient(ListedCommands[TextT]):
     def _is_injected(self) -> bool:
         return isinstance(self._commands, InjectedCommands)
 
-    if not TYPE_CHECKING:  # a checker knows every command from TypedCommands
+    if TYPE_CHECKING:  # a checker knows every command from TypedCommands, and what is no command from here
+
+        def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline: ...
+        def pubsub(self, **kwargs: Any) -> PubSub: ...
+        def monitor(self) -> Monitor: ...
+        def lock(self, name: KeyT, timeout: float | None = None, **options: Any) -> Lock: ...
+        def transaction(self, func: Callable[[Pipeline], Any], *watches: KeyT, **options: Any) -> Any: ...
+        def execute_command(self, *args: Any, **options: Any) -> Any: ...
+
+    else:
 
         def __getattr__(self, name: str) -> Any:
             """Every other command of redis-py, pipelines and scripts: guarded in the same way."""
