@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, cast
 
 from agent_memory._concurrency import async_settle
+from agent_memory._core import Call
 
 __all__ = ["Command", "Settled", "joins_a_call", "resilient_operation"]
 
@@ -112,22 +113,8 @@ def _wrap_command(operation_name: str, function: Callable[..., Any]) -> Callable
     `function` only looks at `self.client`, which is the guarded drop-in in `self._direct`. An injected client, a call
     within an admitted one, and a subclass that overrides `_execute_with_circuit_breaker` go the long way.
     """
-    if inspect.iscoroutinefunction(function):
-
-        async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-            direct = self._direct
-            if direct is None or (_current.get() is not None and joins_a_call(self)):
-                operation = Command(function, self, *args, **kwargs)
-                value = await self._execute_with_circuit_breaker(operation_name, operation)
-            else:
-                try:
-                    value = await function(direct, *args, **kwargs)
-                except Exception as error:
-                    self._runner.note_error(operation_name, error)
-                    raise
-            return Settled(value) if self._double_await else value
-
-        return call_async
+    if "._async." in function.__module__:
+        return _wrap_async_command(operation_name, function)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         direct = self._direct
@@ -139,6 +126,42 @@ def _wrap_command(operation_name: str, function: Callable[..., Any]) -> Callable
             self._runner.note_error(operation_name, error)
             raise
 
+    return call
+
+
+def _wrap_async_command(operation_name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for asyncio: what the drop-in returns is passed on as it is, which saves the coroutines around it."""
+
+    async def go_the_long_way(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = await self._execute_with_circuit_breaker(operation_name, Command(function, self, *args, **kwargs))
+        return Settled(value) if self._double_await else value
+
+    async def settle(self: Any, value: Any) -> Any:
+        try:
+            value = await value
+        except Exception as error:
+            self._runner.note_error(operation_name, error)
+            raise
+        return Settled(value) if self._double_await else value
+
+    async def fail(self: Any, error: Exception) -> Any:
+        self._runner.note_error(operation_name, error)
+        raise error
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        direct = self._direct
+        if direct is None or (_current.get() is not None and joins_a_call(self)):
+            return go_the_long_way(self, args, kwargs)
+        try:
+            value = function(direct, *args, **kwargs)
+        except Exception as error:
+            return fail(self, error)  # where it is awaited, as a coroutine function would
+        if type(value) is Call and not self._double_await:
+            return value.noting(self._runner.note_error, operation_name)
+        return settle(self, value)
+
+    # It is called as a coroutine function is: `inspect.iscoroutinefunction` says so.
+    call.__code__ = call.__code__.replace(co_flags=call.__code__.co_flags | inspect.CO_COROUTINE)
     return call
 
 

@@ -11,7 +11,7 @@ Arguments go on exactly as they came, so an injected mock sees the call that was
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from agent_memory._concurrency import async_settle
@@ -44,58 +44,58 @@ class AsyncListedCommands(AsyncTypedCommands[TextT]):
     """The wrapped client; commands on it are not guarded."""
 
     @resilient_operation("ping")
-    async def ping(self) -> bool:
+    def ping(self) -> Coroutine[Any, Any, bool]:
         """PING: whether the server answers."""
-        return await self.client.ping()
+        return self.client.ping()
 
     @resilient_operation("get")
-    async def get(self, key: KeyT) -> TextT | None:
+    def get(self, key: KeyT) -> Coroutine[Any, Any, TextT | None]:
         """GET: the value, None if there is none."""
-        return await self.client.get(key)
+        return self.client.get(key)
 
     @resilient_operation("set")
-    async def set(
+    def set(
         self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Unpack[SetOptions]
-    ) -> bool | TextT | None:
+    ) -> Coroutine[Any, Any, bool | TextT | None]:
         """SET: True, or None if a condition kept it from being set; options as redis-py's: ex, px, nx, xx, keepttl, get."""
-        return await self.client.set(key, value, *args, **options)
+        return self.client.set(key, value, *args, **options)
 
     @resilient_operation("delete")
-    async def delete(self, *keys: KeyT) -> int:
+    def delete(self, *keys: KeyT) -> Coroutine[Any, Any, int]:
         """DEL: how many keys were deleted."""
-        return await self.client.delete(*keys)
+        return self.client.delete(*keys)
 
     @resilient_operation("exists")
-    async def exists(self, *keys: KeyT) -> int:
+    def exists(self, *keys: KeyT) -> Coroutine[Any, Any, int]:
         """EXISTS: how many of the keys exist."""
-        return await self.client.exists(*keys)
+        return self.client.exists(*keys)
 
     @resilient_operation("expire")
-    async def expire(self, key: KeyT, time: ExpiryT, **options: Unpack[ExpireOptions]) -> bool:
+    def expire(self, key: KeyT, time: ExpiryT, **options: Unpack[ExpireOptions]) -> Coroutine[Any, Any, bool]:
         """EXPIRE: whether the key now expires in `time` seconds; options as redis-py's: nx, xx, gt, lt."""
-        return await self.client.expire(key, time, **options)
+        return self.client.expire(key, time, **options)
 
     @resilient_operation("hset")
-    async def hset(
+    def hset(
         self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Unpack[HsetOptions]
-    ) -> int:
+    ) -> Coroutine[Any, Any, int]:
         """HSET: how many fields are new; options as redis-py's: mapping, items."""
-        return await self.client.hset(name, key, value, **options)
+        return self.client.hset(name, key, value, **options)
 
     @resilient_operation("hget")
-    async def hget(self, name: KeyT, key: FieldT) -> TextT | None:
+    def hget(self, name: KeyT, key: FieldT) -> Coroutine[Any, Any, TextT | None]:
         """HGET: the field's value, None if there is none."""
-        return await self.client.hget(name, key)
+        return self.client.hget(name, key)
 
     @resilient_operation("hgetall")
-    async def hgetall(self, name: KeyT) -> dict[TextT, TextT]:
+    def hgetall(self, name: KeyT) -> Coroutine[Any, Any, dict[TextT, TextT]]:
         """HGETALL: all fields and values, empty if there is no such hash."""
-        return await self.client.hgetall(name)
+        return self.client.hgetall(name)
 
     @resilient_operation("hset_dict")
-    async def hset_dict(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
+    def hset_dict(self, name: KeyT, mapping: Mapping[Any, Any]) -> Coroutine[Any, Any, int]:
         """HSET of several fields: how many of them are new."""
-        return await self.client.hset(name, mapping=mapping)
+        return self.client.hset(name, mapping=mapping)
 
     async def hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
         """HSET of several fields, under its deprecated name: use `hset_dict`."""
@@ -103,40 +103,44 @@ class AsyncListedCommands(AsyncTypedCommands[TextT]):
         return await self._hmset(name, mapping)
 
     @resilient_operation("hmset")
-    async def _hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
-        return await self.client.hset(name, mapping=mapping)
+    def _hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> Coroutine[Any, Any, int]:
+        return self.client.hset(name, mapping=mapping)
 
     @resilient_operation("hdel")
-    async def hdel(self, name: KeyT, *keys: FieldT) -> int:
+    def hdel(self, name: KeyT, *keys: FieldT) -> Coroutine[Any, Any, int]:
         """HDEL: how many fields were deleted."""
-        return await self.client.hdel(name, *keys)
+        return self.client.hdel(name, *keys)
 
     @resilient_operation("zadd")
-    async def zadd(self, name: KeyT, mapping: Mapping[Any, Any], **options: Unpack[ZaddOptions]) -> int | float | None:
+    def zadd(
+        self, name: KeyT, mapping: Mapping[Any, Any], **options: Unpack[ZaddOptions]
+    ) -> Coroutine[Any, Any, int | float | None]:
         """ZADD: how many members are new; options as redis-py's: nx, xx, ch, incr, gt, lt."""
-        return await self.client.zadd(name, mapping, **options)
+        return self.client.zadd(name, mapping, **options)
 
     @resilient_operation("zrange")
-    async def zrange(self, name: KeyT, start: int, end: int, *args: Any, **options: Unpack[ZrangeOptions]) -> list[Any]:
+    def zrange(
+        self, name: KeyT, start: int, end: int, *args: Any, **options: Unpack[ZrangeOptions]
+    ) -> Coroutine[Any, Any, list[Any]]:
         """ZRANGE: the members by rank; options as redis-py's: desc, withscores, score_cast_func, byscore, …"""
-        return await self.client.zrange(name, start, end, *args, **options)
+        return self.client.zrange(name, start, end, *args, **options)
 
     @resilient_operation("zrangebyscore")
-    async def zrangebyscore(
+    def zrangebyscore(
         self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Unpack[ZrangebyscoreOptions]
-    ) -> list[Any]:
+    ) -> Coroutine[Any, Any, list[Any]]:
         """ZRANGEBYSCORE: the members by score; options as redis-py's: start, num, withscores, score_cast_func."""
-        return await self.client.zrangebyscore(name, min, max, *args, **options)
+        return self.client.zrangebyscore(name, min, max, *args, **options)
 
     @resilient_operation("zrem")
-    async def zrem(self, name: KeyT, *values: EncodableT) -> int:
+    def zrem(self, name: KeyT, *values: EncodableT) -> Coroutine[Any, Any, int]:
         """ZREM: how many members were removed."""
-        return await self.client.zrem(name, *values)
+        return self.client.zrem(name, *values)
 
     @resilient_operation("zcard")
-    async def zcard(self, name: KeyT) -> int:
+    def zcard(self, name: KeyT) -> Coroutine[Any, Any, int]:
         """ZCARD: how many members the sorted set has."""
-        return await self.client.zcard(name)
+        return self.client.zcard(name)
 
     async def scan_iter(
         self, match: PatternT | None = None, count: int | None = None, **options: Unpack[ScanIterOptions]
@@ -158,8 +162,8 @@ class AsyncListedCommands(AsyncTypedCommands[TextT]):
                 return
 
     @resilient_operation("scan")
-    async def _scan(self, cursor: int, match: Any, count: int | None, **options: Any) -> Any:
-        return await self.client.scan(cursor, match=match, count=count, **options)
+    def _scan(self, cursor: int, match: Any, count: int | None, **options: Any) -> Coroutine[Any, Any, Any]:
+        return self.client.scan(cursor, match=match, count=count, **options)
 
     @resilient_operation("scan")
     async def _scan_all(self, match: Any, count: int | None, **options: Any) -> Any:

@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
 use agent_memory_core::protocol::commands::{Writer, header_len};
-use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyStopIteration, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyRuntimeWarning, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -45,6 +45,9 @@ pub(super) struct Call {
     transport: *mut ffi::PyObject,
     /// The waiter, or the coroutine that it was handed over to.
     inner: *mut ffi::PyObject,
+    /// Who is told of an error that it ends with, and what it is called there; null without one.
+    note: *mut ffi::PyObject,
+    note_name: *mut ffi::PyObject,
     references: *mut ffi::PyObject,
     permit: u64,
     state: State,
@@ -78,6 +81,8 @@ pub(super) fn new<'py>(
         (*call).command = ptr::null_mut();
         (*call).transport = ptr::null_mut();
         (*call).inner = ptr::null_mut();
+        (*call).note = ptr::null_mut();
+        (*call).note_name = ptr::null_mut();
         (*call).references = ptr::null_mut();
         (*call).permit = 0;
         (*call).state = State::New;
@@ -427,7 +432,21 @@ impl<'py> This<'py> {
         if !matches!(step, Ok(Step::Wait(_))) && self.fields().state != State::Waiting {
             self.forget();
         }
+        if let Err(error) = &step {
+            self.note(error)?;
+        }
         step
+    }
+
+    /// Tells of an error who asked for it.
+    fn note(self, error: &PyErr) -> PyResult<()> {
+        let (note, name) = (self.held(self.fields().note), self.held(self.fields().note_name));
+        if let (Some(note), Some(name)) = (note, name)
+            && error.is_instance_of::<PyException>(self.token)
+        {
+            note.call1((name, error.value(self.token)))?;
+        }
+        Ok(())
     }
 }
 
@@ -601,6 +620,27 @@ unsafe extern "C" fn close(this: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *
     none()
 }
 
+/// `noting(note, name)`: an error that it ends with is told by `note(name, error)`, too. Returns the call.
+unsafe extern "C" fn noting(
+    this: *mut ffi::PyObject,
+    arguments: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: called while attached, with so many arguments.
+    unsafe {
+        let call = This::of(this);
+        if count != 2 || !call.fields().note.is_null() {
+            return raise(call.token, PyTypeError::new_err("noting() takes who is told and a name, once"));
+        }
+        ffi::Py_INCREF(*arguments);
+        ffi::Py_INCREF(*arguments.add(1));
+        call.fields().note = *arguments;
+        call.fields().note_name = *arguments.add(1);
+        ffi::Py_INCREF(this);
+    }
+    this
+}
+
 unsafe extern "C" fn am_await(this: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: called while attached.
     let call = unsafe { This::of(this) };
@@ -682,6 +722,8 @@ unsafe extern "C" fn traverse(this: *mut ffi::PyObject, visit: ffi::visitproc, a
             (*call).command,
             (*call).transport,
             (*call).inner,
+            (*call).note,
+            (*call).note_name,
         ];
         for field in fields {
             let stop = objects::visit(field, visit, argument);
@@ -708,6 +750,8 @@ unsafe extern "C" fn clear_fields(this: *mut ffi::PyObject) -> c_int {
         clear(&raw mut (*call.call).args);
         clear(&raw mut (*call.call).keys);
         clear(&raw mut (*call.call).options);
+        clear(&raw mut (*call.call).note);
+        clear(&raw mut (*call.call).note_name);
     }
     0
 }
@@ -756,6 +800,7 @@ fn make(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     let methods = vec![
         method(c"send", ffi::PyMethodDefPointer { PyCFunction: send }, ffi::METH_O),
         method(c"throw", ffi::PyMethodDefPointer { PyCFunctionFast: throw }, ffi::METH_FASTCALL),
+        method(c"noting", ffi::PyMethodDefPointer { PyCFunctionFast: noting }, ffi::METH_FASTCALL),
         method(c"close", ffi::PyMethodDefPointer { PyCFunction: close }, ffi::METH_NOARGS),
         ffi::PyMethodDef::zeroed(),
     ];
