@@ -138,6 +138,7 @@ lint: $(STAMPS)/extra-lint $(STAMPS)/extra-test $(STAMPS)/installed check-rust
 	$(BIN)/python tools/generate_sync.py --check
 	$(BIN)/python tools/generate_typing.py --check
 	$(BIN)/python tools/command_table.py --check
+	$(BIN)/python tools/check_language.py
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m mypy.stubtest agent_memory._core

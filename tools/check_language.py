@@ -1,0 +1,147 @@
+"""Keeps some words out of comments, docstrings, messages and documents: the thing is the subject, by the field's term.
+
+    python tools/check_language.py             list the lines that have such a word; exit 1 if a file has more than it may
+    python tools/check_language.py --update    write the counts that files have now, if none of them has grown
+
+Looked at: documents; the comments and all strings of Python, of tests only the comments and docstrings; the comments of Rust.
+`tools/check_language.txt` holds the files that are not clean yet, each with its number of such lines, which must not grow and
+is lowered with each line that is rewritten. A file that is not in it must be clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNTS = ROOT / "tools" / "check_language.txt"
+
+LEFT_OUT = ("tests/behaviour/spec/examples.md", "tools/check_language.py", "tests/unit/project/test_check_language.py")
+GENERATED = ("/_sync/", "redis/_typing.pyi")
+PERSONS = "attacker|author|caller|developer|engineer|maintainer|operator|people|person|reader|subscriber|user"
+"""Persons, who may be the subject of a clause."""
+
+RULES = {
+    "a person as the subject of code: name the thing": re.compile(
+        r"\b(?:whoever|whomever|whosever|nobody|somebody|everybody|anybody|someone|everyone|anyone|no one)\b",
+        re.IGNORECASE,
+    ),
+    "'who' for what is no person: 'the caller', 'the thread', 'the client'": re.compile(
+        rf"(?<!\w)(?<!%)(?:(?P<person>{PERSONS})s?,? )?(?P<who>who)\b(?! am i)", re.IGNORECASE
+    ),
+    "slow path, not detour": re.compile(r"\bdetours?\b", re.IGNORECASE),
+    "stale markers, not litter": re.compile(r"\blitter\w*", re.IGNORECASE),
+    "unfenced, not loose": re.compile(r"\bloose\b", re.IGNORECASE),
+    "graceful shutdown, not farewell": re.compile(r"\bfarewells?\b", re.IGNORECASE),
+    "the adopting process or connection, not an heir": re.compile(r"\bheirs?\b", re.IGNORECASE),
+    "report, notify or re-authenticate, not tell": re.compile(
+        r"\b(?:is|are|was|were|been|being|be) told\b(?! apart)|\bnot told\b"
+    ),
+    "unknown outcome, not in doubt": re.compile(r"\bin doubt\b|\bdoubtful\b", re.IGNORECASE),
+    "checkpoint the WAL, not fold the log back": re.compile(r"\bfold(?:s|ed|ing)?\b[^.]{0,20}\bback\b", re.IGNORECASE),
+}
+
+
+def word_of(line: str) -> str | None:
+    """The rule that a line breaks, None if there is none."""
+    for rule, pattern in RULES.items():
+        for match in pattern.finditer(line):
+            if match.groupdict().get("person") is None:
+                return rule
+    return None
+
+
+def of_python(source: str, is_test: bool) -> Iterator[tuple[int, str]]:
+    """The comments and strings of a Python file, line by line; of a test the docstrings alone of its strings."""
+    docstrings: set[int] = set()
+    if is_test:
+        for node in ast.walk(ast.parse(source)):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                docstrings.add(node.lineno)
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in kinds and (token.type == tokenize.COMMENT or not is_test or token.start[0] in docstrings):
+            yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def of_rust(source: str) -> Iterator[tuple[int, str]]:
+    """The comments of a Rust file."""
+    for number, line in enumerate(source.splitlines(), 1):
+        if comment := re.search(r"(?:^|\s)//.*", line):
+            yield number, comment[0]
+
+
+def of_document(source: str, name: str) -> Iterator[tuple[int, str]]:
+    """The lines of a document; of the change log those of its first section."""
+    lines = source.splitlines()
+    if name == "CHANGELOG.md":
+        sections = [number for number, line in enumerate(lines) if line.startswith("## ")]
+        lines = lines[: sections[1]] if len(sections) > 1 else lines
+    yield from enumerate(lines, 1)
+
+
+def lines_of(name: str, source: str) -> Iterator[tuple[int, str]]:
+    if name.endswith((".py", ".pyi")):
+        return of_python(source, name.startswith("tests/"))
+    return of_rust(source) if name.endswith(".rs") else of_document(source, name)
+
+
+def found_in(name: str, source: str) -> list[tuple[int, str]]:
+    """The lines with such a word, each with the rule that it breaks."""
+    found = {number: rule for number, line in lines_of(name, source) if (rule := word_of(line))}
+    return sorted(found.items())
+
+
+def names() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return sorted(
+        name
+        for name in listed.stdout.splitlines()
+        if name.endswith((".py", ".pyi", ".rs", ".md"))
+        and name not in LEFT_OUT
+        and not any(part in name for part in GENERATED)
+        and (ROOT / name).is_file()
+    )
+
+
+def allowed() -> dict[str, int]:
+    rows = (line.rsplit(" ", 1) for line in COUNTS.read_text().splitlines()) if COUNTS.exists() else ()
+    return {name: int(count) for name, count in rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Keep some words out of comments, docstrings, messages and documents.")
+    parser.add_argument("--update", action="store_true", help="write the present counts, if none has grown")
+    parser.add_argument("--all", action="store_true", help="list the lines of all files, also those that may be there")
+    arguments = parser.parse_args()
+    before, found = allowed(), {name: found_in(name, (ROOT / name).read_text()) for name in names()}
+    grown = {name: lines for name, lines in found.items() if len(lines) > before.get(name, 0)}
+    for name, lines in (found if arguments.all else grown).items():
+        text = (ROOT / name).read_text().splitlines()
+        for number, rule in lines:
+            print(f"{name}:{number}: {rule}\n    {text[number - 1].strip()}")
+    now = {name: len(lines) for name, lines in found.items() if lines}
+    shrunk = {name for name, count in before.items() if now.get(name, 0) < count}
+    if arguments.update and not (grown and before):
+        COUNTS.write_text("".join(f"{name} {count}\n" for name, count in now.items()))
+    elif shrunk:
+        print(f"cleaner than tools/check_language.txt says (run with --update): {', '.join(sorted(shrunk))}")
+    print(f"{sum(now.values())} lines in {len(now)} files")
+    return bool(grown or (shrunk and not arguments.update))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
