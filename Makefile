@@ -80,11 +80,11 @@ $(STAMPS)/wheel: $(STAMPS)/build-tools $(RUST_SOURCES) $(PYTHON_SOURCES) | check
 
 # The wheel with the dependencies of one extra. The extras are resolved again only when pyproject.toml changes.
 $(STAMPS)/extra-%: $(STAMPS)/venv pyproject.toml | $(STAMPS)/wheel
-	$(BIN)/pip install --quiet "$$(echo $(WHEELS)/agent_memory-*.whl)[$*]"
+	$(BIN)/pip install --quiet "$$(echo $(WHEELS)/agent_memory_redis-*.whl)[$*]"
 	@touch $@
 
 $(STAMPS)/installed: $(STAMPS)/wheel
-	$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/agent_memory-*.whl
+	$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/agent_memory_redis-*.whl
 	@touch $@
 
 wheel: $(STAMPS)/wheel
@@ -117,7 +117,7 @@ test-other-python: | check-rust
 	$(OTHER_PYTHON) -m venv --clear $(OTHER)
 	CARGO_TARGET_DIR=$(abspath target/other-python) PYO3_PYTHON=$(abspath $(OTHER)/bin/python) \
 		$(OTHER)/bin/pip wheel --quiet --no-deps --wheel-dir $(OTHER)/wheels .
-	$(OTHER)/bin/pip install --quiet "$$(echo $(OTHER)/wheels/agent_memory-*.whl)[test]"
+	$(OTHER)/bin/pip install --quiet "$$(echo $(OTHER)/wheels/agent_memory_redis-*.whl)[test]"
 	$(OTHER)/bin/python -m pytest $(OTHER_TESTS) $(PYTEST_ARGS)
 
 # The whole Python suite, LOADED_RUNS times, beside three busy loops for each core, which are stopped whatever happens.

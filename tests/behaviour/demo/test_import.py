@@ -19,4 +19,4 @@ def test_says_what_is_missing_without_rich(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert done.stderr == "missing: rich, which the extra `demo` brings: pip install 'agent-memory[demo]'\n"
+    assert done.stderr == "missing: rich, which the extra `demo` brings: pip install 'agent-memory-redis[demo]'\n"

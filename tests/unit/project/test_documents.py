@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,20 @@ def test_what_the_design_lacks_is_found(tmp_path):
     tree = "```\npython/agent_memory/redis/\n    a.py   the first\n           and more of it\n    b.py   gone\n```\n"
     text = f"{tree}`redis/a.py`, `redis/c.py`, `python/agent_memory/redis/`, `python/nowhere/`, `a / b`, `first`"
     assert missing_in_design(text, tmp_path) == ["redis/c.py", "python/nowhere/", "python/agent_memory/redis/b.py"]
+
+
+@pytest.mark.parametrize("pattern", [*DOCUMENTS, *BUILD_FILES, *SOURCES, "CHANGELOG.md"])
+def test_every_extra_is_one_of_the_distribution(pattern):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for file, text in read(pattern).items():
+        for name, named in re.findall(r"(agent[-_]memory[-\w]*)\[([a-z][a-z,]*)\]", text):
+            assert name == project["name"], (file, name, named)
+            assert {*named.split(",")} <= {*extras}, (file, name, named)
+
+
+def test_the_makefile_installs_the_wheel_of_the_distribution():
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"].replace("-", "_")
+    wheels = re.findall(r"(\w+)-\*\.whl", (ROOT / "Makefile").read_text())
+    assert wheels
+    assert {*wheels} == {name}

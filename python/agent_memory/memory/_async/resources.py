@@ -139,6 +139,6 @@ def _postgres_store(url: str, settings: MemorySettings) -> AsyncMemoryStore:
     try:
         module = importlib.import_module("agent_memory.memory.stores.postgres")
     except ImportError as error:
-        raise MemorySystemError("PostgreSQL needs the extra: pip install agent-memory[postgres]") from error
+        raise MemorySystemError("PostgreSQL needs the extra: pip install agent-memory-redis[postgres]") from error
     made: AsyncMemoryStore = module.AsyncPostgresStore(url, settings=settings.postgres, long_term=settings.long_term)
     return made
