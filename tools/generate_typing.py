@@ -55,7 +55,7 @@ RESILIENT = """
 class {prefix}ResilientOptions({prefix}ConnectionOptions, total=False):
     client: Any
     guard: Guard | None
-    probe: float | None
+    probe_interval_s: float | None
     recovery: RecoveryConfig | None
     double_await: bool
     username: str | None

@@ -101,7 +101,12 @@ def open_breaker():
 def cases():
     breaker = CircuitBreaker("sync", failure_threshold=3)
     windowed = CircuitBreaker(
-        "windowed", failure_rate=0.5, slow_call_rate=0.5, slow_call_duration=1.0, window_calls=100_000, minimum_calls=10
+        "windowed",
+        failure_rate=0.5,
+        slow_call_rate=0.5,
+        slow_call_duration_s=1.0,
+        window_calls=100_000,
+        minimum_calls=10,
     )
     async_breaker = AsyncCircuitBreaker("async")
     async_execute = async_breaker.execute

@@ -61,7 +61,7 @@ def bench_enqueue(server):
     best, median = microseconds(lambda _: queue.put(next(place), b"payload", priority=1, size_bytes=100))
     print(f"enqueue, the queue alone             best {best:6.2f} us   median {median:6.2f} us   (target 2)")
     config = RecoveryConfig(max_entries=MILLION, max_bytes=1 << 40)
-    with ResilientRedisClient("bench", **server.connection_kwargs, recovery=config, probe=None) as client:
+    with ResilientRedisClient("bench", **server.connection_kwargs, recovery=config, probe_interval_s=None) as client:
         client.recovery.pause()
         client.guard.force_open()
         high = client.with_priority(Priority.HIGH)
@@ -91,8 +91,8 @@ class Timed:
 
 async def bench_durable(server, directory, fsync):
     with tempfile.TemporaryDirectory(dir=directory) as path:
-        config = RecoveryConfig(path=path, fsync=fsync, max_entries=MILLION, max_bytes=1 << 40, close_timeout=0)
-        client = AsyncResilientRedisClient("bench", **server.connection_kwargs, recovery=config, probe=None)
+        config = RecoveryConfig(path=path, fsync=fsync, max_entries=MILLION, max_bytes=1 << 40, close_timeout_s=0)
+        client = AsyncResilientRedisClient("bench", **server.connection_kwargs, recovery=config, probe_interval_s=None)
         client.recovery.pause()
         client.guard.force_open()
         high = client.with_priority(Priority.HIGH)
@@ -189,8 +189,8 @@ import os, sys, time
 from agent_memory import Priority, RecoveryConfig, ResilientRedisClient
 def rss_mb():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-config = RecoveryConfig(max_entries=1_000_000, max_bytes=1 << 40, close_timeout=0)
-client = ResilientRedisClient("curve", recovery=config, probe=None)
+config = RecoveryConfig(max_entries=1_000_000, max_bytes=1 << 40, close_timeout_s=0)
+client = ResilientRedisClient("curve", recovery=config, probe_interval_s=None)
 client.recovery.pause()
 client.guard.force_open()
 high = client.with_priority(Priority.HIGH)

@@ -141,7 +141,7 @@ class RecoveryQueue:
         *,
         max_entries: int = ...,
         max_bytes: int = ...,
-        max_age: float | None = None,
+        max_age_s: float | None = None,
         max_dead_letters: int = ...,
         clock: Callable[[], int] | None = None,
     ) -> RecoveryQueue: ...
@@ -314,17 +314,17 @@ class BreakerRules:
     def __new__(
         cls,
         failure_threshold: int | None = ...,
-        reset_timeout: float = 300.0,
+        reset_timeout_s: float = 300.0,
         *,
         failure_rate: float | None = None,
         slow_call_rate: float | None = None,
-        slow_call_duration: float | None = None,
+        slow_call_duration_s: float | None = None,
         window_calls: int | None = None,
-        window_seconds: float | None = None,
+        window_s: float | None = None,
         minimum_calls: int | None = None,
         half_open_max_calls: int = ...,
-        probe_timeout: float = ...,
-        max_reset_timeout: float | None = None,
+        probe_timeout_s: float = ...,
+        max_reset_timeout_s: float | None = None,
     ) -> BreakerRules: ...
 
 @final
@@ -338,7 +338,7 @@ class RetryRules:
         max_delay: float,
         strategy: str | Callable[[int], float],
         jitter: str,
-        deadline: float | None = None,
+        deadline_s: float | None = None,
     ) -> RetryRules: ...
 
 @final

@@ -149,7 +149,7 @@ class CircuitOpenError(RedisUnavailableError):
     """The circuit breaker rejected the call without trying: nothing was sent.
 
     `retry_after_s` is the time until the server is asked again: by the background probe, where there is one, within its
-    interval, else by the first call after `reset_timeout`.
+    interval, else by the first call after `reset_timeout_s`.
     """
 
     outcome = Outcome.NOT_SENT

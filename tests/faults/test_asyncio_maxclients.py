@@ -10,7 +10,7 @@ from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.exactly_once import ExactlyOnce
 
-TOUCHY = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(0), probe_interval=None)
+TOUCHY = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(0), probe_interval_s=None)
 
 
 def transport_of(client):

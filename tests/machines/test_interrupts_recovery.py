@@ -20,7 +20,7 @@ def server(shared_servers):
 
 @pytest.mark.parametrize("path", [False, True])
 def test_an_interrupted_queued_write_is_queued_or_not(server, tmp_path, path):
-    config = RecoveryConfig(path=tmp_path / "journal" if path else None, base_delay=0.01, close_timeout=WAIT_S)
+    config = RecoveryConfig(path=tmp_path / "journal" if path else None, base_delay=0.01, close_timeout_s=WAIT_S)
     client = ResilientRedisClient(
         "interrupted", **server.connection_kwargs, recovery=config, retry_policy=RetryPolicy(max_retries=0)
     )

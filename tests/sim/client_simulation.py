@@ -214,7 +214,7 @@ async def scenario(simulation, without=()):
     policy = ResiliencePolicy(
         breaker=BreakerSettings(failure_threshold=dice.choice([3, 1_000])),
         # What is repeated without exactly once is repeated blindly.
-        retry=RetryPolicy(3, 0.05, max_delay=0.5, deadline=dice.choice([0.6, 2.0])),
+        retry=RetryPolicy(3, 0.05, max_delay=0.5, deadline_s=dice.choice([0.6, 2.0])),
         **({"categories": {"RPUSH": CommandCategory.READ}} if not once else {}),
     )
     options = {**simulation.connection_kwargs, "socket_timeout": 0.3, "exactly_once": once}
@@ -264,13 +264,13 @@ class Life:
             exactly_once=True,
             write_ahead=ahead,
             fsync=fsync,
-            fsync_interval=0.05,
+            fsync_interval_s=0.05,
             base_delay=0.05,
             max_delay=0.5,
             max_attempts=1_000_000,
             max_entries=BOUND,
             drain_batch=8,
-            close_timeout=0.5,
+            close_timeout_s=0.5,
         )
 
     async def live(self):
@@ -490,7 +490,7 @@ async def leases(simulation, without=()):
         base_delay=0.02,
         max_delay=0.1,
         max_attempts=MAX_ATTEMPTS,
-        close_timeout=0.05,
+        close_timeout_s=0.05,
     )
     options = {**process.connection_kwargs, "socket_timeout": 0.3, "circuit_threshold": 1_000}
     client = AsyncResilientRedisClient("leases", **options, recovery=config)
@@ -551,7 +551,7 @@ async def large_replies(simulation, without=()):
 
     server.on_command = note
     once = ExactlyOnce(dice.choice(["best", "marker", "offset"])) if dice.random() < 0.5 else False
-    policy = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(3, 0.05, deadline=30.0))
+    policy = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(3, 0.05, deadline_s=30.0))
     client = Redis(**simulation.connection_kwargs, socket_timeout=0.5, exactly_once=once, resilience=policy)
     await client.ping()
     calls, waits = [], []

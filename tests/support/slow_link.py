@@ -21,7 +21,9 @@ MARGIN_S = 1.0
 def touchy(deadline: float | None = None) -> ResiliencePolicy:
     """A policy whose circuit opens at the first failure; whatever may be tried again is."""
     return ResiliencePolicy(
-        breaker=BreakerSettings(failure_threshold=1), retry=RetryPolicy(3, 0.01, deadline=deadline), probe_interval=None
+        breaker=BreakerSettings(failure_threshold=1),
+        retry=RetryPolicy(3, 0.01, deadline_s=deadline),
+        probe_interval_s=None,
     )
 
 

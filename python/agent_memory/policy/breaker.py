@@ -52,33 +52,33 @@ class _ConfiguredBreaker(_core.Breaker):
         cls,
         name: str,
         failure_threshold: int | None = 3,
-        reset_timeout: float = 300.0,
+        reset_timeout_s: float = 300.0,
         *,
         failure_rate: float | None = None,
         slow_call_rate: float | None = None,
-        slow_call_duration: float | None = None,
+        slow_call_duration_s: float | None = None,
         window_calls: int | None = None,
-        window_seconds: float | None = None,
+        window_s: float | None = None,
         minimum_calls: int | None = None,
         half_open_max_calls: int = 1,
-        probe_timeout: float = 30.0,
-        max_reset_timeout: float | None = None,
+        probe_timeout_s: float = 30.0,
+        max_reset_timeout_s: float | None = None,
         counts: Counts = counts_by_default,
         clock: Callable[[], int] | None = None,
     ) -> Self:
         """The numbers are those of `BreakerSettings`; `clock` replaces the monotonic clock in tests (nanoseconds)."""
         settings = BreakerSettings(
             failure_threshold,
-            reset_timeout,
+            reset_timeout_s,
             failure_rate=failure_rate,
             slow_call_rate=slow_call_rate,
-            slow_call_duration=slow_call_duration,
+            slow_call_duration_s=slow_call_duration_s,
             window_calls=window_calls,
-            window_seconds=window_seconds,
+            window_s=window_s,
             minimum_calls=minimum_calls,
             half_open_max_calls=half_open_max_calls,
-            probe_timeout=probe_timeout,
-            max_reset_timeout=max_reset_timeout,
+            probe_timeout_s=probe_timeout_s,
+            max_reset_timeout_s=max_reset_timeout_s,
         )
         _check.instance("name", name, str)
         if clock is not None and not callable(clock):
@@ -102,7 +102,7 @@ def _check_counts(counts: Counts) -> None:
 class CircuitBreaker(_ConfiguredBreaker):
     """A circuit breaker around functions.
 
-        breaker = CircuitBreaker("search", failure_threshold=5, reset_timeout=60)
+        breaker = CircuitBreaker("search", failure_threshold=5, reset_timeout_s=60)
         breaker.execute(lambda: fetch(url))
 
         @breaker

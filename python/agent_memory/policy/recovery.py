@@ -34,15 +34,15 @@ class RecoveryConfig:
     """Whether a write with priority is in the journal before it is sent, so that it outlives this process. Needs `path`."""
     fsync: FsyncName = "always"
     """When a write counts as kept: "always" after fdatasync, shared by all that wait (survives loss of power); "interval"
-    after write() (survives kill -9; loss of power costs at most the last `fsync_interval`); "never" likewise, without
+    after write() (survives kill -9; loss of power costs at most the last `fsync_interval_s`); "never" likewise, without
     fdatasync but for the operating system's own."""
-    fsync_interval: float = 1.0
+    fsync_interval_s: float = 1.0
     """Seconds between two fdatasyncs with fsync="interval". > 0."""
     max_entries: int = 10_000
     """The most writes that wait, those being retried included. A further write is refused (status "failed"). >= 1."""
     max_bytes: int = 64 * 1024 * 1024
     """The most memory their data may take, in bytes, as estimated when a write is queued. >= 1."""
-    max_age: float = 3600.0
+    max_age_s: float = 3600.0
     """Seconds after which a write that waits is given up (to the dead letters). > 0."""
     max_attempts: int = 10
     """Retries of one write while the circuit is closed before it is given up; those during an outage do not count. >= 1."""
@@ -54,7 +54,7 @@ class RecoveryConfig:
     """How many given-up writes are kept for inspection; beyond that the oldest is forgotten. >= 0."""
     drain_batch: int = 1_000
     """The most commands that a drain sends in one piece; it begins with one and doubles with each success. >= 1."""
-    close_timeout: float = 2.0
+    close_timeout_s: float = 2.0
     """Seconds that closing the client waits for the queue to drain. What is left stays in the journal, or, without one,
     becomes dead letters. >= 0."""
     open_journal: Callable[[RecoveryConfig, str], Any] | None = None
@@ -77,13 +77,13 @@ class RecoveryConfig:
             _check.function("open_journal", self.open_journal)
             if self.path is None:
                 raise ValueError("open_journal must be None without a path, got a function")
-        _check.above("fsync_interval", self.fsync_interval, 0)
+        _check.above("fsync_interval_s", self.fsync_interval_s, 0)
         _check.whole("max_entries", self.max_entries, 1)
         _check.whole("max_bytes", self.max_bytes, 1)
-        _check.above("max_age", self.max_age, 0)
+        _check.above("max_age_s", self.max_age_s, 0)
         _check.whole("max_attempts", self.max_attempts, 1)
         _check.above("base_delay", self.base_delay, 0)
         _check.above("max_delay", self.max_delay, 0)
         _check.whole("max_dead_letters", self.max_dead_letters, 0)
         _check.whole("drain_batch", self.drain_batch, 1)
-        _check.at_least("close_timeout", self.close_timeout, 0)
+        _check.at_least("close_timeout_s", self.close_timeout_s, 0)

@@ -22,11 +22,11 @@ class ResiliencePolicy:
 
     - `breaker`: when the circuit opens and closes (default: three failures in a row).
     - `retry`: how often and how soon a failed call is tried again. The default retries three times after at most 50, 100 and
-      200 ms (full jitter). Only what was not sent, what the server rejected, and reads are ever sent again. Its `deadline`
+      200 ms (full jitter). Only what was not sent, what the server rejected, and reads are ever sent again. Its `deadline_s`
       bounds a whole call in seconds; None means twice the client's `socket_timeout`.
     - `budget`: the bucket that retries pay from; None lets every retry pass.
-    - `probe_interval`: while the circuit is open, the longest pause in seconds between two background PINGs that look for
-      the server; None leaves it to the breaker's `reset_timeout`.
+    - `probe_interval_s`: while the circuit is open, the longest pause in seconds between two background PINGs that look for
+      the server; None leaves it to the breaker's `reset_timeout_s`.
     - `categories`: what commands do that this package does not know, a module's or a renamed one, by upper-case name
       ({"JSON.GET": CommandCategory.READ}); they win over the built-in table. A command that is in neither counts as a relative
       write, which is never sent twice. BLOCKING and CONNECTION_STATE choose the connection, too.
@@ -35,7 +35,7 @@ class ResiliencePolicy:
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_retries=3, base_delay=0.05, max_delay=1.0))
     budget: RetryBudget | None = field(default_factory=RetryBudget)
-    probe_interval: float | None = 0.75
+    probe_interval_s: float | None = 0.75
     categories: Mapping[str, CommandCategory] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -43,8 +43,8 @@ class ResiliencePolicy:
         _check.instance("retry", self.retry, RetryPolicy)
         if self.budget is not None:
             _check.instance("budget", self.budget, RetryBudget)
-        if self.probe_interval is not None:
-            _check.above("probe_interval", self.probe_interval, 0)
+        if self.probe_interval_s is not None:
+            _check.above("probe_interval_s", self.probe_interval_s, 0)
         _check.instance("categories", self.categories, Mapping)
         for name, category in self.categories.items():
             if not isinstance(name, str) or name != name.strip().upper():

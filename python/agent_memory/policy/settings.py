@@ -33,26 +33,26 @@ class BreakerSettings:
     """When a circuit opens, and how it closes again.
 
     It opens on `failure_threshold` failures in a row (None switches that off); and, where rates are given, when a
-    window of the last `window_calls` calls (100 unless given) or `window_seconds` seconds holds at least
+    window of the last `window_calls` calls (100 unless given) or `window_s` seconds holds at least
     `minimum_calls` results and the share of failures reaches `failure_rate`, or the share of calls slower than
-    `slow_call_duration` seconds reaches `slow_call_rate`.
+    `slow_call_duration_s` seconds reaches `slow_call_rate`.
 
-    It stays open for `reset_timeout` seconds, doubled after each failed probe up to `max_reset_timeout` (None: no
+    It stays open for `reset_timeout_s` seconds, doubled after each failed probe up to `max_reset_timeout_s` (None: no
     growth). Then `half_open_max_calls` probes are admitted; as many successes close the circuit, one failure opens it
-    again. A probe that has not come back after `probe_timeout` seconds makes room for another.
+    again. A probe that has not come back after `probe_timeout_s` seconds makes room for another.
     """
 
     failure_threshold: int | None = 3
-    reset_timeout: float = 300.0
+    reset_timeout_s: float = 300.0
     failure_rate: float | None = field(default=None, kw_only=True)
     slow_call_rate: float | None = field(default=None, kw_only=True)
-    slow_call_duration: float | None = field(default=None, kw_only=True)
+    slow_call_duration_s: float | None = field(default=None, kw_only=True)
     window_calls: int | None = field(default=None, kw_only=True)
-    window_seconds: float | None = field(default=None, kw_only=True)
+    window_s: float | None = field(default=None, kw_only=True)
     minimum_calls: int | None = field(default=None, kw_only=True)
     half_open_max_calls: int = field(default=1, kw_only=True)
-    probe_timeout: float = field(default=30.0, kw_only=True)
-    max_reset_timeout: float | None = field(default=None, kw_only=True)
+    probe_timeout_s: float = field(default=30.0, kw_only=True)
+    max_reset_timeout_s: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _check.numbers({known.name: getattr(self, known.name) for known in fields(self)})
@@ -62,20 +62,20 @@ class BreakerSettings:
         """The same in the form the core takes; raises ValueError or TypeError for what makes no sense."""
         return _core.BreakerRules(
             self.failure_threshold,
-            self.reset_timeout,
+            self.reset_timeout_s,
             failure_rate=self.failure_rate,
             slow_call_rate=self.slow_call_rate,
-            slow_call_duration=self.slow_call_duration,
+            slow_call_duration_s=self.slow_call_duration_s,
             window_calls=self.window_calls,
-            window_seconds=self.window_seconds,
+            window_s=self.window_s,
             minimum_calls=self.minimum_calls,
             half_open_max_calls=self.half_open_max_calls,
-            probe_timeout=self.probe_timeout,
-            max_reset_timeout=self.max_reset_timeout,
+            probe_timeout_s=self.probe_timeout_s,
+            max_reset_timeout_s=self.max_reset_timeout_s,
         )
 
 
-_RETRY_NUMBERS = ("max_retries", "base_delay", "backoff_factor", "max_delay", "deadline")
+_RETRY_NUMBERS = ("max_retries", "base_delay", "backoff_factor", "max_delay", "deadline_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class RetryPolicy:
 
     Attempt n (from 0) is followed by a delay of `min(base_delay * backoff_factor**n, max_delay)` seconds, spread by
     `jitter` ("none", "full", "equal" or "decorrelated"). Other strategies are "linear", "constant", "fibonacci" and a
-    callable of the attempt, whose result is capped and spread in the same way. `deadline` bounds the whole call in
+    callable of the attempt, whose result is capped and spread in the same way. `deadline_s` bounds the whole call in
     seconds. `overrides` maps operation names ("get", or a command's "GET") to policies of their own, or to a
     `RetryDecision`.
 
@@ -98,7 +98,7 @@ class RetryPolicy:
     max_delay: float = field(default=30.0, kw_only=True)
     strategy: Strategy = field(default="exponential", kw_only=True)
     jitter: JitterName = field(default="full", kw_only=True)
-    deadline: float | None = field(default=None, kw_only=True)
+    deadline_s: float | None = field(default=None, kw_only=True)
     overrides: Mapping[str, RetryPolicy | RetryDecision] = field(default_factory=dict, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class RetryPolicy:
             max_delay=self.max_delay,
             strategy=self.strategy,
             jitter=self.jitter,
-            deadline=self.deadline,
+            deadline_s=self.deadline_s,
         )
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], RetryPolicy], tuple[dict[str, Any]]]:

@@ -178,7 +178,7 @@ class ScanIterOptions(TypedDict, total=False):
 class ResilientOptions(ConnectionOptions, total=False):
     client: Any
     guard: Guard | None
-    probe: float | None
+    probe_interval_s: float | None
     recovery: RecoveryConfig | None
     double_await: bool
     username: str | None
@@ -2169,7 +2169,7 @@ class AsyncConnectionOptions(TypedDict, total=False):
 class AsyncResilientOptions(AsyncConnectionOptions, total=False):
     client: Any
     guard: Guard | None
-    probe: float | None
+    probe_interval_s: float | None
     recovery: RecoveryConfig | None
     double_await: bool
     username: str | None

@@ -49,7 +49,7 @@ class PoolState:
                 if known_name == name and (known is resilience or known == resilience):
                     return guard, prober
             guard = resilience.make_guard(name, endpoint)
-            prober = None if resilience.probe_interval is None else make_prober(guard)
+            prober = None if resilience.probe_interval_s is None else make_prober(guard)
             self._guards.append((name, resilience, guard, prober))
             del self._guards[:-MAX_GUARDS]
             return guard, prober

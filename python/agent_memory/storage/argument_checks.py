@@ -28,7 +28,7 @@ def client_arguments(
     retry_max_delay: float,
     max_connections: int,
     health_check_interval: float,
-    probe: float | None,
+    probe_interval_s: float | None,
     double_await: bool,
     decode_responses: bool,
     connection_name: str | None,
@@ -49,7 +49,11 @@ def client_arguments(
     flag("decode_responses", decode_responses)
     if connection_name is not None:
         text("connection_name", connection_name)
-    optional = {"socket_timeout": socket_timeout, "socket_connect_timeout": socket_connect_timeout, "probe": probe}
+    optional = {
+        "socket_timeout": socket_timeout,
+        "socket_connect_timeout": socket_connect_timeout,
+        "probe_interval_s": probe_interval_s,
+    }
     for parameter, seconds in optional.items():
         if seconds is not None:
             above(parameter, seconds, 0)

@@ -39,7 +39,7 @@ fn what_only_rates_need_is_refused_without_a_rate() {
     };
     assert_eq!(refused(|options| options.minimum_calls = Some(5)), "minimum_calls");
     assert_eq!(refused(|options| options.window_calls = Some(5)), "failure_rate or slow_call_rate");
-    assert_eq!(refused(|options| options.window_seconds = Some(5.0)), "failure_rate or slow_call_rate");
+    assert_eq!(refused(|options| options.window_s = Some(5.0)), "failure_rate or slow_call_rate");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn slow_calls_trip_their_rate_whether_they_succeed_or_not() {
     let mut breaker = breaker(|options| {
         options.slow_call_rate = Some(1.0);
         options.slow_call_duration_s = Some(1.0);
-        options.window_seconds = Some(60.0);
+        options.window_s = Some(60.0);
         options.minimum_calls = Some(4);
     });
     for call in 0..4 {
@@ -353,29 +353,29 @@ fn what_makes_no_sense_is_refused_by_name() {
     };
     let cases: [(Change, &str); 16] = [
         (|o| o.failure_threshold = Some(0), "failure_threshold must be >= 1, got 0"),
-        (|o| o.reset_timeout_s = 0.0, "reset_timeout must be > 0 seconds, got 0.0"),
-        (|o| o.reset_timeout_s = f64::NAN, "reset_timeout must be > 0 seconds, got nan"),
-        (|o| o.reset_timeout_s = f64::INFINITY, "reset_timeout must be <= 3155760000 seconds, got inf"),
-        (|o| o.max_reset_timeout_s = Some(2.0), "max_reset_timeout must be >= reset_timeout (300.0), got 2.0"),
+        (|o| o.reset_timeout_s = 0.0, "reset_timeout_s must be > 0 seconds, got 0.0"),
+        (|o| o.reset_timeout_s = f64::NAN, "reset_timeout_s must be > 0 seconds, got nan"),
+        (|o| o.reset_timeout_s = f64::INFINITY, "reset_timeout_s must be <= 3155760000 seconds, got inf"),
+        (|o| o.max_reset_timeout_s = Some(2.0), "max_reset_timeout_s must be >= reset_timeout_s (300.0), got 2.0"),
         (|o| o.failure_rate = Some(1.5), "failure_rate must be > 0 and <= 1, got 1.5"),
         (|o| o.slow_call_rate = Some(0.0), "slow_call_rate must be > 0 and <= 1, got 0.0"),
-        (|o| o.slow_call_rate = Some(0.5), "slow_call_duration must be given with slow_call_rate, got None"),
-        (|o| o.slow_call_duration_s = Some(0.5), "slow_call_rate must be given with slow_call_duration, got None"),
+        (|o| o.slow_call_rate = Some(0.5), "slow_call_duration_s must be given with slow_call_rate, got None"),
+        (|o| o.slow_call_duration_s = Some(0.5), "slow_call_rate must be given with slow_call_duration_s, got None"),
         (|o| o.window_calls = Some(5), "failure_rate or slow_call_rate must be given with window_calls, got None"),
         (
             |o| (o.failure_rate, o.window_calls) = (Some(0.5), Some(2_000_000)),
             "window_calls must be <= 1000000, got 2000000",
         ),
         (
-            |o| (o.failure_rate, o.window_calls, o.window_seconds) = (Some(0.5), Some(5), Some(1.5)),
-            "window_seconds must be None when window_calls is given, got 1.5",
+            |o| (o.failure_rate, o.window_calls, o.window_s) = (Some(0.5), Some(5), Some(1.5)),
+            "window_s must be None when window_calls is given, got 1.5",
         ),
         (
             |o| (o.failure_rate, o.window_calls, o.minimum_calls) = (Some(0.5), Some(5), Some(6)),
             "minimum_calls must be <= 5, got 6",
         ),
         (|o| o.half_open_max_calls = 0, "half_open_max_calls must be >= 1, got 0"),
-        (|o| o.probe_timeout_s = -1.0, "probe_timeout must be > 0 seconds, got -1.0"),
+        (|o| o.probe_timeout_s = -1.0, "probe_timeout_s must be > 0 seconds, got -1.0"),
         (
             |o| o.failure_threshold = None,
             "failure_threshold must be given when neither failure_rate nor slow_call_rate is, got None",

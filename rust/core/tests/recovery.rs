@@ -213,7 +213,7 @@ fn configurations_that_make_no_sense_are_refused_by_name() {
     assert_eq!(refused(0, 1, None, 1), "max_entries must be >= 1, got 0");
     assert_eq!(refused(1 << 31, 1, None, 1), "max_entries must be <= 1073741824, got 2147483648");
     assert_eq!(refused(1, 0, None, 1), "max_bytes must be >= 1, got 0");
-    assert_eq!(refused(1, 1, Some(0.0), 1), "max_age must be > 0 seconds, got 0.0");
+    assert_eq!(refused(1, 1, Some(0.0), 1), "max_age_s must be > 0 seconds, got 0.0");
     assert_eq!(refused(1, 1, None, -1), "max_dead_letters must be >= 0, got -1");
 }
 

@@ -7,7 +7,7 @@ from agent_memory._concurrency import async_sleep, async_spawn
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
 WAIT_S = 60.0
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "probe": 0.1}
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "probe_interval_s": 0.1}
 
 
 def client_of(where, **options):
@@ -16,7 +16,7 @@ def client_of(where, **options):
 
 async def test_a_successor_resolves_many_lost_writes_of_one_connection(server, proxy, journal):
     between = proxy(server)
-    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout=0.1, base_delay=0.01, max_delay=0.05)
+    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout_s=0.1, base_delay=0.01, max_delay=0.05)
     predecessor = client_of(between, recovery=config)
     await predecessor.incr("counter:0")
     between.black_hole("down")

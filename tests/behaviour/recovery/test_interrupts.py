@@ -41,7 +41,7 @@ class InterruptAt:
 
 @pytest.mark.parametrize("path", [False, True])
 def test_a_lease_does_not_outlive_the_call_that_is_interrupted(valkey, tmp_path, path):
-    config = RecoveryConfig(path=tmp_path / "journal" if path else None, base_delay=0.01, close_timeout=WAIT_S)
+    config = RecoveryConfig(path=tmp_path / "journal" if path else None, base_delay=0.01, close_timeout_s=WAIT_S)
     client = ResilientRedisClient(
         "interrupted", **valkey.connection_kwargs, recovery=config, retry_policy=RetryPolicy(max_retries=0)
     )

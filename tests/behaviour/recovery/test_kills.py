@@ -32,7 +32,8 @@ from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig, Re
 arguments, path, ahead, once, first = json.loads(sys.argv[1])
 config = RecoveryConfig(path=path, write_ahead=ahead, exactly_once=once, base_delay=0.01, max_delay=0.05, fsync="never",
                         max_entries=100_000, max_attempts=1_000_000, max_dead_letters=100_000)
-options = {**arguments, "recovery": config, "probe": 0.05, "socket_timeout": 0.5, "retry_policy": RetryPolicy(max_retries=0)}
+options = {**arguments, "recovery": config, "probe_interval_s": 0.05, "socket_timeout": 0.5}
+options["retry_policy"] = RetryPolicy(max_retries=0)
 numbers = itertools.count(first)
 
 def tell(word, number):
@@ -152,7 +153,12 @@ def test_killed_while_writing(mortal_server, journal, script, ahead, once):
         config = RecoveryConfig(
             path=journal, exactly_once=once, base_delay=0.01, max_delay=0.05, max_dead_letters=100_000
         )
-        options = {**arguments, "recovery": config, "probe": 0.05, "retry_policy": RetryPolicy(max_retries=0)}
+        options = {
+            **arguments,
+            "recovery": config,
+            "probe_interval_s": 0.05,
+            "retry_policy": RetryPolicy(max_retries=0),
+        }
         with ResilientRedisClient("kills", **options) as heir:
             assert heir.recovery.flush(LONG_S), f"seed {seed}"
             letters = heir.recovery.dead_letters()
@@ -177,7 +183,7 @@ import json, os, resource, sys
 from agent_memory import Priority, RecoveryConfig, RecoveryJournalError, ResilientRedisClient, RetryPolicy
 
 arguments, path, limited = json.loads(sys.argv[1])
-options = {**arguments, "probe": 0.1, "retry_policy": RetryPolicy(max_retries=0)}
+options = {**arguments, "probe_interval_s": 0.1, "retry_policy": RetryPolicy(max_retries=0)}
 client = ResilientRedisClient("full", **options, recovery=RecoveryConfig(path=path, base_delay=0.01))
 client.recovery.pause()
 client.guard.force_open()
@@ -246,8 +252,8 @@ import json, os, sys
 from agent_memory import Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
 
 arguments, path = json.loads(sys.argv[1])
-options = {**arguments, "probe": 0.1, "retry_policy": RetryPolicy(max_retries=0)}
-client = ResilientRedisClient("fork", **options, recovery=RecoveryConfig(path=path, close_timeout=0))
+options = {**arguments, "probe_interval_s": 0.1, "retry_policy": RetryPolicy(max_retries=0)}
+client = ResilientRedisClient("fork", **options, recovery=RecoveryConfig(path=path, close_timeout_s=0))
 client.recovery.pause()
 client.guard.force_open()
 high = client.with_priority(Priority.HIGH)

@@ -28,7 +28,12 @@ async def test_cancelled_calls_count_as_nothing(mortal_server):
 
 async def test_a_cancelled_probe_makes_room_for_the_next(mortal_server):
     policy = RetryPolicy(max_retries=0)
-    arguments = {**mortal_server.connection_kwargs, "retry_policy": policy, "probe": None, "circuit_threshold": 1}
+    arguments = {
+        **mortal_server.connection_kwargs,
+        "retry_policy": policy,
+        "probe_interval_s": None,
+        "circuit_threshold": 1,
+    }
     async with AsyncResilientRedisClient("cancel", **arguments) as client:
         mortal_server.kill()
         while client.state == "closed":
@@ -129,7 +134,7 @@ async def wait_for_all(results):
     return [await result.wait(WAIT_S) for result in results]
 
 
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "probe": 0.1}
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "probe_interval_s": 0.1}
 
 
 def test_one_client_in_two_loops_through_an_outage(mortal_server, loops):

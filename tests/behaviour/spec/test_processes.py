@@ -31,7 +31,7 @@ import asyncio, json, sys, threading
 from agent_memory import AsyncResilientRedisClient, Priority, ResilientRedisClient, RetryPolicy
 
 arguments = json.loads(sys.argv[1])
-client = ResilientRedisClient("exit", **arguments, socket_timeout=600, probe=0.1)
+client = ResilientRedisClient("exit", **arguments, socket_timeout=600, probe_interval_s=0.1)
 client.guard.add_listener(lambda *change: print(change))
 # The server does not answer: a thread waits for a reply, the worker of the queue waits, the probe waits.
 started = threading.Event()
@@ -76,7 +76,7 @@ FORK = """
 import json, os, sys
 from agent_memory import Priority, ResilientRedisClient, RetryPolicy
 
-client = ResilientRedisClient("fork", **json.loads(sys.argv[1]), probe=0.1, retry_policy=RetryPolicy(max_retries=0))
+client = ResilientRedisClient("fork", **json.loads(sys.argv[1]), probe_interval_s=0.1, retry_policy=RetryPolicy(max_retries=0))
 client.set("parent", "before")
 client.recovery.pause()
 queued = client.store_with_retry("agent", {"value": 1}, lambda *_: False, Priority.HIGH)
@@ -160,7 +160,9 @@ def test_many_threads_store_through_an_outage(mortal_server, request):
     sys.setswitchinterval(1e-6)
     request.addfinalizer(lambda: sys.setswitchinterval(interval))
     threads, writes = 8, 60
-    with ResilientRedisClient("threads", **mortal_server.connection_kwargs, probe=0.1, retry_base_delay=0.01) as client:
+    with ResilientRedisClient(
+        "threads", **mortal_server.connection_kwargs, probe_interval_s=0.1, retry_base_delay=0.01
+    ) as client:
 
         def append_and_set(agent_id, state):
             with client.pipeline() as pipeline:

@@ -66,8 +66,8 @@ def test_one_client_in_loops_one_after_the_other(valkey):
 
 def patient(server):
     """A client whose own breaker would stay open for an hour: only a probe brings it back."""
-    breaker = BreakerSettings(1, reset_timeout=3600)
-    return Redis(**server.connection_kwargs, resilience=ResiliencePolicy(breaker=breaker, probe_interval=0.1))
+    breaker = BreakerSettings(1, reset_timeout_s=3600)
+    return Redis(**server.connection_kwargs, resilience=ResiliencePolicy(breaker=breaker, probe_interval_s=0.1))
 
 
 async def fail(client):

@@ -235,7 +235,7 @@ async def test_the_second_connection_lost_in_the_middle_takes_only_its_own_with_
 
 @pytest.mark.parametrize("level", ["marker", "offset", "gate"])
 async def test_exactly_once_names_the_connection_that_carried_the_write(busy, level):
-    calm = ResiliencePolicy(retry=RetryPolicy(0, deadline=20))
+    calm = ResiliencePolicy(retry=RetryPolicy(0, deadline_s=20))
     client, large, _ = await busy(exactly_once=ExactlyOnce(level), resilience=calm)
     transport = transport_of(client)
     for number in range(5):

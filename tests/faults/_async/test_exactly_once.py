@@ -17,7 +17,7 @@ from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.exactly_once import ExactlyOnce, Verdict
 
 PATIENT = ResiliencePolicy(
-    breaker=BreakerSettings(failure_threshold=1_000_000), retry=RetryPolicy(20, 0.02, max_delay=0.2, deadline=20.0)
+    breaker=BreakerSettings(failure_threshold=1_000_000), retry=RetryPolicy(20, 0.02, max_delay=0.2, deadline_s=20.0)
 )
 """A circuit that stays closed and calls that go on trying, so that each fault is seen through to its end."""
 KILLS = int(os.environ.get("AGENT_MEMORY_KILLS", "8"))
@@ -491,8 +491,8 @@ async def test_all_clients_of_a_pool_agree(valkey, async_connect):
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="level must be one of best, marker, offset, gate, got 'all'"):
         ExactlyOnce(level="all")
-    with pytest.raises(ValueError, match="marker_ttl must be an int >= 60, got 5"):
-        ExactlyOnce(marker_ttl=5)
+    with pytest.raises(ValueError, match="marker_ttl_s must be an int >= 60, got 5"):
+        ExactlyOnce(marker_ttl_s=5)
     with pytest.raises(ValueError, match="marker_prefix must not be empty"):
         ExactlyOnce(marker_prefix="")
 

@@ -37,7 +37,7 @@ ODD_REPLIES = {
     "text": b"+\xff\r\n",
 }
 
-ONCE = ResiliencePolicy(retry=RetryPolicy(max_retries=0), breaker=BreakerSettings(3, 60.0), probe_interval=None)
+ONCE = ResiliencePolicy(retry=RetryPolicy(max_retries=0), breaker=BreakerSettings(3, 60.0), probe_interval_s=None)
 UNAVAILABLE = (RedisUnavailableError, RedisTimeoutError)
 
 
@@ -109,7 +109,7 @@ async def test_the_callers_own_mistake_is_not_blamed_on_the_server(async_connect
 @pytest.mark.parametrize("name", GREETINGS)
 async def test_queued_priorities_queue(name):
     with saying(GREETINGS[name]) as fake:
-        options = {"circuit_threshold": 1, "retry_policy": ONCE.retry, "recovery": RecoveryConfig(close_timeout=0.01)}
+        options = {"circuit_threshold": 1, "retry_policy": ONCE.retry, "recovery": RecoveryConfig(close_timeout_s=0.01)}
         async with AsyncResilientRedisClient("stranger", **fake.connection_kwargs, **options) as client:
             result = await client.with_priority(Priority.HIGH).set("key", "value")
             assert result.status == "queued"

@@ -150,7 +150,7 @@ async def test_one_of_fifty_callers_reaches_the_server_at_half_open(async_connec
         return b"$2\r\nup\r\n"
 
     policy = ResiliencePolicy(
-        breaker=BreakerSettings(failure_threshold=3, reset_timeout=0.3), retry=RetryPolicy(0), probe_interval=None
+        breaker=BreakerSettings(failure_threshold=3, reset_timeout_s=0.3), retry=RetryPolicy(0), probe_interval_s=None
     )
     with FakeServer(answer) as fake:
         client = async_connect(fake, resilience=policy)

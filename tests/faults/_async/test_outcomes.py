@@ -220,7 +220,7 @@ async def test_a_request_that_the_server_does_not_read_ends_by_its_deadline(star
 
 async def test_the_policys_deadline_bounds_the_first_attempt_too(async_connect):
     with FakeServer(lambda *_: None) as fake:
-        policy = ResiliencePolicy(retry=RetryPolicy(deadline=0.3))
+        policy = ResiliencePolicy(retry=RetryPolicy(deadline_s=0.3))
         client = async_connect(fake, socket_timeout=20, resilience=policy)
         for command in (client.get, client.incr):
             started_s = time.monotonic()
@@ -291,7 +291,9 @@ REJECTIONS = [
 async def test_error_replies(text, again, against, async_connect):
     """REJECTED each time; tried again where it may help; counted by the breaker only where the server is unavailable."""
     policy = ResiliencePolicy(
-        breaker=BreakerSettings(failure_threshold=3, reset_timeout=60), retry=RetryPolicy(2, 0.001), probe_interval=None
+        breaker=BreakerSettings(failure_threshold=3, reset_timeout_s=60),
+        retry=RetryPolicy(2, 0.001),
+        probe_interval_s=None,
     )
     with FakeServer(lambda *_: error(text)) as fake:
         client = async_connect(fake, resilience=policy)

@@ -16,7 +16,7 @@ from agent_memory.redis.asyncio.client import Redis
 from agent_memory.redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 WITHIN_S = 30.0
-PATIENT = ResiliencePolicy(retry=RetryPolicy(max_retries=10, base_delay=0.05, deadline=20.0))
+PATIENT = ResiliencePolicy(retry=RetryPolicy(max_retries=10, base_delay=0.05, deadline_s=20.0))
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ async def test_unread_messages_are_no_silence(valkey, async_connect):
 
 async def test_subscribing_is_a_guarded_call_and_listening_is_not(start_server, async_connect):
     server = start_server(transport="tcp")
-    policy = ResiliencePolicy(breaker=BreakerSettings(2, 60.0), retry=RetryPolicy(max_retries=0), probe_interval=None)
+    policy = ResiliencePolicy(breaker=BreakerSettings(2, 60.0), retry=RetryPolicy(max_retries=0), probe_interval_s=None)
     client = async_connect(server, resilience=policy)
     subscriber = client.pubsub(ignore_subscribe_messages=True)
     await subscriber.subscribe("plain")

@@ -15,16 +15,16 @@ from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis import Redis
 
 
-def policy(probe_interval: float | None) -> ResiliencePolicy:
+def policy(probe_interval_s: float | None) -> ResiliencePolicy:
     return ResiliencePolicy(
-        breaker=BreakerSettings(1, 300.0), retry=RetryPolicy(max_retries=0), probe_interval=probe_interval
+        breaker=BreakerSettings(1, 300.0), retry=RetryPolicy(max_retries=0), probe_interval_s=probe_interval_s
     )
 
 
-@pytest.mark.parametrize(("probe_interval", "at_most_s"), [(0.75, 0.75), (None, 300.0)])
-def test_every_error_of_an_open_circuit_names_the_next_probe(start_server, probe_interval, at_most_s):
+@pytest.mark.parametrize(("probe_interval_s", "at_most_s"), [(0.75, 0.75), (None, 300.0)])
+def test_every_error_of_an_open_circuit_names_the_next_probe(start_server, probe_interval_s, at_most_s):
     server = start_server()
-    client = Redis(**server.connection_kwargs, resilience=policy(probe_interval))
+    client = Redis(**server.connection_kwargs, resilience=policy(probe_interval_s))
     client.set("key", "value")
     server.kill()
     with pytest.raises(RedisUnavailableError) as first:
@@ -34,7 +34,7 @@ def test_every_error_of_an_open_circuit_names_the_next_probe(start_server, probe
     for error in (first.value, rejected.value):
         assert error.state == "open"
         assert 0 < error.retry_after_s <= at_most_s
-        if probe_interval is None:
+        if probe_interval_s is None:
             assert error.retry_after_s > 290.0
     client.close()
 
@@ -62,7 +62,12 @@ def test_a_probe_that_is_under_way_is_no_wait_of_zero(start_server):
     """The server is stopped: the probe is sent and stays pending for longer than the interval."""
     server = start_server()
     client = ResilientRedisClient(
-        "pending", **server.connection_kwargs, circuit_threshold=1, socket_timeout=0.5, probe=0.01, recovery=None
+        "pending",
+        **server.connection_kwargs,
+        circuit_threshold=1,
+        socket_timeout=0.5,
+        probe_interval_s=0.01,
+        recovery=None,
     )
     client.init()
     server.pause()

@@ -185,7 +185,7 @@ def test_an_open_circuit_is_waited_for(start_server):
     """Attempts that the circuit rejects count as attempts, and the error is the transport's."""
     server = start_server(transport="tcp")
     in_thread(server.kill)
-    policy = ResiliencePolicy(breaker=BreakerSettings(1), probe_interval=None)
+    policy = ResiliencePolicy(breaker=BreakerSettings(1), probe_interval_s=None)
     client = Redis(**server.connection_kwargs, retry=Counting(NoBackoff(), 5), resilience=policy)
     with pytest.raises(RedisUnavailableError) as caught:
         client.get("key")
@@ -200,7 +200,7 @@ def test_a_deadline_of_the_policy_holds():
     def hang_up(_command, connection):
         connection.reset()
 
-    policy = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1_000_000), retry=RetryPolicy(deadline=0.05))
+    policy = ResiliencePolicy(breaker=BreakerSettings(failure_threshold=1_000_000), retry=RetryPolicy(deadline_s=0.05))
     with FakeServer(hang_up) as fake:
         client = Redis(**fake.connection_kwargs, retry=Counting(ConstantBackoff(0.001), 1_000_000), resilience=policy)
         with pytest.raises((redis.ConnectionError, redis.TimeoutError)):

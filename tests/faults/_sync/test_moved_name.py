@@ -31,7 +31,7 @@ def names(monkeypatch):
 def test_the_client_follows_a_name(start_server, connect, names):
     first, second = (start_server(transport="tcp", protected=False) for _ in range(2))
     names[NAME] = first
-    patient = ResiliencePolicy(retry=RetryPolicy(max_retries=20, base_delay=0.05, max_delay=0.2, deadline=20.0))
+    patient = ResiliencePolicy(retry=RetryPolicy(max_retries=20, base_delay=0.05, max_delay=0.2, deadline_s=20.0))
     client = connect(second, host=NAME, resilience=patient)
     client.set("where", "first")
     names[NAME] = second

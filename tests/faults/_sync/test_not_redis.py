@@ -38,7 +38,7 @@ ODD_REPLIES = {
     "text": b"+\xff\r\n",
 }
 
-ONCE = ResiliencePolicy(retry=RetryPolicy(max_retries=0), breaker=BreakerSettings(3, 60.0), probe_interval=None)
+ONCE = ResiliencePolicy(retry=RetryPolicy(max_retries=0), breaker=BreakerSettings(3, 60.0), probe_interval_s=None)
 UNAVAILABLE = (RedisUnavailableError, RedisTimeoutError)
 
 
@@ -110,7 +110,7 @@ def test_the_callers_own_mistake_is_not_blamed_on_the_server(connect):
 @pytest.mark.parametrize("name", GREETINGS)
 def test_queued_priorities_queue(name):
     with saying(GREETINGS[name]) as fake:
-        options = {"circuit_threshold": 1, "retry_policy": ONCE.retry, "recovery": RecoveryConfig(close_timeout=0.01)}
+        options = {"circuit_threshold": 1, "retry_policy": ONCE.retry, "recovery": RecoveryConfig(close_timeout_s=0.01)}
         with ResilientRedisClient("stranger", **fake.connection_kwargs, **options) as client:
             result = client.with_priority(Priority.HIGH).set("key", "value")
             assert result.status == "queued"

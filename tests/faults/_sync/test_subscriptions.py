@@ -203,7 +203,7 @@ def test_unread_messages_are_no_silence(valkey, connect):
 
 def test_subscribing_is_a_guarded_call_and_listening_is_not(start_server, connect):
     server = start_server(transport="tcp")
-    policy = ResiliencePolicy(breaker=BreakerSettings(2, 60.0), retry=RetryPolicy(max_retries=0), probe_interval=None)
+    policy = ResiliencePolicy(breaker=BreakerSettings(2, 60.0), retry=RetryPolicy(max_retries=0), probe_interval_s=None)
     client = connect(server, resilience=policy)
     subscriber = client.pubsub(ignore_subscribe_messages=True)
     subscriber.subscribe("plain")

@@ -80,7 +80,7 @@ def test_returns_what_the_operation_returns_and_raises_what_it_raises(face, cloc
 
 
 def test_opens_after_the_threshold_rejects_and_closes_again(face, clock):
-    breaker = face.kind("search", failure_threshold=3, reset_timeout=60, clock=clock)
+    breaker = face.kind("search", failure_threshold=3, reset_timeout_s=60, clock=clock)
     for _ in range(3):
         assert breaker.state == "closed"
         fail(face, breaker)
@@ -101,7 +101,7 @@ def test_opens_after_the_threshold_rejects_and_closes_again(face, clock):
 
 
 def test_a_failed_probe_opens_it_again_for_longer(face, clock):
-    breaker = face.kind("x", 1, 10, max_reset_timeout=15, clock=clock)
+    breaker = face.kind("x", 1, 10, max_reset_timeout_s=15, clock=clock)
     fail(face, breaker)
     clock.advance(10)
     fail(face, breaker)
@@ -125,9 +125,7 @@ def test_fail_fail_ok_repeated_trips_the_rate(face, clock):
 
 
 def test_slow_calls_trip_their_rate(face, clock):
-    breaker = face.kind(
-        "x", slow_call_rate=0.5, slow_call_duration=1.0, window_seconds=60, minimum_calls=4, clock=clock
-    )
+    breaker = face.kind("x", slow_call_rate=0.5, slow_call_duration_s=1.0, window_s=60, minimum_calls=4, clock=clock)
     for seconds in (0.1, 2.0, 0.1):
         face.run(breaker, during=lambda seconds=seconds: clock.advance(seconds))
     assert breaker.state == "closed"
@@ -226,7 +224,7 @@ def test_an_unrelated_error_of_a_probe_makes_room_for_the_next(face, clock):
 
 
 def test_a_probe_that_hangs_loses_its_place(face, clock):
-    breaker = face.kind("x", 1, 10, probe_timeout=5, clock=clock)
+    breaker = face.kind("x", 1, 10, probe_timeout_s=5, clock=clock)
     fail(face, breaker)
     clock.advance(10)
     hanging = breaker.admit()
@@ -447,21 +445,21 @@ def test_threads_count_exactly():
         ({"failure_threshold": 0}, "failure_threshold must be >= 1, got 0"),
         ({"failure_threshold": -(10**30)}, "failure_threshold must be >= 1, got "),
         ({"failure_threshold": 10**30}, "failure_threshold must be <= 4294967295, got "),
-        ({"reset_timeout": 0}, "reset_timeout must be > 0 seconds, got 0.0"),
-        ({"reset_timeout": float("nan")}, "reset_timeout must be > 0 seconds, got nan"),
+        ({"reset_timeout_s": 0}, "reset_timeout_s must be > 0 seconds, got 0.0"),
+        ({"reset_timeout_s": float("nan")}, "reset_timeout_s must be > 0 seconds, got nan"),
         ({"failure_rate": 1.5}, "failure_rate must be > 0 and <= 1, got 1.5"),
-        ({"slow_call_rate": 0.5}, "slow_call_duration must be given with slow_call_rate, got None"),
-        ({"slow_call_duration": 0.5}, "slow_call_rate must be given with slow_call_duration, got None"),
+        ({"slow_call_rate": 0.5}, "slow_call_duration_s must be given with slow_call_rate, got None"),
+        ({"slow_call_duration_s": 0.5}, "slow_call_rate must be given with slow_call_duration_s, got None"),
         ({"failure_rate": 0.5, "window_calls": 0}, "window_calls must be >= 1, got 0"),
         (
-            {"failure_rate": 0.5, "window_calls": 9, "window_seconds": 1},
-            "window_seconds must be None when window_calls",
+            {"failure_rate": 0.5, "window_calls": 9, "window_s": 1},
+            "window_s must be None when window_calls",
         ),
         ({"failure_rate": 0.5, "window_calls": 5, "minimum_calls": 6}, "minimum_calls must be <= 5, got 6"),
-        ({"window_seconds": 5}, "failure_rate or slow_call_rate must be given with window_seconds, got None"),
+        ({"window_s": 5}, "failure_rate or slow_call_rate must be given with window_s, got None"),
         ({"half_open_max_calls": 0}, "half_open_max_calls must be >= 1, got 0"),
-        ({"probe_timeout": -1}, "probe_timeout must be > 0 seconds, got -1.0"),
-        ({"max_reset_timeout": 5}, "max_reset_timeout must be >= reset_timeout (300.0), got 5.0"),
+        ({"probe_timeout_s": -1}, "probe_timeout_s must be > 0 seconds, got -1.0"),
+        ({"max_reset_timeout_s": 5}, "max_reset_timeout_s must be >= reset_timeout_s (300.0), got 5.0"),
         ({"failure_threshold": None}, "failure_threshold must be given when neither"),
     ],
     ids=lambda value: str(value)[:40],
@@ -477,7 +475,7 @@ def test_configurations_that_make_no_sense_are_refused(face, arguments, message)
     [
         {"failure_threshold": "3"},
         {"failure_threshold": 3.5},
-        {"reset_timeout": "300"},
+        {"reset_timeout_s": "300"},
         {"failure_rate": "0.5"},
         {"half_open_max_calls": None},
         {"counts": 7},

@@ -157,7 +157,7 @@ def test_attempts_delays_and_deadlines_of_a_call(clock):
 
 
 def test_the_policys_own_deadline_counts_from_the_start_of_the_call(clock):
-    guard = failing_fast(clock, retry=RetryPolicy(100, jitter="none", strategy="constant", deadline=3.0))
+    guard = failing_fast(clock, retry=RetryPolicy(100, jitter="none", strategy="constant", deadline_s=3.0))
     operation = guard.operation("get", category=CommandCategory.READ)
     started_ns = operation.admit()
     clock.advance(1.5)

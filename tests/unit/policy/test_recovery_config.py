@@ -15,7 +15,7 @@ from agent_memory.storage import async_redis_client, redis_client
         ({"path": 3}, "path must be a directory's name or None, got 3"),
         ({"path": ""}, "path must be a directory's name or None, got ''"),
         ({"fsync": "sometimes"}, "fsync must be one of always, interval, never, got 'sometimes'"),
-        ({"fsync_interval": 0}, "fsync_interval must be > 0, got 0"),
+        ({"fsync_interval_s": 0}, "fsync_interval_s must be > 0, got 0"),
         ({"write_ahead": True}, "write_ahead must be False without a path, got True"),
         ({"open_journal": print}, "open_journal must be None without a path, got a function"),
         ({"path": "journal", "open_journal": "disk"}, "open_journal must be a function, got 'disk'"),
@@ -23,7 +23,7 @@ from agent_memory.storage import async_redis_client, redis_client
         ({"exactly_once": None}, "exactly_once must be True or False, got None"),
         ({"drain_batch": 0}, "drain_batch must be >= 1, got 0"),
         ({"max_entries": 0}, "max_entries must be >= 1, got 0"),
-        ({"max_age": -1}, "max_age must be > 0, got -1"),
+        ({"max_age_s": -1}, "max_age_s must be > 0, got -1"),
     ],
 )
 def test_what_is_outside_its_rule_is_refused(arguments, message):

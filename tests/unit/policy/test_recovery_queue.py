@@ -113,7 +113,7 @@ def test_a_full_queue_refuses_by_a_named_error(clock):
 
 
 def test_dead_letters(clock):
-    queue = RecoveryQueue(max_dead_letters=2, max_age=60, clock=clock)
+    queue = RecoveryQueue(max_dead_letters=2, max_age_s=60, clock=clock)
     for payload in range(3):
         queue.push("k", payload, priority=Priority.NORMAL, size_bytes=7)
         queue.discard(queue.pop_due().id, f"poison {payload}")
@@ -180,7 +180,7 @@ def test_leases_have_an_owner(queue):
     [
         ({"max_entries": 0}, "max_entries must be >= 1, got 0"),
         ({"max_bytes": 0}, "max_bytes must be >= 1, got 0"),
-        ({"max_age": -1}, "max_age must be > 0 seconds, got -1.0"),
+        ({"max_age_s": -1}, "max_age_s must be > 0 seconds, got -1.0"),
         ({"max_dead_letters": -1}, "max_dead_letters must be >= 0, got -1"),
     ],
 )

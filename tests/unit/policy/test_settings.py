@@ -16,7 +16,7 @@ def test_the_defaults_of_the_specification():
     assert (policy.max_retries, policy.base_delay, policy.backoff_factor) == (3, 1.0, 2.0)
     assert RetryPolicy(5, 0.1, 3.0) == RetryPolicy(max_retries=5, base_delay=0.1, backoff_factor=3.0)
     breaker = BreakerSettings()
-    assert (breaker.failure_threshold, breaker.reset_timeout) == (3, 300.0)
+    assert (breaker.failure_threshold, breaker.reset_timeout_s) == (3, 300.0)
 
 
 def test_priorities_are_ordered_by_urgency():
@@ -83,7 +83,7 @@ def test_overrides_survive_pickling():
         (lambda: RetryPolicy(base_delay=-1), "base_delay must be finite and >= 0, got -1.0"),
         (lambda: RetryPolicy(base_delay=60), "max_delay must be >= base_delay (60.0), got 30.0"),
         (lambda: RetryPolicy(backoff_factor=0), "backoff_factor must be finite and >= 1, got 0.0"),
-        (lambda: RetryPolicy(deadline=0), "deadline must be > 0 seconds, got 0.0"),
+        (lambda: RetryPolicy(deadline_s=0), "deadline_s must be > 0 seconds, got 0.0"),
         (lambda: RetryPolicy(jitter="loud"), "jitter must be 'none', 'full', 'equal' or 'decorrelated', got 'loud'"),
         (
             lambda: RetryPolicy(overrides={"get": RetryPolicy(overrides={"set": RetryPolicy()})}),

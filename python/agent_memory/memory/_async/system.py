@@ -111,6 +111,12 @@ class AsyncMemorySystem:
         """
         await self._lifecycle.close()
 
+    if ASYNC:
+
+        async def aclose(self) -> None:
+            """`close()`, by the name that redis-py's asyncio clients and `contextlib.aclosing` have for it."""
+            await self.close()
+
     async def __aenter__(self) -> Self:
         return await self.open()
 

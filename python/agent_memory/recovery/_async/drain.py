@@ -135,7 +135,7 @@ class AsyncDrain:
             oldest = self._leases.oldest()
             if oldest is None or self.has_ended:
                 return None
-            left_s = self._settings.max_age - oldest.age_s
+            left_s = self._settings.max_age_s - oldest.age_s
             if left_s > 0:
                 return left_s
             if oldest.lease is not None:

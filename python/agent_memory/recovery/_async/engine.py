@@ -130,7 +130,7 @@ class AsyncRecoveryEngine:
         return await self.queue.wait_until_empty(timeout_s)
 
     async def close(self) -> None:
-        """Drains for at most `close_timeout` seconds and ends the worker.
+        """Drains for at most `close_timeout_s` seconds and ends the worker.
 
         What is left stays in the journal, for the next client of this name and server; what is not in the journal becomes dead
         letters.
@@ -139,7 +139,7 @@ class AsyncRecoveryEngine:
         if settings is None:
             return
         if self.queue.is_waiting():
-            await self.flush(settings.close_timeout)
+            await self.flush(settings.close_timeout_s)
         self.worker.stop()
         await self.worker.join(STOP_TIMEOUT_S)
         await self.order.wait_for_replacing(STOP_TIMEOUT_S)

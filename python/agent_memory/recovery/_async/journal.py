@@ -50,7 +50,7 @@ AsyncOpenJournal = Callable[["RecoveryConfig", str], tuple[JournalEngine, AsyncJ
 def async_open_on_disk(config: RecoveryConfig, identity: str) -> tuple[JournalEngine, AsyncJournalProgress]:
     """The engine in the directory `config.path`."""
     assert config.path is not None
-    engine = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
+    engine = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval_s))
     return engine, AsyncJournalCommits(engine)
 
 

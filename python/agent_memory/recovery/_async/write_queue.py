@@ -263,7 +263,7 @@ class AsyncWriteQueue:
         write.result.durable = True
         write.result._queue()
         reason = entry.reason
-        if not reason and _wall_clock.now_ns() / 1e9 - entry.queued_ms / 1000 >= settings.max_age:
+        if not reason and _wall_clock.now_ns() / 1e9 - entry.queued_ms / 1000 >= settings.max_age_s:
             reason = "expired"
         if not reason and "u" in entry.flags:
             reason = "damaged"

@@ -132,7 +132,7 @@ class RecoveryEngine:
         return self.queue.wait_until_empty(timeout_s)
 
     def close(self) -> None:
-        """Drains for at most `close_timeout` seconds and ends the worker.
+        """Drains for at most `close_timeout_s` seconds and ends the worker.
 
         What is left stays in the journal, for the next client of this name and server; what is not in the journal becomes dead
         letters.
@@ -141,7 +141,7 @@ class RecoveryEngine:
         if settings is None:
             return
         if self.queue.is_waiting():
-            self.flush(settings.close_timeout)
+            self.flush(settings.close_timeout_s)
         self.worker.stop()
         self.worker.join(STOP_TIMEOUT_S)
         self.order.wait_for_replacing(STOP_TIMEOUT_S)

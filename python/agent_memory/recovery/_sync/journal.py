@@ -52,7 +52,7 @@ OpenJournal = Callable[["RecoveryConfig", str], tuple[JournalEngine, JournalProg
 def open_on_disk(config: RecoveryConfig, identity: str) -> tuple[JournalEngine, JournalProgress]:
     """The engine in the directory `config.path`."""
     assert config.path is not None
-    engine = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval))
+    engine = _core.Journal(config.path, identity, fsync=config.fsync, fsync_interval_s=float(config.fsync_interval_s))
     return engine, JournalCommits(engine)
 
 

@@ -82,7 +82,7 @@ class AsyncGuardedCalls:
         arguments = self.connection_pool.connection_kwargs
         self._timeout_s: float | None = arguments.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._deadline_s = deadline_of(resilience, self._timeout_s)
-        deadline_s = None if resilience is None else resilience.retry.deadline
+        deadline_s = None if resilience is None else resilience.retry.deadline_s
         self._given_deadline_s = inf if deadline_s is None else deadline_s
         self._hurried = deadline_s is not None and (self._timeout_s is None or deadline_s < 2.0 * self._timeout_s)
         """Whether the first attempt, too, may need less time than the transport would give it by itself."""
@@ -101,7 +101,7 @@ class AsyncGuardedCalls:
         self._prober: AsyncProber | None = None
         if guard is None and resilience is not None:
             ping = _ping_of(weakref.ref(self.connection_pool), self._view_of)
-            interval_s = DEFAULT_INTERVAL_S if resilience.probe_interval is None else resilience.probe_interval
+            interval_s = DEFAULT_INTERVAL_S if resilience.probe_interval_s is None else resilience.probe_interval_s
             guard, self._prober = self._shared.guard_of(
                 name, resilience, self.endpoint, lambda made: AsyncProber(made, ping, interval_s=interval_s, name=name)
             )

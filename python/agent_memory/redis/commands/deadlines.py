@@ -34,6 +34,6 @@ def read_timeout_s(command: BoundCommand, args: Sequence[Any], timeout_s: float 
 
 def deadline_of(resilience: ResiliencePolicy | None, timeout_s: float | None) -> float:
     """The bound of a whole call, retries and pauses included: the policy's, else twice the socket's timeout (seconds)."""
-    if resilience is not None and resilience.retry.deadline is not None:
-        return resilience.retry.deadline
+    if resilience is not None and resilience.retry.deadline_s is not None:
+        return resilience.retry.deadline_s
     return 2.0 * (DEFAULT_SOCKET_TIMEOUT if timeout_s is None else timeout_s)

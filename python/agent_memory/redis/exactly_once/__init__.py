@@ -26,7 +26,7 @@ Rules
 
 Limits
 - The keys of the markers (`ExactlyOnce.marker_prefix`, 8 KiB at the most, at most two per connection) are in the database of
-  the client, expire after `ExactlyOnce.marker_ttl` seconds, and are deleted when they are done with.
+  the client, expire after `ExactlyOnce.marker_ttl_s` seconds, and are deleted when they are done with.
 - Blocking commands, commands that change their connection, commands that change no data (CONFIG SET, PUBLISH) and pipelines
   without MULTI are fenced, not resolved.
 - What a server refuses (out of memory, wrong type) while the answer is lost counts as executed at the level of the offset.

@@ -36,22 +36,22 @@ class ExactlyOnce:
       "best", the best it offers: marker, offset, gate, fence. "offset" costs the healthy path nothing, and resolves nothing
       once the server has closed the old connection: a reset or a restart makes dead letters.
     - `marker_prefix` ("agent_memory:once:"): what the keys of the markers begin with. The user needs write access to them.
-    - `marker_ttl` (86,400 s): when a marker that nobody deleted expires. Writes can be resolved for that long.
+    - `marker_ttl_s` (86,400 s): when a marker that nobody deleted expires. Writes can be resolved for that long.
 
     Raises ValueError for a value outside its rule.
     """
 
     level: Literal["best", "marker", "offset", "gate"] = "best"
     marker_prefix: str = "agent_memory:once:"
-    marker_ttl: int = 86_400
+    marker_ttl_s: int = 86_400
 
     def __post_init__(self) -> None:
         if self.level not in _LEVELS:
             raise ValueError(f"level must be one of {', '.join(_LEVELS)}, got {self.level!r}")
         if not self.marker_prefix:
             raise ValueError("marker_prefix must not be empty, got ''")
-        if isinstance(self.marker_ttl, bool) or not isinstance(self.marker_ttl, int) or self.marker_ttl < 60:
-            raise ValueError(f"marker_ttl must be an int >= 60, got {self.marker_ttl!r}")
+        if isinstance(self.marker_ttl_s, bool) or not isinstance(self.marker_ttl_s, int) or self.marker_ttl_s < 60:
+            raise ValueError(f"marker_ttl_s must be an int >= 60, got {self.marker_ttl_s!r}")
 
     @property
     def asked(self) -> Level | None:

@@ -120,7 +120,8 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
     - `client`: a redis-py-compatible object to use instead of connecting (a mock, fakeredis, RedisCluster, the drop-in). It
       stays yours: `close()` leaves it open.
     - `guard`: a Guard to share with other clients; the circuit's and the retry policy's parameters are then its own.
-    - `probe` (0.75): the longest pause in seconds between two background probes while the circuit is open; None for none.
+    - `probe_interval_s` (0.75): the longest pause in seconds between two background probes while the circuit is open, or None:
+      no probe.
     - `recovery` (RecoveryConfig()): bounds, pace and journal of the recovery queue; None for no queue.
     - `double_await` (False): True makes each listed method give an awaitable that gives the value, for code written as
       `await (await client.get(key))`.
@@ -227,7 +228,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         *,
         client: Any = None,
         guard: Guard | None = None,
-        probe: float | None = DEFAULT_INTERVAL_S,
+        probe_interval_s: float | None = DEFAULT_INTERVAL_S,
         recovery: RecoveryConfig | None = DEFAULT_RECOVERY,
         double_await: bool = False,
         username: str | None = None,
@@ -249,7 +250,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
             retry_max_delay=retry_max_delay,
             max_connections=max_connections,
             health_check_interval=health_check_interval,
-            probe=probe,
+            probe_interval_s=probe_interval_s,
             double_await=double_await,
             decode_responses=decode_responses,
             connection_name=connection_name,
@@ -284,7 +285,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         self._policy = ResiliencePolicy(
             breaker=BreakerSettings(circuit_threshold, circuit_reset_timeout),
             retry=retry_policy or RetryPolicy(),
-            probe_interval=probe,
+            probe_interval_s=probe_interval_s,
         )
         self.endpoint = self._endpoint() if client is None else type(client).__name__
         """host:port or socket path of the server; the class of an injected client."""
@@ -300,7 +301,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         self._runner = AsyncOperationRunner(self._guard, name, self.endpoint, deadline_s)
         self._owned = self._create_redis_client() if client is None else None
         self._wrap(self._owned if client is None else client)
-        self._prober = self._make_prober(self._policy.probe_interval)
+        self._prober = self._make_prober(self._policy.probe_interval_s)
         if self._prober is not None:
             self._runner.ensure_probe = self._prober.ensure_running
         self._engine = AsyncRecoveryEngine(self._guard, recovery, name, identity, self._commands)
@@ -455,7 +456,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         return True
 
     async def close(self) -> None:
-        """Drains the recovery queue (at most `RecoveryConfig.close_timeout` seconds), stops probing, disconnects.
+        """Drains the recovery queue (at most `RecoveryConfig.close_timeout_s` seconds), stops probing, disconnects.
 
         Stops the embedded server if this client started one; leaves an injected client open. May be called again, and the
         client may be used again.
@@ -467,6 +468,12 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
             await async_settle(self._owned.aclose())
         if self._server is not None:
             await async_in_thread(self._server.close)
+
+    if ASYNC:
+
+        async def aclose(self) -> None:
+            """`close()`, by the name that redis-py's asyncio clients and `contextlib.aclosing` have for it."""
+            await self.close()
 
     async def __aenter__(self) -> Self:
         await self.init()

@@ -47,7 +47,7 @@ class SimulatedProcess:
     def _open_journal(self, config: RecoveryConfig, identity: str) -> tuple[Any, Any]:
         # All processes connect to one server, each under a name of its own.
         identity = identity.replace(self.host, "simulated.invalid")
-        journal = self._disk.open(self, identity, config.fsync, float(config.fsync_interval))
+        journal = self._disk.open(self, identity, config.fsync, float(config.fsync_interval_s))
         return journal, journal
 
     def run(self, program: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -23,37 +23,37 @@ pub(crate) struct BreakerRules {
 impl BreakerRules {
     #[new]
     #[pyo3(signature = (
-        failure_threshold=Some(Whole(3)), reset_timeout=300.0, *, failure_rate=None, slow_call_rate=None,
-        slow_call_duration=None, window_calls=None, window_seconds=None, minimum_calls=None,
-        half_open_max_calls=Whole(1), probe_timeout=DEFAULT_PROBE_TIMEOUT_S, max_reset_timeout=None,
+        failure_threshold=Some(Whole(3)), reset_timeout_s=300.0, *, failure_rate=None, slow_call_rate=None,
+        slow_call_duration_s=None, window_calls=None, window_s=None, minimum_calls=None,
+        half_open_max_calls=Whole(1), probe_timeout_s=DEFAULT_PROBE_TIMEOUT_S, max_reset_timeout_s=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
     fn new(
         failure_threshold: Option<Whole>,
-        reset_timeout: f64,
+        reset_timeout_s: f64,
         failure_rate: Option<f64>,
         slow_call_rate: Option<f64>,
-        slow_call_duration: Option<f64>,
+        slow_call_duration_s: Option<f64>,
         window_calls: Option<Whole>,
-        window_seconds: Option<f64>,
+        window_s: Option<f64>,
         minimum_calls: Option<Whole>,
         half_open_max_calls: Whole,
-        probe_timeout: f64,
-        max_reset_timeout: Option<f64>,
+        probe_timeout_s: f64,
+        max_reset_timeout_s: Option<f64>,
     ) -> PyResult<Self> {
         let options = BreakerOptions {
             failure_threshold: failure_threshold.map(|value| value.0),
-            reset_timeout_s: reset_timeout,
+            reset_timeout_s,
             failure_rate,
             slow_call_rate,
-            slow_call_duration_s: slow_call_duration,
+            slow_call_duration_s,
             window_calls: window_calls.map(|value| value.0),
-            window_seconds,
+            window_s,
             minimum_calls: minimum_calls.map(|value| value.0),
             half_open_max_calls: half_open_max_calls.0,
-            probe_timeout_s: probe_timeout,
-            max_reset_timeout_s: max_reset_timeout,
+            probe_timeout_s,
+            max_reset_timeout_s,
         };
         Ok(Self { config: BreakerConfig::new(&options).map_err(|error| refused(&error))? })
     }
@@ -71,7 +71,7 @@ pub(crate) struct RetryRules {
 impl RetryRules {
     #[new]
     #[pyo3(signature = (
-        max_retries, base_delay, backoff_factor, *, max_delay, strategy, jitter, deadline=None,
+        max_retries, base_delay, backoff_factor, *, max_delay, strategy, jitter, deadline_s=None,
     ))]
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
     fn new(
@@ -81,11 +81,11 @@ impl RetryRules {
         max_delay: f64,
         strategy: Bound<'_, PyAny>,
         jitter: &str,
-        deadline: Option<f64>,
+        deadline_s: Option<f64>,
     ) -> PyResult<Self> {
         let (named, own) = parse_strategy(&strategy, backoff_factor)?;
         let backoff = Backoff::new(base_delay, max_delay, named, parse_jitter(jitter)?).map_err(|e| refused(&e))?;
-        let config = RetryConfig::new(max_retries.0, backoff, deadline).map_err(|error| refused(&error))?;
+        let config = RetryConfig::new(max_retries.0, backoff, deadline_s).map_err(|error| refused(&error))?;
         Ok(Self { config, strategy: own })
     }
 

@@ -25,7 +25,7 @@ type Queue = core::RecoveryQueue<Py<PyAny>>;
 /// stay blocked until the entry is completed, retried or discarded. Keys are bytes, or str that stand for their
 /// UTF-8.
 ///
-/// Bounds: `max_entries`, `max_bytes` (the sum of the stated sizes), `max_age` in seconds (older entries become dead
+/// Bounds: `max_entries`, `max_bytes` (the sum of the stated sizes), `max_age_s` in seconds (older entries become dead
 /// letters; None for no bound), `max_dead_letters`. `clock` is a callable that returns nanoseconds, for tests.
 #[pyclass(frozen, module = "agent_memory._core", weakref)]
 pub(crate) struct RecoveryQueue {
@@ -38,17 +38,17 @@ impl RecoveryQueue {
     #[new]
     #[pyo3(signature = (
         *, max_entries=Whole(i64::from(DEFAULT_MAX_ENTRIES)), max_bytes=Whole(DEFAULT_MAX_BYTES),
-        max_age=None, max_dead_letters=Whole(i64::from(DEFAULT_MAX_DEAD_LETTERS)), clock=None,
+        max_age_s=None, max_dead_letters=Whole(i64::from(DEFAULT_MAX_DEAD_LETTERS)), clock=None,
     ))]
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
     fn new(
         max_entries: Whole,
         max_bytes: Whole,
-        max_age: Option<f64>,
+        max_age_s: Option<f64>,
         max_dead_letters: Whole,
         clock: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let config = RecoveryConfig::new(max_entries.0, max_bytes.0, max_age, max_dead_letters.0);
+        let config = RecoveryConfig::new(max_entries.0, max_bytes.0, max_age_s, max_dead_letters.0);
         let queue = Queue::new(config.map_err(|error| refused(&error))?);
         Ok(Self { queue: Mutex::new(queue), clock: Clock::new(clock) })
     }

@@ -12,15 +12,15 @@
 //!
 //! **Closed.** Every call is admitted. It opens when one of the configured rules trips: `failure_threshold` failures
 //! in a row; or, over a window of the last calls or of the last seconds that holds at least `minimum_calls` results,
-//! a share of failures of at least `failure_rate`, or a share of calls slower than `slow_call_duration` of at least
+//! a share of failures of at least `failure_rate`, or a share of calls slower than `slow_call_duration_s` of at least
 //! `slow_call_rate`.
 //!
-//! **Open.** Every call is rejected until the open time is over. It is `reset_timeout` at first, and doubles up to
-//! `max_reset_timeout` each time a probe fails; closing sets it back. A circuit that was forced open has no end.
+//! **Open.** Every call is rejected until the open time is over. It is `reset_timeout_s` at first, and doubles up to
+//! `max_reset_timeout_s` each time a probe fails; closing sets it back. A circuit that was forced open has no end.
 //!
 //! **Half-open.** At most `half_open_max_calls` calls are admitted, the probes; the others are rejected. That many
 //! successes close the circuit, the first failure opens it again. A probe that has not come back after
-//! `probe_timeout` loses its place to the next caller: its late result counts no more. If slow calls are watched, a
+//! `probe_timeout_s` loses its place to the next caller: its late result counts no more. If slow calls are watched, a
 //! slow success of a probe counts as a failure.
 //!
 //! **Permits.** Admission returns a permit, the time of the admission. A permit not newer than the last change of
@@ -102,7 +102,7 @@ pub struct BreakerOptions {
     /// The size of the window in calls.
     pub window_calls: Option<i64>,
     /// The size of the window in seconds.
-    pub window_seconds: Option<f64>,
+    pub window_s: Option<f64>,
     /// The results the window must hold before its rates are judged.
     pub minimum_calls: Option<i64>,
     /// The probes half-open admits, and the successes that close the circuit.
@@ -122,7 +122,7 @@ impl Default for BreakerOptions {
             slow_call_rate: None,
             slow_call_duration_s: None,
             window_calls: None,
-            window_seconds: None,
+            window_s: None,
             minimum_calls: None,
             half_open_max_calls: 1,
             probe_timeout_s: DEFAULT_PROBE_TIMEOUT_S,
@@ -163,15 +163,15 @@ impl BreakerConfig {
             Some(value) => Some(count("failure_threshold", value, u32::MAX)?),
             None => None,
         };
-        let reset_timeout_ns = duration_ns("reset_timeout", options.reset_timeout_s)?;
+        let reset_timeout_ns = duration_ns("reset_timeout_s", options.reset_timeout_s)?;
         let max_reset_timeout_ns = match options.max_reset_timeout_s {
-            Some(seconds) => duration_ns("max_reset_timeout", seconds)?,
+            Some(seconds) => duration_ns("max_reset_timeout_s", seconds)?,
             None => reset_timeout_ns,
         };
         if max_reset_timeout_ns < reset_timeout_ns {
-            let rule = format!(">= reset_timeout ({:?})", options.reset_timeout_s);
+            let rule = format!(">= reset_timeout_s ({:?})", options.reset_timeout_s);
             let value = crate::config::Decimal(options.max_reset_timeout_s.unwrap_or_default());
-            return Err(ConfigError::new("max_reset_timeout", rule, value));
+            return Err(ConfigError::new("max_reset_timeout_s", rule, value));
         }
         let failure_rate = options.failure_rate.map(|value| rate("failure_rate", value)).transpose()?;
         let slow_call_rate = options.slow_call_rate.map(|value| rate("slow_call_rate", value)).transpose()?;
@@ -190,7 +190,7 @@ impl BreakerConfig {
             window,
             minimum_calls: u64::from(minimum_calls),
             half_open_max_calls: count("half_open_max_calls", options.half_open_max_calls, MAX_HALF_OPEN_CALLS)?,
-            probe_timeout_ns: duration_ns("probe_timeout", options.probe_timeout_s)?,
+            probe_timeout_ns: duration_ns("probe_timeout_s", options.probe_timeout_s)?,
         })
     }
 
@@ -201,25 +201,25 @@ impl BreakerConfig {
 
 fn check_slow(options: &BreakerOptions) -> Result<u64, ConfigError> {
     match (options.slow_call_rate, options.slow_call_duration_s) {
-        (Some(_), None) => Err(ConfigError::new("slow_call_duration", "given with slow_call_rate", "None")),
-        (None, Some(_)) => Err(ConfigError::new("slow_call_rate", "given with slow_call_duration", "None")),
+        (Some(_), None) => Err(ConfigError::new("slow_call_duration_s", "given with slow_call_rate", "None")),
+        (None, Some(_)) => Err(ConfigError::new("slow_call_rate", "given with slow_call_duration_s", "None")),
         (None, None) => Ok(u64::MAX),
-        (Some(_), Some(seconds)) => duration_ns("slow_call_duration", seconds),
+        (Some(_), Some(seconds)) => duration_ns("slow_call_duration_s", seconds),
     }
 }
 
 fn check_window(options: &BreakerOptions, needed: bool) -> Result<(WindowSize, u32), ConfigError> {
-    let window = match (options.window_calls, options.window_seconds) {
+    let window = match (options.window_calls, options.window_s) {
         (Some(_), Some(seconds)) => {
-            return Err(ConfigError::new("window_seconds", "None when window_calls is given", format!("{seconds:?}")));
+            return Err(ConfigError::new("window_s", "None when window_calls is given", format!("{seconds:?}")));
         }
         (Some(calls), None) => WindowSize::Calls(count("window_calls", calls, MAX_WINDOW_CALLS)?),
-        (None, Some(seconds)) => WindowSize::Nanoseconds(duration_ns("window_seconds", seconds)?),
+        (None, Some(seconds)) => WindowSize::Nanoseconds(duration_ns("window_s", seconds)?),
         (None, None) if needed => WindowSize::Calls(DEFAULT_WINDOW_CALLS),
         (None, None) => WindowSize::None,
     };
     if !needed && window != WindowSize::None {
-        let given = if options.window_calls.is_some() { "window_calls" } else { "window_seconds" };
+        let given = if options.window_calls.is_some() { "window_calls" } else { "window_s" };
         return Err(ConfigError::new("failure_rate or slow_call_rate", format!("given with {given}"), "None"));
     }
     let largest = if let WindowSize::Calls(calls) = window { calls } else { u32::MAX };

@@ -180,7 +180,7 @@ impl RetryConfig {
         Ok(Self {
             max_retries: u32::try_from(max_retries).unwrap_or(MAX_RETRIES),
             backoff,
-            deadline_ns: deadline_s.map(|seconds| duration_ns("deadline", seconds)).transpose()?,
+            deadline_ns: deadline_s.map(|seconds| duration_ns("deadline_s", seconds)).transpose()?,
         })
     }
 

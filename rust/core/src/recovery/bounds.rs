@@ -39,7 +39,7 @@ impl RecoveryConfig {
         Ok(Self {
             max_entries: count("max_entries", max_entries, LARGEST_MAX_ENTRIES)?,
             max_bytes: max_bytes.unsigned_abs(),
-            max_age_ns: max_age_s.map(|seconds| duration_ns("max_age", seconds)).transpose()?,
+            max_age_ns: max_age_s.map(|seconds| duration_ns("max_age_s", seconds)).transpose()?,
             max_dead_letters: u32::try_from(max_dead_letters).unwrap_or(u32::MAX),
         })
     }

@@ -15,7 +15,12 @@ from agent_memory._concurrency import async_gather, async_in_thread, async_sleep
 from agent_memory.errors import RecoveryJournalError
 
 WAIT_S = 60.0
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "retry_base_delay": 0.01, "retry_max_delay": 0.01, "probe": 0.1}
+QUICK = {
+    "retry_policy": RetryPolicy(max_retries=0),
+    "retry_base_delay": 0.01,
+    "retry_max_delay": 0.01,
+    "probe_interval_s": 0.1,
+}
 
 
 @pytest.fixture(params=["always", "interval", "never"])
@@ -24,7 +29,7 @@ def fsync(request):
 
 
 def open_client(server, path, name="journalled", **options):
-    config = RecoveryConfig(**{"path": path, "base_delay": 0.01, "max_delay": 0.05, "close_timeout": 0} | options)
+    config = RecoveryConfig(**{"path": path, "base_delay": 0.01, "max_delay": 0.05, "close_timeout_s": 0} | options)
     return AsyncResilientRedisClient(name, **server.connection_kwargs, **QUICK, recovery=config)
 
 
@@ -381,7 +386,7 @@ async def test_a_journal_of_the_version_before(mortal_server, journal, left_by, 
     async def save(agent_id, state):
         return await client.set(f"agent:{agent_id}", state["value"])
 
-    async with open_client(mortal_server, journal, max_age=1e9) as client:
+    async with open_client(mortal_server, journal, max_age_s=1e9) as client:
         client.recovery.register("save", save)
         assert await client.recovery.flush(WAIT_S)
         assert await client.lrange("list", 0, -1) == [str(number) for number in range(12)]
@@ -471,7 +476,7 @@ def sync_fails(journal):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 @pytest.mark.parametrize("fsync", ["always", "interval"])
 async def test_an_fdatasync_that_fails_closes_the_journal(mortal_server, journal, fsync):
-    client = open_client(mortal_server, journal, fsync=fsync, fsync_interval=0.05)
+    client = open_client(mortal_server, journal, fsync=fsync, fsync_interval_s=0.05)
     client.recovery.pause()
     client.guard.force_open()
     high = client.with_priority(Priority.HIGH)

@@ -10,7 +10,12 @@ from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.testing import FaultProxy
 
 WAIT_S = 60.0
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "retry_base_delay": 0.01, "retry_max_delay": 0.01, "probe": 0.1}
+QUICK = {
+    "retry_policy": RetryPolicy(max_retries=0),
+    "retry_base_delay": 0.01,
+    "retry_max_delay": 0.01,
+    "probe_interval_s": 0.1,
+}
 CONFIG = RecoveryConfig(base_delay=0.01, max_delay=0.05)
 
 

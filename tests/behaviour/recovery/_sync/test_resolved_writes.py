@@ -15,7 +15,7 @@ from agent_memory.redis import Redis
 
 WAIT_S = 60.0
 CONFIG = RecoveryConfig(exactly_once=True, base_delay=0.01, max_delay=0.05)
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "probe": 0.1}
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "probe_interval_s": 0.1}
 
 
 def client_of(where, **options):
@@ -105,7 +105,7 @@ def test_what_the_server_refuses_becomes_a_dead_letter_and_keeps_nothing_back(se
 @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
 def test_a_successor_resolves_what_its_predecessor_lost(server, proxy, journal, executed):
     between = proxy(server)
-    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout=0.1, base_delay=0.01, max_delay=0.05)
+    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout_s=0.1, base_delay=0.01, max_delay=0.05)
     predecessor = client_of(between, recovery=config)
     predecessor.incr("counter")
     between.refuse()

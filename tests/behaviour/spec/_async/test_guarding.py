@@ -12,7 +12,7 @@ from agent_memory._concurrency import ASYNC, AsyncEvent, async_gather, async_in_
 from agent_memory.storage.async_redis_client import AsyncResilientRedisClient, resilient_operation
 
 WAIT_S = 30.0
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "probe": 0.1}
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "probe_interval_s": 0.1}
 
 
 @pytest_asyncio.fixture
@@ -69,7 +69,7 @@ async def test_opens_fails_fast_and_comes_back_by_itself(client, mortal_server):
 
 
 async def test_without_a_probe_the_timer_alone_counts(mortal_server):
-    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe": None, "circuit_reset_timeout": 0.2}
+    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe_interval_s": None, "circuit_reset_timeout": 0.2}
     async with AsyncResilientRedisClient("timer", **arguments) as client:
         _, events = changes_of(client)
         mortal_server.kill()
@@ -100,7 +100,7 @@ async def test_timeouts_open_the_circuit_and_are_named(mortal_server):
 @pytest.mark.parametrize("probe", [0.1, None])
 async def test_injected_clients_are_guarded_here(mortal_server, probe):
     injected = redis.asyncio.Redis(**mortal_server.connection_kwargs, retry=None)
-    client = AsyncResilientRedisClient("guest", client=injected, **{**QUICK, "probe": probe})
+    client = AsyncResilientRedisClient("guest", client=injected, **{**QUICK, "probe_interval_s": probe})
     mortal_server.kill()
     for call in (client.get, client.llen, client.ttl):
         with pytest.raises(RedisUnavailableError):
@@ -174,7 +174,7 @@ async def test_operations_of_ones_own(mortal_server, caplog):
 
 async def test_a_nested_operation_is_one_probe(mortal_server):
     """Half-open admits one call: an operation made of several commands must fit into it."""
-    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe": None}
+    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe_interval_s": None}
     async with Mine("probe", **arguments) as client:
         await make_half_open(client, mortal_server)
         assert await client.nested("key") == "nested"
@@ -182,7 +182,7 @@ async def test_a_nested_operation_is_one_probe(mortal_server):
 
 
 async def test_half_open_lets_one_of_many_through(mortal_server):
-    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe": None}
+    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe_interval_s": None}
     async with Mine("herd", **arguments) as client:
         await make_half_open(client, mortal_server)
         entered, leave = AsyncEvent(), AsyncEvent()
@@ -242,7 +242,12 @@ async def test_retry_logic_of_ones_own_for_an_operation(mortal_server):
         return 0.0 if attempt < 2 else None
 
     policy = RetryPolicy(max_retries=0, overrides={"get": twice, "mine": RetryPolicy(max_retries=0)})
-    arguments = {**mortal_server.connection_kwargs, "retry_policy": policy, "circuit_threshold": 100, "probe": None}
+    arguments = {
+        **mortal_server.connection_kwargs,
+        "retry_policy": policy,
+        "circuit_threshold": 100,
+        "probe_interval_s": None,
+    }
     async with AsyncResilientRedisClient("custom", **arguments) as client:
         mortal_server.kill()
         with pytest.raises(RedisUnavailableError):

@@ -11,7 +11,12 @@ from agent_memory.recovery.results import StoreStatus
 from agent_memory.storage.async_redis_client import AsyncResilientRedisClient, Priority, RecoverySettings
 
 WAIT_S = 30.0
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "retry_base_delay": 0.01, "retry_max_delay": 0.01, "probe": 0.1}
+QUICK = {
+    "retry_policy": RetryPolicy(max_retries=0),
+    "retry_base_delay": 0.01,
+    "retry_max_delay": 0.01,
+    "probe_interval_s": 0.1,
+}
 
 
 @pytest_asyncio.fixture
@@ -198,7 +203,7 @@ async def test_what_is_queued_is_a_copy(client):
 
 
 async def test_a_full_queue_refuses(mortal_server):
-    settings = RecoverySettings(max_entries=2, close_timeout=0)
+    settings = RecoverySettings(max_entries=2, close_timeout_s=0)
     arguments = {**mortal_server.connection_kwargs, **QUICK, "recovery": settings}
     async with AsyncResilientRedisClient("full", **arguments) as client:
         client.recovery.pause()
@@ -242,7 +247,7 @@ async def test_dead_letters(mortal_server, caplog):
 
 
 async def test_too_old_writes_are_given_up(mortal_server):
-    settings = RecoverySettings(max_age=0.01)
+    settings = RecoverySettings(max_age_s=0.01)
     arguments = {**mortal_server.connection_kwargs, **QUICK, "recovery": settings}
     async with AsyncResilientRedisClient("old", **arguments) as client:
         store = Failing(client, 1000)
@@ -274,7 +279,7 @@ async def test_an_outage_loses_nothing(client, mortal_server):
 
 
 async def test_closing_gives_up_what_it_cannot_store(mortal_server, caplog):
-    settings = RecoverySettings(close_timeout=0.05)
+    settings = RecoverySettings(close_timeout_s=0.05)
     client = AsyncResilientRedisClient("closing", **mortal_server.connection_kwargs, **QUICK, recovery=settings)
     mortal_server.kill()
     result = await client.store_with_retry("agent", {"value": 1}, setting(client))

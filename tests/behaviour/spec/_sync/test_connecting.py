@@ -126,7 +126,7 @@ def test_from_url_refuses_other_urls(url):
         ({"retry_max_delay": math.nan}, "retry_max_delay must be >= 0, got nan"),
         ({"max_connections": 0}, "max_connections must be >= 1, got 0"),
         ({"health_check_interval": -1}, "health_check_interval must be >= 0, got -1"),
-        ({"probe": 0}, "probe must be > 0, got 0"),
+        ({"probe_interval_s": 0}, "probe_interval_s must be > 0, got 0"),
     ],
 )
 def test_refused_configuration_names_parameter_rule_and_value(arguments, message):
@@ -139,12 +139,12 @@ def test_refused_configuration_names_parameter_rule_and_value(arguments, message
     [
         ({"max_entries": 0}, "max_entries must be >= 1, got 0"),
         ({"max_bytes": 0}, "max_bytes must be >= 1, got 0"),
-        ({"max_age": 0}, "max_age must be > 0, got 0"),
+        ({"max_age_s": 0}, "max_age_s must be > 0, got 0"),
         ({"max_attempts": 0}, "max_attempts must be >= 1, got 0"),
         ({"base_delay": 0}, "base_delay must be > 0, got 0"),
         ({"max_delay": 0}, "max_delay must be > 0, got 0"),
         ({"max_dead_letters": -1}, "max_dead_letters must be >= 0, got -1"),
-        ({"close_timeout": -1}, "close_timeout must be >= 0, got -1"),
+        ({"close_timeout_s": -1}, "close_timeout_s must be >= 0, got -1"),
     ],
 )
 def test_refused_recovery_settings(arguments, message):

@@ -10,7 +10,7 @@ from agent_memory._concurrency import Event, gather, in_thread, spawn
 from agent_memory.storage.redis_client import ResilientRedisClient, resilient_operation
 
 WAIT_S = 30.0
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "probe": 0.1}
+QUICK = {"retry_policy": RetryPolicy(max_retries=0), "probe_interval_s": 0.1}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_opens_fails_fast_and_comes_back_by_itself(client, mortal_server):
 
 
 def test_without_a_probe_the_timer_alone_counts(mortal_server):
-    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe": None, "circuit_reset_timeout": 0.2}
+    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe_interval_s": None, "circuit_reset_timeout": 0.2}
     with ResilientRedisClient("timer", **arguments) as client:
         _, events = changes_of(client)
         mortal_server.kill()
@@ -98,7 +98,7 @@ def test_timeouts_open_the_circuit_and_are_named(mortal_server):
 @pytest.mark.parametrize("probe", [0.1, None])
 def test_injected_clients_are_guarded_here(mortal_server, probe):
     injected = redis.Redis(**mortal_server.connection_kwargs, retry=None)
-    client = ResilientRedisClient("guest", client=injected, **{**QUICK, "probe": probe})
+    client = ResilientRedisClient("guest", client=injected, **{**QUICK, "probe_interval_s": probe})
     mortal_server.kill()
     for call in (client.get, client.llen, client.ttl):
         with pytest.raises(RedisUnavailableError):
@@ -170,7 +170,7 @@ def test_operations_of_ones_own(mortal_server, caplog):
 
 def test_a_nested_operation_is_one_probe(mortal_server):
     """Half-open admits one call: an operation made of several commands must fit into it."""
-    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe": None}
+    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe_interval_s": None}
     with Mine("probe", **arguments) as client:
         make_half_open(client, mortal_server)
         assert client.nested("key") == "nested"
@@ -178,7 +178,7 @@ def test_a_nested_operation_is_one_probe(mortal_server):
 
 
 def test_half_open_lets_one_of_many_through(mortal_server):
-    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe": None}
+    arguments = {**mortal_server.connection_kwargs, **QUICK, "probe_interval_s": None}
     with Mine("herd", **arguments) as client:
         make_half_open(client, mortal_server)
         entered, leave = Event(), Event()
@@ -238,7 +238,12 @@ def test_retry_logic_of_ones_own_for_an_operation(mortal_server):
         return 0.0 if attempt < 2 else None
 
     policy = RetryPolicy(max_retries=0, overrides={"get": twice, "mine": RetryPolicy(max_retries=0)})
-    arguments = {**mortal_server.connection_kwargs, "retry_policy": policy, "circuit_threshold": 100, "probe": None}
+    arguments = {
+        **mortal_server.connection_kwargs,
+        "retry_policy": policy,
+        "circuit_threshold": 100,
+        "probe_interval_s": None,
+    }
     with ResilientRedisClient("custom", **arguments) as client:
         mortal_server.kill()
         with pytest.raises(RedisUnavailableError):

@@ -12,7 +12,12 @@ from agent_memory.recovery.results import StoreStatus
 from agent_memory.storage.redis_client import Priority, RecoverySettings, ResilientRedisClient
 
 WAIT_S = 30.0
-QUICK = {"retry_policy": RetryPolicy(max_retries=0), "retry_base_delay": 0.01, "retry_max_delay": 0.01, "probe": 0.1}
+QUICK = {
+    "retry_policy": RetryPolicy(max_retries=0),
+    "retry_base_delay": 0.01,
+    "retry_max_delay": 0.01,
+    "probe_interval_s": 0.1,
+}
 
 
 @pytest.fixture
@@ -197,7 +202,7 @@ def test_what_is_queued_is_a_copy(client):
 
 
 def test_a_full_queue_refuses(mortal_server):
-    settings = RecoverySettings(max_entries=2, close_timeout=0)
+    settings = RecoverySettings(max_entries=2, close_timeout_s=0)
     arguments = {**mortal_server.connection_kwargs, **QUICK, "recovery": settings}
     with ResilientRedisClient("full", **arguments) as client:
         client.recovery.pause()
@@ -241,7 +246,7 @@ def test_dead_letters(mortal_server, caplog):
 
 
 def test_too_old_writes_are_given_up(mortal_server):
-    settings = RecoverySettings(max_age=0.01)
+    settings = RecoverySettings(max_age_s=0.01)
     arguments = {**mortal_server.connection_kwargs, **QUICK, "recovery": settings}
     with ResilientRedisClient("old", **arguments) as client:
         store = Failing(client, 1000)
@@ -273,7 +278,7 @@ def test_an_outage_loses_nothing(client, mortal_server):
 
 
 def test_closing_gives_up_what_it_cannot_store(mortal_server, caplog):
-    settings = RecoverySettings(close_timeout=0.05)
+    settings = RecoverySettings(close_timeout_s=0.05)
     client = ResilientRedisClient("closing", **mortal_server.connection_kwargs, **QUICK, recovery=settings)
     mortal_server.kill()
     result = client.store_with_retry("agent", {"value": 1}, setting(client))

@@ -17,7 +17,7 @@ from agent_memory.redis import Redis
 from agent_memory.redis.pool_state import MAX_GUARDS
 
 WITHIN_S = 20.0
-EAGER = ResiliencePolicy(breaker=BreakerSettings(2), probe_interval=0.05)
+EAGER = ResiliencePolicy(breaker=BreakerSettings(2), probe_interval_s=0.05)
 
 
 def pool_of(server, **options):
@@ -81,14 +81,14 @@ def test_what_is_configured_alike_shares(valkey):
         return Redis(connection_pool=given, **options).guard
 
     assert guard() is guard()
-    assert guard(resilience=ResiliencePolicy(probe_interval=1.0)) is guard(
-        resilience=ResiliencePolicy(probe_interval=1)
+    assert guard(resilience=ResiliencePolicy(probe_interval_s=1.0)) is guard(
+        resilience=ResiliencePolicy(probe_interval_s=1)
     )
     others = [
         guard(),
         guard(client_name="another"),
-        guard(resilience=ResiliencePolicy(probe_interval=2.0)),
-        guard(resilience=ResiliencePolicy(probe_interval=None)),
+        guard(resilience=ResiliencePolicy(probe_interval_s=2.0)),
+        guard(resilience=ResiliencePolicy(probe_interval_s=None)),
         guard(given=pool_of(valkey)),
         Redis(**valkey.connection_kwargs).guard,
         Redis(**valkey.connection_kwargs).guard,

@@ -66,8 +66,8 @@ def test_record_doubt_and_ticket_do_not_disturb_each_other():
 def test_a_million_entries_leave_room_within_500_mb():
     # 500 bytes an entry, of which the queue itself takes 202, and malloc's rounding some: Python's objects have less than 250.
     writes, most_bytes = 20_000, 250
-    config = RecoveryConfig(max_entries=writes, max_bytes=1 << 40, close_timeout=0)
-    client = ResilientRedisClient("memory", recovery=config, probe=None)
+    config = RecoveryConfig(max_entries=writes, max_bytes=1 << 40, close_timeout_s=0)
+    client = ResilientRedisClient("memory", recovery=config, probe_interval_s=None)
     client.recovery.pause()
     client.guard.force_open()
     high = client.with_priority(Priority.HIGH)

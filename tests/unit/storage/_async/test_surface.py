@@ -11,7 +11,7 @@ def names_of(thing):
 
 
 async def test_a_client_shows_commands_and_no_internals():
-    client = AsyncResilientRedisClient("shown", probe=None)
+    client = AsyncResilientRedisClient("shown", probe_interval_s=None)
     names = names_of(client)
     assert {name for name in names if name.startswith("_")} == FOR_SUBCLASSES
     assert names >= {"get", "hset_dict", "lpush", "pipeline", "store_with_retry", "with_priority", "recovery", "health"}
@@ -23,13 +23,13 @@ async def test_what_a_subclass_adds_is_shown():
         async def greet(self):
             """A command of its own."""
 
-    client = Own("shown", probe=None)
+    client = Own("shown", probe_interval_s=None)
     assert "greet" in dir(client)
     await client.close()
 
 
 async def test_recovery_has_about_ten_names():
-    client = AsyncResilientRedisClient("shown", probe=None)
+    client = AsyncResilientRedisClient("shown", probe_interval_s=None)
     assert {name for name in names_of(client.recovery) if not name.startswith("_")} == {
         "damaged_records",
         "dead_letters",

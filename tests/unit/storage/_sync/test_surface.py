@@ -13,7 +13,7 @@ def names_of(thing):
 
 
 def test_a_client_shows_commands_and_no_internals():
-    client = ResilientRedisClient("shown", probe=None)
+    client = ResilientRedisClient("shown", probe_interval_s=None)
     names = names_of(client)
     assert {name for name in names if name.startswith("_")} == FOR_SUBCLASSES
     assert names >= {"get", "hset_dict", "lpush", "pipeline", "store_with_retry", "with_priority", "recovery", "health"}
@@ -25,13 +25,13 @@ def test_what_a_subclass_adds_is_shown():
         def greet(self):
             """A command of its own."""
 
-    client = Own("shown", probe=None)
+    client = Own("shown", probe_interval_s=None)
     assert "greet" in dir(client)
     client.close()
 
 
 def test_recovery_has_about_ten_names():
-    client = ResilientRedisClient("shown", probe=None)
+    client = ResilientRedisClient("shown", probe_interval_s=None)
     assert {name for name in names_of(client.recovery) if not name.startswith("_")} == {
         "damaged_records",
         "dead_letters",

@@ -57,7 +57,7 @@ def _greet(mode: Mode, ask: Ask, protocol: int, marker: Marker | None) -> Stream
     marking: list[bytes] = []
     if marker is not None:
         gate = ("EVAL", GATE_SCRIPT, 1, marker.key, 0, 1, protocol, "PING")
-        marking = [marker.creation(settings.marker_ttl), pack_command(gate)]
+        marking = [marker.creation(settings.marker_ttl_s), pack_command(gate)]
     # CLIENT INFO is the last: nothing has been received behind it when it is answered.
     server, memory, kill, time, *marked, client = ask(
         [_INFO_SERVER, _INFO_MEMORY, _KILL_NOBODY, _TIME, *marking, _CLIENT_INFO]
@@ -83,7 +83,7 @@ def _greet(mode: Mode, ask: Ask, protocol: int, marker: Marker | None) -> Stream
     stream = Stream(run_id or "", number, address, level)
     stream.first_byte = received_bytes or 0
     stream.protocol = protocol
-    stream.prefix, stream.ttl_s = settings.marker_prefix, settings.marker_ttl
+    stream.prefix, stream.ttl_s = settings.marker_prefix, settings.marker_ttl_s
     stream.marker = marker if made else None
     if not isinstance(time, Exception):
         stream.set_clock(_microseconds(time))
