@@ -172,7 +172,7 @@ pub fn verdict_of_marker(is_the_same: bool, is_set: bool) -> Verdict {
 /// What becomes of a command whose answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Next {
+pub enum NextStep {
     /// Send it again.
     Resend = 0,
     /// It is done; only its answer is lost.
@@ -185,14 +185,14 @@ pub enum Next {
 
 /// What becomes of a command of `category` whose answer was lost, given what is known of it.
 #[must_use]
-pub fn next_step(category: Category, fenced: bool, verdict: Option<Verdict>) -> Next {
+pub fn next_step(category: Category, fenced: bool, verdict: Option<Verdict>) -> NextStep {
     match (category, fenced, verdict) {
         (Category::Read, ..) | (Category::AbsoluteWrite, true, _) | (_, true, Some(Verdict::NotApplied)) => {
-            Next::Resend
+            NextStep::Resend
         }
-        (_, true, Some(Verdict::Applied)) => Next::Done,
-        (_, true, Some(Verdict::Unresolvable)) => Next::DeadLetter,
-        (_, false, _) | (_, true, None) => Next::Wait,
+        (_, true, Some(Verdict::Applied)) => NextStep::Done,
+        (_, true, Some(Verdict::Unresolvable)) => NextStep::DeadLetter,
+        (_, false, _) | (_, true, None) => NextStep::Wait,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Exactly once against a model: a server that executes prefixes of streams, and one counter.
 
 use agent_memory_core::fence::{
-    Abilities, ClientLine, FenceStep, Level, Next, Verdict, choose_level, fence_step, next_step, verdict_of_marker,
+    Abilities, ClientLine, FenceStep, Level, NextStep, Verdict, choose_level, fence_step, next_step, verdict_of_marker,
     verdict_of_offset,
 };
 use agent_memory_core::guard::retry::Category;
@@ -88,13 +88,13 @@ proptest! {
                     verdict_of_marker(!server.marker_lost, server.bits[write])
                 };
                 match next_step(Category::RelativeWrite, true, Some(verdict)) {
-                    Next::Resend => {
+                    NextStep::Resend => {
                         prop_assert_eq!(server.applied[write], 0);
                         again.push(write);
                     }
-                    Next::Done => prop_assert_eq!(server.applied[write], 1),
-                    Next::DeadLetter => prop_assert_eq!(true, by_offset && blocked || !by_offset && lost),
-                    Next::Wait => prop_assert!(false, "it was fenced"),
+                    NextStep::Done => prop_assert_eq!(server.applied[write], 1),
+                    NextStep::DeadLetter => prop_assert_eq!(true, by_offset && blocked || !by_offset && lost),
+                    NextStep::Wait => prop_assert!(false, "it was fenced"),
                 }
             }
             waiting = again;
@@ -134,12 +134,12 @@ fn an_old_connection_is_fenced_as_the_level_says() {
 
 #[test]
 fn what_becomes_of_a_lost_answer() {
-    assert_eq!(next_step(Category::Read, false, None), Next::Resend);
-    assert_eq!(next_step(Category::AbsoluteWrite, false, Some(Verdict::NotApplied)), Next::Wait);
-    assert_eq!(next_step(Category::AbsoluteWrite, true, Some(Verdict::Unresolvable)), Next::Resend);
-    assert_eq!(next_step(Category::RelativeWrite, true, None), Next::Wait);
-    assert_eq!(next_step(Category::RelativeWrite, false, Some(Verdict::Applied)), Next::Wait);
-    assert_eq!(next_step(Category::RelativeWrite, true, Some(Verdict::Unresolvable)), Next::DeadLetter);
+    assert_eq!(next_step(Category::Read, false, None), NextStep::Resend);
+    assert_eq!(next_step(Category::AbsoluteWrite, false, Some(Verdict::NotApplied)), NextStep::Wait);
+    assert_eq!(next_step(Category::AbsoluteWrite, true, Some(Verdict::Unresolvable)), NextStep::Resend);
+    assert_eq!(next_step(Category::RelativeWrite, true, None), NextStep::Wait);
+    assert_eq!(next_step(Category::RelativeWrite, false, Some(Verdict::Applied)), NextStep::Wait);
+    assert_eq!(next_step(Category::RelativeWrite, true, Some(Verdict::Unresolvable)), NextStep::DeadLetter);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use agent_memory_core::guard::backoff::{Backoff, Jitter, Strategy as Growth};
 use agent_memory_core::guard::breaker::{BreakerConfig, BreakerOptions, Change, State};
 use agent_memory_core::guard::budget::BudgetConfig;
-use agent_memory_core::guard::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
+use agent_memory_core::guard::retry::{Category, FailureKind, HealthSignal, Outcome, RetryConfig, may_repeat};
 use agent_memory_core::guard::{FailedAttempt, Guard, MAX_OPERATIONS, Wait};
 
 const SECOND: u64 = 1_000_000_000;
@@ -56,9 +56,9 @@ fn only_what_is_safe_and_may_pass_is_repeated() {
 
 #[test]
 fn a_server_that_answers_is_no_failure_and_a_fault_of_ours_is_nothing() {
-    let verdicts = FailureKind::ALL.map(FailureKind::verdict);
-    let (failure, success, neutral) = (Verdict::Failure, Verdict::Success, Verdict::Neutral);
-    assert_eq!(verdicts, [failure, failure, failure, failure, success, neutral, failure]);
+    let signals = FailureKind::ALL.map(FailureKind::health_signal);
+    let (failure, success, neutral) = (HealthSignal::Failure, HealthSignal::Success, HealthSignal::Neutral);
+    assert_eq!(signals, [failure, failure, failure, failure, success, neutral, failure]);
 }
 
 #[test]

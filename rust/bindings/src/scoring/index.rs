@@ -43,7 +43,7 @@ struct Options {
 }
 
 /// [`Options`] in the core's types.
-struct Plan {
+struct CoreOptions {
     k: usize,
     weights: Weights,
     fusion: Fusion,
@@ -55,7 +55,7 @@ struct Plan {
     threads: usize,
 }
 
-impl Plan {
+impl CoreOptions {
     fn new(options: Options) -> PyResult<Self> {
         let (similarity, lexical, recency, importance, access) = options.weights;
         let fusion = match options.fusion.as_str() {
@@ -293,12 +293,12 @@ impl IndexCore {
     ) -> PyResult<Answer<'py>> {
         let settings = self.index.settings();
         let vector = vector.map(|array| self::vector(array, "vector", Some(settings.dimensions))).transpose()?;
-        let plan = Plan::new(options)?;
+        let options = CoreOptions::new(options)?;
         let (state, found) = py.detach(|| {
             let terms = text.map(|text| settings.analyzer.query_terms(text));
             let state = self.index.state();
-            let searcher = Searcher { settings, state: &state, kernels: plan.kernels };
-            let found = searcher.search(&plan.query(vector.as_deref(), terms.as_deref()));
+            let searcher = Searcher { settings, state: &state, kernels: options.kernels };
+            let found = searcher.search(&options.query(vector.as_deref(), terms.as_deref()));
             (state, found)
         });
         Ok(answer(py, &state, &found))
@@ -315,12 +315,12 @@ impl IndexCore {
     ) -> PyResult<(Answer<'py>, Parts<'py>, Bound<'py, PyArray1<f64>>)> {
         let settings = self.index.settings();
         let vector = vector.map(|array| self::vector(array, "vector", Some(settings.dimensions))).transpose()?;
-        let plan = Plan::new(options)?;
+        let options = CoreOptions::new(options)?;
         let (state, found, parts, relevance) = py.detach(|| {
             let terms = text.map(|text| settings.analyzer.query_terms(text));
             let state = self.index.state();
-            let searcher = Searcher { settings, state: &state, kernels: plan.kernels };
-            let query = plan.query(vector.as_deref(), terms.as_deref());
+            let searcher = Searcher { settings, state: &state, kernels: options.kernels };
+            let query = options.query(vector.as_deref(), terms.as_deref());
             let found = searcher.search(&query);
             let parts = searcher.parts(&query, &found.hits);
             let relevance = searcher.relevance(&query, &found, &parts);
@@ -357,20 +357,20 @@ impl IndexCore {
                 "texts must have one element per vector ({rows}), got {others}"
             )));
         }
-        let plan = Plan::new(options)?;
+        let options = CoreOptions::new(options)?;
         let state = self.index.state();
         let found: Vec<Found> = py.detach(|| {
-            let searcher = Searcher { settings, state: &state, kernels: plan.kernels };
+            let searcher = Searcher { settings, state: &state, kernels: options.kernels };
             let terms: Option<Vec<Vec<String>>> =
                 texts.map(|texts| texts.iter().map(|text| settings.analyzer.query_terms(text)).collect());
-            in_threads(plan.threads, count, |range| {
+            in_threads(options.threads, count, |range| {
                 let vectors: Option<Vec<&[f64]>> =
                     vectors.as_ref().map(|vectors| vectors[range.clone()].iter().map(Vec::as_slice).collect());
                 let terms = terms.as_ref().map(|terms| &terms[range.clone()]);
                 let one = |index: usize| {
                     let vector = vectors.as_ref().map(|vectors| vectors[index]);
                     let terms = terms.map(|terms| terms[index].as_slice());
-                    plan.query(vector, terms)
+                    options.query(vector, terms)
                 };
                 searcher.search_many(&(0..range.len()).map(one).collect::<Vec<_>>())
             })

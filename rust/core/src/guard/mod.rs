@@ -27,7 +27,7 @@ use crate::guard::breaker::{Breaker, BreakerConfig, Change, Rejection, State};
 use crate::guard::budget::{Budget, BudgetConfig};
 use crate::guard::metrics::OperationMetrics;
 use crate::guard::random::Random;
-use crate::guard::retry::{Category, FailureKind, Outcome, RetryConfig, Verdict, may_repeat};
+use crate::guard::retry::{Category, FailureKind, HealthSignal, Outcome, RetryConfig, may_repeat};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// The most operation names that are told apart; later ones are counted under [`OTHER_OPERATIONS`].
@@ -241,10 +241,10 @@ impl Guard {
     pub fn failure(&self, operation: OperationIndex, permit: u64, kind: FailureKind, now_ns: u64) -> Option<Change> {
         let mut inner = self.lock();
         inner.operations[operation].metrics.count_failure(kind);
-        let change = match kind.verdict() {
-            Verdict::Failure => inner.breaker.failure(permit, now_ns),
-            Verdict::Success => inner.breaker.success(permit, now_ns),
-            Verdict::Neutral => {
+        let change = match kind.health_signal() {
+            HealthSignal::Failure => inner.breaker.failure(permit, now_ns),
+            HealthSignal::Success => inner.breaker.success(permit, now_ns),
+            HealthSignal::Neutral => {
                 inner.breaker.abandon(permit);
                 None
             }

@@ -85,16 +85,16 @@ impl FailureKind {
 
     /// How the breaker takes it.
     #[must_use]
-    pub fn verdict(self) -> Verdict {
+    pub fn health_signal(self) -> HealthSignal {
         match self {
             FailureKind::Refused
             | FailureKind::Timeout
             | FailureKind::Reset
             | FailureKind::UnavailableReply
-            | FailureKind::Other => Verdict::Failure,
+            | FailureKind::Other => HealthSignal::Failure,
             // The server answered, so it is there.
-            FailureKind::RejectedReply => Verdict::Success,
-            FailureKind::Client => Verdict::Neutral,
+            FailureKind::RejectedReply => HealthSignal::Success,
+            FailureKind::Client => HealthSignal::Neutral,
         }
     }
 
@@ -105,7 +105,7 @@ impl FailureKind {
 
 /// What a result says about the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum HealthSignal {
     /// It answered.
     Success,
     /// It is in trouble.

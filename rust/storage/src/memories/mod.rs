@@ -33,6 +33,6 @@ mod writer;
 mod writing;
 
 pub use operation::{Compressible, Outcome, Payload, Stored, Write};
-pub use queue::{Limits, Next, NoEntryError, WriteQueue};
+pub use queue::{Limits, NoEntryError, WriteQueue, WriterStep};
 pub use raw::{Connection, Library, SqliteError};
 pub use writer::DirectWriter;

@@ -40,7 +40,7 @@ pub enum NoEntryError {
 
 /// What the writer is to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next<D, O> {
+pub enum WriterStep<D, O> {
     /// To write these in one transaction, then to call [`WriteQueue::finish_direct`].
     Direct(Vec<D>),
     /// To hand these over, whose owner calls [`WriteQueue::finish_others`] or [`WriteQueue::give_back`] for each.
@@ -134,13 +134,13 @@ impl<D, O> WriteQueue<D, O> {
     }
 
     /// Waits for what is to be done next. For the writer.
-    pub fn next(&self) -> Next<D, O> {
+    pub fn next(&self) -> WriterStep<D, O> {
         let mut state = self.state();
         loop {
             match state.jobs.front() {
-                Some(Job::Direct { .. }) => return Next::Direct(take_direct(&mut state)),
-                Some(Job::Other { .. }) => return Next::Others(take_others(&mut state)),
-                None if state.is_closed => return Next::Closed,
+                Some(Job::Direct { .. }) => return WriterStep::Direct(take_direct(&mut state)),
+                Some(Job::Other { .. }) => return WriterStep::Others(take_others(&mut state)),
+                None if state.is_closed => return WriterStep::Closed,
                 None => state = self.asked.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
@@ -269,7 +269,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{LEAST_ROOM, Limits, Next, NoEntryError, WriteQueue, fitted_room};
+    use super::{LEAST_ROOM, Limits, NoEntryError, WriteQueue, WriterStep, fitted_room};
 
     const LIMITS: Limits =
         Limits { max_pending: 40, max_transaction_writes: 10, max_transaction: Duration::from_millis(50) };
@@ -287,18 +287,18 @@ mod tests {
         queue.put_other(4, 2, false).expect("room");
         queue.put_other(5, 20, false).expect("room");
         let last = queue.put_direct(6, 1).expect("room");
-        assert_eq!(queue.next(), Next::Direct(vec![1, 2]), "ten writes");
+        assert_eq!(queue.next(), WriterStep::Direct(vec![1, 2]), "ten writes");
         queue.finish_direct();
         assert_eq!((queue.done(), queue.pending()), (2, 24));
-        assert_eq!(queue.next(), Next::Direct(vec![3]), "the others come first");
+        assert_eq!(queue.next(), WriterStep::Direct(vec![3]), "the others come first");
         queue.finish_direct();
-        assert_eq!(queue.next(), Next::Others(vec![4]));
+        assert_eq!(queue.next(), WriterStep::Others(vec![4]));
         queue.finish_others(2);
-        assert_eq!(queue.next(), Next::Others(vec![5]), "a long one is taken alone");
+        assert_eq!(queue.next(), WriterStep::Others(vec![5]), "a long one is taken alone");
         queue.give_back(5, 10);
-        assert_eq!(queue.next(), Next::Others(vec![5]), "before all others");
+        assert_eq!(queue.next(), WriterStep::Others(vec![5]), "before all others");
         queue.finish_others(20);
-        assert_eq!(queue.next(), Next::Direct(vec![6]));
+        assert_eq!(queue.next(), WriterStep::Direct(vec![6]));
         queue.finish_direct();
         assert_eq!((queue.done(), queue.pending()), (last, 0));
     }
@@ -310,7 +310,7 @@ mod tests {
             queue.put_other(job, 1, is_alone).expect("room");
         }
         for expected in [1, 2, 3, 4] {
-            assert_eq!(queue.next(), Next::Others(vec![expected]));
+            assert_eq!(queue.next(), WriterStep::Others(vec![expected]));
         }
     }
 
@@ -324,10 +324,10 @@ mod tests {
         queue.close();
         assert_eq!(queue.put_direct(4, 1), Err(NoEntryError::Closed));
         for job in [1, 2] {
-            assert_eq!(queue.next(), Next::Direct(vec![job]), "what is there is done");
+            assert_eq!(queue.next(), WriterStep::Direct(vec![job]), "what is there is done");
             queue.finish_direct();
         }
-        assert_eq!(queue.next(), Next::Closed);
+        assert_eq!(queue.next(), WriterStep::Closed);
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
         let ticket = queue.put_direct(1, 1).expect("room");
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| queue.wait(ticket, Duration::from_secs(60)));
-            assert_eq!(queue.next(), Next::Direct(vec![1]));
+            assert_eq!(queue.next(), WriterStep::Direct(vec![1]));
             assert!(!queue.wait(ticket, Duration::ZERO), "not yet");
             queue.finish_direct();
             assert!(waiter.join().expect("no panic"));
@@ -375,9 +375,9 @@ mod tests {
             let mut order = Vec::new();
             loop {
                 let (taken, is_direct) = match queue.next() {
-                    Next::Direct(taken) => (taken, true),
-                    Next::Others(taken) => (taken, false),
-                    Next::Closed => break,
+                    WriterStep::Direct(taken) => (taken, true),
+                    WriterStep::Others(taken) => (taken, false),
+                    WriterStep::Closed => break,
                 };
                 let of = |name: &u32| jobs[*name as usize];
                 let size: usize = taken.iter().map(|name| of(name).1).sum();

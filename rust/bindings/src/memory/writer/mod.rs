@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use agent_memory_core::config::seconds_to_ns;
 use agent_memory_storage::memories::{
-    Connection, DirectWriter, Library, Limits, Next, NoEntryError, Outcome, SqliteError, Write, WriteQueue,
+    Connection, DirectWriter, Library, Limits, NoEntryError, Outcome, SqliteError, Write, WriteQueue, WriterStep,
 };
 use pyo3::exceptions::{PyBufferError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -130,9 +130,9 @@ impl MemoryWriter {
         py.detach(|| {
             loop {
                 match self.queue.next() {
-                    Next::Closed => return None,
-                    Next::Others(jobs) => return Some(jobs),
-                    Next::Direct(jobs) => {
+                    WriterStep::Closed => return None,
+                    WriterStep::Others(jobs) => return Some(jobs),
+                    WriterStep::Direct(jobs) => {
                         jobs.chunk_by(|one, other| one.is_alike(other)).for_each(|group| self.write(group));
                         drop(jobs); // while their callers still have them: Python's objects are freed by those who have it
                         self.queue.finish_direct();
