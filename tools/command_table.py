@@ -11,7 +11,7 @@ TARGET = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 
 HEAD = """# Commands by category
 
-What a client knows about a command decides whether it may send it again when nobody can tell if it ran, and which connection
+What a client knows about a command decides whether it may send it again when its outcome is unknown, and which connection
 carries it ([client.md](client.md), "How commands travel"). This page is written by `tools/command_table.py` from
 `agent_memory/redis/commands/categories.py`; a test compares the table with the flags that Valkey 9.1, Redis 7.0 and
 Redis 6.2 give their commands.
@@ -45,7 +45,7 @@ SECTIONS = [
     ),
     (
         "Connection state, attributes",
-        "With all others: they describe the connection that carries them and change nobody's replies. They last until it "
+        "With all others: they describe the connection that carries them and change no other command's replies. They last until it "
         "is closed.",
         sorted(categories.CONNECTION_ATTRIBUTES),
     ),

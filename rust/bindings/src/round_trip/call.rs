@@ -770,7 +770,7 @@ fn warn_unawaited(this: This<'_>) {
 }
 
 unsafe extern "C" fn dealloc(this: *mut ffi::PyObject) {
-    // SAFETY: nobody refers to it any more.
+    // SAFETY: no reference to it is left.
     unsafe {
         ffi::PyObject_GC_UnTrack(this.cast());
         let call = This::of(this);
