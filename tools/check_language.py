@@ -42,17 +42,21 @@ RULES = {
     "graceful shutdown, not farewell": re.compile(r"\bfarewells?\b", re.IGNORECASE),
     "the adopting process or connection, not an heir": re.compile(r"\bheirs?\b", re.IGNORECASE),
     "report, notify or re-authenticate, not tell": re.compile(
-        r"\b(?:is|are|was|were|been|being|be) told\b(?! apart)|\bnot told\b"
+        r"\b(?:is|are|was|were|been|being|be) told\b(?! apart)|\bnot told\b(?! apart)"
     ),
     "unknown outcome, not in doubt": re.compile(r"\bin doubt\b|\bdoubtful\b", re.IGNORECASE),
     "checkpoint the WAL, not fold the log back": re.compile(r"\bfold(?:s|ed|ing)?\b[^.]{0,20}\bback\b", re.IGNORECASE),
 }
 
+NAMED = re.compile(r"`[^`]*`")
+"""Names in the code, which are not looked at."""
+
 
 def word_of(line: str) -> str | None:
     """The rule that a line breaks, None if there is none."""
+    text = NAMED.sub("", line)
     for rule, pattern in RULES.items():
-        for match in pattern.finditer(line):
+        for match in pattern.finditer(text):
             if match.groupdict().get("person") is None:
                 return rule
     return None

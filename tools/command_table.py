@@ -45,8 +45,8 @@ SECTIONS = [
     ),
     (
         "Connection state, attributes",
-        "With all others: they describe the connection that carries them and change no other command's replies. They last until it "
-        "is closed.",
+        "With all others: they describe the connection that carries them and change no other command's replies. They last "
+        "until it is closed.",
         sorted(categories.CONNECTION_ATTRIBUTES),
     ),
     (

@@ -67,7 +67,7 @@ class AsyncCommits:
             return here
 
     def close(self) -> None:
-        """Frees the descriptors; nobody waits any more, since the writer is closed."""
+        """Frees the descriptors. No waiter is left once the writer is closed."""
         with self._lock:
             for loop, here in list(self._loops.items()):
                 here.close(loop)
@@ -94,12 +94,12 @@ class AsyncJournalCommits(AsyncCommits):
 
 
 class _LoopCommits:
-    """Those of one event loop who wait, in the order of their tickets."""
+    """The waiters of one event loop, in the order of their tickets."""
 
     def __init__(self, source: _Source, loop: asyncio.AbstractEventLoop) -> None:
         self._source = source
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._unannounced = 0  # those who wait, and for whom the writer has not been woken
+        self._unannounced = 0  # waiters for whom the writer has not been woken
         self._reading, self._writing = _make_signal()
         self._signal = source.add_signal(self._writing)
         loop.add_reader(self._reading, self._on_signal)

@@ -89,7 +89,7 @@ class AsyncEvent:
         return self._is_set
 
     def set(self) -> None:
-        """Raises the flag and wakes all who wait, each in its own event loop."""
+        """Sets the flag and wakes all waiters, each in its own event loop."""
         with self._lock:
             self._is_set = True
             waiters, self._waiters = self._waiters, deque()
@@ -97,7 +97,7 @@ class AsyncEvent:
             try:
                 loop.call_soon_threadsafe(_resolve, future)
             except RuntimeError:
-                pass  # its loop is closed: nobody waits any more
+                pass  # its loop is closed: no waiter is left
 
     def clear(self) -> None:
         """Takes the flag down."""
@@ -127,7 +127,7 @@ class AsyncEvent:
 class Event:
     """A flag that threads wait for and any thread may set.
 
-    Unlike `threading.Event`, whose lock an interruption may leave locked, so that who sets the flag hangs.
+    Unlike `threading.Event`, whose lock an interruption may leave locked, so that setting the flag hangs.
     """
 
     __slots__ = ("_is_set", "_line")
@@ -141,7 +141,7 @@ class Event:
         return self._is_set
 
     def set(self) -> None:
-        """Raises the flag and wakes all who wait."""
+        """Sets the flag and wakes all waiters."""
         self._is_set = True
         self._line.wake_all()
 
@@ -339,12 +339,12 @@ class AsyncKeyedLocks:
         self._held: dict[Hashable, deque[asyncio.Future[None]] | None] = {}
 
     def hold(self, *keys: Hashable) -> _AsyncHold:
-        """Holds the locks of `keys` for the length of the block, taken in this order, which has to be everybody's."""
+        """Holds the locks of `keys` for the length of the block, taken in this order. All callers must use the same order."""
         return _AsyncHold(self._held, keys)
 
 
 class _AsyncHold:
-    """The locks of one block. `_held` has an entry for every lock that is held: those who wait for it, None for nobody."""
+    """The locks of one block. `_held` has an entry for every lock that is held: its waiters, or None."""
 
     __slots__ = ("_held", "_keys", "_taken")
 
@@ -372,7 +372,7 @@ class _AsyncHold:
         self._release()
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, place: Hashable) -> None:
-        """Returns as the holder of the lock: whoever releases it hands it over."""
+        """Returns as the holder of the lock: a release hands it over to the first waiter."""
         waiting = self._held[place]
         if waiting is None:
             waiting = self._held[place] = deque()
@@ -413,7 +413,7 @@ class KeyedLocks:
 
     @contextmanager
     def hold(self, *keys: Hashable) -> Iterator[None]:
-        """Holds the locks of `keys` for the length of the block, taken in this order, which has to be everybody's."""
+        """Holds the locks of `keys` for the length of the block, taken in this order. All callers must use the same order."""
         if not keys:
             yield
             return

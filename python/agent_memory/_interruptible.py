@@ -25,7 +25,7 @@ class LiveSet(Generic[T]):
     """A set that holds its members weakly: one that an interrupted thread has dropped is not in it.
 
     Unlike `weakref.WeakSet` without callbacks, in which an interruption would be lost, and with it the removal. Members are
-    told apart by identity. Who adds needs a lock; the rest is atomic.
+    told apart by identity. Adding needs a lock; the rest is atomic.
     """
 
     __slots__ = ("_members",)

@@ -3,7 +3,7 @@
 All of them subclass redis-py's, so code written for redis-py keeps working: `RedisUnavailableError` is a
 `redis.exceptions.ConnectionError`, `RedisTimeoutError` a `redis.exceptions.TimeoutError`.
 
-Errors are raised on hot paths (a rejection by an open circuit must cost little), so they only store what they are told
+Errors are raised on hot paths (a rejection by an open circuit must cost little), so they only store their arguments
 and build their message in `__str__`. They never carry a password or a stored value.
 """
 
@@ -68,7 +68,7 @@ class LostWrite(Protocol):
 
 
 class _Described:
-    """The facts every error of the client carries, and the message made of them when somebody reads it."""
+    """The facts every error of the client carries, and the message built when it is read."""
 
     # redis-py's base class would set these two in its __init__, which costs more than the rest of a rejection.
     error_type = ExceptionType.NETWORK

@@ -82,7 +82,7 @@ class Child:
     """A child process of this process. Thread-safe; a signal never hits another process that got its number."""
 
     def __init__(self, pid: int) -> None:
-        """Take over a process that nobody else waits for."""
+        """Adopt a process that no other object waits for."""
         self.pid = pid
         self._lock = threading.Lock()
         self._exit_code: int | None = None

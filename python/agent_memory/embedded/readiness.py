@@ -18,7 +18,7 @@ def ask_ping(address: Address, password: str | None, context: ssl.SSLContext | N
     """
     Send AUTH (if there is a password) and PING; return the last reply's line, "+PONG" when the server is ready.
 
-    Raises OSError: nobody listens, or nothing came in `timeout_s`.
+    Raises OSError: the connection was refused, or nothing came in `timeout_s`.
     """
     family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
     target = address if isinstance(address, tuple) else os.fspath(address)

@@ -534,7 +534,7 @@ def _reserve(port: int) -> PortReservation:
 
 
 def _wait_stopped(pid: int) -> None:
-    """Wait until SIGSTOP has taken effect. WNOWAIT leaves an exit to whoever reaps the process."""
+    """Wait until SIGSTOP has taken effect. WNOWAIT leaves an exit status to the reaper of the process."""
     os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 

@@ -30,7 +30,7 @@ _ABANDONED_AFTER_S = 60.0
 
 
 class FileLock:
-    """An exclusive flock() on a file that says who holds it."""
+    """An exclusive flock() on a file that names its holder."""
 
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises BlockingIOError if another owner has it, OSError if the file can't be opened."""
@@ -160,7 +160,7 @@ class PortReservation:
     A loopback port that stays ours while the server is down.
 
     The socket is bound but never listens: connecting is refused, as with any closed port, yet the kernel gives the
-    number to nobody else. Without it a client that keeps trying a dead port of the ephemeral range can connect to
+    number to no other process. Without it a client that keeps trying a dead port of the ephemeral range can connect to
     itself, or another process can take the port. A server binds beside it because both set SO_REUSEADDR.
     """
 

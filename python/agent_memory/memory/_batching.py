@@ -1,6 +1,6 @@
 """Calls of many that become one, without a timer and without a delay.
 
-- `AsyncBatcher`, `Batcher`: whoever comes while a call of the same key is under way travels with the next; one that comes
+- `AsyncBatcher`, `Batcher`: calls during a call of the same key are batched into the next one; a call that comes
   alone goes at once.
 - `AsyncTurns`, `Turns`: the calls that tasks make in one turn of their event loop travel together, however many are under way;
   a thread's calls are its own.
@@ -72,7 +72,7 @@ class AsyncBatcher(Generic[T, R]):
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-                        future.exception()  # whoever was cancelled does not ask for it
+                        future.exception()  # a cancelled waiter does not read it
                 if not isinstance(error, Exception):
                     del self._waiting[place]
                     raise
@@ -99,7 +99,7 @@ class _Seat(Generic[T, R]):
 
 
 class _Line(Generic[T, R]):
-    """The seats of one key, in their order, until they are done, and who works for them: held weakly, by the working frame."""
+    """The seats of one key, in their order, until they are done, and the thread at work for them (held weakly)."""
 
     __slots__ = ("leader", "seats")
 
@@ -187,7 +187,7 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             for seat in batch:
                 seat.error = error
-        # What is done leaves the line only now: whoever takes over from an interrupted thread finds everybody in it.
+        # What is done leaves the line only now: a thread that takes over from an interrupted one finds all seats in it.
         self._hand_over(key, line, batch)
         for seat in batch:
             _wake(seat)
@@ -208,7 +208,7 @@ class Batcher(Generic[T, R]):
             _wake(successor)
 
     def _leave(self, key: Hashable, line: _Line[T, R], seat: _Seat[T, R]) -> None:
-        """An interrupted thread leaves the line; if nobody works for it now, the next one's turn has come."""
+        """An interrupted thread leaves the line; if no thread works for it now, the next seat takes over."""
         with self._lock:
             is_led = line.is_led()
             if is_led and seat in line.seats:

@@ -89,7 +89,7 @@ class Copy(NamedTuple):
     version: int = 0
     """Microseconds since the epoch, at least one more than the version before; 0: the store that accepts it assigns one."""
     writer: int = 0
-    """Who made this version: breaks ties between equal versions. Below 2^63."""
+    """The writer of this version: breaks ties between equal versions. Below 2^63."""
     deleted: int = 0
     tier: int = 0
     created_us: int = 0

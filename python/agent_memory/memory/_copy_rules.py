@@ -1,7 +1,7 @@
 """The rules by which copies of a memory agree, as pure functions: no store, no clock, no chance.
 
 A memory has one authoritative row in SQL and any number of copies: in Redis, in an index, in a journal, in commands
-that are still under way. Copies form a join ordered by (deleted, version, writer); whoever holds one applies another
+that are still under way. Copies form a join ordered by (deleted, version, writer); a holder of one applies another
 only if it is greater. So late, duplicate and reordered writes do nothing, and no lock is needed for correctness.
 
     R1  Guarded upserts: a store applies a copy only if it beats the one it holds (`beats`).
@@ -20,7 +20,7 @@ Two consequences that the simulation of `tests/sim/` insists on, beyond the rule
 
 - Redis follows the change feed with a cursor per agent: for every row after the cursor the floor is raised and a lower
   copy is dropped. Otherwise a writer that dies between its commit and its put leaves a stale copy for ever. The cursor
-  is set when an epoch begins, before anybody may put a clean copy of that epoch.
+  is set when an epoch begins, before any process may put a clean copy of that epoch.
 - A reader that knows a version (its index, its own writes) takes a lower copy for a miss, and a dirty copy
   is compared with SQL while SQL is there: it may have come back with an old snapshot of Redis.
 
@@ -44,7 +44,7 @@ MAX_VERSION: Final = 2**52 - 1
 
 
 class Stamp(NamedTuple):
-    """What the order looks at: whether it is a tombstone, its version, and who wrote it (which breaks ties)."""
+    """What the order looks at: whether it is a tombstone, its version, and its writer (which breaks ties)."""
 
     deleted: bool
     version: int

@@ -11,7 +11,7 @@ __all__ = ["Damage"]
 logger = logging.getLogger(__name__)
 
 MAX_DAMAGED: Final = 1_000
-"""Of how many damaged memories the names are kept; each is told of once in the log."""
+"""Of how many damaged memories the names are kept; each is logged once."""
 
 
 class Damage:

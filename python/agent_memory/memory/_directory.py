@@ -65,7 +65,7 @@ class MemoryDirectory:
         return self.path / "erasure.pending"
 
     def note_erasure(self) -> None:
-        """Before rows of an erasure go: whoever finds the note overwrites what they leave in files."""
+        """Before rows of an erasure go: a process that finds the note overwrites what they leave in files."""
         if self.path.is_dir():
             os.close(os.open(self._trace, os.O_WRONLY | os.O_CREAT, 0o600))
 
@@ -133,7 +133,7 @@ class MemoryDirectory:
         temporary.replace(self.path / _SERVER_FILE)
 
     def _find_owner(self) -> dict[str, Any] | None:
-        """Where another process's server is; None where none is told of, or it does not answer."""
+        """Where another process's server is; None if none is registered, or it does not answer."""
         try:
             told = json.loads((self.path / _SERVER_FILE).read_text())
             os.kill(int(told["pid"]), 0)

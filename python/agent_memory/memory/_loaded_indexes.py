@@ -94,7 +94,7 @@ class LoadedIndexes:
             self.dirty_agents.setdefault(copy.agent_id)
 
     def note_hint(self, agent_id: str, hint: int) -> None:
-        """Redis' hint after a put of this process; if nobody else did meanwhile, it stands for nothing new."""
+        """Redis' hint after a put of this process; if no other process put meanwhile, it stands for nothing new."""
         index = self._agents.get(agent_id)
         if index is not None and index.hint is not None and hint == index.hint + 1:
             index.hint = hint

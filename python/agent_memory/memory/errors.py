@@ -79,7 +79,7 @@ class MemoryStoreFullError(MemoryStoreError):
 
 
 class MemorySchemaError(MemoryStoreError):
-    """The database belongs to somebody else, or to a newer version of this package. Nothing in it was changed."""
+    """The database belongs to another program, or to a newer version of this package. Nothing in it was changed."""
 
 
 class CorruptMemoryError(MemoryStoreError):

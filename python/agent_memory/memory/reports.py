@@ -107,7 +107,7 @@ class SyncReport:
     beaten: int = 0
     """Dirty copies that went because SQL held a greater one."""
     followed: int = 0
-    """Rows of the feed that Redis has been told about."""
+    """Rows of the feed that were applied to Redis."""
     evicted: int = 0
     """Clean copies whose residency was over."""
     remaining: bool = False

@@ -213,7 +213,7 @@ class SqliteSettings:
     cache_bytes: int = 64 * 1024 * 1024
     """Page cache of the writer; each reader has an eighth of it. >= 1 MiB."""
     wal_bytes: int = 16 * 1024 * 1024
-    """The size at which the write-ahead log is folded back into the database, while writes wait. >= 1 MiB."""
+    """The size at which the WAL is checkpointed, while writes wait. >= 1 MiB."""
     vacuum_bytes: int = 128 * 1024 * 1024
     """After an erasure a database of up to this size is written anew (VACUUM, about 5 ms per MiB, during which writes wait), so
     that nothing erased stays in the free space of its pages. In a larger one remnants of pages that were split may stay until
@@ -278,7 +278,7 @@ class MemorySettings:
     """Whether what neither SQL nor Redis takes is kept in a journal in the system's folder until SQL has it; bounded by
     `SyncSettings.max_unsynced_bytes`."""
     deduplicate: bool = False
-    """Whether equal contents of one agent, namespace and user are stored once, unless `store` is told otherwise."""
+    """Whether equal contents of one agent, namespace and user are stored once, unless `store` says otherwise."""
 
     def __post_init__(self) -> None:
         if self.default_durability not in ("sql", "redis", "journal"):

@@ -19,7 +19,7 @@ class Priority(NamedIntEnum):
 
 
 class CommandCategory(NamedIntEnum):
-    """What a command does, which decides whether it may be repeated when nobody knows if it ran."""
+    """What a command does, which decides whether it may be repeated when its outcome is unknown."""
 
     READ = 0
     """Changes nothing: GET, HGETALL, SCAN."""
@@ -53,4 +53,4 @@ class FailureKind(NamedIntEnum):
     CLIENT = 5
     """The fault lies on this side: all connections in use, wrong password. Neither counts nor is it tried again."""
     OTHER = 6
-    """An exception that a stand-alone breaker was told to count. Counts; not tried again."""
+    """An exception that a stand-alone breaker is set to count. Counts; not tried again."""

@@ -28,8 +28,8 @@ class RecoveryConfig:
     """The directory of the journal, made if it is missing (mode 0700). None keeps queued writes in memory only. Any number of
     processes may share one directory."""
     exactly_once: bool = False
-    """Whether a write whose answer was lost is told to be applied or not before it is repeated, instead of being given up;
-    plain commands of the client too. docs/exactly-once.md says when nothing can tell. Not for injected clients."""
+    """Whether a write whose answer was lost is resolved (applied or not) before it is repeated, instead of being given up;
+    plain commands of the client too. docs/exactly-once.md says when it cannot be resolved. Not for injected clients."""
     write_ahead: bool = False
     """Whether a write with priority is in the journal before it is sent, so that it outlives this process. Needs `path`."""
     fsync: FsyncName = "always"

@@ -59,4 +59,4 @@ class ResiliencePolicy:
 
 
 DEFAULT_RESILIENCE: Final = ResiliencePolicy()
-"""What a drop-in client does unless it is told otherwise."""
+"""The default policy of a drop-in client."""

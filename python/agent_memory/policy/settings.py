@@ -106,7 +106,7 @@ class RetryPolicy:
         if not isinstance(self.jitter, str):
             raise TypeError(f"jitter must be one of {', '.join(get_args(JitterName))}, got {self.jitter!r}")
         _check.instance("overrides", self.overrides, Mapping)
-        # A copy nobody else can change: the policy is frozen all the way down.
+        # A copy, so that the caller cannot change it: the policy is frozen all the way down.
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
         self.rules()
         self.override_rules()

@@ -112,7 +112,7 @@ class UnregisteredRecords:
             self._waiting.setdefault(entry.parts[0].decode(), collections.deque()).appendleft((record, entry))
 
     def take(self, name: str) -> Iterator[tuple[int, Record]]:
-        """The records of a function that are here now, one by one: whoever stops leaves the rest."""
+        """The records of a function that are here now, one by one: a caller that stops leaves the rest."""
         with self._mutex:
             waiting = self._waiting.get(name, collections.deque())
             count = len(waiting)

@@ -1,4 +1,4 @@
-"""What opening a journal tells of damage: one line in the log, figures for those who ask."""
+"""What opening a journal reports of damage: one line in the log, figures for `stats()`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def tell_of_damage(logger: logging.Logger, name: str, figures: Mapping[str, Any]
     if figures["damaged_segments"]:
         logger.error(
             "%s: the journal was damaged (%s): %d records or more are lost and %d bytes cannot be read; of %d records"
-            " it cannot be told whether they were executed or changed; copies of the damaged files are kept as *.damaged",
+            " it is unknown whether they were executed or changed; copies of the damaged files are kept as *.damaged",
             name,
             ", ".join(figures["damaged_files"]),
             figures["damaged_records"],

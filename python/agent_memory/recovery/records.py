@@ -8,7 +8,7 @@ A record is one RESP array of words, packed and parsed by what packs and parses 
 - flags: letters: a (absolute), c (decides all of its one key), d (its outcome is unknown), x (dead letter), w (written ahead).
   u is not written: damage to the journal may have hidden that it was executed or changed.
 - queued_ms: when it was queued, milliseconds since 1970: age is counted on from there by another process.
-- reason: why it is a dead letter. doubt: what a resolver was told.
+- reason: why it is a dead letter. doubt: the token for the resolver.
 - parts: the commands, packed; or the function's name, the agent_id and the data as its `dumps` made it.
 """
 

@@ -121,7 +121,7 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
         self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
         if pool is not None:
             self._own_retry = {name: given[name] for name in ("retry", "retry_on_error") if given.get(name) is not None}
-        # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
+        # A subclass that overrides parse_response must see every reply: only redis-py's own path calls it.
         stock = is_stock_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         self._transport = transport_of(self.connection_pool) if stock else None
         if not stock:

@@ -1,7 +1,7 @@
 """What an error says about the command: the kind of failure (for the guard) and the outcome (for the caller).
 
-Two places ask: the transports, which attach an outcome to every error reply as it is parsed (`reply_error`), and whoever
-guards a call, who must tell a sick server from a caller's mistake (`classify`).
+Two places ask: the transports, which attach an outcome to every error reply as it is parsed (`reply_error`), and the
+guard of a call, which must distinguish a failing server from a caller's mistake (`classify`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 # First words of error replies that say "I did not run this, and it is not the command's fault".
 _UNAVAILABLE_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"})
-"""The server cannot serve anybody now: counts for the breaker, may be retried."""
+"""The server cannot serve any client now: counts for the breaker, may be retried."""
 _RETRYABLE_CODES: Final = frozenset({"TRYAGAIN", "READONLY", "NOREPLICAS"})
 """This command could not run here and now: may be retried, does not count for the breaker."""
 
@@ -159,7 +159,7 @@ def is_misreading(error: BaseException) -> bool:
 
 
 def classify(error: BaseException) -> tuple[FailureKind | None, Outcome]:
-    """The kind of failure and the outcome of `error`, whoever raised it.
+    """The kind of failure and the outcome of `error`, from any layer.
 
     The kind is None when the server answered and is well (WRONGTYPE, a caller's bug, …): such an error is passed on and
     counts neither for nor against the server. An error of a foreign client whose outcome is not stated is UNKNOWN unless

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Mark:
-    """Says that code runs as part of an admitted call of one client; a task that outlives the call is told by `active`."""
+    """Says that code runs as part of an admitted call of one client; `active` is False for a task that outlives the call."""
 
     __slots__ = ("active", "client")
 

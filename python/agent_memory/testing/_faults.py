@@ -1,4 +1,4 @@
-"""What a FaultProxy can be told to do. Plain data, read by its thread while other threads set it."""
+"""The faults of a FaultProxy. Plain data, read by its thread while other threads set it."""
 
 from __future__ import annotations
 

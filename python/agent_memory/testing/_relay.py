@@ -197,7 +197,7 @@ class Lane:
         sink.outgoing = self
         self.eof = False  # the source gives nothing more
         self.lost = False  # bytes were swallowed
-        self.done = False  # the sink has been told of the end
+        self.done = False  # the end was passed to the sink
         self.blocked = False  # the sink's socket is full
         self.ending: _Ending | None = None
         self.buffered_bytes = 0
@@ -414,7 +414,7 @@ class Connection:
             open_end.update_interest()
 
     def hang_up(self, *, client: HangUp | None, server: HangUp | None) -> None:
-        """Close one end or both at once; an end that stays open is told nothing."""
+        """Close one end or both at once; an end that stays open does not notice."""
         if client is not None:
             self.client.close(client)
         if server is not None:

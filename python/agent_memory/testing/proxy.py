@@ -29,7 +29,7 @@ _Result = TypeVar("_Result")
 
 class FaultProxy:
     """
-    Listens on a free port of 127.0.0.1 and passes bytes on to `upstream`, as badly as it is told to.
+    Listens on a free port of 127.0.0.1 and passes bytes on to `upstream`, with the faults that are set.
 
     Faults are set and lifted at any time, from any thread; a method has taken effect when it returns. `up` is the
     direction from client to server, `down` the one from server to client: their attributes (latency_s, slice_bytes and
@@ -238,7 +238,7 @@ class FaultProxy:
         """
         Reset every connection (RST): the client sees ECONNRESET.
 
-        With side="client" the server is told nothing: its end stays open and still gets what the proxy has taken from
+        With side="client" the server does not notice: its end stays open and still gets what the proxy has taken from
         the client and not yet passed on, as with a network that delivers late. It closes with the server's end, or
         stop().
         """

@@ -88,7 +88,7 @@ def test_where_the_commit_itself_was_interrupted_others_learn_that_nobody_knows(
     assert sum(isinstance(end, Interruption) for end in ended.values()) == 1
     unknown = [end for end in ended.values() if isinstance(end, MemoryStoreUnavailableError)]
     assert len(unknown) == 2
-    assert "not known" in str(unknown[0])
+    assert "outcome is unknown" in str(unknown[0])
     assert sorted(transactions.committed) == (["a"] if when == "undone" else ["a", "b", "c", "d"])
     assert transactions.group.pending == 0
     assert transactions.group.write(["e"]) == ["result of e"]

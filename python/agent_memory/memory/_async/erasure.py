@@ -51,7 +51,7 @@ class AsyncEraser:
         self._scrubbing = AsyncKeyedLocks()
 
     async def erase(self, kind: str, name: str) -> int:
-        """Erases an agent (`"agent"`) or a user (`"user"`), who is not read any more once this has begun; returns how many
+        """Erases an agent (`"agent"`) or a user (`"user"`), unreadable once this has begun; returns how many
         memories.
         """
         return await self.finish(await self._sql.change(self._sql.store.begin_erasure, kind, name))

@@ -195,7 +195,7 @@ class AsyncIndexes:
             return set()
         ids = await self._redis.ask(self._redis.tier.dirty_ids, agent_id)
         if ids is None:
-            return set(index.dirty)  # nobody knows: keep what is known
+            return set(index.dirty)  # unknown: keep what is known
         self._loaded.dirty_agents.pop(agent_id, None)
         if not ids:
             return set()

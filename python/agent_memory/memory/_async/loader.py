@@ -186,7 +186,7 @@ class AsyncDataLoader:
                     del self._flights[memory_id]
                 is_absent = error is None and not is_abandoned and flight.copy is None and memory_id not in dirty
                 is_absent = is_absent and not flight.is_damaged
-                # A flight beyond `max_flights` is not in the books, so nobody could have told it.
+                # A flight beyond `max_flights` is not registered, so no writer could have marked it.
                 is_absent = is_absent and is_known and not flight.is_overtaken
                 if is_absent and self._settings.absent_ttl_s > 0:
                     self._absent[memory_id] = until

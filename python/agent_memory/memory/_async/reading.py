@@ -155,7 +155,7 @@ class AsyncReader:
     def _damaged(
         found: dict[str, Copy], in_redis: Mapping[str, int], in_sql: Collection[str]
     ) -> dict[str, CorruptMemoryError]:
-        """The ids whose newest copy is damaged, as far as that can be told; they leave `found`."""
+        """The ids whose newest copy is damaged, as far as that is known; they leave `found`."""
         damaged = {memory_id: CorruptMemoryError(memory_id, "SQL") for memory_id in in_sql if memory_id not in found}
         for memory_id, version in in_redis.items():
             copy = found.get(memory_id)

@@ -84,7 +84,7 @@ class AsyncSnapshots:
 
     async def delete(self, agent_id: str) -> int:
         """Removes an agent's snapshots, those that are being written too; returns how many there were."""
-        # One at a time: those who wait for the folder's lock must not have all threads, of which whoever saves needs one.
+        # One at a time: waiters for the folder's lock must not take all threads, since saving needs one.
         async with self._deleting.hold("snapshots"):
             return await async_in_thread(self._delete, agent_id)
 
@@ -93,7 +93,7 @@ class AsyncSnapshots:
             return 0
         with self._lock(fcntl.LOCK_EX):
             paths = self._paths(agent_id)
-            # Of processes that died while they wrote: nobody writes now.
+            # Left by processes that died while writing: no process writes now.
             left = [path for path in self._folder.glob("*.snapshot.*.tmp") if self._agent_of(path) == agent_id]
             for path in (*paths, *left):
                 path.unlink(missing_ok=True)

@@ -59,7 +59,7 @@ class AsyncWriter:
 
     @property
     def number(self) -> int:
-        """Who writes with versions that SQL assigns."""
+        """The writer of versions that SQL assigns: its number breaks ties."""
         return self._number
 
     # --- storing ---

@@ -53,7 +53,7 @@ class Eraser:
         self._scrubbing = KeyedLocks()
 
     def erase(self, kind: str, name: str) -> int:
-        """Erases an agent (`"agent"`) or a user (`"user"`), who is not read any more once this has begun; returns how many
+        """Erases an agent (`"agent"`) or a user (`"user"`), unreadable once this has begun; returns how many
         memories.
         """
         return self.finish(self._sql.change(self._sql.store.begin_erasure, kind, name))

@@ -55,7 +55,7 @@ class Feed:
             for memory_id in page.damaged:
                 self._damage.note(memory_id, "SQL")
             if page.reset and cursor:
-                # Rows have been purged that Redis has not been told about: its copies of this agent all go.
+                # Rows were purged before the feed reached Redis: all its copies of this agent are deleted.
                 self._redis.ask(tier.erase_clean, agent_id)
                 return
             if page.copies:

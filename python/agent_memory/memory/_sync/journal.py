@@ -3,7 +3,7 @@
 """Writes that neither SQL nor Redis took: kept in a journal on this machine until SQL has them.
 
 States of a copy here
-- *asked for*: a record was appended; nobody has been told.
+- *asked for*: a record was appended and not acknowledged yet.
 - *held*: the record is synced to disk, and the write was acknowledged. It is read from here, over what Redis and SQL say, if
   it is greater.
 - *gone*: SQL holds it, or something greater, or refused it; the record is removed.
@@ -11,7 +11,7 @@ States of a copy here
 Rules
 - One copy of an id: a greater one replaces it, and the record of the lower one is removed after the greater one is kept.
 - Records are absolute writes with a version of their own, so that repeating one is harmless (R1): a process that dies
-  between SQL's commit and the removal of the record leaves it to a successor, who repeats it.
+  between SQL's commit and the removal of the record leaves it to a successor, which repeats it.
 - What a process leaves behind is adopted by the next one that opens the journal of the same database.
 """
 
@@ -162,7 +162,7 @@ class MemoryJournal:
     # --- life ---
 
     def close(self) -> None:
-        """Writes what is asked for; what is held stays for whoever opens it next. Blocks for the disk."""
+        """Writes what is asked for; what is held stays for the next process that opens it. Blocks for the disk."""
         self._core.close()
         self._commits.close()
 

@@ -69,7 +69,7 @@ class TierMoves:
                 return
 
     def _move_all(self, tier: Tier, candidates: Sequence[Candidate], report: MaintenanceReport) -> int:
-        """Moves them in batches, with a pause after each; Redis is told of one batch while SQL has the next one."""
+        """Moves them in batches, with a pause after each; Redis gets one batch while SQL works on the next."""
         settings = self._settings.maintenance
         done = 0
         telling: Task[None] | None = None

@@ -134,7 +134,7 @@ class Compression:
             try:
                 unpacked.append(self.unpack_content(content, dictionary))
             except ValueError:
-                continue  # its readers are told
+                continue  # reading it raises
         return unpacked
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What the journal is told of a batch before it is sent, for a successor: which of its writes may have been executed.
+"""What the journal records of a batch before it is sent, for a successor: which of its writes may have been executed.
 
 Relative writes that are in the journal are marked there before they are sent, with what will resolve them: a successor finds
 their outcome unknown. Sent together they have one ticket, in one announcement; sent alone, each has its own in its record.

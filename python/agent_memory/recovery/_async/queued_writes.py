@@ -1,7 +1,7 @@
-"""Writes with a priority: what each is, how it is tried, what is told about it. The queue's entries are these objects.
+"""Writes with a priority: what each is, how it is tried, what is reported. The queue's entries are these objects.
 
 - `AsyncStoreResult` is what the caller gets and keeps.
-- `AsyncFunctionWrite` is one call of `store_with_retry`: a function that nobody but its author understands.
+- `AsyncFunctionWrite` is one call of `store_with_retry`: a function whose keys and effects are not known.
 - `AsyncCommandWrite` is one command, or the commands of a pipeline, packed: what a journal can keep and a drain can pipeline.
 """
 
@@ -50,7 +50,7 @@ class AsyncStoreResult:
     """What became of a write with a priority: true only when it is stored.
 
     A queued write's result changes when the write is done with; `wait()` waits for that. A write that takes the place of an
-    older one that still waits has that one's result too: whoever waits for the older is served by the newer. Safe to read
+    older one that still waits has that one's result too: a waiter for the older gets the newer's outcome. Safe to read
     from any thread.
     """
 
@@ -83,7 +83,7 @@ class AsyncStoreResult:
         if timeout is not None:
             _check.at_least("timeout", timeout, 0)
         if self.status is StoreStatus.QUEUED:
-            # Made by the first who waits: most of a million queued writes are waited for by nobody.
+            # Made by the first waiter: most of a million queued writes have none.
             with _making_events:
                 settled = self._settled
                 if settled is None:
@@ -101,7 +101,7 @@ class AsyncStoreResult:
         self._release()
 
     def _release(self) -> None:
-        """Wakes whoever waits: nothing will change any more here."""
+        """Wakes the waiters: the result is final."""
         settled, self._settled = self._settled, None
         if settled is not None:
             settled.set()
@@ -146,13 +146,13 @@ class AsyncFunctionWrite:
 
     @property
     def keys(self) -> list[bytes]:
-        """What orders it: a name of its own kind, since nobody knows the keys that a function writes."""
+        """What orders it: a name of its own kind, since the keys that a function writes are not known."""
         return [b"agent_memory:agent:" + self.agent_id.encode("utf-8", "surrogatepass")]
 
     async def attempt(self) -> bool:
         """Tries to store; False for a false value and for an error of the connection, raises any other error.
 
-        Whoever calls it settles the result, when it has left the queue.
+        The caller settles the result, when it has left the queue.
         """
         self.attempts += 1
         try:

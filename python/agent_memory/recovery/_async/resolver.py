@@ -7,7 +7,7 @@ drain never sends such an entry without a resolution from here.
 - Where exactly once is on, a lost write has a ticket, which it holds: of this process, or made anew of what a predecessor's
   record says. Its old connection is fenced before anything else is sent; then the ticket gets its verdict.
 - What a predecessor left is adopted all at once, and held until its records are gone: a marker answers for many writes, and
-  is deleted when nobody holds it any more. So a process that dies while it resolves leaves to the next what it found.
+  is deleted when no ticket holds it any more. So a process that dies while it resolves leaves to the next what it found.
 - Without a ticket nothing tells: absolute writes are sent again, which leaves the same data, others become dead letters.
 """
 
@@ -45,7 +45,7 @@ class Resolution(enum.Enum):
     UNKNOWN = "unknown"
     """Nothing tells: it becomes a dead letter with this reason."""
     LATER = "later"
-    """It cannot be told now (the server is away or busy): it keeps its place and is asked about again."""
+    """It cannot be resolved now (the server is away or busy): it keeps its place and is asked about again."""
 
 
 class AsyncResolver:

@@ -1,4 +1,4 @@
-"""How queued commands reach the server: together where they can, each by itself where its outcome has to be told.
+"""How queued commands reach the server: together where they can, each by itself where its outcome has to be resolved.
 
 Commands leave in batches, each one guarded call in one piece. Where exactly once is on, the relative ones are one transaction,
 which can be resolved as a whole; at the level of the gate each is sent alone. An injected client's own methods send one command
@@ -66,7 +66,7 @@ class AsyncSender:
         return replies
 
     async def _level(self, client: AsyncGuardedCalls, mode: Mode) -> Level | None:
-        """How lost writes are told here, which the first connection finds out."""
+        """How lost writes are resolved here, which the first connection finds out."""
         if mode.level is None:
             try:
                 await cast(Any, client).execute_command("PING")

@@ -56,7 +56,7 @@ class AsyncWorker:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the worker has been told to end."""
+        """Whether the worker has been stopped."""
         return self._stopped.is_set()
 
     def settle(self) -> None:
@@ -86,7 +86,7 @@ class AsyncWorker:
         self._wake.set()
 
     async def join(self, timeout_s: float) -> None:
-        """Waits for the end of a worker that was told to."""
+        """Waits for the end of a stopped worker."""
         task = self.task
         if task is not None:
             await task.join(timeout_s)

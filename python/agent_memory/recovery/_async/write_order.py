@@ -37,7 +37,7 @@ in_drain: Final[ContextVar[bool]] = ContextVar("agent_memory_in_drain", default=
 
 
 class AsyncWriteOrder:
-    """Who may write a key now. A drop-in client asks it before each plain write while anything is queued."""
+    """Which write may touch a key now. A drop-in client asks it before each plain write while anything is queued."""
 
     def __init__(self, queue: AsyncWriteQueue, keeper: AsyncRecordKeeper, worker: AsyncWorker, guard: Guard) -> None:
         self._queue = queue
@@ -48,7 +48,7 @@ class AsyncWriteOrder:
         self.start_afresh()
 
     def start_afresh(self) -> None:
-        """In a child of fork(): nobody has a turn."""
+        """In a child of fork(): no write holds a key."""
         self._turns = AsyncKeyedLocks()
         self._replaced = AsyncEvent()  # a plain write that was to take the place of a queued one has ended
 

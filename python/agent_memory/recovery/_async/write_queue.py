@@ -1,8 +1,8 @@
-"""The writes that wait: the core's queue, with what hangs on it kept in step (records, results, who waits for a key).
+"""The writes that wait: the core's queue, with what hangs on it kept in step (records, results, the waiters for a key).
 
 Rules
 - A write is in the journal before it is in the queue, and leaves the queue when it has left the journal. So what is in the
-  queue is at least as much as what a successor would find, and a write that has been told "queued" outlives the process.
+  queue is at least as much as what a successor would find, and a write that was reported as "queued" outlives the process.
 - `_mutex` keeps the queue and the switch that sends plain writes the slow path in step; it is never held while waiting.
 - A child of fork() starts with an empty queue: what waits is its parent's.
 """
@@ -56,7 +56,7 @@ class AsyncWriteQueue:
         self.start_afresh()
 
     def start_afresh(self) -> None:
-        """In a child of fork(): an empty queue, and nobody waits."""
+        """In a child of fork(): an empty queue without waiters."""
         self._mutex = threading.Lock()
         self._emptied = AsyncEvent()
         self._key_events: dict[bytes, AsyncEvent] = {}
@@ -153,7 +153,7 @@ class AsyncWriteQueue:
         await self._put(write, keys, priority, write.size_bytes + 2 * sum(map(len, keys)), coalesce=coalesce)
 
     async def put_unknown(self, write: AsyncCommandWrite, keys: Sequence[bytes], priority: Priority) -> None:
-        """Commands of unknown outcome that nobody can resolve: they become a dead letter."""
+        """Commands of unknown outcome that cannot be resolved: they become a dead letter."""
         queue = self.core
         if self._keeper.has_left(write):
             return
@@ -231,11 +231,11 @@ class AsyncWriteQueue:
     def _displace(
         self, write: AsyncCommandWrite | AsyncFunctionWrite, displaced: Any, keys: Sequence[bytes], priority: Priority
     ) -> None:
-        """A newer write stands in the place of an older one: whoever waits for that is served by this."""
+        """A newer write stands in the place of an older one: its waiters get the outcome of this."""
         durable, write.result = write.result.durable, displaced.result
         write.result.durable = durable
         if displaced.doubt is not None:
-            # The older one may be under way still, on a connection that nobody listens to: the newer must not go before that
+            # The older one may be under way still, on a connection that is no longer read: the newer must not go before that
             # is settled.
             write.doubt = displaced.doubt
             if isinstance(write, AsyncCommandWrite) and displaced.ticket is not None:
@@ -338,7 +338,7 @@ class AsyncWriteQueue:
         self.note_progress([key for entry in entries for key in entry.keys])
 
     def bury(self, entry: RecoveryEntry, reason: str, *, was_known: bool = False) -> None:
-        """Gives an entry of the queue up: it becomes a dead letter. What a predecessor had given up is not told of again."""
+        """Gives an entry of the queue up: it becomes a dead letter. What a predecessor had given up is not reported again."""
         queue = self.core
         assert queue is not None
         write = entry.payload

@@ -1,6 +1,6 @@
 # Generated from ../_async/announcing.py by tools/generate_sync.py: edit that file, not this one.
 
-"""What the journal is told of a batch before it is sent, for a successor: which of its writes may have been executed.
+"""What the journal records of a batch before it is sent, for a successor: which of its writes may have been executed.
 
 Relative writes that are in the journal are marked there before they are sent, with what will resolve them: a successor finds
 their outcome unknown. Sent together they have one ticket, in one announcement; sent alone, each has its own in its record.

@@ -51,7 +51,7 @@ HALF_OPEN_WAIT_S: Final = 1.0
 LONG_BATCH_S: Final = 0.02
 """A batch that takes longer is halved."""
 LATER_PAUSE_S: Final = 0.5
-"""How long an entry waits whose outcome can't be told now."""
+"""How long an entry waits whose outcome cannot be resolved now."""
 
 _WORKERS: Final = 1 << 16
 """Workers are numbered below this, one after the other."""
@@ -175,7 +175,7 @@ class Drain:
         """Tries one call of store_with_retry again."""
         write = entry.payload
         if write.doubt is not None:
-            # It was under way when its process died: nobody knows what a function has done.
+            # It was in flight when its process died: the outcome of a function is unknown.
             self._bury(entry, "unknown")
             return None
         try:
@@ -189,7 +189,7 @@ class Drain:
             return None
         if self._guard.state != "closed":
             self._release(entry)
-            # Somebody else's call may be the probe. Its end changes the state, which wakes the worker; should it be
+            # Another call may be the probe. Its end changes the state, which wakes the worker; should it be
             # cancelled, nothing would.
             return HALF_OPEN_WAIT_S if self._guard.state == "half_open" else SHORTEST_WAIT_S
         self._count(entry)
@@ -228,7 +228,7 @@ class Drain:
         return None
 
     def _check(self) -> None:
-        """Before each attempt: the worker may have been told to end between two, and the client opened again."""
+        """Before each attempt: the worker may have been stopped between two, and the client opened again."""
         if self._worker.is_stopped or self.has_ended:
             raise _EndedError
 
@@ -261,7 +261,7 @@ class Drain:
         """These had no answer: what that means for each."""
         if isinstance(error, CircuitOpenError):
             self._release_all(entries)
-            # Somebody else's call may be the probe. Its end changes the state, which wakes the worker; should it be
+            # Another call may be the probe. Its end changes the state, which wakes the worker; should it be
             # cancelled, nothing would.
             return HALF_OPEN_WAIT_S if self._guard.state == "half_open" else SHORTEST_WAIT_S
         if isinstance(error, _EndedError):
@@ -293,7 +293,7 @@ class Drain:
         return self._settings.base_delay if closed else SHORTEST_WAIT_S
 
     def _resolve(self, entries: list[RecoveryEntry]) -> list[RecoveryEntry]:
-        """Has those in doubt decided; returns what may be sent."""
+        """Resolves entries of unknown outcome; returns what may be sent."""
         doubted = [entry for entry in entries if entry.payload.doubt is not None]
         if not doubted:
             return entries
@@ -301,7 +301,7 @@ class Drain:
             self._adopt(doubted)
             resolutions = self._resolver.resolve([entry.payload for entry in doubted])
         except Exception as error:
-            logger.warning("what became of queued writes cannot be told now: %s", type(error).__name__)
+            logger.warning("the outcome of queued writes cannot be resolved now: %s", type(error).__name__)
             resolutions = [Resolution.LATER] * len(doubted)
         if self.has_ended:
             return []
@@ -371,7 +371,7 @@ class Drain:
     def _finish(self, entries: Sequence[RecoveryEntry]) -> None:
         """Entries have been executed: they leave the journal, then the queue."""
         self._keeper.finish([entry.payload for entry in entries])
-        if not self.has_ended:  # else they are a successor's, who finds out that they have been executed
+        if not self.has_ended:  # else they are a successor's, which finds out that they have been executed
             self._queue.complete(entries)
 
     # --- the queue ----------------------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ class Drain:
 
 
 def _is_left(write: Any) -> bool:
-    """Whether a predecessor has said what resolves it, and nobody has looked at that yet."""
+    """Whether a predecessor recorded what resolves it, and that has not been looked at yet."""
     return isinstance(write, CommandWrite) and write.is_inherited and bool(write.doubt) and write.ticket is None
 
 
@@ -423,7 +423,7 @@ def _is_failure(reply: Exception) -> bool:
 
 
 def _may_succeed_later(error: Exception) -> bool:
-    """Whether a command that the server refused may succeed later, without anybody changing the command."""
+    """Whether a command that the server refused may succeed later, unchanged."""
     if classify(error)[0] is not None or isinstance(error, OutOfMemoryError):
         return True
     return str(error).startswith("MISCONF")

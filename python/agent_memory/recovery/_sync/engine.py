@@ -57,7 +57,7 @@ class RecoveryEngine:
         guard.add_listener(listener)
         # The guard may be shared and live longer.
         weakref.finalize(self, guard.remove_listener, listener).atexit = False
-        # A worker that waits when this client is abandoned has to wake up, to find nobody and to end.
+        # A worker that waits when this client is abandoned has to wake up, to find no client and to end.
         weakref.finalize(self, self.worker.wake_up).atexit = False
         _at_fork.in_child(self._start_afresh)
         if self.queue.is_waiting():

@@ -170,7 +170,7 @@ class Journal:
             if "w" in entry.flags or sent is not None:
                 entry.flags += "d"
             if sent is not None:
-                # It was being sent, so what had been in doubt before was settled.
+                # It was being sent, so the earlier unknown outcome was settled.
                 entry.doubt = sent
                 # The next announcement replaces the one that says so, perhaps before this entry has been decided.
                 self.replace(record, encode(entry))
@@ -192,7 +192,7 @@ class Journal:
         self._let_go()
 
     def close_tickets(self) -> None:
-        """Frees what waiting needed; nobody waits any more."""
+        """Frees what waiting needed; no waiter is left."""
         self._commits.close()
 
     def abandon(self) -> None:

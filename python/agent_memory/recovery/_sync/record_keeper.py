@@ -46,7 +46,7 @@ class RecordKeeper:
         self._identity = identity
         self._has_path = settings is not None and settings.path is not None
         self.resolves = settings is not None and settings.exactly_once
-        """Whether writes of unknown outcome can be told to be applied or not."""
+        """Whether writes of unknown outcome can be resolved."""
         self.writes_ahead = settings is not None and settings.write_ahead
         """Whether writes are in the journal before they are sent."""
         self.connections = ConnectionNotes(client_name)

@@ -58,7 +58,7 @@ class Worker:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the worker has been told to end."""
+        """Whether the worker has been stopped."""
         return self._stopped.is_set()
 
     def settle(self) -> None:
@@ -88,7 +88,7 @@ class Worker:
         self._wake.set()
 
     def join(self, timeout_s: float) -> None:
-        """Waits for the end of a worker that was told to."""
+        """Waits for the end of a stopped worker."""
         task = self.task
         if task is not None:
             task.join(timeout_s)

@@ -39,7 +39,7 @@ in_drain: Final[ContextVar[bool]] = ContextVar("agent_memory_in_drain", default=
 
 
 class WriteOrder:
-    """Who may write a key now. A drop-in client asks it before each plain write while anything is queued."""
+    """Which write may touch a key now. A drop-in client asks it before each plain write while anything is queued."""
 
     def __init__(self, queue: WriteQueue, keeper: RecordKeeper, worker: Worker, guard: Guard) -> None:
         self._queue = queue
@@ -50,7 +50,7 @@ class WriteOrder:
         self.start_afresh()
 
     def start_afresh(self) -> None:
-        """In a child of fork(): nobody has a turn."""
+        """In a child of fork(): no write holds a key."""
         self._turns = KeyedLocks()
         self._replaced = Event()  # a plain write that was to take the place of a queued one has ended
 

@@ -84,7 +84,7 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
         return await self._execute_leased(raise_on_error)
 
     async def _execute_shared(self, transport: Any, prepared: PreparedPipeline, raise_on_error: bool) -> list[Any]:
-        """Send the commands with everybody else's and shape the replies."""
+        """Send the commands on the shared connection and shape the replies."""
         client = self._client
         if self.scripts:
             await self._load_scripts()

@@ -78,7 +78,7 @@ class AsyncProber:
         _at_fork.in_child(self._after_fork)
 
     def _expect(self) -> None:
-        # From the first error on callers are told of the probe, before it has been started.
+        # From the first error on errors announce the probe, before it has been started.
         self._guard.expect_probes(id(self), self._interval_s)
 
     def _after_fork(self) -> None:
@@ -156,7 +156,7 @@ class AsyncProber:
         try:
             permit = operation.admit()
         except CircuitOpenError:
-            return  # somebody else's call is the probe, or it has failed just now
+            return  # another call is the probe, or it has failed just now
         try:
             error = await self._probe()
         except BaseException:

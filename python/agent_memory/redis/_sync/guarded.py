@@ -433,7 +433,7 @@ class GuardedCalls:
         return endpoint_of(self.connection_pool.connection_kwargs)
 
     def keeps_subscribers(self) -> bool:
-        """Whether its subscribers reconnect by themselves for as long as it takes, unless they are told otherwise."""
+        """Whether its subscribers reconnect by themselves for as long as it takes, unless their arguments say otherwise."""
         mine: Any = self
         return self.guard is not None and (self.subscribers_reconnect or mine.auto_close_connection_pool)
 

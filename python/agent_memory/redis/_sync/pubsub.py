@@ -8,7 +8,7 @@ retry object or a wait, as long as there is one), the reconnect, and the watch o
 States
 - *unconnected*: nothing was subscribed to yet, or closed.
 - *listening*: connected; what arrives is handed out.
-- *lost*: the connection ended while subscribed. Whoever waits for messages reconnects and subscribes again, with growing
+- *lost*: the connection ended while subscribed. The call that waits for messages reconnects and subscribes again, with growing
   pauses, until that succeeds or `reconnect_timeout` is over.
 - *restored*: connected and subscribed again, nothing heard yet. The first word that arrives ends the gap: `on_gap` is called
   (and a message handed out, if asked for) before anything that came over the new connection.
@@ -22,7 +22,7 @@ Rules
 - A connection that was silent for `ping_interval` is pinged; silent for `socket_timeout` after that, it is given up. It is
   judged only after a read that found nothing, so unread messages are never mistaken for silence.
 - A reply between the messages answers what was sent first and is not answered yet (`PendingReplies`): a subscription, a
-  PING or an AUTH of ours, or a command of the caller's, who gets it. What answers nothing ends the connection.
+  PING or an AUTH of ours, or a command of the caller, to which it is returned. What answers nothing ends the connection.
 - What is received and not yet asked for stays with the socket: the parser holds one read (redis-py's `socket_read_size`), and
   on asyncio the stream at most twice its limit of 64 KiB, beyond which reading pauses. A slow subscriber makes the server wait.
 """
@@ -91,7 +91,7 @@ _PUBLISHED: Final[dict[Any, str]] = {
     b"pmessage": "pmessage", "pmessage": "pmessage",
     b"smessage": "smessage", "smessage": "smessage",
 }  # fmt: skip
-"""The kinds of message that somebody published, as they arrive and as they are shown."""
+"""The kinds of published message, as they arrive and as they are shown."""
 _LENGTHS: Final = {word: 4 if kind == "pmessage" else 3 for word, kind in _PUBLISHED.items()}
 """In how many parts they come."""
 
@@ -105,7 +105,7 @@ class PubSub(RedisPyPubSub):
     Takes redis-py's arguments, and by keyword:
 
     - `on_gap`: called with a `SubscriptionGap` after each loss, once the subscriptions stand again and before anything that
-      came over the new connection is handed out. May be a function. Its errors reach whoever waits for a message.
+      came over the new connection is handed out. May be a function. Its errors are raised by the waiting call.
     - `gap_messages`: whether the gap is handed out as a message too: type "gap", data the `SubscriptionGap`. Default False.
     - `ping_interval`: seconds of silence after which the connection is asked whether it lives (default: the client's
       `health_check_interval`, else 10); None leaves silence alone.
@@ -313,7 +313,7 @@ class PubSub(RedisPyPubSub):
         return read_push(connection, self._patience_s(until_ns))
 
     def _is_theirs(self, reply: Any) -> bool:
-        """Whether what arrived is for whoever reads; raises what it is for nobody, and an error that answers the caller."""
+        """Whether what arrived is for the reading call; raises an unexpected reply, and an error that answers the caller."""
         if reply is DROPPED:
             return False
         if reply.__class__ is _Handled:
@@ -340,7 +340,7 @@ class PubSub(RedisPyPubSub):
         return isinstance(reply[0], str | bytes) and (reply[0] in _LENGTHS or is_confirmation(reply[0]))
 
     def check_health(self) -> None:
-        """Send redis-py's PING if it is due; its answer is given to nobody."""
+        """Send redis-py's PING if it is due; its answer is dropped."""
         if self.connection is None:
             raise RuntimeError("pubsub connection not set: did you forget to call subscribe() or psubscribe()?")
         if health_check_is_due(self.connection):
@@ -579,7 +579,7 @@ class _Loss:
         return timeout_ns is not None and monotonic_ns() - self._noticed_ns >= timeout_ns
 
     def gap(self, restored_ns: int) -> SubscriptionGap:
-        """What the user is told."""
+        """What is reported to the user."""
         error = self._error
         reason = "closed on this side" if error is None else (str(error) or type(error).__name__)
         return SubscriptionGap(reason, error, self._heard_ns, self._noticed_ns, restored_ns, max(1, self.attempts))

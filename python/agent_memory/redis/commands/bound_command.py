@@ -132,7 +132,7 @@ class BoundCommands(dict[Any, BoundCommand]):
 
 
 def _ignore(_permit: int) -> None:
-    """Nobody guards: nothing is recorded."""
+    """No guard: nothing is recorded."""
 
 
 class _Unguarded:

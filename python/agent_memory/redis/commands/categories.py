@@ -66,7 +66,7 @@ ABSOLUTE_WRITES: Final = frozenset(
     UNLINK XACK XDEL ZADD ZREM
     """.split()
 )
-"""Sending them again leaves the same data, as long as nobody else wrote in between; SET and ZADD with conditions do not."""
+"""Sending them again leaves the same data, unless another client wrote in between; SET and ZADD with conditions do not."""
 
 RELATIVE_WRITES: Final = frozenset(
     """
@@ -133,7 +133,7 @@ the shared connection free for others while one caller waits.
 BARRIERS: Final = ("SPUBLISH", "PUBLISH")
 """What writes to the replication stream without a trace in the data, the better one first; the other for Redis 6."""
 BARRIER_CHANNEL: Final = "agent_memory:wait"
-"""Where the barrier's empty message goes to; nobody listens. The user needs permission for it."""
+"""Where the barrier's empty message goes to; it has no subscribers. The user needs permission for it."""
 
 NOT_BLOCKING: Final = -1.0
 """What `blocking_timeout_s` returns for a command that answers at once."""

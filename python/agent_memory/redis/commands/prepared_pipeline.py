@@ -46,7 +46,7 @@ _EXEC: Final = pack_command((b"EXEC",))
 
 
 class PreparedPipeline:
-    """A pipeline that is ready to travel with others' commands: its command's name, its commands packed, who wants bytes."""
+    """A pipeline ready for the shared connection: its command's name, its commands packed, which replies are bytes."""
 
     __slots__ = ("bound_commands", "commands", "operation", "packed", "raw", "transaction")
 
@@ -207,7 +207,7 @@ def _results_of_transaction(
         raise ResponseError("Wrong number of response items from pipeline execution")
     for result in outcome:
         if isinstance(result, Exception):
-            # The rest of the transaction has run: it must not be sent again, whatever this one command was told.
+            # The rest of the transaction has run: it must not be sent again, whatever this one command was answered.
             result.failure_kind = None  # type: ignore[attr-defined]
     if raise_on_error:
         pipeline.raise_first_error(commands, outcome)

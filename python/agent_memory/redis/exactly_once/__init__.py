@@ -7,13 +7,13 @@ opens with its states and rules); this package asks the server for what the core
 States of a connection (`tickets.Stream`)
 - *greeted*: right after the handshake, in one more round trip, we learn its number and address (CLIENT INFO), the server
   process it goes to (`run_id`), what we may do there, and create the key of its marker.
-- *in doubt*: it ended with unanswered commands that may have been executed, or still may be.
+- *unresolved*: it ended with unanswered commands that may have been executed, or still may be.
 - *fenced*: nothing of it will be executed any more (CLIENT KILL, or the server's clock at the level of the gate), or the
   process it went to is not the one we are connected to.
 - *resolved*: each of its lost writes has a verdict.
 
 Rules
-- Fencing and resolving belong to the handshake of the replacement: before a connection in doubt is fenced nothing else is
+- Fencing and resolving belong to the handshake of the replacement: before an unresolved connection is fenced nothing else is
   sent to the server, so nothing can be overtaken. Where another connection is already in use (asyncio, after a leased one
   broke) the CLIENT KILL goes into its stream at once, ahead of everything later.
 - Absolute writes travel as always and cost nothing more. After a failure they are sent again once the fence stands.

@@ -1,7 +1,7 @@
 """Exactly once on blocking sockets: while an old connection is not fenced, no other may be taken.
 
-The hot path takes channels off the transport's list of idle ones without asking anybody. So that list is exchanged: while
-something is not fenced the transport has a `_Parking`, which gives nothing away, and whoever needs a channel comes to
+The hot path takes channels off the transport's list of idle ones without a check. So that list is exchanged: while
+something is not fenced the transport has a `_Parking`, which gives nothing away, and a call that needs a channel comes to
 `ChannelPool._acquire`, which fences first. The thread whose call failed makes the exchange before its caller hears of
 it; calls of other threads that are under way at that moment are concurrent with the one that failed.
 """
@@ -142,7 +142,7 @@ class BlockingOnce(Generic[C]):
         self.loose: list[Stream] = []
         """Old connections that are not fenced yet: as many as were in use at once, since no other is taken meanwhile."""
         self.left = False
-        """Whether the client was closed: nobody connects from here until it is used again."""
+        """Whether the client was closed: no connection is opened from here until it is used again."""
         self._fencer: object = None  # one thread fences, the others wait for it
         self._fencers = Line()
         self._parking = threading.Lock()
@@ -295,7 +295,7 @@ class BlockingOnce(Generic[C]):
                 self._idle, transport.idle = transport.idle, parking
 
     def fence_now(self, deadline_ns: int | None) -> None:
-        """Fence what is loose, or wait for the thread that does; raises where that cannot be done until `deadline_ns`."""
+        """Fence what is unfenced, or wait for the thread that does; raises where that cannot be done until `deadline_ns`."""
         if not self.loose and not self.mode.inherited:
             return
         me = object()
@@ -311,7 +311,7 @@ class BlockingOnce(Generic[C]):
             if self.loose or self.mode.inherited:
                 self._fence(deadline_ns)
         except (RedisUnavailableError, RedisTimeoutError) as error:
-            error.outcome = Outcome.NOT_SENT  # of those who wait for a channel
+            error.outcome = Outcome.NOT_SENT  # of the waiters for a channel
             raise
         finally:
             # A comparison and a store: an interruption comes before or after them.

@@ -37,7 +37,7 @@ class Mode:
         self.inherited: collections.deque[Stream] = collections.deque()
         """Connections of a process that has died, as many as it had: fenced before anything is sent, if they lead here."""
         self.litter: collections.deque[bytes] = collections.deque(maxlen=MAX_LITTER)
-        """Keys of markers that nobody will ask any more."""
+        """Keys of stale markers, to be deleted."""
         self.keep: Callable[[Stream], Any] | None = None
         """Keeps for a successor where a connection goes, before anything is written on it."""
         self._endpoint = endpoint
@@ -121,7 +121,7 @@ class Mode:
 
 
 def mode_of(pool: Any, settings: ExactlyOnce | None, endpoint: str) -> Mode | None:
-    """The mode of a pool: made of `settings` when first asked for with any, None while nobody has.
+    """The mode of a pool: made of `settings` when first asked for with any, None while none was.
 
     Raises ValueError where the pool's clients do not agree: they share its connections.
     """

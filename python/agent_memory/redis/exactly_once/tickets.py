@@ -1,7 +1,7 @@
 """What is remembered of a connection and of each write on it, so that a lost answer can be resolved later.
 
-Who keeps tickets in a journal *holds* them: the marker of a held ticket is not deleted, since whoever finds the journal after
-this process has been killed will ask it. A hold that is never let go of costs one key until that expires.
+Tickets that are kept in a journal are *held*: the marker of a held ticket is not deleted, since a successor that finds the
+journal after this process was killed reads it. A hold that is never released costs one key until that expires.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class NextStep(NamedIntEnum):
     DONE = 1
     """It was executed; only its answer is lost."""
     DEAD_LETTER = 2
-    """Nobody can tell."""
+    """The outcome cannot be resolved."""
     WAIT = 3
     """Not known yet."""
 
@@ -85,9 +85,9 @@ class Marker:
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.holds: set[tuple[int, int]] = set()
-        """Who holds which of its bits; a set, whose methods need no lock."""
+        """The holders of its bits; a set, whose methods need no lock."""
         self.litter: deque[bytes] | None = None
-        """Where its key goes when nobody holds it any more; None while it is not done with."""
+        """Where its key goes when no holder is left; None while it is not done with."""
         self.born_ns = monotonic_ns()
         self.used = 1
         self.outstanding = 0
@@ -281,7 +281,7 @@ class Stream:
         self.hang_up: Callable[[], object] | None = None
         """Closes our end, where that has to wait for the fence: what the server knows of a connection goes with it."""
         self.keeper: Callable[[], bool] | None = None
-        """Whether whoever lost the connection still sees to it; None before it was lost."""
+        """Whether the owner of the lost connection still resolves it; None before it was lost."""
         self.open_tickets: list[Ticket] = []
         """Writes that lost their answer; as many as were in flight when the connection ended."""
         self._clock_us = 0
@@ -359,7 +359,7 @@ class Stream:
             return prefix
         aged = monotonic_ns() - marker.born_ns > self.ttl_s * 1e9 * MARKER_LIFE_SHARE
         if marker.used >= MARKER_BITS or aged:
-            # Nobody will ask an old marker any more whose writes have all been answered.
+            # An old marker whose writes have all been answered is not read again.
             done = [old.key for old in self._retired if not old.outstanding and not old.holds]
             self._retired = [old for old in self._retired if old.outstanding or old.holds]
             if done:

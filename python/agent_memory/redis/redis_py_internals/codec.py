@@ -105,7 +105,7 @@ def reply_reader(connection: Any) -> Any:
     """The hiredis reader of a connection whose parser is redis-py's own around hiredis; else None."""
     parser = connection._parser
     kind = type(parser)
-    # Who patches read_response wants to see every reply.
+    # A patched read_response must see every reply.
     return parser._reader if kind in _HIREDIS_PARSERS and kind.read_response in _HIREDIS_READS else None
 
 

@@ -21,7 +21,7 @@ __all__ = [
 def on_renewal(pool: Any, renew: Callable[[bytes], None], asynchronous: bool) -> None:
     """Call `renew(packed AUTH)` when the pool's streaming credential provider has new credentials, in the provider's thread.
 
-    It is the pool that is told: redis-py registers its pools with the provider, and providers keep a single callback.
+    The pool is notified: redis-py registers its pools with the provider, and providers keep a single callback.
     """
     provider = pool.connection_kwargs.get("credential_provider")
     if not isinstance(provider, StreamingCredentialProvider):

@@ -50,7 +50,7 @@ def new_async_connection(pool: Any) -> AsyncConnection:
 
 
 class _Handshake:
-    """Follows the handshake of one connection: who greets, and that nothing comes that was not asked for.
+    """Follows the handshake of one connection: the greeting, and that nothing comes that was not asked for.
 
     Redis-py looks at the answer to HELLO sometimes, at those to CLIENT SETINFO never, so that a reply too many would become the
     reply of the first command.
@@ -96,7 +96,7 @@ class _Handshake:
                 raise RedisPyConnectionError("the handshake was answered with more than was asked for")
 
     def check(self, error: AttributeError | None = None) -> None:
-        """Make sure, at the end or after redis-py's `error`, that whoever sits there greeted as a Redis that speaks RESP3."""
+        """Make sure, at the end or after redis-py's `error`, that the peer greeted as a Redis that speaks RESP3."""
         if int(self._connection.protocol) != 3 or not self._is_greeted:
             return
         greeting = self._greeting

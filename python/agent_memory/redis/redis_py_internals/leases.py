@@ -94,7 +94,7 @@ def lease(pool: Any) -> Any:
     except Exception as error:
         if not isinstance(error, ResponseError):
             raise
-        with pool._lock:  # who counts the connections meanwhile would not find this one
+        with pool._lock:  # a concurrent count of the connections would miss this one
             connection = pool.make_connection()
             if not hello_was_refused(error, connection):
                 raise

@@ -112,7 +112,7 @@ def mark_unsent(pool: Any) -> None:
 
 
 def on_close(pool: Any, end: Callable[[], None]) -> None:
-    """Call `end()` before the pool's own `close()` or `aclose()`, which `disconnect()` cannot be told from."""
+    """Call `end()` before the pool's own `close()` or `aclose()`, from which `disconnect()` cannot be distinguished."""
     for name in ("close", "aclose"):
         if callable(getattr(type(pool), name, None)):
             setattr(pool, name, _preceded(end, weakly_bound(pool, name)))

@@ -20,7 +20,7 @@ __all__ = [
 
 
 class _Unasked(Retry):
-    """The retries of a pool that was told nothing of them: none, because the guard retries."""
+    """The retries of a pool whose arguments set none: none, because the guard retries."""
 
 
 class _AsyncUnasked(AsyncRetry):

@@ -1,4 +1,4 @@
-"""What a subscriber is told after its connection was lost: from when to when messages may have passed it by."""
+"""What a subscriber reports after its connection was lost: from when to when messages may have passed it by."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_AWAITED", "PendingReplies", "Asker", "is_confirmation"]
 
 MAX_AWAITED: Final = 1_000_000
-"""Bound of commands on one connection whose answers nobody has read yet."""
+"""Bound of commands on one connection whose answers have not been read yet."""
 
 _CONFIRMATIONS: Final[dict[Any, str]] = {
     word: text
@@ -36,7 +36,7 @@ def is_confirmation(word: Any) -> bool:
 
 
 class Asker(enum.Enum):
-    """Who sent the command that a reply answers."""
+    """The sender of the command that a reply answers."""
 
     CALLER = enum.auto()
     PING = enum.auto()
@@ -112,7 +112,7 @@ class PendingReplies:
         return True
 
     def answered(self, *, is_error: bool) -> Asker:
-        """Whose the reply is that has come now and is neither message nor confirmation. Raises InvalidResponse for nobody's."""
+        """The asker of a reply that is neither message nor confirmation. Raises InvalidResponse if unexpected."""
         with self._lock:
             while self._awaited:
                 head = self._awaited.popleft()

@@ -2,7 +2,7 @@
 
 """`ResilientRedisClient`: Redis with a circuit breaker, retries, priorities and a recovery queue, for asyncio.
 
-Who does what
+Parts
 - `.client` is the drop-in Redis (agent_memory.redis) without a guard of its own, or whatever was injected. The
   methods below run on it, each as one call under this client's guard.
 - Commands that are not listed here go to a drop-in on the same connections that shares the guard; for an injected client
@@ -422,7 +422,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
         if not url.startswith("embedded:"):
             named: dict[str, Any] = {"client_name": client_name, **options, **arguments_of_url(url)}
             return cls(**named)
-        from agent_memory.embedded import open_embedded  # loaded by those who ask for a server
+        from agent_memory.embedded import open_embedded  # loaded only where a server is asked for
 
         address, _, query = url.partition("?")
         server = open_embedded(address)

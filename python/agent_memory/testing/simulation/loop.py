@@ -65,7 +65,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def _advance(self, timeout: float | None) -> None:
         if timeout is None:
-            raise SimulationError(f"nothing will ever happen any more, at {self.time():.3f} s: everybody waits")
+            raise SimulationError(f"all tasks wait and no event is due, at {self.time():.3f} s")
         if timeout <= 0:
             return
         self._now_ns += max(1, round(timeout * 1e9))

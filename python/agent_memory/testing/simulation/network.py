@@ -123,7 +123,7 @@ class SimulatedNetwork:
         self.bandwidth_bytes_per_s: float | None = None
         """What each connection carries down in a second; None for any amount at once."""
         self.dead: set[str] = set()
-        """Names under which processes connected that are dead: from there nothing is sent, and nobody connects."""
+        """Names under which processes connected that are dead: from there nothing is sent, and no connection is opened."""
         self.links: collections.OrderedDict[int, Link] = collections.OrderedDict()
         self._dice = dice
         self._number = 0
@@ -139,7 +139,7 @@ class SimulatedNetwork:
         """A new connection; raises ConnectionRefusedError while refusing, or while the server is down."""
         await asyncio.sleep(self.delay_s())
         if host in self.dead:
-            await self.loop.create_future()  # whoever asks is dead
+            await self.loop.create_future()  # the asking process is dead
         if self.refusing or not self.server.up:
             raise ConnectionRefusedError(111, "Connect call failed (simulated)")
         self._number += 1
@@ -208,7 +208,7 @@ class _Transport(asyncio.Transport):
             self._protocol.data_received(data)
 
     def die(self) -> None:
-        """Its process is dead: nobody is told anything."""
+        """Its process is dead: no peer is notified."""
         self._closing = True
 
     def lose(self, error: Exception | None) -> None:

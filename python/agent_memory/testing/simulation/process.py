@@ -57,7 +57,7 @@ class SimulatedProcess:
         return task
 
     def stop(self) -> None:
-        """Cancel what `run` began; what is left belongs to whoever closes its clients."""
+        """Cancel what `run` began; what is left ends with its clients."""
         for task in self._tasks:
             task.cancel()
 

@@ -1,4 +1,4 @@
-"""The simulated server: a store of strings, lists and hashes that speaks RESP, and dies, stalls and forgets as it is told.
+"""The simulated server: a store of strings, lists and hashes that speaks RESP, and dies, stalls and forgets on request.
 
 It executes one command after the other, each in a turn of its own, so that a fault may strike between any two: also between
 MULTI and EXEC. Known are the commands in `COMMANDS`; others are answered as an old server answers what it does not know.
@@ -317,7 +317,7 @@ class SimulatedServer:
         return _OK
 
     def _kill(self, asker: _End, number: int) -> int:
-        # As Redis 6.2 does: 0 is everybody but who asks.
+        # As Redis 6.2 does: 0 is every client except the asking one.
         struck = [end for end in self._ends.values() if end.number == number or (not number and end is not asker)]
         for end in struck if self.honours_kill else ():
             end.link.end_at_server()

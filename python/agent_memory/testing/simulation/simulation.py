@@ -31,7 +31,7 @@ class Simulation:
     - `limit_s` (600): simulated seconds after which `run` raises SimulationError: something hangs.
     - `product` ("valkey"): "redis" for a server that does not count bytes.
 
-    `server` and `network` may be told to fail by hand, `faults()` does it at random. TLS, unix sockets, pub/sub, threads
+    `server` and `network` can be made to fail by hand, `faults()` does it at random. TLS, unix sockets, pub/sub, threads
     and the synchronous clients are not simulated. One at a time in a process.
     """
 

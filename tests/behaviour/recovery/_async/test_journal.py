@@ -362,7 +362,7 @@ async def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mo
             letters = [(letter.agent_id, letter.reason) for letter in heir.recovery.dead_letters()]
             assert letters == [("executed", "damaged"), ("waits", "damaged")]
             assert await heir.mget("executed", "waits", "later") == [None, None, "new"]
-    assert "of 2 records it cannot be told whether they were executed" in caplog.text
+    assert "of 2 records it is unknown whether they were executed" in caplog.text
     async with open_client(mortal_server, log.parent) as heir:
         (waits,) = [letter for letter in heir.recovery.dead_letters() if letter.agent_id == "waits"]
         assert await heir.recovery.retry(waits).wait(WAIT_S)

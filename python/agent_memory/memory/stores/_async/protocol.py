@@ -120,7 +120,7 @@ class AsyncMemoryStore(Protocol):
         ...
 
     async def erase(self, kind: Literal["agent", "user"], name: str, *, limit: int = 1_000) -> Erasure:
-        """Erases at most `limit` memories of an erasure that was begun. Resumable by anybody, at any time."""
+        """Erases at most `limit` memories of an erasure that was begun. Any process can resume it at any time."""
         ...
 
     async def user_agents(self, user_id: str) -> list[str]:
@@ -163,7 +163,7 @@ class AsyncMemoryStore(Protocol):
     async def note_embedding_space(self, space: EmbeddingSpace) -> EmbeddingSpace:
         """Begins a space whose number is the next one, or notes model and completion of the present one.
 
-        Returns the present one: another one than `space` where somebody else was faster.
+        Returns the present one: another one than `space` if another process was faster.
         """
         ...
 

@@ -15,7 +15,7 @@ Rules
 - If a transaction fails, nothing of it is there. Where the database is not to blame, its jobs are tried again one by one,
   so that one bad write does not fail its neighbours.
 - Reads have a connection per thread, closed with the thread or the store. Tasks read in `reader_threads` threads.
-- The write-ahead log is folded back by the writer after its callers have been answered.
+- The writer checkpoints the WAL after its callers have been answered.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = ["SqliteEngine"]
 T = TypeVar("T")
 
 WAL_LIMIT_FACTOR: Final = 16
-"""A log that has grown to this many times `wal_bytes`, because somebody kept reading, is folded back with waiting."""
+"""A WAL that readers let grow to this many times `wal_bytes` is checkpointed with waiting."""
 
 
 _ROW_BYTES: Final = 1_024
@@ -131,7 +131,7 @@ class SqliteEngine:
 
     def _after_fork(self) -> None:
         # What is the parent's is neither used nor freed here: a thread of his may have been inside of SQLite or of the queue,
-        # with locks that nobody will let go of.
+        # with locks that are never released.
         writer = self._writer
         if writer is not None:
             kept = list(self._opened_readers)
@@ -338,9 +338,9 @@ class SqliteEngine:
             mode = "TRUNCATE" if size >= WAL_LIMIT_FACTOR * self.settings.wal_bytes else "PASSIVE"
             _, pages, folded = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except (sqlite3.Error, OSError):
-            pages, folded = writer.log_pages or 0, None  # whoever writes next learns of a disk that is full
-        # All of it: the log begins anew with the next write. Not all: somebody still reads what is left, and an attempt that
-        # waits for him keeps all writers waiting, so the next one has time.
+            pages, folded = writer.log_pages or 0, None  # the next write reports a full disk
+        # All of it: the log begins anew with the next write. Not all: a reader still needs what is left, and an attempt that
+        # waits for it keeps all writers waiting, so the next one has time.
         self._fold_pages = limit if folded == pages else pages + limit
 
     def scrub(self) -> bool:

@@ -1,4 +1,4 @@
-"""Who waits for a write: a thread or a task. A writer thread answers many of them at once."""
+"""The waiters for a write: threads and tasks. A writer thread answers many of them at once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def deliver_all(answers: Iterable[Answer]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, answered)
         except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
+            pass  # the loop is closed: no waiter is left
 
 
 def _resolve(answers: list[Answer]) -> None:

@@ -29,7 +29,7 @@ MAX_QUESTIONS: Final = 1_000
 _INFO_SERVER: Final = pack_command(("INFO", "server"))
 _INFO_MEMORY: Final = pack_command(("INFO", "memory"))
 # The number of no connection, to learn whether CLIENT KILL is permitted. Never 0: Redis 6.2 takes it for "any" and ends the
-# connections of everybody but ours.
+# connections of all other clients.
 _KILL_NOBODY: Final = pack_command(("CLIENT", "KILL", "ID", 2**63 - 1))
 _TIME: Final = pack_command(("TIME",))
 _CLIENT_INFO: Final = pack_command(("CLIENT", "INFO"))
@@ -46,7 +46,7 @@ async def async_greet(mode: Mode, ask: AsyncAsk, protocol: int) -> Stream:
     if mode.settings.asked is Level.OFFSET:
         stream = await _greet(mode, ask, protocol, None)
         if stream.level is Level.OFFSET:
-            return stream  # no marker that nobody would use
+            return stream  # no marker that would not be used
     return await _greet(mode, ask, protocol, Marker.make(mode.settings.marker_prefix))
 
 
@@ -72,7 +72,7 @@ async def _greet(mode: Mode, ask: AsyncAsk, protocol: int, marker: Marker | None
             settings.asked,
             kill=known and not isinstance(kill, Exception),
             marker=made,
-            # Elsewhere nobody has tried how exact the count is.
+            # On other servers the precision of the count has not been tested.
             offset=line is not None and line[2] is not None and _field(server, "valkey_version") is not None,
             gate=made and isinstance(marked[1], ResponseError) and str(marked[1]).startswith("TOOLATE"),
         )
@@ -138,7 +138,7 @@ async def _patiently(ask: AsyncAsk, commands: list[bytes], deadline_ns: int) -> 
 
 
 def kill_at_once(old: Stream) -> list[bytes]:
-    """The commands that end an old connection, for whoever cannot wait for `async_fence`; their replies go to `note_offset`."""
+    """The commands that end an old connection, without waiting for `async_fence`; their replies go to `note_offset`."""
     kill = pack_command(("CLIENT", "KILL", "ID", old.client_id))
     if old.level is not Level.OFFSET:
         return [kill]

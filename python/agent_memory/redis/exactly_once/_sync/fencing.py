@@ -31,7 +31,7 @@ MAX_QUESTIONS: Final = 1_000
 _INFO_SERVER: Final = pack_command(("INFO", "server"))
 _INFO_MEMORY: Final = pack_command(("INFO", "memory"))
 # The number of no connection, to learn whether CLIENT KILL is permitted. Never 0: Redis 6.2 takes it for "any" and ends the
-# connections of everybody but ours.
+# connections of all other clients.
 _KILL_NOBODY: Final = pack_command(("CLIENT", "KILL", "ID", 2**63 - 1))
 _TIME: Final = pack_command(("TIME",))
 _CLIENT_INFO: Final = pack_command(("CLIENT", "INFO"))
@@ -48,7 +48,7 @@ def greet(mode: Mode, ask: Ask, protocol: int) -> Stream:
     if mode.settings.asked is Level.OFFSET:
         stream = _greet(mode, ask, protocol, None)
         if stream.level is Level.OFFSET:
-            return stream  # no marker that nobody would use
+            return stream  # no marker that would not be used
     return _greet(mode, ask, protocol, Marker.make(mode.settings.marker_prefix))
 
 
@@ -74,7 +74,7 @@ def _greet(mode: Mode, ask: Ask, protocol: int, marker: Marker | None) -> Stream
             settings.asked,
             kill=known and not isinstance(kill, Exception),
             marker=made,
-            # Elsewhere nobody has tried how exact the count is.
+            # On other servers the precision of the count has not been tested.
             offset=line is not None and line[2] is not None and _field(server, "valkey_version") is not None,
             gate=made and isinstance(marked[1], ResponseError) and str(marked[1]).startswith("TOOLATE"),
         )
@@ -140,7 +140,7 @@ def _patiently(ask: Ask, commands: list[bytes], deadline_ns: int) -> list[Any]:
 
 
 def kill_at_once(old: Stream) -> list[bytes]:
-    """The commands that end an old connection, for whoever cannot wait for `fence`; their replies go to `note_offset`."""
+    """The commands that end an old connection, without waiting for `fence`; their replies go to `note_offset`."""
     kill = pack_command(("CLIENT", "KILL", "ID", old.client_id))
     if old.level is not Level.OFFSET:
         return [kill]

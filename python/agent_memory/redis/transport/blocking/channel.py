@@ -70,7 +70,7 @@ class Channel:
         self.buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self.last_used_ns = now_ns
         self.given_up = False
-        """Whether it was closed for good, and what was in doubt on it is known to be."""
+        """Whether it was closed for good, and its unanswered commands are known to be of unknown outcome."""
         self.moved = False
         """Whether bytes have moved in the call under way; kept for those off the common path only."""
         self.timeout_s: float | None = -1.0  # unlike any value, so that the first set_timeout acts
@@ -127,7 +127,7 @@ class Channel:
         self.timeout_s = timeout_s
 
     def is_fresh(self) -> bool:
-        """Whether an idle channel may be used: open, and with nothing to read (nobody asked for anything)."""
+        """Whether an idle channel may be used: open, and with nothing to read (no command is unanswered)."""
         try:
             if self.kernel_timeouts:
                 self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)

@@ -42,7 +42,7 @@ __all__ = [
 BROKEN_STREAM: Final = (OSError, EOFError, *UNREADABLE)
 """After any of these nothing more can be read from a socket."""
 SEND_PIECE_BYTES: Final = 262_144
-"""The rest of a large command is handed to the kernel in such pieces, so that silence is told from slowness."""
+"""The rest of a large command is handed to the kernel in such pieces, to distinguish a silent peer from a slow one."""
 NS_PER_S: Final = 1_000_000_000
 
 _PushNotification: Final = hiredis.PushNotification
@@ -53,7 +53,7 @@ class StillMovingError(TimeoutError):
 
 
 def send_large(channel: Channel, packed: bytes, sent: int, until_ns: int | None) -> int:
-    """The rest of a large command; returns when the reply begins, or where nobody can tell whether it does."""
+    """The rest of a large command; returns when the reply begins, or where that cannot be known."""
     timeout_s = channel.timeout_s
     try:
         sent = send_rest(channel, packed, sent, until_ns)

@@ -1,4 +1,4 @@
-"""The channels of one pool: which are idle, in use, being opened; who waits for one; which must not be used again.
+"""The channels of one pool: which are idle, in use, being opened; the waiters for one; which must not be used again.
 
 A channel is on the idle list only between a complete reply and the next command. `list.pop` and `list.append` are atomic, so
 taking and returning one takes no lock; the lock is for the rare things: connecting, waiting at the bound, closing, forking.
@@ -151,7 +151,7 @@ class ChannelPool:
         channel.given_up = True
 
     def _give_up(self, channel: Channel | None) -> None:
-        """Discard what a call owned when it was interrupted, unless that has been done: its command is in doubt."""
+        """Discard what a call owned when it was interrupted, unless that has been done: its command has an unknown outcome."""
         if channel is not None and not channel.given_up:
             self.discard(channel, in_doubt=True)
 
@@ -201,7 +201,7 @@ class ChannelPool:
         except (RedisUnavailableError, RedisTimeoutError):
             return False
         if isinstance(reply, Exception):
-            # It stays who it was, which is of more use than no connection.
+            # It keeps its identity, which is of more use than no connection.
             _LOGGER.warning("%s refused renewed credentials: %s", self.endpoint, type(reply).__name__)
         return channel in self._open
 
@@ -268,7 +268,7 @@ class ChannelPool:
         while True:
             waiter = Line.waiter()
             try:
-                # Joining first makes this look decisive: whoever returns a channel after it sees us and wakes somebody.
+                # Joining first makes this look decisive: a thread that returns a channel after it sees us and wakes a waiter.
                 # (Others take channels without the lock, so it may still be too late.)
                 self._waiting[waiter] = None
                 if generation != self.generation:

@@ -16,7 +16,7 @@ __all__ = ["Recall"]
 
 
 class Recall:
-    """The channels that one thing has to be done with. While there are any, it stands in the line of those who wait.
+    """The channels that one thing has to be done with. While there are any, it stands in the queue of waiters.
 
     Returning a channel looks whether anything waits, so it comes by the place where the channel is dealt with.
     """

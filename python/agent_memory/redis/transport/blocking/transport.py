@@ -14,11 +14,11 @@ Rules
   what is left of it, so a server that drips bytes cannot stretch a call. A signal ends the kernel's wait:
   `Wire` waits again for what is left only, where CPython's sockets would begin anew.
 - Opening a connection, its handshake included, has `socket_timeout` as well, however small the pieces of the handshake.
-- A server that has no room for more clients (maxclients) is no outage while we hold connections: whoever wanted a new one
+- A server that has no room for more clients (maxclients) is no outage while we hold connections: a call that wanted a new one
   waits for one of those, as at the bound of `max_connections`.
-- A place under the bound is held by an object that whoever interrupts a call (KeyboardInterrupt) cannot leak: weakly. Until its
-  reply has come a call owns its channel and discards it when it is interrupted; afterwards it lets go of it, and what is not in
-  the list of idle ones by then is nobody's.
+- A place under the bound is held weakly, by an object that an interrupted call (KeyboardInterrupt) cannot leak. Until its
+  reply has come a call owns its channel and discards it when it is interrupted; afterwards it releases it, and what is not in
+  the list of idle ones by then has no owner.
 - A child of fork() starts with an empty list and never touches a socket of its parent.
 """
 
@@ -123,7 +123,7 @@ class BlockingTransport(ChannelPool):
         except BaseException:
             if reply is INCOMPLETE or reply.__class__ is _PushNotification:
                 self._give_up(channel)
-            channel = None  # a traceback keeps this frame; what is not idle again is to be nobody's
+            channel = None  # a traceback keeps this frame; what is not idle again must have no owner
             if self._waiting:
                 self._waiting.wake()
             raise

@@ -228,7 +228,7 @@ async def _label(connection: AsyncSession, cursor: Any, labels: list[Label], com
         try:
             copy = await _copy(connection, row, compression)
         except CorruptMemoryError:
-            continue  # its readers are told; compressing would only hide where it happened
+            continue  # reading it raises; compressing would only hide where it happened
         stored = compression.pack(copy)
         if stored.dictionary != UNCOMPRESSED:
             contents.append((stored.content, stored.dictionary, stored.checksum, row[-1]))

@@ -3,11 +3,11 @@
 """Connections to PostgreSQL: made when needed, kept when idle, thrown away when they broke.
 
 Rules
-- At most `max_connections` at a time; who finds all of them at work waits for the next one.
+- At most `max_connections` at a time; a caller that finds all of them in use waits for the next one.
 - The connection that was used last is used next.
 - A connection that broke takes all idle ones with it: whatever broke it (a restart, a network) has broken them as well. So does
   one that takes no writes: the address may lead to the new primary by now.
-- Who meets a connection that broke while it was idle goes on with another one: nothing can have reached the server, or nothing
+- If a connection broke while idle, the call goes on with another one: nothing can have reached the server, or nothing
   of it was committed.
 - Transactions are READ COMMITTED, whatever the role's or the database's default: they lock what they decide by.
 - In a child of fork() there are none; the parent's are left alone.

@@ -3,13 +3,13 @@
 """Group commit on the client's side: writes that wait for a connection go together.
 
 Rules
-- Who finds nobody at work takes all writes that wait, up to `max_transaction_writes`, into one transaction; who comes meanwhile
-  waits and is then part of the next one. One call's operations keep their order, and calls the order in which they came.
+- A caller that finds no commit running takes all waiting writes, up to `max_transaction_writes`, into one transaction. Calls
+  that arrive meanwhile wait for the next one. One call's operations keep their order, and calls the order in which they came.
 - If a transaction fails, nothing of it is there. Where the server is not to blame, its writes are tried again call by call.
-- A caller that is cancelled leaves; its writes are done all the same, and nobody else's suffer.
+- A caller that is cancelled leaves; its writes are done all the same, and no other call's suffer.
 - A thread that is interrupted (KeyboardInterrupt) while it commits for others leaves with its own writes; theirs are still in
-  the line, and whoever has the next turn commits them. Only if the interruption met the COMMIT nobody knows what became of
-  them: then MemoryStoreUnavailableError is raised to them, and nothing is repeated.
+  the line, and the next commit group takes them. Only if the interruption hit the COMMIT is their outcome
+  unknown: then MemoryStoreUnavailableError is raised to them, and nothing is repeated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from agent_memory.memory.stores.operations import Operation, WriteResult
 
 __all__ = ["GroupCommit"]
 
-_UNKNOWN: Final = "who committed for this write was interrupted: whether it was committed is not known"
+_UNKNOWN: Final = "the thread that committed this write was interrupted: its outcome is unknown"
 
 
 class _Call:
@@ -56,7 +56,7 @@ class GroupCommit:
         self._apply = apply
         self._turn = Lock()
         self._mutex = threading.Lock()
-        # In the order in which they came. A call stays here until it is done, whoever is at work on it.
+        # In the order in which they came. A call stays here until it is done, whichever thread works on it.
         self._waiting: dict[_Call, None] = {}
         self._at_work: list[_Call] = []
         self.pending = 0
@@ -92,7 +92,7 @@ class GroupCommit:
         return call.results
 
     def begins(self) -> None:
-        """A transaction of the calls at work begins; told by whoever runs it."""
+        """Called by the thread that runs it: a transaction of the calls at work begins."""
         for call in self._at_work:
             call.in_doubt = False
 
@@ -162,7 +162,7 @@ class GroupCommit:
 
     def _run_long(self, call: _Call) -> None:
         step = self._settings.max_transaction_writes
-        # Whoever takes over from an interrupted thread goes on where it stopped.
+        # A thread that takes over from an interrupted one goes on where it stopped.
         for start in range(len(call.results), len(call.operations), step):
             call.results += self._transact([call], call.operations[start : start + step])
             call.in_doubt = False

@@ -168,7 +168,7 @@ class PostgresStore:
         for one in accesses:
             before = uses.get(one.id, Access(one.id, 0, one.last_at))
             uses[one.id] = Access(one.id, before.uses + one.uses, max(before.last_at, one.last_at))
-        # Locked in one order by everybody, so that two batches never wait for each other.
+        # Always locked in one order, so that two batches never wait for each other.
         given = [uses[memory_id] for memory_id in sorted(uses)]
 
         def record(connection: Session) -> None:
