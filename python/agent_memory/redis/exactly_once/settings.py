@@ -36,7 +36,7 @@ class ExactlyOnce:
       "best", the best it offers: marker, offset, gate, fence. "offset" costs the healthy path nothing, and resolves nothing
       once the server has closed the old connection: a reset or a restart makes dead letters.
     - `marker_prefix` ("agent_memory:once:"): what the keys of the markers begin with. The user needs write access to them.
-    - `marker_ttl_s` (86,400 s): when a marker that nobody deleted expires. Writes can be resolved for that long.
+    - `marker_ttl_s` (86,400 s): when a marker that was not deleted expires. Writes can be resolved for that long.
 
     Raises ValueError for a value outside its rule.
     """
