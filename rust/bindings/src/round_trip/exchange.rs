@@ -63,6 +63,7 @@ struct Ways {
     push: Held,
     undecodable: Held,
     surplus: Held,
+    raise: Held,
     view: Held,
     buffer: PyBuffer<u8>,
 }
@@ -79,8 +80,8 @@ enum Kept {
 /// The slots and the output of one connection; what `MultiplexedConnection` inherits. Used by the thread of its loop only.
 ///
 /// - `append`, `append_all` and direct calls put commands into the output of this iteration of the loop, which leaves in one write.
-/// - `receive` matches the replies of one read. Waiters are woken together, by one callback of the loop; what they send while they
-///   are woken leaves at the end of that.
+/// - `receive` matches the replies of one read. Waiters are woken together, at its end (`wake`); what they send while they are woken
+///   leaves at the end of that.
 #[pyclass(subclass, module = "agent_memory._core")]
 #[expect(clippy::struct_excessive_bools, reason = "they change apart from each other")]
 pub(crate) struct Exchange {
@@ -150,9 +151,9 @@ impl Exchange {
 
     /// Says what it works with. `reader` is hiredis's with `incomplete` for "not enough data"; `push` is the class of its pushes,
     /// `undecodable(error)` makes a reply of a `UnicodeError`, `surplus()` makes the error of a reply that no command
-    /// asked for. `buffer` is what is read into.
+    /// asked for, `raise_error(error)` raises it. `buffer` is what is read into.
     #[pyo3(signature = (
-        *, event_loop, context, reader, incomplete, push, undecodable, surplus, buffer, max_in_flight, kept_bytes,
+        *, event_loop, context, reader, incomplete, push, undecodable, surplus, raise_error, buffer, max_in_flight, kept_bytes,
         large_write_bytes,
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
@@ -165,6 +166,7 @@ impl Exchange {
         push: &Bound<'_, PyAny>,
         undecodable: &Bound<'_, PyAny>,
         surplus: &Bound<'_, PyAny>,
+        raise_error: &Bound<'_, PyAny>,
         buffer: &Bound<'_, PyAny>,
         max_in_flight: usize,
         kept_bytes: usize,
@@ -186,6 +188,7 @@ impl Exchange {
             push: Held::of(push),
             undecodable: Held::of(undecodable),
             surplus: Held::of(surplus),
+            raise: Held::of(raise_error),
             view: Held::taken(py.import("builtins")?.getattr("memoryview")?.call1((buffer,))?),
             buffer: held,
         };
@@ -293,15 +296,11 @@ impl Exchange {
 
     /// asyncio has read `count` bytes: matches the replies in them to the slots. Tells whether one was complete.
     ///
-    /// Raises what the parser raises, and `surplus`.
+    /// Those whose replies they are go on with `wake`, which has to follow. Raises what the parser raises, and `surplus`.
     #[pyo3(signature = (count, /))]
     fn receive(slf: &Bound<'_, Self>, count: usize) -> PyResult<bool> {
         let before = slf.try_borrow()?.slots.answered();
-        let read = read(slf, count);
-        // Whatever became of it: those whose replies were there are woken.
-        let woken = ask_wake(slf);
-        read?;
-        woken?;
+        read(slf, count)?;
         let mut this = slf.try_borrow_mut()?;
         let settled = this.slots.settle();
         let moved = this.slots.answered() != before;
@@ -316,8 +315,15 @@ impl Exchange {
         objects::call(&has_data.bind(slf.py()), [])?.is_truthy()
     }
 
-    /// Wakes those whose replies have come.
+    /// The end of a read: wakes those whose replies have come.
+    #[pyo3(name = "wake")]
+    fn wake_now(slf: &Bound<'_, Self>) -> PyResult<()> {
+        wake_in_read(slf)
+    }
+
+    /// Wakes those whose replies have come and who have not gone on.
     fn _wake(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.try_borrow_mut()?.wake_scheduled = false;
         wake(slf)
     }
 
@@ -404,6 +410,7 @@ impl Exchange {
                 &ways.push,
                 &ways.undecodable,
                 &ways.surplus,
+                &ways.raise,
                 &ways.view,
             ]
         });
@@ -803,28 +810,46 @@ fn wake(slf: &Bound<'_, Exchange>) -> PyResult<()> {
     let py = slf.py();
     let face = {
         let mut this = slf.try_borrow_mut()?;
-        this.wake_scheduled = false;
         if this.woken.is_empty() {
             return Ok(());
         }
         this.waking = true;
         this.face()?.bind(py).clone()
     };
-    let waking = Waking::of(face.get().event_loop.bind(py));
+    let event_loop = face.get().event_loop.bind(py);
+    // A task may run the loop within the loop, and wait there for one that is still to be woken.
+    let nested = event_loop.hasattr(intern!(py, "_nest_patched")).unwrap_or(false);
+    let waking = Waking::of(event_loop);
     let mut ended = Ok(());
     while ended.is_ok() {
         let Some(waiter) = slf.try_borrow_mut()?.woken.pop_front() else { break };
+        if nested {
+            ask_wake(slf)?;
+        }
         ended = wake_one(py, &face, &waiter);
     }
     drop(waking);
-    {
-        let mut this = slf.try_borrow_mut()?;
-        this.waking = false;
-    }
+    slf.try_borrow_mut()?.waking = false;
     // Something like KeyboardInterrupt came out of a task: it goes on, and so do the others.
     let rest = ask_wake(slf);
     let flushed = flush(slf);
     ended.and(rest).and(flushed)
+}
+
+/// The same at the end of a read. What would end the loop gets a callback of its own: uvloop would take it for an error of the
+/// connection.
+fn wake_in_read(slf: &Bound<'_, Exchange>) -> PyResult<()> {
+    let Err(error) = wake(slf) else { return Ok(()) };
+    let py = slf.py();
+    if error.is_instance_of::<PyException>(py) {
+        return Err(error);
+    }
+    let (face, raise) = {
+        let this = slf.try_borrow()?;
+        (this.face()?.bind(py).clone(), this.ways()?.raise.bind(py))
+    };
+    let face = face.get();
+    call_soon(face.call_soon.bind(py), &raise, Some(error.value(py)), face.context.bind(py))
 }
 
 fn wake_one(py: Python<'_>, face: &Bound<'_, LoopFace>, waiter: &Held) -> PyResult<()> {

@@ -115,6 +115,7 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
             push=hiredis.PushNotification,
             undecodable=undecodable,
             surplus=_surplus,
+            raise_error=_raise,
             buffer=bytearray(RECEIVE_BUFFER_BYTES),
             max_in_flight=MAX_IN_FLIGHT,
             kept_bytes=KEPT_BYTES,
@@ -202,9 +203,15 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
     # --- the loop's side ------------------------------------------------------------------------------------------
 
     def buffer_updated(self, nbytes: int) -> None:
-        """asyncio has read `nbytes`: match the replies in them to the slots."""
+        """asyncio has read `nbytes`: match the replies in them to the slots, and wake the tasks that wait for them."""
         if self.closed:
             return  # it is open only until it is fenced
+        try:
+            self._take_in(nbytes)
+        finally:
+            self.wake()
+
+    def _take_in(self, nbytes: int) -> None:
         try:
             answered = self.receive(nbytes)
         except UNREADABLE as error:
@@ -349,6 +356,10 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
                 # One instance each: a traceback grows with every task that raises it.
                 future.set_exception(type(error)(*error.args, outcome=outcome, endpoint=error.endpoint))
         self._owner.connection_closed(self)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _surplus() -> Exception:
