@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from agent_memory import _core
 
-__all__ = ["guard_calls", "guard_coroutines", "rewrap_method"]
+__all__ = ["compile_passing_on", "guard_calls", "guard_coroutines", "rewrap_method"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,6 +164,41 @@ def _awaiting_template(parameters: _Parameters) -> Callable[..., types.FunctionT
         return {local["result"]}
 """
     return _compiled(own, body)
+
+
+def compile_passing_on(method: Callable[..., Any]) -> Callable[..., types.FunctionType]:
+    """What makes a listed command of a resilient client out of: the method, its name, and what it does in each case.
+
+    The command calls the method on `self._direct` and returns the awaitable that this gives, which tells `note` of an error.
+    """
+    parameters = _Parameters.of(method)
+    own = _names_beside(parameters, ["method", "name", "long_way", "settle", "fail", "current", "joins", "awaitable"])
+    local = _names_beside(parameters, ["direct", "value", "error"])
+    client, *passed = parameters.positional_arguments()
+    keywords = parameters.keyword_arguments()
+    packed = "".join(f"{argument}, " for argument in passed)
+    arguments = parameters.arguments().removeprefix(client)
+    body = f"""
+    def guarded({parameters.declaration()}):
+        {local["direct"]} = {client}._direct
+        if {local["direct"]} is None or ({own["current"]}() is not None and {own["joins"]}({client})):
+            return {own["long_way"]}({client}, ({packed}), {"{}" if keywords == "None" else keywords})
+        try:
+            {local["value"]} = {own["method"]}({local["direct"]}{arguments})
+        except Exception as {local["error"]}:
+            return {own["fail"]}({client}, {local["error"]})
+        if type({local["value"]}) is {own["awaitable"]} and not {client}._double_await:
+            return {local["value"]}.noting({local["direct"]}.note, {own["name"]})
+        return {own["settle"]}({client}, {local["value"]})
+"""
+    make = _compiled(own, body)
+
+    def bind(method: Callable[..., Any], *facts: Any) -> types.FunctionType:
+        made = make(method, *facts)
+        made.__defaults__, made.__kwdefaults__ = method.__defaults__, method.__kwdefaults__
+        return made
+
+    return bind
 
 
 def _names_beside(parameters: _Parameters, wanted: list[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from agent_memory._concurrency import async_settle
 from agent_memory._core import Call
+from agent_memory.policy._decoration import compile_passing_on
 
 __all__ = ["Command", "Settled", "joins_a_call", "resilient_operation"]
 
@@ -148,18 +149,9 @@ def _wrap_async_command(operation_name: str, function: Callable[..., Any]) -> Ca
         self._runner.note_error(operation_name, error)
         raise error
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        direct = self._direct
-        if direct is None or (_current.get() is not None and joins_a_call(self)):
-            return go_the_long_way(self, args, kwargs)
-        try:
-            value = function(direct, *args, **kwargs)
-        except Exception as error:
-            return fail(self, error)  # where it is awaited, as a coroutine function would
-        if type(value) is Call and not self._double_await:
-            return value.noting(self._runner.note_error, operation_name)
-        return settle(self, value)
-
+    call = compile_passing_on(function)(
+        function, operation_name, go_the_long_way, settle, fail, _current.get, joins_a_call, Call
+    )
     # It is called as a coroutine function is: `inspect.iscoroutinefunction` says so.
     call.__code__ = call.__code__.replace(co_flags=call.__code__.co_flags | inspect.CO_COROUTINE)
     return call

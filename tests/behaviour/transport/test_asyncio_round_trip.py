@@ -315,9 +315,18 @@ async def test_a_task_that_closes_the_client_as_it_wakes(valkey, async_connect):
 
 
 async def test_the_commands_of_woken_tasks_leave_together(async_connect):
-    writes = []
+    waiting, writes = [], []
 
-    with FakeServer(echo) as server:
+    def answer_thirty_at_once(command, connection):
+        if command[-1] == b"warm":
+            return bulk(b"warm")
+        waiting.append(bulk(command[-1]))
+        if len(waiting) == 30:
+            connection.send(b"".join(waiting))
+            waiting.clear()
+        return None
+
+    with FakeServer(answer_thirty_at_once) as server:
         client = async_connect(server)
         await client.get("warm")
         connection = client.transport_here().current
@@ -326,14 +335,14 @@ async def test_the_commands_of_woken_tasks_leave_together(async_connect):
             for step in range(10):
                 assert await client.get(f"{number}:{step}") == f"{number}:{step}".encode()
 
-        before = connection.written
-        connection._write_to(
-            lambda packed: (writes.append(bytes(packed).count(b"GET")), connection._transport.write(packed))
-        )
+        def write(packed):
+            writes.append(packed.count(b"GET"))
+            connection._transport.write(packed)
+
+        connection._write_to(write)
         await asyncio.gather(*(one(number) for number in range(30)))
         assert sum(writes) == 300
-        assert connection.written > before
-        assert len(writes) < 100
+        assert len(writes) <= 20  # ten, unless the kernel gives a batch of replies in two parts
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -100,6 +100,7 @@ def keep(parts):
         push=object,
         undecodable=repr,
         surplus=ValueError,
+        raise_error=repr,
         buffer=bytearray(1),
         max_in_flight=100,
         kept_bytes=KEPT_BYTES,

@@ -355,7 +355,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         self._commands.response_callbacks = wrapped.response_callbacks
         self._commands.subscribers_reconnect = True
         if type(self)._execute_with_circuit_breaker is AsyncResilientRedisClient._execute_with_circuit_breaker:
-            self._direct = SimpleNamespace(client=self._commands)
+            self._direct = SimpleNamespace(client=self._commands, note=self._runner.note_error)
 
     def _make_prober(self, interval_s: float | None) -> AsyncProber | None:
         if interval_s is None or not isinstance(self._owned, Redis):

@@ -352,7 +352,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
         self._commands.response_callbacks = wrapped.response_callbacks
         self._commands.subscribers_reconnect = True
         if type(self)._execute_with_circuit_breaker is ResilientRedisClient._execute_with_circuit_breaker:
-            self._direct = SimpleNamespace(client=self._commands)
+            self._direct = SimpleNamespace(client=self._commands, note=self._runner.note_error)
 
     def _make_prober(self, interval_s: float | None) -> Prober | None:
         if interval_s is None or not isinstance(self._owned, Redis):
