@@ -34,7 +34,7 @@ RULES = {
         re.IGNORECASE,
     ),
     "'who' for what is no person: 'the caller', 'the thread', 'the client'": re.compile(
-        rf"(?<!\w)(?<!%)(?:(?P<person>{PERSONS})s?,? )?(?P<who>who)\b(?! am i)", re.IGNORECASE
+        rf"(?<![\w{{])(?:(?P<person>{PERSONS})s?,? )?(?P<who>who)\b(?! am i)", re.IGNORECASE
     ),
     "slow path, not detour": re.compile(r"\bdetours?\b", re.IGNORECASE),
     "stale markers, not litter": re.compile(r"\blitter\w*", re.IGNORECASE),

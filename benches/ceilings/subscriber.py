@@ -18,7 +18,7 @@ class Subscriber(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and wake whoever waits."""
+        """Parse what came, and wake the waiter."""
         self._reader.feed(data)
         while self._reader.gets() is not False:
             self._count += 1

@@ -175,7 +175,7 @@ def bench_growth(n: int = 1_000_000, batch: int = 1000) -> MemoryIndex:
     print(f"\ngrowing to {len(index)} x {D} in batches of {batch}: {n / sum(pauses):,.0f} rows/s (target >= 200,000)")
     print(f"  CPU time: {n / cpu_s:,.0f} rows per CPU second (the wall figure is worth little on a busy machine)")
     print(f"  longest call {longest:.1f} ms (target <= 50), 99.9 % {np.quantile(pauses, 0.999) * 1e3:.1f} ms")
-    print(f"  longest call in CPU time {max(worked) * 1e3:.1f} ms (what it takes when nobody takes the processor away)")
+    print(f"  longest call in CPU time {max(worked) * 1e3:.1f} ms (what it takes when no other process runs)")
     print(f"  peak memory {peak_gb():.2f} GB, of which {before:.2f} GB before (target: 2.4 GB for the index)")
     return index
 

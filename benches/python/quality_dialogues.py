@@ -12,7 +12,7 @@ Read are
   `session` with `step`, and `timestamp` (seconds since the epoch), may be missing.
 
 A memory is one turn, written as LoCoMo's authors write it: `Speaker said, "text" and shared caption.` Their adversarial
-questions (category 5) ask for what was never said and are left out. Evidence that names no turn can be found by nobody; it
+questions (category 5) ask for what was never said and are left out. Evidence that names no turn cannot be found; it
 is left out and counted, and a question without any other is left out too.
 """
 

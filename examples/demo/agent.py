@@ -1,4 +1,4 @@
-"""The agent: it is told things, asked about them, and goes on while Redis dies and the database refuses writes.
+"""The agent: it stores facts, answers questions about them, and goes on while Redis dies and the database refuses writes.
 
 What happens to its stores, in shares of its time
 - Redis is killed (SIGKILL) and a new process started on the same data.
@@ -124,7 +124,7 @@ def run_agent(settings: DemoSettings, dashboard: Dashboard) -> AgentResult:
         EmbeddedServer(Path(folder) / "redis", transport="tcp", config={"maxmemory-policy": "noeviction"}) as server,
         asyncio.Runner() as runner,
     ):
-        # Told only now that there is somebody to clean up: an interrupt may come as soon as it is.
+        # Registered only now that there is something to clean up: an interrupt may come as soon as it is.
         dashboard.begin_phase("agent", duration_s)
         dashboard.say(f"a server of the agent's own on 127.0.0.1:{server.port}, pid {server.pid}")
         run = _AgentRun(Path(folder), server, settings, duration_s, dashboard)

@@ -49,7 +49,7 @@ class AgentVerdict:
     resurrected: int = 0
     """Deleted ones that are there."""
     doubled: int = 0
-    """Memories nobody was told of, contents that stand twice."""
+    """Memories that were never acknowledged, contents that stand twice."""
     unanswered: int = 0
     """Questions that got no answer, or a wrong one, while the database could be asked."""
     unexpected_errors: int = 0
@@ -92,6 +92,6 @@ async def judge_agent(path: Path, agent_id: str, ledger: AgentLedger, verdict: A
     twice = len(found) - len(set(found.values()))
     verdict.doubled += len(strangers) + twice
     for memory_id in strangers:
-        verdict.add_problem(f"memory {memory_id} is there, and nobody was told of it")
+        verdict.add_problem(f"memory {memory_id} is there and was never acknowledged")
     if twice:
         verdict.add_problem(f"{twice} contents stand there more than once")

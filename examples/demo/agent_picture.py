@@ -119,7 +119,7 @@ def _draw_homes(result: AgentResult, across: Linear) -> list[str]:
 
 
 def _count(sample: AgentSample, name: str) -> int:
-    """While the server is away nobody knows what only it has; it comes back with it."""
+    """What only the server has is unknown while it is away; it comes back with it."""
     return getattr(sample, name) or 0
 
 

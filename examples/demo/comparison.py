@@ -172,7 +172,7 @@ def _make_lanes(connection: dict[str, Any], runner: asyncio.Runner, settings: De
 def compare(
     connection: dict[str, Any], settings: DemoSettings, on_slice: Callable[[str, float], None]
 ) -> list[LaneResult]:
-    """Runs the phase; `on_slice(what, operations_per_s)` is told of every slice. Takes settings.duration_s("compare")."""
+    """Runs the phase; `on_slice(what, operations_per_s)` is called for every slice. Takes settings.duration_s("compare")."""
     with asyncio.Runner() as runner:
         lanes = _make_lanes(connection, runner, settings)
         try:

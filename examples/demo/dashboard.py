@@ -119,7 +119,7 @@ class Dashboard(Protocol):
         """Something has happened."""
 
     def begin_phase(self, phase: str, duration_s: float | None) -> None:
-        """A phase begins; None where nobody knows how long it takes."""
+        """A phase begins; None where its length is unknown."""
 
     def show_slice(self, what: str, operations_per_s: float) -> None:
         """A slice of the comparison is over."""

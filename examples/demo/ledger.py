@@ -2,11 +2,11 @@
 
 One worker owns a key and writes it one call at a time, so "the last accepted write" has a meaning. A write is
 - accepted: the server acknowledged it, or the client took it into its recovery queue;
-- in doubt: the call raised, and whether the server ran it cannot be known (`Outcome.UNKNOWN`);
+- unknown: the call raised, and whether the server ran it cannot be known (`Outcome.UNKNOWN`);
 - refused: the call raised, and the client says that it was not executed.
 
-At the end a key must hold its last accepted write, or a later one in doubt; never a refused one. A counter must stand at no
-less than its acknowledged increments and at no more than these plus those in doubt.
+At the end a key must hold its last accepted write, or a later unknown one; never a refused one. A counter must stand at no
+less than its acknowledged increments and at no more than these plus the unknown ones.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class KeyLedger:
     """Number of the last accepted write; 0 for none yet."""
     accepted_count: int = 0
     doubtful: set[int] = field(default_factory=set)
-    """Writes in doubt that are later than the last accepted one."""
+    """Unknown writes that are later than the last accepted one."""
 
     def begin(self) -> int:
         """The number of a new write."""
@@ -64,7 +64,7 @@ class KeyLedger:
         self.doubtful.clear()
 
     def doubt(self, sequence: int) -> None:
-        """Nobody knows whether the write was executed."""
+        """The write may have been executed or not."""
         self.doubtful.add(sequence)
 
     def allows(self, sequence: int) -> bool:

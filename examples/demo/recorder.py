@@ -90,7 +90,7 @@ class Recorder:
         self.marks: list[Mark] = []
         self.phases: list[PhaseSpan] = []
         self.unexpected: list[str] = []
-        """Descriptions of exceptions nobody should have met, the first few."""
+        """Descriptions of unexpected exceptions, the first few."""
         self._inbox: deque[Sample] = deque()
         self.add = self._inbox.append  # a deque's append is atomic: workers share it without a lock
 

@@ -42,15 +42,15 @@ def describe_verdict(verdict: Verdict) -> list[str]:
         f"{verdict.accepted_writes:,} writes were accepted on {verdict.keys:,} keys; {verdict.missing_writes:,} are missing.",
         f"{verdict.queued_writes:,} of them went through the recovery queue; {verdict.drained_writes:,} of these were drained.",
         f"{verdict.increments_attempted:,} INCRs were called on {verdict.counters:,} counters: {acknowledged:,} acknowledged, "
-        f"{doubtful:,} in doubt, the rest refused; the counters add up to {found:,} "
+        f"{doubtful:,} unknown, the rest refused; the counters add up to {found:,} "
         f"(allowed: {acknowledged:,} to {acknowledged + doubtful:,}, held by {verdict.counters - verdict.wrong_counters:,} "
         f"of {verdict.counters:,}).",
-        f"{verdict.doubtful_writes:,} writes in doubt were the last of their key; the database has "
+        f"{verdict.doubtful_writes:,} unknown writes were the last of their key; the database has "
         f"{verdict.doubtful_writes_found:,} of them.",
         f"{verdict.foreign_replies:,} replies went to the wrong caller.",
     ]
     if verdict.unexpected_errors:
-        lines.append(f"{verdict.unexpected_errors:,} errors were of a kind that nobody should meet.")
+        lines.append(f"{verdict.unexpected_errors:,} errors were of an unexpected kind.")
     return lines
 
 
@@ -197,7 +197,7 @@ def _render_run(result: DemoResult, clients: list[str]) -> str:
         )
         + f"\n<figure>{draw_timeline(result.figures, clients)}</figure>\n"
         + _paragraph(
-            "A line breaks where no command ended: everybody waits for a timeout. "
+            "A line breaks where no command ended: all callers wait for a timeout. "
             "Rest the mouse on the picture for the figures of a moment.",
             "soft",
         )
@@ -231,7 +231,7 @@ def _render_agent(agent: AgentResult) -> str:
     return (
         "<h2>An agent's memory</h2>\n"
         + _paragraph(
-            "An assistant is told thousands of things and asked about them by their words. A memory begins in short-term "
+            "An assistant stores thousands of facts and is asked about them by their words. A memory begins in short-term "
             f"memory, in Redis and in SQL; after {agent.short_term_s:.1f} s it moves to intermediate memory, after "
             f"{agent.intermediate_s:.1f} s to long-term memory, compressed and in SQL alone (an hour and a day by default). "
             "Killed, Redis comes back on its data, but what it holds clean counts no more, and is loaded again when asked for. "

@@ -1,4 +1,4 @@
-"""The run, phase by phase: who works, and what is done to the server."""
+"""The run, phase by phase: the workers, and what is done to the server."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class _Scenes:
         time.sleep(self._settings.duration_s("restarted"))
 
     def _note_return(self, outage: str) -> None:
-        """Notes when the server answers, as somebody sees it who asks all the time."""
+        """Notes when the server answers, as a client that asks all the time sees it."""
         kwargs: dict[str, Any] = self._server.connection_kwargs
         deadline_s = time.monotonic() + _RETURN_TIMEOUT_S
         while time.monotonic() < deadline_s:

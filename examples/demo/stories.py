@@ -1,4 +1,4 @@
-"""What the agent of the demo is told, and what it is asked: an assistant's notes about the people it works for.
+"""The facts that the agent of the demo stores, and its questions: an assistant's notes about the people it works for.
 
 Every content occurs once in a run, so that a memory is known by what it says.
 """
@@ -21,7 +21,7 @@ _PEOPLE: Final = (
     "Katya Orlova", "Lorenzo Ricci", "Mirela Popa", "Noor Siddiqui",
 )  # fmt: skip
 
-# (topic, what is told, what is asked, values); {who} and {value} are filled in.
+# (topic, fact, question, values); {who} and {value} are filled in.
 _FACTS: Final = (
     ("allergy", "{who} is allergic to {value}.", "What is {who} allergic to?",
      ("walnuts", "shellfish", "penicillin", "cat hair", "latex", "sesame", "birch pollen")),
@@ -81,7 +81,7 @@ class Note(NamedTuple):
 
 @dataclass(slots=True)
 class Fact:
-    """Something that can be asked for. `is_settled`: nobody is changing it at this moment."""
+    """Something that can be asked for. `is_settled`: no call is changing it at this moment."""
 
     question: str
     told: str
@@ -128,7 +128,7 @@ class Stories:
         return round(self._now_s - self._random.uniform(0, 365 * 86_400), 3)
 
     def fact(self) -> tuple[Fact, Note] | None:
-        """Something that can be asked for; None when all of it has been told."""
+        """Something that can be asked for; None when all of it has been stored."""
         if not self._subjects:
             return None
         person, number = self._subjects.pop()

@@ -53,7 +53,7 @@ def _may_have_run(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation: `call()` does it, or gives an awaitable that does; then either `succeed` or `fail` is told."""
+    """One operation: `call()` does it, or gives an awaitable that does; then either `succeed` or `fail` is called."""
 
     is_command: bool
     call: Callable[[], Any]
@@ -86,7 +86,7 @@ class Worker:
 class CommandWorker(Worker):
     """Calls GET, SET, HSET and INCR.
 
-    `readable` is shared by all workers of a client: the string keys that anybody may read.
+    `readable` is shared by all workers of a client: the string keys that any worker may read.
     """
 
     def __init__(self, name: str, client: Any, seed: int, readable: list[str]) -> None:
