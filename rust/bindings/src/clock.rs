@@ -67,7 +67,7 @@ mod counter {
     pub(super) use super::system_ns as now_ns;
 }
 
-/// Not a time: nobody simulates.
+/// Not a time: no simulation runs.
 const REAL: u64 = u64::MAX;
 
 static VIRTUAL_NS: AtomicU64 = AtomicU64::new(REAL);

@@ -55,8 +55,8 @@ pub(crate) fn bytes_of_floats<'py>(array: &Bound<'py, PyArray1<f32>>) -> PyResul
     assert!(array.is_c_contiguous(), "the caller has looked");
     let len = array.len() * size_of::<f32>();
     PyBytes::new_with(array.py(), len, |buffer| {
-        // SAFETY: the array is contiguous and has as many bytes as the buffer, which is new and so apart from it; nobody frees
-        // or resizes it while it is referenced here. Who writes into it from another thread gets a copy with some of
+        // SAFETY: the array is contiguous and has as many bytes as the buffer, which is new and so apart from it; no code frees
+        // or resizes it while it is referenced here. A write from another thread gives a copy with some of
         // that; no reference to its elements is made.
         unsafe { std::ptr::copy_nonoverlapping(array.data().cast::<u8>(), buffer.as_mut_ptr(), len) };
         if cfg!(target_endian = "big") {
@@ -118,7 +118,7 @@ pub(crate) fn receive(fd: i32, buffer: &PyBuffer<u8>, at_once: bool) -> Result<u
     }
     let flags = if at_once { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
     // SAFETY: the export holds so many contiguous bytes where it says and keeps them from being resized or freed; it is a
-    // channel's own buffer, which one call uses at a time, so nobody else has a reference to them.
+    // channel's own buffer, which one call uses at a time, so no other reference to them exists.
     let room = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
     with_socket(fd, |socket| rustix::net::recv(socket, room, flags).map(|(count, _)| count))
 }
@@ -133,7 +133,7 @@ pub(crate) fn with_bytes<T>(
         return None;
     }
     // SAFETY: the buffer is contiguous, has so many bytes and is neither freed nor resized while it is held here. It is what a
-    // connection reads into: who has it read now waits for `use_bytes`, which runs no Python.
+    // connection reads into: its reader waits for `use_bytes`, which runs no Python.
     let bytes = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.item_count()) };
     Some(use_bytes(&bytes[part]))
 }

@@ -1,4 +1,4 @@
-//! What an invalid configuration is told, and the conversions every policy shares.
+//! The errors of an invalid configuration, and the conversions every policy shares.
 //!
 //! A configuration is checked when it is made, never when it is used: each constructor returns a [`ConfigError`] that
 //! names the parameter, the rule it breaks and the value that was given.

@@ -4,12 +4,12 @@
 //! can the old connection still execute something (is it a *zombie*), and did this write get in?
 //!
 //! States of an old connection with unanswered commands
-//! - *loose*: the server may still read from it. Nothing may be written to the keys it wrote to.
+//! - *unfenced*: the server may still read from it. Nothing may be written to the keys it wrote to.
 //! - *fenced*: nothing of it will be executed any more. It is fenced by `CLIENT KILL` on another connection to the same
 //!   server process (told by its `run_id`); by the end of that process; or, at the level of the gate, by the server's
 //!   clock having passed the last "not after" that was sent on it.
 //! - *away*: the process that we are connected to now is another one. Nothing of the old connection can reach it, but the
-//!   old process may come back under the same address (a failover and its reversal): then it is loose again. So it is
+//!   old process may come back under the same address (a failover and its reversal): then it is unfenced again. So it is
 //!   remembered, in a bounded list.
 //!
 //! Rules
@@ -85,8 +85,8 @@ pub enum FenceStep {
 
 /// How to fence an old connection, whose writes were made for `old_level`, from a new one at `level`.
 ///
-/// `old_id` is the server's number of the old connection, 0 where it was not told. It must never be killed by that number:
-/// Redis 6.2 takes it for "any", and ends the connections of everybody.
+/// `old_id` is the server's number of the old connection, 0 where it is unknown. It must never be killed by that number:
+/// Redis 6.2 takes it for "any", and ends the connections of all clients.
 #[must_use]
 pub fn fence_step(same_process: bool, old_level: Level, level: Level, old_id: u64) -> FenceStep {
     match (same_process, old_level, level) {
@@ -177,7 +177,7 @@ pub enum NextStep {
     Resend = 0,
     /// It is done; only its answer is lost.
     Done = 1,
-    /// Nobody can tell: leave it to whoever reads the dead letters.
+    /// The outcome cannot be resolved: a dead letter, for the operator.
     DeadLetter = 2,
     /// Not yet known: its connection is not fenced.
     Wait = 3,

@@ -5,7 +5,7 @@
 //! * [`recovery`]: the queue of writes that could not be executed; [`journal`]: its log on disk, as bytes.
 //! * [`memory`]: what becomes of a memory's write, when a memory expires, and its copy in Redis, as bytes.
 //! * [`scoring`]: exact ranking of memories by vectors, words, time and importance.
-//! * [`protocol`]: the bytes of Redis commands and replies; [`round_trip`]: which reply is whose on a shared connection, and who is late.
+//! * [`protocol`]: the bytes of Redis commands and replies; [`round_trip`]: which reply is whose on a shared connection, and which is late.
 //! * [`config`]: checks of settings. [`ticks`]: a clock from a counter. `sync`: atomics and locks, or those of loom.
 //!
 //! Nothing in this crate reads a clock, opens a socket, sleeps or draws from a global generator: the caller passes

@@ -53,7 +53,7 @@ struct Anchor {
     span_ticks: u64,
 }
 
-/// What only those who set anchors need. They keep their own copy of what they published.
+/// What only the setters of anchors need. They keep their own copy of what they published.
 #[derive(Debug, Clone, Copy)]
 struct Learnt {
     version: u64,
@@ -144,7 +144,7 @@ impl TickScale {
     /// Takes a pair of readings of one moment, and returns its time.
     pub fn anchor(&self, ticks: u64, reference_ns: u64) -> u64 {
         let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have set an anchor while this thread waited for the lock.
+        // Another thread may have set an anchor while this thread waited for the lock.
         if let Some(now_ns) = learnt.anchor.convert(ticks) {
             return now_ns;
         }

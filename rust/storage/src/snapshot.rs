@@ -66,7 +66,7 @@ pub fn save(index: &Index, path: &Path, mapped: bool) -> io::Result<()> {
 }
 
 fn map(file: &File) -> io::Result<SharedBytes> {
-    // SAFETY: a snapshot is never changed in place (see the module's text). Whoever truncates one that is mapped makes
+    // SAFETY: a snapshot is never changed in place (see the module's text). Truncating one that is mapped makes
     // the process die by SIGBUS, as with every mapped file; the documentation says so.
     #[allow(unsafe_code)]
     let mapping = unsafe { memmap2::Mmap::map(file) }?;
@@ -81,7 +81,7 @@ fn private() -> OpenOptions {
     options
 }
 
-/// The file that is returned is the one that was written, whoever has replaced its name meanwhile.
+/// The file that is returned is the one that was written, even if its name was replaced meanwhile.
 fn write_aside(index: &Index, aside: &PathBuf) -> io::Result<(Written, File)> {
     let file = private().read(true).write(true).create_new(true).open(aside)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);

@@ -144,7 +144,7 @@ impl Guard {
         self.circuit.state_and_retry_after_s(py)
     }
 
-    /// The prober `id` asks the server every `interval_s` at least while the circuit is open: what callers are told.
+    /// The prober `id` asks the server every `interval_s` at least while the circuit is open; errors report it.
     fn expect_probes(&self, id: u64, interval_s: f64) {
         self.circuit.core.expect_probes(id, seconds_to_ns(interval_s));
     }
@@ -159,7 +159,7 @@ impl Guard {
         self.circuit.server_answered(py)
     }
 
-    /// A background probe will ask the server in `delay_s` seconds: what rejected callers are told to wait for.
+    /// A background probe will ask the server in `delay_s` seconds; rejections report it as the time to wait.
     fn announce_probe(&self, py: Python<'_>, delay_s: f64) -> PyResult<()> {
         let now_ns = self.circuit.clock.now_ns(py)?;
         self.circuit.core.announce_probe(now_ns.saturating_add(seconds_to_ns(delay_s)));
@@ -361,7 +361,7 @@ impl Operation {
 }
 
 impl Operation {
-    /// A permit where nobody has to be asked for it: the circuit is closed, and the clock is no callable. Runs no Python.
+    /// A permit without a check: the circuit is closed, and the clock is no callable. Runs no Python.
     #[inline]
     pub(crate) fn admit_straight(&self) -> Option<u64> {
         let circuit = &self.guard.get().circuit;

@@ -10,7 +10,7 @@ use crate::raw;
 /// Follows the bytes of one connection from its first reply on.
 ///
 /// Attributes of RESP3 are cut out. What is no reply, or is one that announces more than the bounds, ends the stream: `violation`
-/// says why, and what comes afterwards is given to nobody.
+/// says why, and what comes afterwards is dropped.
 #[pyclass(module = "agent_memory._core")]
 pub(crate) struct ReplyScanner {
     scanner: Scanner,

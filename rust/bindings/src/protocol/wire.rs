@@ -1,7 +1,7 @@
 //! A blocking socket whose sends and receives end in time whatever signals arrive.
 //!
 //! The kernel's own timeout (`SO_RCVTIMEO`, `SO_SNDTIMEO`) costs no system call per operation, but a signal ends the wait, and
-//! who waits again has the whole timeout again, as `CPython`'s sockets do. Here what is left is computed anew.
+//! a second wait has the whole timeout again, as `CPython`'s sockets do. Here what is left is computed anew.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl Wire {
 }
 
 impl Wire {
-    /// Asked for each time: who closes the socket leaves no number behind that may soon be another socket's.
+    /// Asked for each time: closing the socket must leave no number behind that may soon be another socket's.
     #[inline]
     fn fd(&self, py: Python<'_>) -> PyResult<i32> {
         let fd: i32 = self.sock.bind(py).call_method0(intern!(py, "fileno"))?.extract()?;

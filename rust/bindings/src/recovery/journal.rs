@@ -66,7 +66,7 @@ impl Journal {
 
     /// Asks for a record to be written; returns its id and the ticket. Raises `RecoveryJournalError`.
     ///
-    /// The writer begins when somebody waits for a ticket, asks for anything else, or calls `wake()`.
+    /// The writer begins when a thread waits for a ticket, asks for anything else, or calls `wake()`.
     fn append(&self, py: Python<'_>, body: &[u8]) -> PyResult<(u64, u64)> {
         let asked = self.journal.append(body.into());
         asked.map(|(id, ticket)| (id.0, ticket)).map_err(|error| failed(py, &error))

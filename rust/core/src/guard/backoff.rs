@@ -139,7 +139,7 @@ impl Backoff {
         self.spread_s(self.ceiling_s(attempt), attempt, previous_s, random)
     }
 
-    /// The same for a wait that somebody else's strategy gives: it is capped, then jitter is applied.
+    /// The same for a wait that a caller's strategy gives: it is capped, then jitter is applied.
     pub fn spread_s(&self, wait_s: f64, attempt: u64, previous_s: Option<f64>, random: &mut Random) -> f64 {
         let ceiling_s = wait_s.min(self.max_delay_s);
         match self.jitter {

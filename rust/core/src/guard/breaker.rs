@@ -82,7 +82,7 @@ pub struct Change {
 pub struct Rejection {
     /// [`State::Open`], or [`State::HalfOpen`] when all probes are under way.
     pub state: State,
-    /// The time until the next probe may be admitted; `None` when nobody knows (the circuit was forced open).
+    /// The time until the next probe may be admitted; `None` when it is unknown (the circuit was forced open).
     pub retry_after_ns: Option<u64>,
 }
 
@@ -401,7 +401,7 @@ impl Breaker {
     }
 
     /// The prober `id` asks the server at least every `interval_ns` while the circuit is open, until
-    /// [`Breaker::expect_no_probes`]. It has no effect but on what callers are told to wait for, from the first error on.
+    /// [`Breaker::expect_no_probes`]. It affects only the waiting time in errors, from the first error on.
     pub fn expect_probes(&mut self, id: u64, interval_ns: u64) {
         self.expect_no_probes(id);
         self.probers.push((id, interval_ns));
@@ -416,7 +416,7 @@ impl Breaker {
         self.probers.iter().map(|(_, interval_ns)| *interval_ns).min()
     }
 
-    /// A background probe will ask the server at `at_ns`: what callers are told to wait for, if it is sooner than the
+    /// A background probe will ask the server at `at_ns`: errors report it as the time to wait, if it is sooner than the
     /// breaker's own time. It has no other effect, and is forgotten at the next change of state.
     pub fn announce_probe(&mut self, at_ns: u64) {
         self.announced_ns = Some(at_ns);

@@ -59,7 +59,7 @@ pub struct FailedAttempt {
     pub deadline_ns: u64,
 }
 
-/// Who says how long to wait before the next attempt.
+/// The source of the wait before the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Wait {
     /// The policy of the operation.
@@ -174,7 +174,7 @@ impl Guard {
     /// With a [`Rejection`] when not.
     #[inline]
     pub fn admit(&self, operation: OperationIndex, now_ns: u64) -> (Result<u64, Rejection>, Option<Change>) {
-        // Acquire pairs with the release in `settle`: who sees the gate open again sees the reset that opened it.
+        // Acquire pairs with the release in `settle`: a thread that sees the gate open again sees the reset that opened it.
         let oldest_permit = self.gate.load(Ordering::Acquire);
         if oldest_permit != GATE_SHUT {
             return (Ok(now_ns.max(oldest_permit)), None);
@@ -290,7 +290,7 @@ impl Guard {
         Some(delay_s)
     }
 
-    /// Takes the price of one retry from the budget, for whoever repeats work outside of a call (a replay).
+    /// Takes the price of one retry from the budget, for work that is repeated outside of a call (a replay).
     pub fn pay_retry(&self, now_ns: u64) -> bool {
         self.lock().budget.as_mut().is_none_or(|budget| budget.pay(now_ns))
     }

@@ -1,6 +1,6 @@
 //! A small seeded generator (`SplitMix64`), so that jitter can be replayed from a seed.
 //!
-//! It is handed to whoever needs it; there is no global one. It is not for secrets.
+//! It is passed as an argument; there is no global one. It is not for secrets.
 
 /// The state of one generator: two generators with the same seed give the same numbers.
 #[derive(Debug, Clone)]

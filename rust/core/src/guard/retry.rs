@@ -17,7 +17,7 @@ use crate::guard::backoff::Backoff;
 /// The most retries a policy may ask for.
 pub const MAX_RETRIES: u32 = 1_000_000;
 
-/// What a command does to the data, which decides whether it may be repeated when nobody knows if it ran.
+/// What a command does to the data, which decides whether it may be repeated when its outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Category {
@@ -50,7 +50,7 @@ pub enum FailureKind {
     RejectedReply = 4,
     /// The fault lies on this side: all connections in use, wrong password.
     Client = 5,
-    /// An exception that a stand-alone breaker was told to count.
+    /// An exception that a stand-alone breaker is set to count.
     Other = 6,
 }
 
@@ -124,7 +124,7 @@ pub enum Outcome {
     Rejected = 1,
     /// The server ran it.
     Applied = 2,
-    /// Nobody knows.
+    /// It may have been executed or not.
     Unknown = 3,
 }
 

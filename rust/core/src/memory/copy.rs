@@ -90,7 +90,7 @@ impl State {
 pub struct Numbers {
     /// Microseconds since the epoch.
     pub version: u64,
-    /// Who made this version.
+    /// The writer of this version.
     pub writer: u64,
     /// 0 short-term, 1 intermediate, 2 long-term.
     pub tier: u8,
@@ -284,7 +284,7 @@ pub struct Prefix<'a> {
     pub tier: u8,
     /// Microseconds since the epoch.
     pub version: u64,
-    /// Who made this version.
+    /// The writer of this version.
     pub writer: u64,
     /// The epoch when the copy was put.
     pub epoch: &'a str,

@@ -1,4 +1,4 @@
-//! What one shared connection knows of its commands: who waits for which reply, what was handed over when, who is late.
+//! What one shared connection knows of its commands: the waiter of each reply, what was handed over when, which is late.
 //!
 //! Replies come in the order of the commands, so a reply belongs to the oldest *slot*. A slot stays until its reply has come,
 //! whatever became of its caller: one that gave up leaves an *orphan*, whose reply is dropped, and the stream stays in step.

@@ -19,7 +19,7 @@ pub struct HandOver<K> {
 pub struct Sweep {
     /// Whether no byte has moved for the whole timeout.
     pub silent: bool,
-    /// The numbers of the slots whose time is over and who have not been told yet.
+    /// The numbers of the slots whose time is over and whose waiters have not been woken yet.
     pub expired: Range<u64>,
     /// When to look again.
     pub next_s: f64,
@@ -31,9 +31,9 @@ struct Slot<S> {
     wants_bytes: bool,
 }
 
-/// The unanswered commands of one connection. `S` is whoever waits, `K` what is kept of each hand-over.
+/// The unanswered commands of one connection. `S` is the waiter, `K` what is kept of each hand-over.
 ///
-/// Bounded by whoever sends: [`Slots::len`] says how many there are, orphans included.
+/// Bounded by the sender: [`Slots::len`] says how many there are, orphans included.
 #[derive(Debug)]
 pub struct Slots<S, K> {
     queue: VecDeque<Slot<S>>,
@@ -178,12 +178,12 @@ impl<S, K> Slots<S, K> {
         self.lens.range(self.lens.len() - self.unsent()..).copied().collect()
     }
 
-    /// Who waits, oldest first.
+    /// The waiters, oldest first.
     pub fn waiting(&self) -> impl Iterator<Item = &S> {
         self.queue.iter().map(|slot| &slot.who)
     }
 
-    /// Who waits in the slots of these numbers, so far as they are there.
+    /// The waiters in the slots of these numbers, so far as they are there.
     pub fn waiting_in(&self, numbers: &Range<u64>) -> impl Iterator<Item = &S> {
         let place = |number: u64| {
             usize::try_from(number.saturating_sub(self.answered)).unwrap_or(usize::MAX).min(self.queue.len())
@@ -227,7 +227,7 @@ impl<S, K> Slots<S, K> {
         reached.map_or(0, |one| usize::try_from(one.upto.saturating_sub(self.answered)).unwrap_or(usize::MAX))
     }
 
-    /// The connection has ended: everybody who still waits, oldest first.
+    /// The connection has ended: the remaining waiters, oldest first.
     pub fn end(&mut self) -> impl Iterator<Item = S> + use<S, K> {
         self.hand_overs.clear();
         self.lens.clear();

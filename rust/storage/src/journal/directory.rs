@@ -1,4 +1,4 @@
-//! The directory of a journal: which segments there are, who owns them, and adopting those whose owner is dead.
+//! The directory of a journal: which segments there are, their owners, and adopting those whose owner is dead.
 //!
 //! Nothing in it is opened before it is known to be a regular file of this user that no other user may write: a journal's
 //! commands run with this process's credentials.

@@ -22,7 +22,7 @@
 //! - A record is never handed out if its checksum is wrong. What can be read of a damaged segment is written to a new file, the
 //!   old one is copied to `.damaged` ([`MAX_KEPT_DAMAGED`] are kept), and the loss is counted.
 //! - One thread writes. It takes everything that was asked for meanwhile, writes it in one transaction per segment, commits,
-//!   and tells all who wait at once (group commit). Requests are numbered by *tickets* and done in their order.
+//!   and wakes all waiters at once (group commit). Requests are numbered by *tickets* and done in their order.
 //! - A batch that fails (disk full) is repeated request by request, so that each gets its own verdict. A removal that fails
 //!   is owed: it is done again with the next batch, so that a full disk stops nothing from being drained.
 //! - An fdatasync that fails fails its batch and closes the journal: what the kernel has dropped can't be asked for again.
@@ -225,7 +225,7 @@ impl Journal {
 
     /// Asks for a record to be written; returns its id and the ticket of the request.
     ///
-    /// The writer is not woken for it before somebody waits, asks for anything else, or calls `wake`: many records that are
+    /// The writer is not woken for it before a thread waits, asks for anything else, or calls `wake`: many records that are
     /// asked for one after the other make one batch.
     ///
     /// # Errors
@@ -250,7 +250,7 @@ impl Journal {
         self.shared.remove(ids)
     }
 
-    /// Asks to remember that these records, and no others, are being sent, and `how`: found again, they are in doubt, and
+    /// Asks to remember that these records, and no others, are being sent, and `how`: found again, their outcome is unknown, and
     /// `how` comes with them.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(super) struct Found {
 
 /// Reads the database at `path`; `None` if another process has it open.
 ///
-/// Its files must have been checked. `SQLite` may change them (it folds its log back); what is damaged is to be copied before.
+/// Its files must have been checked. `SQLite` may change them (it checkpoints its WAL); what is damaged is to be copied before.
 pub(super) fn read_segment(path: &Path) -> Result<Option<Found>, JournalError> {
     let is_mended = mend_log(&log_path(path))?;
     let contents = match connect(path).and_then(|connection| read(&connection)) {

@@ -1,9 +1,9 @@
-//! The thread that writes, and what it shares with those who ask.
+//! The thread that writes, and what it shares with its callers.
 //!
 //! One commit takes all that was asked for by then. The callers of a busy event loop come one after the other, so a writer
 //! that always went on at once would take a few of them with each commit, and each commit costs their loop a turn. Where
 //! a commit answered several and others have come meanwhile, it waits for as long as that commit took, `GATHER_MAX` at
-//! most, or until nobody comes any more. Callers who all wait for the same commit do not pay for this, nor does a thread
+//! most, or until no further request arrives. Callers who all wait for the same commit do not pay for this, nor does a thread
 //! that is blocked.
 
 use std::collections::{HashMap, VecDeque};
@@ -19,9 +19,9 @@ use crate::signals::Signals;
 
 use super::{Fsync, JournalError, JournalStats, MAX_PENDING_BYTES, MAX_PENDING_REQUESTS, MAX_RECORD_BYTES};
 
-/// The most changes in one transaction, so that those who came first do not wait for ever.
+/// The most changes in one transaction, so that the first requests do not wait for ever.
 const MAX_BATCH: usize = 8_192;
-/// Failures that nobody has asked about are forgotten beyond this many.
+/// Failures that were not read are forgotten beyond this many.
 const MAX_KEPT_FAILURES: usize = 65_536;
 /// A commit that answered so many tickets, and found others waiting when it was done, is followed by a pause for more.
 const GATHER_LEAST: usize = 4;
@@ -29,7 +29,7 @@ const GATHER_LEAST: usize = 4;
 const GATHER_ENOUGH: usize = 64;
 /// The longest such pause, however slow the disk.
 const GATHER_MAX: Duration = Duration::from_millis(1);
-/// The pause is over when nobody has come for so long.
+/// The pause is over when no request has come for so long.
 const GATHER_QUIET: Duration = Duration::from_micros(100);
 /// The pause between two attempts at removals that failed.
 const OWED_PAUSE: Duration = Duration::from_millis(500);
@@ -409,7 +409,7 @@ impl Writer {
                     let Err(error) = self.apply(number, &[&request.change]) else { continue };
                     if let Change::Remove(row) = request.change {
                         self.owed.push((number, row));
-                        continue; // it will be done: whoever asked need not wait
+                        continue; // it will be done: its caller need not wait
                     }
                     if matches!(error, JournalError::SyncFailed(_)) {
                         self.break_off(&error);

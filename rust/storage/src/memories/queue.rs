@@ -1,4 +1,4 @@
-//! The queue of a `SQLite` store's writer: what waits, who waits for it, and how much of it one transaction takes.
+//! The queue of a `SQLite` store's writer: what waits, its waiters, and how much of it one transaction takes.
 //!
 //! Jobs are of two kinds: direct ones, which are written here, and others, which Python decides about. Both wait in one
 //! queue, in the order in which they came, and one thread, the writer, takes them: as many of the kind that is in front as

@@ -100,7 +100,7 @@ thread_local! {
     static OPENED: RefCell<Option<(&'static Library, Vec<Connection>)>> = const { RefCell::new(None) };
 }
 
-/// `SQLite` calls this for each connection that anybody in the process opens.
+/// `SQLite` calls this for each connection that is opened in the process.
 unsafe extern "C" fn on_open(handle: Handle, _message: *mut *mut c_char, _functions: *const c_void) -> c_int {
     // A thread that ends opens nothing that matters here.
     let _ = OPENED.try_with(|opened| {
@@ -129,7 +129,7 @@ pub struct SqliteError {
 }
 
 impl SqliteError {
-    /// Whether the database is away, busy or full, so that to try again at once would help nobody.
+    /// Whether the database is away, busy or full, so that an immediate retry cannot succeed.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         UNAVAILABLE.contains(&(self.code & 0xff))
@@ -156,7 +156,7 @@ impl fmt::Display for SqliteError {
 
 impl std::error::Error for SqliteError {}
 
-/// A connection that somebody else has opened and will close.
+/// A connection that its owner has opened and will close.
 ///
 /// It holds a statement, so it does not dangle: `SQLite` keeps a connection that was closed until its last statement has gone,
 /// and refuses new ones of it.
@@ -175,8 +175,8 @@ impl Connection {
     /// Runs a function that opens one connection of `library`, and gets hold of that connection. None where it opened none
     /// or several in this thread.
     pub fn catch<R>(library: &'static Library, open: impl FnOnce() -> R) -> (R, Option<Self>) {
-        // SAFETY: `on_open` is what SQLite wants here. Naming it again does nothing; it is never taken back, because somebody
-        // else may be looking, and without anybody who looks it does nothing.
+        // SAFETY: `on_open` is what SQLite wants here. Naming it again does nothing; it is never taken back, because another thread
+        // else may be looking, and without a watcher it does nothing.
         let registered = unsafe { (library.auto_extension)(on_open) } == OK;
         OPENED.set(registered.then(|| (library, Vec::new())));
         let result = open();
@@ -227,7 +227,7 @@ impl Connection {
 
     /// How many pages the write-ahead log has, from the next commit on. Takes the place of an automatic checkpoint.
     ///
-    /// The number is never freed: the connection may live longer than whoever borrows it.
+    /// The number is never freed: the connection may outlive its borrower.
     pub(super) fn watch_log(&self) -> &'static AtomicU32 {
         let pages: &'static AtomicU32 = Box::leak(Box::new(AtomicU32::new(0)));
         // SAFETY: the connection lives; `on_commit` only reads what it is given, and that only through shared references.
@@ -384,7 +384,7 @@ pub(super) struct Statement {
 
 impl Drop for Statement {
     fn drop(&mut self) {
-        // SAFETY: the statement is of this library, and nobody else has it. Its connection lives until it is gone.
+        // SAFETY: the statement is of this library, and no other reference exists. Its connection lives until it is gone.
         unsafe { (self.finalize)(self.raw.as_ptr()) };
     }
 }

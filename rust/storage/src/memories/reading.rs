@@ -10,7 +10,7 @@ use super::operation::{Compressible, Write};
 use super::raw::{Connection, Row, SqliteError, Statement, Value};
 use super::writer::Stop;
 
-/// After so many memories that are to be moved the writer lets others have the processor: who serves a caller goes first.
+/// After so many memories that are to be moved the writer lets others have the processor: threads that serve callers go first.
 const YIELDING_MOVES: usize = 100;
 /// Long enough that a thread that waits is woken up.
 const GIVE_WAY: Duration = Duration::from_micros(10);

@@ -29,7 +29,7 @@ statements! {
     }
 }
 
-/// Writes through a connection of somebody else's, in transactions of its own.
+/// Writes through a borrowed connection, in transactions of its own.
 ///
 pub struct DirectWriter {
     connection: Connection,
@@ -44,7 +44,7 @@ impl DirectWriter {
         Self { log_pages: connection.watch_log(), connection, statements: None }
     }
 
-    /// How many pages the write-ahead log had at the connection's last commit, whoever made it.
+    /// How many pages the write-ahead log had at the connection's last commit, by any writer.
     #[must_use]
     pub fn log_pages(&self) -> &'static AtomicU32 {
         self.log_pages

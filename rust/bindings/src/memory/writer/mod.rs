@@ -22,7 +22,7 @@ pub(crate) use self::results::PendingWrites;
 use super::operations::Classes;
 use crate::raw::duplicate_fd;
 
-/// So long at the most somebody who waits does not hear of a signal.
+/// The longest delay until a waiting thread handles a signal.
 const SIGNALS_INTERVAL: Duration = Duration::from_millis(100);
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -134,7 +134,7 @@ impl MemoryWriter {
                     WriterStep::Others(jobs) => return Some(jobs),
                     WriterStep::Direct(jobs) => {
                         jobs.chunk_by(|one, other| one.is_alike(other)).for_each(|group| self.write(group));
-                        drop(jobs); // while their callers still have them: Python's objects are freed by those who have it
+                        drop(jobs); // while their callers still have them: Python's objects are freed by threads that hold it
                         self.queue.finish_direct();
                     }
                 }

@@ -65,7 +65,7 @@ fn operational_error(py: Python<'_>, error: &SqliteError) -> PyErr {
     match ERROR.import(py, "sqlite3", "OperationalError") {
         Ok(class) => {
             let failure = PyErr::from_type(class.clone(), (error.to_string(),));
-            // As `sqlite3` sets it: what the error means is told by the code.
+            // As `sqlite3` sets it: the code says what the error means.
             match failure.value(py).setattr("sqlite_errorcode", error.code()) {
                 Ok(()) => failure,
                 Err(error) => error,

@@ -73,7 +73,7 @@ mod tests {
             let before = published.current();
             let reader = published.places[late].read().unwrap();
             std::thread::scope(|scope| {
-                // The writer gets stuck behind the late reader; everyone else reads on.
+                // The writer gets stuck behind the late reader; all other readers go on.
                 let writer = scope.spawn(|| published.publish(Arc::new(*before + 1)));
                 for _ in 0..1000 {
                     let value = *published.current();

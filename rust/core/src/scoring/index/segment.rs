@@ -1,4 +1,4 @@
-//! Segments: rows that never change once made. What changes about a row (whether it lives, who stands beside it in its
+//! Segments: rows that never change once made. What changes about a row (whether it lives, its neighbours in its
 //! sequence) is kept apart and copied on write, so that a reader's snapshot stays what it was.
 
 use super::codes::{Encoder, Rotation, RowCode};
@@ -105,7 +105,7 @@ pub(crate) struct Part {
 pub(crate) enum Elements {
     /// In memory.
     Owned(Arc<Vec<f32>>),
-    /// In somebody's bytes, most likely a mapped file: little-endian, from an offset.
+    /// In borrowed bytes, most likely a mapped file: little-endian, from an offset.
     Mapped(Arc<dyn AsRef<[u8]> + Send + Sync>, usize),
 }
 
@@ -251,7 +251,7 @@ impl Segment {
         }
     }
 
-    /// This segment with its elements in somebody's bytes, all rows of them from `at` on.
+    /// This segment with its elements in borrowed bytes, all rows of them from `at` on.
     pub(crate) fn mapped(&self, bytes: &Arc<dyn AsRef<[u8]> + Send + Sync>, at: usize, plane_bytes: usize) -> Self {
         let all = (0..self.rows).filter_map(|row| u16::try_from(row).ok()).collect();
         let mut out = Self::gather(&[(self, all)], 0, plane_bytes);

@@ -27,7 +27,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const TRAILER_BYTES: usize = 32;
 const PAGE_BYTES: u64 = 4096;
 
-/// Bytes that somebody keeps: a file in memory or mapped.
+/// Bytes with another owner: a file in memory or mapped.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Why bytes are not a snapshot that can be loaded.

@@ -9,7 +9,7 @@ use crate::scoring::topk::KthLargest;
 const LENT_FORWARD: [f64; 3] = [0.7, 0.42, 0.25];
 /// What it lends to the memories before it.
 const LENT_BACKWARD: [f64; 3] = [0.5, 0.3, 0.18];
-/// Words that stand in more than this share of the texts are not lent. Those are the names of who speaks and the topic of
+/// Words that stand in more than this share of the texts are not lent. Those are the names of the speakers and the topic of
 /// the whole; lent, they say of every memory what they say of all, and hide the rare words that tell memories apart.
 const MOST_LENT: f64 = 0.2;
 

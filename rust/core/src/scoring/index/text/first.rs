@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Longer words are cut off: nobody searches for them, and a text could be one long word.
+/// Longer words are cut off: no query has them, and a text could be one long word.
 const LONGEST_WORD_BYTES: usize = 64;
 
 /// The languages that have a stemmer here, by name.
