@@ -28,6 +28,12 @@ def whole(parameter: str, value: int, low: int, high: int | None = None) -> None
         raise ValueError(f"{parameter} must be <= {high}, got {value!r}")
 
 
+def whole_or_none(parameter: str, value: object) -> None:
+    """Raises TypeError unless `value` is None or a whole number; its bounds are checked elsewhere."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"{parameter} must be a whole number, got {value!r}")
+
+
 def text(parameter: str, value: str) -> None:
     """Raises ValueError unless `value` is a non-empty str."""
     if not isinstance(value, str) or not value:
@@ -57,6 +63,11 @@ def function(parameter: str, value: object) -> None:
     """Raises ValueError unless `value` can be called."""
     if not callable(value):
         raise ValueError(f"{parameter} must be a function, got {value!r}")
+
+
+def missing_extra(feature: str, package: str, extra: str) -> ModuleNotFoundError:
+    """The error for a feature whose optional dependency is not installed."""
+    return ModuleNotFoundError(f"{feature} needs {package}: pip install 'agent-memory-redis[{extra}]'", name=package)
 
 
 def _is_number(value: object) -> bool:

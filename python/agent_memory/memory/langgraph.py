@@ -15,7 +15,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from langgraph.store.base import BaseStore, Embeddings, Op, Result, TTLConfig, ensure_embeddings
+from agent_memory import _check
+
+try:
+    from langgraph.store.base import BaseStore, Embeddings, Op, Result, TTLConfig, ensure_embeddings
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("langgraph"):
+        raise
+    raise _check.missing_extra("AgentMemoryStore", "langgraph-checkpoint", "langgraph") from None
 
 from agent_memory.memory._async.langgraph import AsyncItems
 from agent_memory.memory._async.system import AsyncMemorySystem

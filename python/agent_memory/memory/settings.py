@@ -150,6 +150,7 @@ class IndexSettings:
     def __post_init__(self) -> None:
         if self.dimensions is not None:
             _check.whole("dimensions", self.dimensions, 1, 65_536)
+        _check.instance("model", self.model, str)
         if self.similarity not in ("cosine", "inner_product", "euclidean"):
             raise ValueError(f"similarity must be 'cosine', 'inner_product' or 'euclidean', got {self.similarity!r}")
         _check.text("language", self.language)
@@ -171,6 +172,7 @@ class AccessSettings:
     """Seconds between two writes. > 0."""
 
     def __post_init__(self) -> None:
+        _check.flag("enabled", self.enabled)
         _check.whole("max_pending", self.max_pending, 1)
         _check.above("interval_s", self.interval_s, 0)
 
@@ -281,14 +283,32 @@ class MemorySettings:
     """Whether equal contents of one agent, namespace and user are stored once, unless `store` says otherwise."""
 
     def __post_init__(self) -> None:
+        for name, kind in _PARTS.items():
+            _check.instance(name, getattr(self, name), kind)
+        _check.flag("journal", self.journal)
+        _check.flag("deduplicate", self.deduplicate)
         if self.default_durability not in ("sql", "redis", "journal"):
             raise ValueError(f"default_durability must be 'sql', 'redis' or 'journal', got {self.default_durability!r}")
         if self.default_durability == "journal" and not self.journal:
             raise ValueError("default_durability must be 'sql' or 'redis' without journal=True, got 'journal'")
 
 
+_PARTS: Final = {
+    "short_term": ShortTermSettings,
+    "intermediate": IntermediateSettings,
+    "long_term": LongTermSettings,
+    "sync": SyncSettings,
+    "loader": LoaderSettings,
+    "index": IndexSettings,
+    "accesses": AccessSettings,
+    "maintenance": MaintenanceSettings,
+    "sqlite": SqliteSettings,
+    "postgres": PostgresSettings,
+}
+
+
 def _check_share(parameter: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{parameter} must be in 0..1, got {value!r}")
 
 

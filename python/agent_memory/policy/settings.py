@@ -56,6 +56,8 @@ class BreakerSettings:
 
     def __post_init__(self) -> None:
         _check.numbers({known.name: getattr(self, known.name) for known in fields(self)})
+        for count in ("failure_threshold", "window_calls", "minimum_calls", "half_open_max_calls"):
+            _check.whole_or_none(count, getattr(self, count))
         self.rules()
 
     def rules(self) -> _core.BreakerRules:
@@ -103,6 +105,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         _check.numbers({name: getattr(self, name) for name in _RETRY_NUMBERS})
+        _check.whole_or_none("max_retries", self.max_retries)
         if not isinstance(self.jitter, str):
             raise TypeError(f"jitter must be one of {', '.join(get_args(JitterName))}, got {self.jitter!r}")
         _check.instance("overrides", self.overrides, Mapping)

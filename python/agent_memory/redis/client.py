@@ -9,6 +9,7 @@ from redis.client import Redis as RedisPy
 from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
+from agent_memory import _check
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis._sync.guarded import GuardedCalls
@@ -133,6 +134,7 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
     def from_url(cls, url: str, **kwargs: Any) -> Self:
         """As `redis.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
         own = own_arguments(kwargs)
+        _check.text("url", url)
         check_guarding(**own)
         check_named(kwargs, asynchronous=False)
         single = kwargs.pop("single_connection_client", False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from agent_memory import _check
 from agent_memory.scoring._settings import check_count
 
 if TYPE_CHECKING:
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Pooling = Literal["mean", "first"]
+
+
+def _imported(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise _check.missing_extra("OnnxEmbedder", package, "onnx") from None
 
 
 class OnnxEmbedder:
@@ -58,8 +68,7 @@ class OnnxEmbedder:
         tokenizer = root / "tokenizer.json"
         if model is None or not tokenizer.is_file():
             raise FileNotFoundError(f"folder must hold tokenizer.json and model.onnx or onnx/model.onnx, got {root}")
-        runtime: Any = importlib.import_module("onnxruntime")
-        tokenizers: Any = importlib.import_module("tokenizers")
+        runtime, tokenizers = _imported("onnxruntime"), _imported("tokenizers")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agent_memory._check import above, at_least, flag, text, whole
@@ -35,6 +35,13 @@ def client_arguments(
 ) -> None:
     """Raises ValueError for the first argument of a resilient client that is outside its rule."""
     text("client_name", client_name)
+    if "://" in client_name:
+        # Not repeated in the message: it may hold a password.
+        raise ValueError("client_name must be a name, got a URL: from_url() takes a URL, and client_name= beside it")
+    if isinstance(host, int) and not isinstance(host, bool):
+        raise ValueError(
+            f"host must be a non-empty str, got {host!r}: the first parameter is client_name, so write host= and port= by name"
+        )
     text("host", host)
     whole("port", port, 0, 65_535)
     whole("db", db, 0)
@@ -59,8 +66,11 @@ def client_arguments(
             above(parameter, seconds, 0)
 
 
-def policies(*, retry_policy: object, guard: object, recovery: object) -> None:
-    """Raises ValueError for the first policy of a resilient client that is none."""
+def policies(*, retry_policy: object, guard: object, recovery: object, client: object) -> None:
+    """Raises ValueError for the first policy of a resilient client that is none, and a client that cannot be one."""
+    if isinstance(client, str | bytes | int | float | Mapping | Sequence | type):
+        # By its type: a URL may hold a password.
+        raise ValueError(f"client must be a redis-py-compatible object or None, got {type(client).__name__}")
     for parameter, value, kind in (
         ("retry_policy", retry_policy, RetryPolicy),
         ("guard", guard, Guard),

@@ -25,6 +25,7 @@ from agent_memory.memory._export_lines import exported
 from agent_memory.memory._question import Question
 from agent_memory.memory._redis_argument import check_redis
 from agent_memory.memory._reranking import check_reranking
+from agent_memory.memory._system_arguments import check_system
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId
 from agent_memory.memory.reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
@@ -76,11 +77,7 @@ class AsyncMemorySystem:
         embed: Callable[[list[str]], Any] | None = None,
         config: MemorySettings = DEFAULT_MEMORY_SETTINGS,
     ) -> None:
-        if isinstance(path, str) and "://" in path:
-            # Not repeated in the message: it may hold a password.
-            raise ValueError("path must be a folder, got a URL: a database is given as store=, a server as redis=")
-        if embed is not None and not callable(embed):
-            raise TypeError(f"embed must be callable, got {type(embed).__name__}")
+        check_system(path, store, embed, config)
         check_redis(redis, ASYNC)
         self.settings = config
         self._resources = AsyncResources(path, redis, store, embed, config)

@@ -131,16 +131,13 @@ class Resources:
             file = self.directory.database if given is None else Path(given.removeprefix("sqlite:///"))
             self.directory.make()
             return SqliteStore(file, settings=self._settings.sqlite, long_term=self._settings.long_term)
-        if given.startswith(("postgresql://", "postgres://")):
-            return _postgres_store(given, self._settings)
-        # Not repeated in the message: it may hold a password.
-        raise ValueError("store must be 'sqlite:///FILE', 'postgresql://...' or a store object, got another text")
+        return _postgres_store(given, self._settings)  # `check_system` has seen to it
 
 
 def _postgres_store(url: str, settings: MemorySettings) -> MemoryStore:
     try:
         module = importlib.import_module("agent_memory.memory.stores.postgres")
     except ImportError as error:
-        raise MemorySystemError("PostgreSQL needs the extra: pip install agent-memory-redis[postgres]") from error
+        raise MemorySystemError(str(error)) from error
     made: MemoryStore = module.PostgresStore(url, settings=settings.postgres, long_term=settings.long_term)
     return made

@@ -26,6 +26,7 @@ from agent_memory.memory._sync.lifecycle import Lifecycle
 from agent_memory.memory._sync.resources import Resources
 from agent_memory.memory._sync.status import health_of, stats_of
 from agent_memory.memory._sync.tiers import IntermediateMemory, LongTermMemory, ShortTermMemory
+from agent_memory.memory._system_arguments import check_system
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId
 from agent_memory.memory.reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
@@ -77,11 +78,7 @@ class MemorySystem:
         embed: Callable[[list[str]], Any] | None = None,
         config: MemorySettings = DEFAULT_MEMORY_SETTINGS,
     ) -> None:
-        if isinstance(path, str) and "://" in path:
-            # Not repeated in the message: it may hold a password.
-            raise ValueError("path must be a folder, got a URL: a database is given as store=, a server as redis=")
-        if embed is not None and not callable(embed):
-            raise TypeError(f"embed must be callable, got {type(embed).__name__}")
+        check_system(path, store, embed, config)
         check_redis(redis, False)
         self.settings = config
         self._resources = Resources(path, redis, store, embed, config)

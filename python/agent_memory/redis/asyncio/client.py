@@ -11,6 +11,7 @@ from redis.asyncio.client import Redis as RedisPy
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
+from agent_memory import _check
 from agent_memory._concurrency import AsyncEvent
 from agent_memory._core import DirectCalls
 from agent_memory.errors import CircuitOpenError
@@ -146,6 +147,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
         """As `redis.asyncio.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
         own = own_arguments(kwargs)
+        _check.text("url", url)
         check_guarding(**own)
         check_named(kwargs, asynchronous=True)
         pool = pool_from_url(ConnectionPool, url, kwargs, asynchronous=True)

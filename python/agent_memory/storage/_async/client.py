@@ -255,7 +255,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
             decode_responses=decode_responses,
             connection_name=connection_name,
         )
-        argument_checks.policies(retry_policy=retry_policy, guard=guard, recovery=recovery)
+        argument_checks.policies(retry_policy=retry_policy, guard=guard, recovery=recovery, client=client)
         if connection_name is not None:
             connection["client_name"] = connection_name
         secrets = {"username": username, "password": password}
@@ -422,6 +422,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         its connections. Raises ValueError for any other URL, and what
         `agent_memory.embedded.EmbeddedServer` raises.
         """
+        _check.text("url", url)
         if not url.startswith("embedded:"):
             named: dict[str, Any] = {"client_name": client_name, **options, **arguments_of_url(url)}
             return cls(**named)
