@@ -18,7 +18,18 @@ from paths import ROOT
 PACKAGE = "agent_memory"
 
 LAYERS = (
-    {"_core", "_at_fork", "_check", "_commits", "_concurrency", "_enums", "_interruptible", "_wall_clock", "errors"},
+    {
+        "_core",
+        "_at_fork",
+        "_check",
+        "_commits",
+        "_concurrency",
+        "_enums",
+        "_face",
+        "_interruptible",
+        "_wall_clock",
+        "errors",
+    },
     {"embedded", "policy", "scoring"},
     {"redis"},
     {"recovery"},

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from agent_memory._concurrency import ASYNC
+from agent_memory._face import is_documented
 from agent_memory.memory._async.check import AsyncCheck
 from agent_memory.memory._async.lifecycle import AsyncLifecycle
 from agent_memory.memory._async.resources import AsyncResources
@@ -89,6 +90,10 @@ class AsyncMemorySystem:
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.parts is None else "open"
         return f"<{type(self).__name__} {str(self._resources.directory.path)!r}, {state}>"
+
+    def __dir__(self) -> list[str]:
+        """What is documented, without internals."""
+        return [name for name in super().__dir__() if is_documented(name)]
 
     # --- life ---
 

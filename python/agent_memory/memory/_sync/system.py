@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from agent_memory._face import is_documented
 from agent_memory.memory._conditions import UNSET, Conditions, filters_of, query_of, restricts
 from agent_memory.memory._copy import entry_of
 from agent_memory.memory._export_lines import exported
@@ -90,6 +91,10 @@ class MemorySystem:
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.parts is None else "open"
         return f"<{type(self).__name__} {str(self._resources.directory.path)!r}, {state}>"
+
+    def __dir__(self) -> list[str]:
+        """What is documented, without internals."""
+        return [name for name in super().__dir__() if is_documented(name)]
 
     # --- life ---
 

@@ -17,6 +17,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._concurrency import ASYNC, AsyncEvent
 from agent_memory._core import monotonic_ns
+from agent_memory._face import is_documented
 from agent_memory.errors import CircuitOpenError, ConnectionStateError, Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory, FailureKind
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
@@ -58,6 +59,13 @@ AsyncKeep = Callable[["Ticket | None"], Awaitable[None]]
 T = TypeVar("T")
 
 _NOTHING: Final = object()
+_INTERNAL: Final = frozenset(
+    """
+    bound_commands callbacks_for execute_kept given_retry guarded keeps_subscribers leave_retries_to_policy ordering_queue
+    ping_afresh see_to settler subscribers_reconnect transport_here unguarded
+    """.split()
+)
+"""What the package's own modules use of a client, beside names that begin with an underscore."""
 _NOT_RUN: Final = (FailureKind.REJECTED_REPLY, Outcome.REJECTED)
 
 
@@ -434,6 +442,10 @@ class AsyncGuardedCalls:
         """Whether its subscribers reconnect by themselves for as long as it takes, unless their arguments say otherwise."""
         mine: Any = self
         return self.guard is not None and (self.subscribers_reconnect or mine.auto_close_connection_pool)
+
+    def __dir__(self) -> list[str]:
+        """What is documented: redis-py's names and those of this package, without internals."""
+        return [name for name in super().__dir__() if is_documented(name) and name not in _INTERNAL]
 
     def stats(self) -> dict[str, Any]:
         """The guard's figures: state of the circuit, calls, errors by kind, retries, rejections, latencies by operation.
