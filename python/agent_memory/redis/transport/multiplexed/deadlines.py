@@ -26,7 +26,7 @@ class Swept(Protocol):
         ...
 
     def sweep(
-        self, now_s: float, moved_s: float, timeout_s: float, patience_s: float
+        self, now_s: float, moved_s: float, timeout_s: float, patience_s: float, /
     ) -> tuple[bool, list[Any], float] | None:
         """Whether it was silent, the slots whose time is over, when to look again; None where nothing is under way."""
         ...
