@@ -53,6 +53,7 @@ __all__ = [
     "read_client_line",
     "score_rows",
     "set_virtual_time",
+    "split_export_line",
     "verdict_of_marker",
     "verdict_of_offset",
 ]
@@ -87,6 +88,7 @@ def decode_copy(
     value: bytes, memory_id: str, agent_id: str, /
 ) -> tuple[tuple[Any, ...], bool, tuple[str, int, int, int, str]]: ...
 def encode_vector(vector: object, max_dimensions: int, /) -> bytes | None: ...
+def split_export_line(line: object, /) -> tuple[str, bytes] | None: ...
 def exponential_backoff(attempt: int, base_delay: float = 0.5, max_delay: float = 30.0) -> float: ...
 
 @final

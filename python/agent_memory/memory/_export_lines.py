@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent_memory import _core
 from agent_memory.memory._copy import PENDING_VECTOR, Copy, entry_of, make_copy, new_id
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.reports import ImportReport
@@ -61,8 +62,7 @@ def exported(copy: Copy) -> str:
 def imported(line: str) -> Copy:
     """The copy that one line of an export stands for. Of two copies of one version the one that is held stays: writer 0."""
     try:
-        found = json.loads(line)
-        vector = found.pop("embedding_base64", None)
+        found, vector = _parsed(line)
         waits = found.pop("awaits_embedding", False)
         content = base64.b64decode(found.pop("content_base64")) if "content_base64" in found else found.pop("content")
         created_us = round(found.pop("created_at") * 1e6)
@@ -78,13 +78,21 @@ def imported(line: str) -> Copy:
         created_us=created_us,
         writer=0,
         tier=tier,
-        embedding=PENDING_VECTOR
-        if waits
-        else None
-        if vector is None
-        else np.frombuffer(base64.b64decode(vector), dtype="<f4"),
+        embedding=PENDING_VECTOR if waits else None if vector is None else np.frombuffer(vector, dtype="<f4"),
         **found,
     )
+
+
+def _parsed(line: str) -> tuple[dict[str, Any], bytes | None]:
+    """The members of a line but its vector, and that."""
+    split = _core.split_export_line(line)
+    if split is not None:
+        found = json.loads(split[0])
+        if "embedding_base64" not in found:
+            return found, split[1]
+    found = json.loads(line)
+    encoded = found.pop("embedding_base64", None)
+    return found, None if encoded is None else base64.b64decode(encoded)
 
 
 def renewed(copy: Copy, now_us: int, writer: int) -> Copy:

@@ -75,7 +75,8 @@ local function current_epoch()
   return epoch
 end
 
--- state (c, d, t), order (deleted, version, writer: greater as text is greater), version, epoch; nil where nothing valid is.
+-- state (c, d, t), order (deleted, version, writer: greater as text is greater), version, all that was read; nil where
+-- nothing valid is.
 local function header(key, epoch)
   local head = redis.call('GETRANGE', key, 0, 75)
   if #head < 76 then return nil end
@@ -83,7 +84,7 @@ local function header(key, epoch)
   local carried = string.sub(head, 37, 76)
   if state == 'c' and carried ~= epoch then return nil end
   local deleted = state == 't' and '1' or '0'
-  return state, deleted .. string.sub(head, 5, 36), string.sub(head, 5, 20)
+  return state, deleted .. string.sub(head, 5, 36), string.sub(head, 5, 20), head
 end
 
 local function order_of(value)
@@ -240,15 +241,19 @@ return {table.concat(answers), redis.call('HINCRBY', agent, 'h', 1), redis.call(
 
 MARK: Final = Script(
     "mark",
-    # ARGV[4]: residency; then by turns the order that went to SQL and the one that SQL holds now (33 characters each): the
-    # dirty copy becomes clean, or goes where SQL holds a greater one. R5.
+    # ARGV[4]: residency; then by turns the order that went to SQL (33 characters) and the one that SQL holds now ("": it):
+    # the dirty copy becomes clean, or goes where SQL holds a greater one. R5.
     _PRELUDE
     + """
 local residency = tonumber(ARGV[4])
+local backstop = whole(math.ceil(residency / 500) + 60000)
+local now, due_at = whole(clock), whole(clock + residency)
+local floor_pairs, time_pairs, due_pairs, cleaned, cleaned_bytes = {}, {}, {}, {}, 0
 for i = 1, count do
   local key, seen, in_sql = KEYS[first + i - 1], ARGV[3 + 2 * i], ARGV[4 + 2 * i]
-  local id = id_of(key)
-  local state, held = header(key, epoch)
+  if in_sql == '' then in_sql = seen end
+  local id, member = id_of(key), member_of(key)
+  local state, held, _, head = header(key, epoch)
   if (state ~= 'd' and state ~= 't') or held ~= seen then
     answers[i] = 'x'
   elseif in_sql ~= seen or state == 't' or not epoch or epoch ~= given_epoch then
@@ -256,16 +261,29 @@ for i = 1, count do
     raise_floor(id, in_sql, true)
     answers[i] = 'o'
   else
-    redis.call('DECRBY', bytes, redis.call('STRLEN', key))
-    redis.call('ZREM', dirty, member_of(key))
-    redis.call('SETRANGE', key, 1, 'c')
-    redis.call('SETRANGE', key, 36, epoch)
-    redis.call('PEXPIRE', key, whole(math.ceil(residency / 500) + 60000))
-    redis.call('ZADD', times, whole(clock), id)
-    redis.call('ZADD', due, whole(clock + residency), member_of(key))
-    raise_floor(id, in_sql, true)
+    cleaned_bytes = cleaned_bytes + redis.call('STRLEN', key)
+    redis.call('SETRANGE', key, 1, 'c' .. string.sub(head, 3, 36) .. epoch)
+    redis.call('PEXPIRE', key, backstop)
+    local floor = tonumber(redis.call('ZSCORE', floors, id) or 0)
+    local highest = raised_floor(floor, in_sql, true)
+    if highest ~= floor then
+      floor_pairs[#floor_pairs + 1] = whole(highest)
+      floor_pairs[#floor_pairs + 1] = id
+    end
+    cleaned[#cleaned + 1] = member
+    time_pairs[#time_pairs + 1] = now
+    time_pairs[#time_pairs + 1] = id
+    due_pairs[#due_pairs + 1] = due_at
+    due_pairs[#due_pairs + 1] = member
     answers[i] = 'o'
   end
+end
+if #floor_pairs > 0 then redis.call('ZADD', floors, unpack(floor_pairs)) end
+if #cleaned > 0 then
+  redis.call('DECRBY', bytes, whole(cleaned_bytes))
+  redis.call('ZREM', dirty, unpack(cleaned))
+  redis.call('ZADD', times, unpack(time_pairs))
+  redis.call('ZADD', due, unpack(due_pairs))
 end
 forget_floors(count + """
     + str(_TRIMMED_BESIDES)

@@ -98,7 +98,7 @@ class SyncSettings:
     interval_s: float = 1.0
     """Seconds between two looks at what is dirty, while SQL answers. > 0."""
     batch_entries: int = 500
-    """Copies in one round of synchronisation. 1..1,000: no script touches more."""
+    """Copies in one step of synchronisation; a few steps are under way at a time. 1..1,000; above 500 as 500."""
     max_unsynced_bytes: int = 256 * 1024 * 1024
     """The most bytes of copies that wait in Redis for SQL; beyond that a write is refused. >= 1."""
     max_staleness_s: float = 1.0

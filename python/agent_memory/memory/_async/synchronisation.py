@@ -6,8 +6,11 @@ twice (R7).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
+from agent_memory._concurrency import async_gather, async_spawn
 from agent_memory.memory._async.clean_copies import AsyncCleanCopies
 from agent_memory.memory._async.dirty_copies import AsyncDirtyCopies
 from agent_memory.memory._async.erasure import AsyncEraser
@@ -28,6 +31,12 @@ from agent_memory.memory.settings import SyncSettings
 from agent_memory.memory.stores.operations import WriteStatus
 
 __all__ = ["AsyncSynchronisation"]
+
+PARTS_AT_ONCE: Final = 3
+"""Parts of a bucket, of at most `SyncSettings.batch_entries`, that are under way at a time."""
+
+PARTS_OF_A_LOOK: Final = 8
+"""As many parts are looked for in a bucket at a time."""
 
 
 class AsyncSynchronisation:
@@ -95,8 +104,9 @@ class AsyncSynchronisation:
         tier = self._redis.tier
         assert tier is not None
         seen: set[tuple[str, str]] = set()
+        size = min(self._settings.batch_entries, MAX_ENTRIES)
         while True:
-            members = await self._redis.ask(tier.dirty_members, bucket, limit=self._settings.batch_entries)
+            members = await self._redis.ask(tier.dirty_members, bucket, limit=PARTS_OF_A_LOOK * size)
             if members is None:
                 report.remaining = True
                 return
@@ -108,9 +118,40 @@ class AsyncSynchronisation:
             by_agent: dict[str, list[str]] = {}
             for agent_id, memory_id in fresh:
                 by_agent.setdefault(agent_id, []).append(memory_id)
-            for agent_id, ids in by_agent.items():
-                for start in range(0, len(ids), MAX_ENTRIES):
-                    await self.sync_agent(agent_id, ids[start : start + MAX_ENTRIES], report)
+            parts = deque(
+                (agent_id, ids[start : start + size])
+                for agent_id, ids in by_agent.items()
+                for start in range(0, len(ids), size)
+            )
+            await self._sync_parts(parts, report)
+
+    async def _sync_parts(self, parts: deque[tuple[str, list[str]]], report: SyncReport) -> None:
+        """Brings parts into SQL, some at a time: while SQL writes one, Redis answers about others."""
+        if len(parts) == 1:
+            await self.sync_agent(*parts.popleft(), report)
+            return
+        reports = [SyncReport() for _ in range(min(PARTS_AT_ONCE, len(parts)))]
+        workers = [async_spawn(self._work_off, parts, one, name="agent-memory-sync-part") for one in reports]
+        try:
+            await async_gather(*workers)
+        finally:
+            parts.clear()
+            for one in reports:
+                report.synced += one.synced
+                report.beaten += one.beaten
+                report.remaining |= one.remaining
+
+    async def _work_off(self, parts: deque[tuple[str, list[str]]], report: SyncReport) -> None:
+        while True:
+            try:
+                agent_id, ids = parts.popleft()
+            except IndexError:
+                return
+            try:
+                await self.sync_agent(agent_id, ids, report)
+            except BaseException:
+                parts.clear()  # what has stopped this one would stop the others
+                raise
 
     async def sync_agent(self, agent_id: str, ids: Sequence[str], report: SyncReport) -> None:
         """Brings dirty copies of one agent, at most MAX_ENTRIES, into SQL."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
+from agent_memory._concurrency import AsyncTask, async_give_way, async_spawn
 from agent_memory.memory._async.embedding import AsyncEmbedding
 from agent_memory.memory._async.queries import AsyncQueries
 from agent_memory.memory._async.writing import AsyncWriter
@@ -22,7 +23,10 @@ __all__ = ["AsyncTransfer"]
 logger = logging.getLogger(__name__)
 
 IMPORTED_AT_ONCE: Final = 500
-"""Memories in one call of the store."""
+"""Memories in one call of the store; as many are read while it is under way."""
+
+READ_AT_ONCE: Final = 50
+"""Lines after which others get a turn."""
 
 
 class AsyncTransfer:
@@ -43,23 +47,41 @@ class AsyncTransfer:
     async def import_(self, lines: Iterable[str], new_ids: bool) -> ImportReport:
         """Stores what lines of an export stand for; what is skipped is counted and logged."""
         report = ImportCount()
+        stored: AsyncTask[Exception | None] | None = None
         waiting: list[Put] = []
-        for line in lines:
-            if not line.strip():
-                continue
-            copy = imported(line)
-            if is_expired(copy.expires_at, time.time()):
-                report.skip("expired")
-                continue
-            waiting.append(Put(copy))
-            if len(waiting) >= IMPORTED_AT_ONCE:
-                await self._import_batch(waiting, report, new_ids)
-                waiting = []
+        try:
+            for number, line in enumerate(lines):
+                if number % READ_AT_ONCE == 0:
+                    await async_give_way()
+                if not line.strip():
+                    continue
+                copy = imported(line)
+                if is_expired(copy.expires_at, time.time()):
+                    report.skip("expired")
+                    continue
+                waiting.append(Put(copy))
+                if len(waiting) >= IMPORTED_AT_ONCE:
+                    await _end(stored)
+                    # While SQL writes them, the next lines are read.
+                    stored = async_spawn(self._tried_batch, waiting, report, new_ids, name="agent-memory-import")
+                    waiting = []
+        except Exception:
+            if stored is not None:
+                await stored.join()
+            raise
+        await _end(stored)
         if waiting:
             await self._import_batch(waiting, report, new_ids)
         if report.skipped:
             logger.warning("import_ skipped memories: %s", report.skipped)
         return report.report()
+
+    async def _tried_batch(self, puts: list[Put], report: ImportCount, new_ids: bool) -> Exception | None:
+        try:
+            await self._import_batch(puts, report, new_ids)
+        except Exception as error:  # raised by the caller, unless it has left
+            return error
+        return None
 
     async def _import_batch(self, puts: list[Put], report: ImportCount, new_ids: bool) -> None:
         again: list[Put] = []
@@ -73,3 +95,10 @@ class AsyncTransfer:
                 report.add(put.copy, written.result)
         if again:
             await self._import_batch(again, report, new_ids)
+
+
+async def _end(stored: AsyncTask[Exception | None] | None) -> None:
+    """Waits for a batch; raises what it met."""
+    error = None if stored is None else await stored.result()
+    if error is not None:
+        raise error

@@ -3,8 +3,8 @@
 use agent_memory_core::memory::copy::{
     self as core, Copy, NoCopyError, NoValueError, Numbers, Prefix, Read, State, VALUE_TEXTS, place,
 };
-use agent_memory_core::memory::expiry;
 use agent_memory_core::memory::plan::Held;
+use agent_memory_core::memory::{expiry, export_line};
 use agent_memory_storage::memories::Stored;
 use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -299,4 +299,12 @@ pub(crate) fn encode_vector<'py>(
         return Err(PyValueError::new_err("embedding must be finite, got nan or infinity"));
     }
     Ok(Some(bytes))
+}
+
+/// A line of an export without its vector, and the vector's bytes; None where it has to be read as any other JSON.
+#[pyfunction]
+#[pyo3(signature = (line, /))]
+pub(crate) fn split_export_line<'py>(line: &Bound<'py, PyAny>) -> Option<(String, Bound<'py, PyBytes>)> {
+    let (rest, vector) = export_line::split(line.cast::<PyString>().ok()?.to_str().ok()?)?;
+    Some((rest, PyBytes::new(line.py(), &vector)))
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicU32;
 
+use agent_memory_core::memory::plan::{Operation, Put};
+
 use super::agents;
 use super::operation::{Compressible, Outcome, Write};
 use super::raw::{Connection, SqliteError, Statement};
@@ -29,11 +31,15 @@ statements! {
     }
 }
 
+/// After ids that were taken for new ones and were known, so many transactions take none for new before it is tried again.
+const DOUBTED: u32 = 16;
+
 /// Writes through a borrowed connection, in transactions of its own.
-///
 pub struct DirectWriter {
     connection: Connection,
     statements: Option<(Statements, All)>,
+    /// So many transactions still look up every id.
+    doubted: u32,
     log_pages: &'static AtomicU32,
 }
 
@@ -41,7 +47,7 @@ impl DirectWriter {
     /// The schema need not be there yet. From now on the connection makes no checkpoints by itself.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
-        Self { log_pages: connection.watch_log(), connection, statements: None }
+        Self { log_pages: connection.watch_log(), connection, statements: None, doubted: 0 }
     }
 
     /// How many pages the write-ahead log had at the connection's last commit, by any writer.
@@ -62,9 +68,17 @@ impl DirectWriter {
         &mut self,
         writes: &[Write<'_>],
         compressible: Compressible,
-        clock_us: impl FnOnce() -> u64,
+        clock_us: impl Fn() -> u64,
     ) -> Result<Option<Vec<Outcome>>, SqliteError> {
-        match self.committed(writes, compressible, clock_us) {
+        let takes_for_new = self.doubted == 0 && are_inserts(writes);
+        self.doubted = self.doubted.saturating_sub(1);
+        let mut written = self.committed(writes, compressible, takes_for_new, &clock_us);
+        if takes_for_new && matches!(&written, Err(Stop::Failed(error)) if !error.is_unavailable()) {
+            // An id is known, and its unique index says so: all of it once more, from what the database holds.
+            self.doubted = DOUBTED;
+            written = self.committed(writes, compressible, false, &clock_us);
+        }
+        match written {
             Ok(result) => Ok(Some(result)),
             Err(Stop::Failed(error)) if error.is_unavailable() => Err(error),
             Err(_) => Ok(None),
@@ -75,7 +89,8 @@ impl DirectWriter {
         &mut self,
         writes: &[Write<'_>],
         compressible: Compressible,
-        clock_us: impl FnOnce() -> u64,
+        takes_for_new: bool,
+        clock_us: &impl Fn() -> u64,
     ) -> Result<Vec<Outcome>, Stop> {
         let connection = &self.connection;
         if connection.is_in_transaction() {
@@ -93,7 +108,7 @@ impl DirectWriter {
             )),
         };
         connection.execute(&mut transaction.begin, &[])?;
-        let result = writing::apply(connection, all, writes, compressible, clock_us())
+        let result = writing::apply(connection, all, writes, compressible, takes_for_new, clock_us())
             .and_then(|result| Ok(connection.execute(&mut transaction.commit, &[]).map(|()| result)?));
         if result.is_err() && connection.is_in_transaction() {
             // Should it fail, the connection's next user finds the transaction open and rolls back.
@@ -101,4 +116,15 @@ impl DirectWriter {
         }
         result
     }
+}
+
+/// Whether each is decided alike whether its id was looked up or not, as long as its insert is accepted: the unique index
+/// refuses an id that is known. So it is for a put that nothing but its id could connect with a memory that is there.
+fn are_inserts(writes: &[Write<'_>]) -> bool {
+    writes.iter().all(|write| match &write.operation {
+        Operation::Put(Put { identity, if_version: None, .. }) => {
+            identity.key.is_empty() && identity.idempotency_key.is_empty() && identity.content_hash.is_empty()
+        }
+        _ => false,
+    })
 }

@@ -33,7 +33,9 @@ statements! {
                expires_at = NULL, tags = '', metadata = '', content_kind = 0, content = x'', dictionary = -1, \
                checksum = 0, content_hash = x'', seq = ? WHERE row_id = ? AND version = ? RETURNING 1",
         label: "UPDATE memories SET tier = ?, seq = ? WHERE row_id = ? AND version = ? RETURNING 1",
-        vector: "INSERT OR REPLACE INTO vectors (row_id, element, vector) VALUES (?, ?, ?)",
+        // Of new rows: what replaces something takes a savepoint.
+        vector: "INSERT INTO vectors (row_id, element, vector) VALUES (?, ?, ?)",
+        other_vector: "INSERT OR REPLACE INTO vectors (row_id, element, vector) VALUES (?, ?, ?)",
         drop_vector: "DELETE FROM vectors WHERE row_id = ?",
         drop_accesses: "DELETE FROM accesses WHERE row_id = ?",
         tag: "INSERT INTO memory_tags (agent_no, tag, row_id) VALUES (?, ?, ?)",
@@ -49,22 +51,27 @@ pub(super) struct All {
     pub(super) writing: Statements,
 }
 
-/// Decides and writes all of them, in their order; what became of each.
+/// Decides and writes all of them, in their order; what became of each. Where ids are taken for new ones they are not looked
+/// up: it fails if one of them is known.
 pub(super) fn apply(
     connection: &Connection,
     statements: &mut All,
     writes: &[Write<'_>],
     compressible: Compressible,
+    takes_for_new: bool,
     now_us: u64,
 ) -> Result<Vec<Outcome>, Stop> {
     let operations: Vec<_> = writes.iter().map(|write| write.operation).collect();
-    let wanted = Wanted::of(&operations);
+    let mut wanted = Wanted::of(&operations);
+    if takes_for_new {
+        wanted.ids.clear();
+    }
     let mut agents = Agents::read(connection, &mut statements.agents, wanted.agents.iter().copied())?;
     let number = |name: &str| agents.number(name);
     let found = reading::read(connection, &mut statements.reading, writes, &wanted, compressible, number)?;
     // A row of an agent that none of the operations names: its own agent's row decides whether it is erased.
     agents.read_more(connection, &mut statements.agents, found.rows.values().map(|row| row.agent_id.as_str()))?;
-    let mut plan = prepare(now_us, &agents, &found);
+    let mut plan = prepare(now_us, &agents, &found, writes.len());
     let mut copies = Vec::with_capacity(writes.len());
     let mut outcomes = Vec::with_capacity(writes.len());
     for write in writes {
@@ -80,8 +87,8 @@ pub(super) fn apply(
     Ok(outcomes)
 }
 
-fn prepare<'a>(now_us: u64, agents: &'a Agents, found: &'a Found<'a>) -> Plan<'a> {
-    let mut plan = Plan::new(now_us);
+fn prepare<'a>(now_us: u64, agents: &'a Agents, found: &'a Found<'a>, operations: usize) -> Plan<'a> {
+    let mut plan = Plan::with_capacity(now_us, operations);
     agents.rows().for_each(|(name, agent)| plan.add_agent(name, agent.clone()));
     found.rows.values().for_each(|row| plan.add_held(row.held()));
     found.fences.iter().for_each(|(user, version)| plan.add_fence(user, *version));
@@ -169,8 +176,10 @@ impl Transaction<'_, '_> {
             }
         }
         for (row_id, change) in (last_row + 1..).zip(inserted()) {
-            if let Some((_, copy)) = self.source(change)? {
-                self.put_vector(row_id, copy.vector)?;
+            if let Some((_, copy)) = self.source(change)?
+                && !copy.vector.is_empty()
+            {
+                self.connection.execute(&mut self.statements.vector, &vector_values(row_id, copy.vector))?;
             }
         }
         for (row_id, change) in (last_row + 1..).zip(inserted()) {
@@ -200,8 +209,9 @@ impl Transaction<'_, '_> {
         self.expect_one(|statements| &mut statements.replace, &values)?;
         if copy.vector.is_empty() {
             self.connection.execute(&mut self.statements.drop_vector, &[Value::Int(before.row)])?;
+        } else {
+            self.connection.execute(&mut self.statements.other_vector, &vector_values(before.row, copy.vector))?;
         }
-        self.put_vector(before.row, copy.vector)?;
         if self.found.rows[&before.row].tags != copy.texts[TAGS] {
             self.drop_tags(&place)?;
             self.put_tags(&place, payload.tags)?;
@@ -225,14 +235,6 @@ impl Transaction<'_, '_> {
         self.drop_tags(&Place { row_id: before.row, agent_no: self.number(after)? })?;
         self.connection.execute(&mut self.statements.drop_vector, &[row])?;
         self.connection.execute(&mut self.statements.drop_accesses, &[row])?;
-        Ok(())
-    }
-
-    fn put_vector(&mut self, row_id: i64, vector: &[u8]) -> Result<(), Stop> {
-        if !vector.is_empty() {
-            let values = [Value::Int(row_id), Value::Int(ELEMENT_F32), Value::Blob(vector)];
-            self.connection.execute(&mut self.statements.vector, &values)?;
-        }
         Ok(())
     }
 
@@ -279,6 +281,10 @@ impl<'a> Transaction<'_, 'a> {
             _ => Err(Stop::Undecided),
         }
     }
+}
+
+fn vector_values(row_id: i64, vector: &[u8]) -> [Value<'_>; 3] {
+    [Value::Int(row_id), Value::Int(ELEMENT_F32), Value::Blob(vector)]
 }
 
 /// In the order of the columns of `Statements::insert`.

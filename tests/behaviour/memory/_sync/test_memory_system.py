@@ -689,6 +689,99 @@ def test_export_and_import_keep_ids_and_versions(memory, open_memory):
         other.import_(["{}"])
 
 
+def test_a_line_of_an_export_is_read_whatever_is_in_it(memory, open_memory):
+    name = "embedding_base64"
+    memory.store(AGENT, f'"{name}":"AAAA",', embedding=[1.0, -2.0])
+    memory.store(AGENT, {name: "AAAA", "b": [{name: "AAAA"}]}, embedding=[3.0, 4.0])
+    memory.store(AGENT, "Grüße", metadata={name: "AAAA", "a": '{"'}, tags=[name], embedding=[5.0, 6.0])
+    memory.store(AGENT, "none")
+    lines = list(memory.export(AGENT))
+    spaced = [json.dumps(dict(reversed(json.loads(line).items()))) for line in lines]
+    for number, given in enumerate((lines, spaced)):
+        other = open_memory(f"another {number}", redis=None)
+        assert other.import_(given) == 4
+        assert list(other.export(AGENT)) == lines
+        other.close()
+
+
+def test_an_import_that_meets_a_bad_line_has_stored_the_batches_before(memory, open_memory):
+    memory.store_many(AGENT, [{"content": f"text {n}"} for n in range(1_100)])
+    lines = list(memory.export(AGENT))
+    for number, (at, stored) in enumerate(((1_050, 1_000), (1_000, 1_000), (400, 0))):
+        other = open_memory(f"another {number}", redis=None)
+        with pytest.raises(ValueError, match="lines must be"):
+            other.import_([*lines[:at], "{}", *lines[at:]])
+        assert other.count(AGENT) == stored
+        report = other.import_(lines)
+        assert (report, report.unchanged) == (1_100 - stored, stored)
+        other.close()
+
+
+def test_an_import_raises_what_the_store_raised_for_a_batch(memory, open_memory):
+    memory.store_many(AGENT, [{"content": f"text {n}"} for n in range(1_600)])
+    lines = list(memory.export(AGENT))
+    other = open_memory("another", redis=None)
+    store = other._lifecycle.parts.sql.store
+    write, calls = store.write, []
+
+    def failing(operations):
+        calls.append(len(operations))
+        if len(calls) == 2:
+            raise MemoryStoreUnavailableError("it is away")
+        return write(operations)
+
+    store.write = failing
+    with pytest.raises(MemoryStoreUnavailableError, match="away"):
+        other.import_(lines)
+    assert calls == [500, 500], "what comes after it is not begun"
+
+    def is_healthy():
+        return other.health() == "healthy"
+
+    until(is_healthy)
+    assert other.count(AGENT) == 500
+
+
+def test_many_dirty_copies_go_to_sql_in_parts(open_memory):
+    memory = open_memory(config=MemorySettings(sync=SyncSettings(batch_entries=3)))
+    stored = [
+        memory.store(agent_id, f"text {n}", durability="redis")
+        for agent_id, count in (("many", 40), ("few", 4), ("one", 1))
+        for n in range(count)
+    ]
+    report = memory.sync()
+    assert (report.synced, report.beaten, report.remaining) == (len(stored), 0, False)
+    assert [memory.count(agent_id) for agent_id in ("many", "few", "one")] == [40, 4, 1]
+    assert memory.stats()["redis"]["dirty_bytes"] == 0
+
+
+def test_sql_that_goes_away_stops_all_parts_and_the_next_round_goes_on(open_memory):
+    memory = open_memory(config=MemorySettings(sync=SyncSettings(batch_entries=3, interval_s=600)))
+    for n in range(40):
+        memory.store(AGENT, f"text {n}", durability="redis")
+    store = memory._lifecycle.parts.sql.store
+    write, calls = store.write, []
+
+    def failing(operations):
+        calls.append(len(operations))
+        if len(calls) > 4:
+            raise MemoryStoreUnavailableError("it is away")
+        return write(operations)
+
+    store.write = failing
+    report = memory.sync()
+    assert report.remaining
+    assert report.synced == 4 * 3
+    assert len(calls) <= 4 + 3, "no part is begun after one that failed"
+    store.write = write
+
+    def is_healthy():
+        return memory.health() == "healthy"
+
+    until(is_healthy)
+    assert memory.sync().synced == 40 - 4 * 3
+
+
 def test_forgetting_and_erasing(memory):
     memory.store_many(AGENT, [{"content": f"text {n}", "importance": n / 10, "user_id": "u"} for n in range(10)])
     memory.store("other", "text", user_id="u")

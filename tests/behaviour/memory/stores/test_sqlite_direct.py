@@ -211,6 +211,47 @@ def test_what_is_not_new_is_written_directly_as_well(path):
         assert written_directly(store) == store.stats().writes == 2 + 5 * 2 + 2 + 1
 
 
+def known_ids(version):
+    """Puts of which nothing but the id can be known, some of them known, each in a call with new ones."""
+    known = [("held", "agent"), ("gone", "agent"), ("held", "another"), ("n01", "agent"), ("new", "agent")]
+    return [
+        [
+            put(memory_id=f"n{number}1"),
+            put("later", memory_id=memory_id, agent_id=agent_id, version=version, embedding=[0.5]),
+            put(memory_id=f"n{number}2"),
+        ]
+        for number, (memory_id, agent_id) in enumerate(known)
+    ]
+
+
+@pytest.mark.parametrize("version", [0, 5, Clock().now_us + 1_000], ids=["no version", "lower", "greater"])
+@pytest.mark.parametrize("first", range(5))
+def test_ids_that_are_not_looked_up_are_decided_by_what_is_held_all_the_same(tmp_path, version, first):
+    found = []
+    for is_direct in (True, False):
+        clock = Clock()
+        engine = engine_through_python(tmp_path / f"{is_direct}.db", clock)
+        engine._writes_directly = is_direct
+        with SqliteStore.of_engine(engine) as store:
+            store.write([put(memory_id="held", key="k", user_id="u", tags=["t"]), put(memory_id="gone")])
+            store.write([Delete("gone", "agent", writer=WRITER)])
+            before = store.stats().transactions
+            answers = [store.write(call) for call in known_ids(version)[first:]]
+            assert store.stats().transactions == before + len(answers), "what was tried in vain is none"
+            assert written_directly(store) == (store.stats().writes if is_direct else 0)
+        found.append((answers, tables(engine.path)))
+    assert found[0] == found[1]
+
+
+def test_after_an_id_that_was_known_ids_are_looked_up_for_a_while_only(path):
+    with SqliteStore(path) as store:
+        store.write([put(memory_id="m")])
+        for number in range(40):
+            results = store.write([put(memory_id="m"), put(memory_id=f"m{number}"), put(memory_id=f"m{number}")])
+            assert [one.existed for one in results] == [True, False, True]
+        assert store.count(MemoryQuery(agent_id="agent")) == 41
+
+
 def test_a_long_call_goes_through_several_transactions_and_keeps_its_order(path):
     with SqliteStore(path, settings=SqliteSettings(max_transaction_writes=10)) as store:
         store.write([put(memory_id="old")])

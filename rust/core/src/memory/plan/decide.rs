@@ -37,7 +37,14 @@ impl<'a> Plan<'a> {
     /// Of a transaction at a time, in microseconds since the epoch, that has read nothing yet.
     #[must_use]
     pub fn new(now_us: u64) -> Self {
-        Self { now_us, agents: HashMap::new(), fences: HashMap::new(), rows: Rows::default(), decided: 0 }
+        Self::with_capacity(now_us, 0)
+    }
+
+    /// The same, with room for so many operations.
+    #[must_use]
+    pub fn with_capacity(now_us: u64, operations: usize) -> Self {
+        let rows = Rows::with_capacity(operations);
+        Self { now_us, agents: HashMap::new(), fences: HashMap::new(), rows, decided: 0 }
     }
 
     /// The row of an agent. One that is not given begins at nothing.

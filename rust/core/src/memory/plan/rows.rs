@@ -119,6 +119,11 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    pub(super) fn with_capacity(operations: usize) -> Self {
+        let (by_id, changes) = (HashMap::with_capacity(operations), Vec::with_capacity(operations));
+        Self { by_id, changes, ..Self::default() }
+    }
+
     /// Takes in a row that was read.
     pub(super) fn add(&mut self, held: Held<'a>) {
         if self.by_id.insert(held.id, Row { held, change: None, is_labelled: false }).is_none() {
