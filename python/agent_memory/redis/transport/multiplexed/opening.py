@@ -118,11 +118,25 @@ class Opener:
     def _authenticate(self, connection: MultiplexedConnection) -> None:
         assert self._renewal is not None
         connection.renewal = self._renewal
-        connection.send(self._renewal).add_done_callback(self._authenticated)
+        connection.append(_Authentication(self._owner.endpoint), self._renewal)
 
-    def _authenticated(self, future: asyncio.Future[Any]) -> None:
-        if future.exception() is not None:
-            return  # the connection failed: the next one asks the provider
-        reply = future.result()
+
+class _Authentication:
+    """The slot of renewed credentials: a refusal is logged as it arrives, before any command behind it goes on."""
+
+    __slots__ = ("_endpoint",)
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+
+    def done(self) -> bool:
+        """Its answer is always looked at."""
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        """The server has answered."""
         if isinstance(reply, Exception):
-            _LOGGER.warning("%s refused renewed credentials: %s", self._owner.endpoint, type(reply).__name__)
+            _LOGGER.warning("%s refused renewed credentials: %s", self._endpoint, type(reply).__name__)
+
+    def set_exception(self, _error: Exception) -> None:
+        """The connection failed: the next one asks the provider."""
