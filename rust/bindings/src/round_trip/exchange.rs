@@ -212,8 +212,9 @@ impl Exchange {
     }
 
     /// asyncio asks where to read to.
-    #[pyo3(signature = (_sizehint, /))]
-    fn get_buffer<'py>(&self, py: Python<'py>, _sizehint: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (sizehint))]
+    fn get_buffer<'py>(&self, py: Python<'py>, sizehint: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let _ = sizehint; // asyncio's name; the buffer has one size
         Ok(self.ways()?.view.bind(py))
     }
 

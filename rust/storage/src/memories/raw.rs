@@ -176,7 +176,7 @@ impl Connection {
     /// or several in this thread.
     pub fn catch<R>(library: &'static Library, open: impl FnOnce() -> R) -> (R, Option<Self>) {
         // SAFETY: `on_open` is what SQLite wants here. Naming it again does nothing; it is never taken back, because another thread
-        // else may be looking, and without a watcher it does nothing.
+        // may be reading it, and without a watcher it does nothing.
         let registered = unsafe { (library.auto_extension)(on_open) } == OK;
         OPENED.set(registered.then(|| (library, Vec::new())));
         let result = open();
