@@ -47,8 +47,17 @@ pub(crate) fn open(path: &Path, is_writable: bool) -> Result<File, NotOwn> {
     check_file(path, &fs::symlink_metadata(path)?)?;
     let access = if is_writable { OFlags::RDWR } else { OFlags::RDONLY };
     let file = open_with(path, access)?;
-    check_file(path, &file.metadata()?)?;
+    check_opened(path, &file.metadata()?)?;
     Ok(file)
+}
+
+/// A file without a name was deleted since it was opened, by another process that opens or closes the same journal: it is not
+/// there any more.
+fn check_opened(path: &Path, found: &Metadata) -> Result<(), NotOwn> {
+    if found.nlink() == 0 {
+        return Err(NotOwn::Io(io::Error::from(io::ErrorKind::NotFound)));
+    }
+    check_file(path, found)
 }
 
 /// Makes a file, readable and writable by this user only. An error of the kind `AlreadyExists` if there is one.
@@ -102,4 +111,32 @@ fn own_uid() -> u32 {
 
 fn refused(path: &Path, reason: &str) -> NotOwn {
     NotOwn::Refused(format!("{} {reason}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_deleted_since_it_was_opened_is_not_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        let file = create(&path).expect("made");
+        check_opened(&path, &file.metadata().expect("open")).expect("there");
+        fs::remove_file(&path).expect("removed");
+        match check_opened(&path, &file.metadata().expect("open")) {
+            Err(NotOwn::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_second_name_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        let file = create(&path).expect("made");
+        fs::hard_link(&path, directory.path().join("second")).expect("linked");
+        let refusal = check_opened(&path, &file.metadata().expect("open"));
+        assert!(matches!(refusal, Err(NotOwn::Refused(reason)) if reason.ends_with("has 2 names (hard links)")));
+    }
 }
