@@ -12,10 +12,14 @@ import sys
 import time
 import warnings
 import weakref
+from unittest import mock
 
 import pytest
 import uvloop
 from fake_server import FakeServer, bulk, error
+from redis.asyncio.connection import Connection as RedisPyConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from agent_memory import ResiliencePolicy
 from agent_memory.errors import ClientClosedError, Outcome
@@ -483,3 +487,34 @@ def test_an_error_reply_is_raised_where_the_command_is_awaited():
             await client.aclose()
 
     asyncio.run(main())
+
+
+async def test_what_a_mock_puts_on_a_client_is_used_and_taken_back():
+    """`mock.patch.object` deletes what it has replaced, and sets what was there before where the attribute is missing then."""
+    with FakeServer(echo) as fake:
+        async with Redis(host="127.0.0.1", port=fake.port, single_connection_client=True) as pinned:
+            assert await pinned.get("key") == b"key"
+            own = pinned.connection
+            mocked = mock.AsyncMock(spec=RedisPyConnection, retry=Retry(NoBackoff(), 0))
+            mocked.read_response.return_value = b"OK"
+            with mock.patch.object(pinned, "connection", mocked):
+                assert await pinned.readonly() is True
+                mocked.send_command.assert_awaited()
+            assert pinned.connection is own
+            assert await pinned.get("key") == b"key"
+        async with Redis(host="127.0.0.1", port=fake.port) as shared:
+            assert await shared.get("key") == b"key"
+            with mock.patch.object(shared, "connection", mocked):
+                assert await shared.readonly() is True
+            assert shared.connection is None
+            with mock.patch.object(shared, "response_callbacks", {"GET": lambda reply: reply.decode()}):
+                assert await shared.get("key") == "key"
+            assert await shared.get("key") == b"key"
+            with mock.patch.object(shared, "execute_command", mock.AsyncMock(return_value=b"mocked")):
+                assert await shared.get("key") == b"mocked"
+            assert await shared.get("key") == b"key"
+            del shared.connection
+            with pytest.raises(AttributeError, match="connection"):
+                _ = shared.connection
+            shared.connection = None
+            assert await shared.get("key") == b"key"

@@ -213,7 +213,7 @@ class AsyncRedisTier:
         """After a sync: (id, stamp that went to SQL, stamp that SQL holds) of dirty copies; clean they are, or gone."""
         arguments: list[Any] = [_microseconds(residency_s)]
         for _, went, holds in seen:
-            arguments += (order_text(went), "" if holds == went else order_text(holds))
+            arguments += (order_text(went), "" if holds is went or holds == went else order_text(holds))
         return await self._apply(
             _redis_scripts.MARK, agent_id, [memory_id for memory_id, _, _ in seen], arguments, epoch
         )
@@ -394,7 +394,7 @@ def _damaged(value: bytes) -> DamagedCopy:
 
 def _member(member: bytes) -> tuple[str, str]:
     agent, _, memory_id = member.decode().partition(":")
-    return unquote(agent), unquote(memory_id)
+    return (unquote(agent), unquote(memory_id)) if b"%" in member else (agent, memory_id)
 
 
 def _microseconds(seconds: float) -> str:

@@ -175,14 +175,15 @@ class AsyncSynchronisation:
         changed: list[str] = []
         for copy, result in zip(dirty, results, strict=True):
             self._loader.forget_absent(copy.id)
+            stamp = copy.stamp
             if holds(result, copy):
-                seen.append((copy.id, copy.stamp, copy.stamp))
+                seen.append((copy.id, stamp, stamp))
                 report.synced += 1
             else:
                 # Beaten, deleted, erased, or standing for another memory: what SQL holds counts.
                 is_gone = result.status is not WriteStatus.STALE
                 version = max(result.version, copy.version + 1)
-                seen.append((copy.id, copy.stamp, Stamp(is_gone, version, 0)))
+                seen.append((copy.id, stamp, Stamp(is_gone, version, 0)))
                 changed.append(copy.id)
                 report.beaten += 1
         for start in range(0, len(seen), MAX_ENTRIES):

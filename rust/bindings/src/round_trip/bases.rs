@@ -1,5 +1,6 @@
 //! What Python classes inherit whose attributes are read on the straight way of a command.
 
+use pyo3::exceptions::PyAttributeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
@@ -30,12 +31,20 @@ pub(crate) struct DirectCalls {
     /// Whether commands leave the straight way.
     #[pyo3(get, set, name = "_detour")]
     pub(super) detour: bool,
-    #[pyo3(get, set)]
+    /// The connection that is this client's alone, as redis-py calls it: commands go its way.
     pub(super) connection: Option<Py<PyAny>>,
     #[pyo3(get, set, name = "_asked_protocol")]
     pub(super) asked_protocol: i64,
-    #[pyo3(get, set)]
     pub(super) response_callbacks: Option<Py<PyAny>>,
+    /// `del client.connection`, and of the callbacks: `mock.patch.object` deletes what it has replaced, and sets what was there
+    /// before only where the attribute is missing then.
+    deleted: Deleted,
+}
+
+#[derive(Default)]
+struct Deleted {
+    connection: bool,
+    response_callbacks: bool,
 }
 
 #[pymethods]
@@ -51,7 +60,38 @@ impl DirectCalls {
             connection: None,
             asked_protocol: 0,
             response_callbacks: None,
+            deleted: Deleted::default(),
         }
+    }
+
+    #[getter]
+    fn connection(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        attribute(py, self.connection.as_ref(), self.deleted.connection, "connection")
+    }
+
+    #[setter]
+    fn set_connection(&mut self, connection: Option<Py<PyAny>>) {
+        (self.connection, self.deleted.connection) = (connection, false);
+    }
+
+    #[deleter]
+    fn delete_connection(&mut self) {
+        (self.connection, self.deleted.connection) = (None, true);
+    }
+
+    #[getter]
+    fn response_callbacks(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        attribute(py, self.response_callbacks.as_ref(), self.deleted.response_callbacks, "response_callbacks")
+    }
+
+    #[setter]
+    fn set_response_callbacks(&mut self, callbacks: Option<Py<PyAny>>) {
+        (self.response_callbacks, self.deleted.response_callbacks) = (callbacks, false);
+    }
+
+    #[deleter]
+    fn delete_response_callbacks(&mut self) {
+        (self.response_callbacks, self.deleted.response_callbacks) = (None, true);
     }
 
     /// Send one command, guarded; awaited, it gives the reply as redis-py would show it.
@@ -78,6 +118,15 @@ impl DirectCalls {
         self.connection = None;
         self.response_callbacks = None;
     }
+}
+
+fn attribute(
+    py: Python<'_>,
+    value: Option<&Py<PyAny>>,
+    is_deleted: bool,
+    name: &'static str,
+) -> PyResult<Option<Py<PyAny>>> {
+    if is_deleted { Err(PyAttributeError::new_err(name)) } else { Ok(value.map(|value| value.clone_ref(py))) }
 }
 
 /// What has to be known about a command name, so far as the straight way asks for it.
