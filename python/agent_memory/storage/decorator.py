@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, cast
@@ -152,8 +153,11 @@ def _wrap_async_command(operation_name: str, function: Callable[..., Any]) -> Ca
     call = compile_passing_on(function)(
         function, operation_name, go_the_long_way, settle, fail, _current.get, joins_a_call, Call
     )
-    # It is called as a coroutine function is: `inspect.iscoroutinefunction` says so.
-    call.__code__ = call.__code__.replace(co_flags=call.__code__.co_flags | inspect.CO_COROUTINE)
+    # It is called as a coroutine function is, and `inspect.iscoroutinefunction` says so.
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(call)
+    else:  # 3.11 looks at the flag alone
+        call.__code__ = call.__code__.replace(co_flags=call.__code__.co_flags | inspect.CO_COROUTINE)
     return call
 
 

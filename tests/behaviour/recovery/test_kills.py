@@ -274,8 +274,11 @@ if child == 0:
         os.write(tell, b".")
         os.read(read, 1)  # the parent has closed his
         # Its part has no owner now: a client of this process goes on with it.
-        late = ResilientRedisClient("fork", **options, recovery=RecoveryConfig(path=path))
-        assert len(late.recovery.pending()) == 2 and late.recovery.flush(60)
+        # Its circuit is open still, so that nothing is drained before it is looked at.
+        late = ResilientRedisClient("fork", **options, guard=client.guard, recovery=RecoveryConfig(path=path))
+        assert len(late.recovery.pending()) == 2
+        client.guard.reset()
+        assert late.recovery.flush(60)
         late.close()
         client.close()
     except BaseException:

@@ -103,6 +103,15 @@ class AsyncSynchronisation:
     async def _sync_bucket(self, bucket: int, report: SyncReport) -> None:
         tier = self._redis.tier
         assert tier is not None
+        await self._sync_members(bucket, report)
+        # Parts end in any order: which of their answers about the bytes came last says nothing.
+        sizes = await self._redis.ask(tier.sizes, [bucket])
+        if sizes is not None:
+            self._dirty.note_sizes({bucket: sizes[0][1]})
+
+    async def _sync_members(self, bucket: int, report: SyncReport) -> None:
+        tier = self._redis.tier
+        assert tier is not None
         seen: set[tuple[str, str]] = set()
         size = min(self._settings.batch_entries, MAX_ENTRIES)
         while True:

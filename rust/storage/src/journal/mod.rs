@@ -330,7 +330,13 @@ impl Journal {
     /// In a child of `fork()`: gives up the parent's segments without touching them. The locks are shared with the parent
     /// through the descriptors, which is why these have to be closed here: else the segments would seem owned for as long as
     /// the child lives.
+    ///
+    /// The writer's thread did not come along. Its handle is forgotten: dropped, it would detach whatever thread of the child has
+    /// got the same address meanwhile, and that one could not be joined.
     pub fn abandon(&self) {
+        if let Ok(mut thread) = self.thread.try_lock() {
+            std::mem::forget(thread.take());
+        }
         self.descriptors.iter().flat_map(|descriptors| descriptors.take()).for_each(directory::close_fd);
     }
 }
