@@ -17,7 +17,7 @@ class _Opening:
     """One opening of a system, and how many callers wait for it."""
 
     def __init__(self) -> None:
-        self.task: AsyncTask[None]
+        self.task: AsyncTask[AsyncParts | None]
         self.waiting = 0
         self.is_kept = False
         """Whether it stays open when its callers were cancelled: the next use needs it, too."""
@@ -70,19 +70,24 @@ class AsyncLifecycle:
                 opening.waiting += 1
                 opening.is_kept |= not is_asked_for
             try:
-                await opening.task.result()
+                opened = await opening.task.result()
             finally:
                 with self._mutex:
                     opening.waiting -= 1
+            if opened is not None:
+                return opened  # also where it was closed again since: opening it has succeeded
 
-    async def _open(self, opening: _Opening) -> None:
+    async def _open(self, opening: _Opening) -> AsyncParts | None:
+        """What was opened; None where no caller waits for it any more."""
         async with self._changing.hold("state"):
             parts = await self._resources.open()
             with self._mutex:
                 is_wanted = opening.is_kept or opening.waiting > 0
                 self.parts = parts if is_wanted else None
-            if not is_wanted:
-                await self._resources.close(parts)
+            if is_wanted:
+                return parts
+            await self._resources.close(parts)
+            return None
 
     async def close(self) -> None:
         """Closes what is open, after an opening that is under way. Does nothing when closed."""

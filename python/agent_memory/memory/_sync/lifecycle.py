@@ -19,7 +19,7 @@ class _Opening:
     """One opening of a system, and how many callers wait for it."""
 
     def __init__(self) -> None:
-        self.task: Task[None]
+        self.task: Task[Parts | None]
         self.waiting = 0
         self.is_kept = False
         """Whether it stays open when its callers were cancelled: the next use needs it, too."""
@@ -72,19 +72,24 @@ class Lifecycle:
                 opening.waiting += 1
                 opening.is_kept |= not is_asked_for
             try:
-                opening.task.result()
+                opened = opening.task.result()
             finally:
                 with self._mutex:
                     opening.waiting -= 1
+            if opened is not None:
+                return opened  # also where it was closed again since: opening it has succeeded
 
-    def _open(self, opening: _Opening) -> None:
+    def _open(self, opening: _Opening) -> Parts | None:
+        """What was opened; None where no caller waits for it any more."""
         with self._changing.hold("state"):
             parts = self._resources.open()
             with self._mutex:
                 is_wanted = opening.is_kept or opening.waiting > 0
                 self.parts = parts if is_wanted else None
-            if not is_wanted:
-                self._resources.close(parts)
+            if is_wanted:
+                return parts
+            self._resources.close(parts)
+            return None
 
     def close(self) -> None:
         """Closes what is open, after an opening that is under way. Does nothing when closed."""
