@@ -58,7 +58,7 @@ def test_an_interrupted_resolved_write_is_executed_once_or_not_at_all(server):
             value = now + 1
             once = client.transport_here().once
             assert once._fencer is None
-            assert not once.loose
+            assert not once.unfenced
             assert once._idle is None
             assert not once._parking.locked()
         if striker.place is None:

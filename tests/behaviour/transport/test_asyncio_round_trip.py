@@ -48,7 +48,7 @@ def forget_one(client):
 async def connected(async_connect, server, **arguments):
     client = async_connect(server, **arguments)
     await client.set("key", "value")
-    await client.get("key")  # the straight way needs a plan, and a connection
+    await client.get("key")  # the fast path needs a plan, and a connection
     return client
 
 
@@ -152,7 +152,7 @@ async def test_nothing_is_sent_before_its_first_step(valkey, async_connect):
         await call
 
 
-async def test_one_that_nobody_awaits_warns(valkey, async_connect):
+async def test_one_that_is_never_awaited_warns(valkey, async_connect):
     client = await connected(async_connect, valkey)
     with pytest.warns(RuntimeWarning, match=r"coroutine 'Redis\.execute_command' was never awaited"):
         forget_one(client)

@@ -51,7 +51,7 @@ class AsyncMemoryJournal:
         self._mutex = threading.Lock()
         self._held: dict[str, tuple[int, Copy, int]] = {}
         self._bytes = 0
-        self._is_littered = True
+        self._holds_removed = True
         self.recovered = 0
         tell_of_damage(logger, "memory", self._core.stats())
         for record, _, body in self._core.take_recovered():
@@ -106,14 +106,14 @@ class AsyncMemoryJournal:
 
     async def scrub(self) -> bool:
         """Has the files written anew, without anything of what was let go; returns whether that was done."""
-        if not self._is_littered:
+        if not self._holds_removed:
             return True
-        self._is_littered = False
+        self._holds_removed = False
         try:
             await self._commits.wait(self._core.rewrite())
         except RecoveryJournalError as error:
             logger.warning("the journal could not be written anew: %s", error)
-            self._is_littered = True
+            self._holds_removed = True
             return False
         return True
 
@@ -131,7 +131,7 @@ class AsyncMemoryJournal:
             self._remove(records)
 
     def _remove(self, records: list[int]) -> None:
-        self._is_littered = True
+        self._holds_removed = True
         try:
             self._core.remove(records)
         except RecoveryJournalError as error:

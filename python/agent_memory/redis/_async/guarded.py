@@ -97,7 +97,7 @@ class AsyncGuardedCalls:
         self._ordering: Callable[[], Any] | None = None
         """Gives what keeps plain writes behind queued ones (a client's recovery queue), while that lives."""
         self._detour = self._hurried
-        """Whether commands leave the straight way: they are in a hurry, or writes have to be ordered behind queued ones."""
+        """Whether commands leave the fast path: they are in a hurry, or writes have to be ordered behind queued ones."""
         self._first_timeout_s = None if self._timeout_s is None and not self._hurried else self._deadline_s
         self._asked_protocol = int(arguments.get("protocol") or 3)
         self._fallback_callbacks: dict[str, Callable[..., Any]] | None = None
@@ -321,7 +321,7 @@ class AsyncGuardedCalls:
         options: dict[str, Any],
         keep: AsyncKeep | None = None,
     ) -> Any:
-        """A command off the straight way: it may block, changes its connection, is in a hurry or has to keep an order."""
+        """A command off the fast path: it may block, changes its connection, is in a hurry or has to keep an order."""
         if command.refusal is not None:
             raise ConnectionStateError(command.name, command.refusal)
         if command.name == "SELECT":

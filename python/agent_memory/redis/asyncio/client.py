@@ -172,7 +172,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     # --- commands -------------------------------------------------------------------------------------------------
 
     async def _execute_ordinarily(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """One command from its beginning, where the straight way of `execute_command` is not free."""
+        """One command from its beginning, where the fast path of `execute_command` is not free."""
         command = self.bound_commands[args[0]]
         if self._foreign or self.connection is not None:
             return await self._execute_foreign(command, args, options)

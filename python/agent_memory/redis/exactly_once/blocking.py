@@ -139,7 +139,7 @@ class BlockingOnce(Generic[C]):
 
     def start_afresh(self) -> None:
         """In a child of fork(): what the parent has lost is the parent's."""
-        self.loose: list[Stream] = []
+        self.unfenced: list[Stream] = []
         """Old connections that are not fenced yet: as many as were in use at once, since no other is taken meanwhile."""
         self.left = False
         """Whether the client was closed: no connection is opened from here until it is used again."""
@@ -280,7 +280,7 @@ class BlockingOnce(Generic[C]):
 
     def _take_over(self, stream: Stream) -> None:
         """What its own transport will not fence any more, because its client was closed, is fenced from here."""
-        if stream.keeper is not None and not stream.keeper() and stream not in self.loose:
+        if stream.keeper is not None and not stream.keeper() and stream not in self.unfenced:
             self.lose(stream)
 
     def lose(self, stream: Stream) -> None:
@@ -288,15 +288,15 @@ class BlockingOnce(Generic[C]):
         transport = self._transport
         stream.keeper = keeper_of(self)
         with self._parking:
-            if stream not in self.loose:
-                self.loose.append(stream)
+            if stream not in self.unfenced:
+                self.unfenced.append(stream)
             if self._idle is None:
                 parking = _Parking()
                 self._idle, transport.idle = transport.idle, parking
 
     def fence_now(self, deadline_ns: int | None) -> None:
         """Fence what is unfenced, or wait for the thread that does; raises where that cannot be done until `deadline_ns`."""
-        if not self.loose and not self.mode.inherited:
+        if not self.unfenced and not self.mode.inherited:
             return
         me = object()
         waiter = Line.waiter()
@@ -308,7 +308,7 @@ class BlockingOnce(Generic[C]):
                 if waiter.acquire(timeout=Line.patience_s(left_s)):
                     self._fencers.pop(waiter, None)
                     waiter = Line.waiter()
-            if self.loose or self.mode.inherited:
+            if self.unfenced or self.mode.inherited:
                 self._fence(deadline_ns)
         except (RedisUnavailableError, RedisTimeoutError) as error:
             error.outcome = Outcome.NOT_SENT  # of the waiters for a channel
@@ -337,17 +337,17 @@ class BlockingOnce(Generic[C]):
             self.left = False
             called_back = self.mode.called_back(stream)
             with self._parking:
-                self.loose.extend(called_back)
+                self.unfenced.extend(called_back)
             ask = self._asker(channel)
             while True:
                 with self._parking:
-                    old = self.loose[0] if self.loose else None
+                    old = self.unfenced[0] if self.unfenced else None
                 if old is None:
                     break
                 fence(self.mode, ask, stream, old, self._transport.timeout_s)
                 with self._parking:
-                    self.loose.remove(old)
-            keys = [] if held else stream.markers(self.mode.litter)
+                    self.unfenced.remove(old)
+            keys = [] if held else stream.markers(self.mode.stale_markers)
             if keys:
                 ask([pack_command((b"UNLINK", *keys))])
             channel.stream = stream if held else None
@@ -380,7 +380,7 @@ class BlockingOnce(Generic[C]):
     def _end_parking(self) -> None:
         transport = self._transport
         with self._parking:
-            if self.loose or self._idle is None:
+            if self.unfenced or self._idle is None:
                 return
             parked, idle = transport.idle, self._idle
             transport.idle, self._idle = idle, None
@@ -408,15 +408,15 @@ class BlockingOnce(Generic[C]):
 
         return ask
 
-    def bid_farewell(self, channels: list[C]) -> None:
+    def prepare_shutdown(self, channels: list[C]) -> None:
         """These are about to be closed in good order while nothing is under way: their markers have served."""
         for channel in channels:
             stream = channel.stream
-            keys = [] if stream is None else stream.markers(self.mode.litter) + self.mode.swept()
+            keys = [] if stream is None else stream.markers(self.mode.stale_markers) + self.mode.swept()
             if keys:
                 try:
                     channel.wire.send(pack_command((b"UNLINK", *keys)))
                 except (OSError, ValueError):
                     pass  # they expire
-        for old in self.loose:
+        for old in self.unfenced:
             old.end()

@@ -22,7 +22,7 @@ logger: Final = logging.getLogger("agent_memory.redis")
 
 MAX_AWAY: Final = 64
 """Old connections to other server processes that are remembered, in case that process comes back; the oldest go first."""
-MAX_LITTER: Final = 1_024
+MAX_STALE_MARKERS: Final = 1_024
 """Keys of markers that wait to be deleted; what is beyond expires by itself."""
 
 
@@ -36,7 +36,7 @@ class Mode:
         self.away: collections.deque[Stream] = collections.deque(maxlen=MAX_AWAY)
         self.inherited: collections.deque[Stream] = collections.deque()
         """Connections of a process that has died, as many as it had: fenced before anything is sent, if they lead here."""
-        self.litter: collections.deque[bytes] = collections.deque(maxlen=MAX_LITTER)
+        self.stale_markers: collections.deque[bytes] = collections.deque(maxlen=MAX_STALE_MARKERS)
         """Keys of stale markers, to be deleted."""
         self.keep: Callable[[Stream], Any] | None = None
         """Keeps for a successor where a connection goes, before anything is written on it."""
@@ -75,13 +75,13 @@ class Mode:
     def swept(self) -> list[bytes]:
         """Keys that are to be deleted now."""
         keys = []
-        while self.litter:
-            keys.append(self.litter.popleft())
+        while self.stale_markers:
+            keys.append(self.stale_markers.popleft())
         return keys
 
     def called_back(self, here: Stream) -> list[Stream]:
         """Old connections that may reach the server process that `here` goes to: predecessors', and those that were away."""
-        loose = []
+        unfenced = []
         for waiting in (self.inherited, self.away):
             for _ in range(len(waiting)):
                 try:
@@ -92,10 +92,10 @@ class Mode:
                     if waiting is self.inherited:
                         old.has_been_left(here)
                     old.fenced = False
-                    loose.append(old)
+                    unfenced.append(old)
                 else:
                     self.away.append(old)
-        return loose
+        return unfenced
 
     def count_fence(self) -> None:
         """One old connection was fenced."""

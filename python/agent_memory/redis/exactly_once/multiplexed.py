@@ -150,7 +150,7 @@ class MultiplexedOnce:
 
     def __init__(self, transport: FencedLoop, mode: Mode) -> None:
         self.mode = mode
-        self.loose: collections.deque[Stream] = collections.deque()
+        self.unfenced: collections.deque[Stream] = collections.deque()
         """Old connections that are not fenced yet: one at the most beside the leased ones, since nothing is sent meanwhile."""
         self.left = False
         """Whether the client was closed: nobody connects from here until it is used again."""
@@ -293,11 +293,13 @@ class MultiplexedOnce:
             stream = connection.stream
             assert stream is not None
             self.left = False
-            self.loose.extend(self.mode.called_back(stream))
+            self.unfenced.extend(self.mode.called_back(stream))
             try:
-                while self.loose:
-                    await async_fence(self.mode, _asker(connection), stream, self.loose[0], self._transport.timeout_s)
-                    self.loose.popleft()
+                while self.unfenced:
+                    await async_fence(
+                        self.mode, _asker(connection), stream, self.unfenced[0], self._transport.timeout_s
+                    )
+                    self.unfenced.popleft()
             except (RedisUnavailableError, RedisTimeoutError) as error:
                 error.outcome = Outcome.NOT_SENT  # of those who wait to be sent
                 raise
@@ -308,13 +310,13 @@ class MultiplexedOnce:
 
     def _take_over(self, stream: Stream) -> None:
         """What its own transport will not fence any more, because its client or its loop was closed, is fenced from here."""
-        if stream.keeper is not None and not stream.keeper() and stream not in self.loose:
+        if stream.keeper is not None and not stream.keeper() and stream not in self.unfenced:
             self.lose(stream)
 
     def lose(self, stream: Stream) -> None:
         """A connection has ended with unanswered commands."""
         stream.keeper = keeper_of(self)
-        self.loose.append(stream)
+        self.unfenced.append(stream)
         current = self._transport.current
         if current is None or current.closed or current.stream is None:
             return
@@ -328,18 +330,18 @@ class MultiplexedOnce:
         task.add_done_callback(self._tasks.discard)
 
     async def _fence_in_use(self, connection: FencedConnection) -> None:
-        while not connection.closed and self.loose:
+        while not connection.closed and self.unfenced:
             try:
                 await self.fence_from(connection)
             except Exception:
                 await asyncio.sleep(FENCE_PAUSE_S)  # the connection fails, or the server is busy: the next one goes on
 
-    def bid_farewell(self, connection: FencedConnection) -> None:
+    def prepare_shutdown(self, connection: FencedConnection) -> None:
         """The connection is about to be closed in good order: its markers have served."""
         stream = connection.stream
         if stream is None or connection.closed or connection.in_flight:
             return
-        keys = stream.markers(self.mode.litter) + self.mode.swept()
+        keys = stream.markers(self.mode.stale_markers) + self.mode.swept()
         if keys:
             connection.send(pack_command((b"UNLINK", *keys))).add_done_callback(_see)
             connection.flush()

@@ -80,13 +80,13 @@ class NextStep(NamedIntEnum):
 class Marker:
     """One key with a bit for each write; its first bit says that it is the one that was made here."""
 
-    __slots__ = ("born_ns", "holds", "key", "litter", "outstanding", "used")
+    __slots__ = ("born_ns", "holds", "key", "outstanding", "stale_markers", "used")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.holds: set[tuple[int, int]] = set()
         """The holders of its bits; a set, whose methods need no lock."""
-        self.litter: deque[bytes] | None = None
+        self.stale_markers: deque[bytes] | None = None
         """Where its key goes when no holder is left; None while it is not done with."""
         self.born_ns = monotonic_ns()
         self.used = 1
@@ -139,8 +139,8 @@ class Ticket:
         marker = self.marker
         if marker is not None:
             marker.holds.discard((id(by), self.bit))
-            if marker.litter is not None and not marker.holds:
-                marker.litter.append(marker.key)
+            if marker.stale_markers is not None and not marker.holds:
+                marker.stale_markers.append(marker.key)
 
     def conclude(self, verdict: Verdict, reply: Any = MISSING) -> None:
         """What became of the write is known."""
@@ -398,12 +398,12 @@ class Stream:
         """A marker that takes no more writes, and is deleted once everything is resolved."""
         self._retired.append(marker)
 
-    def markers(self, litter: deque[bytes]) -> list[bytes]:
-        """The keys that may be deleted now that everything is resolved; those that are held go to `litter` later."""
+    def markers(self, stale_markers: deque[bytes]) -> list[bytes]:
+        """The keys that may be deleted now that everything is resolved; those that are held go to `stale_markers` later."""
         keys = []
         for marker in (*self._retired, self.marker):
             if marker is not None:
-                marker.litter = litter
+                marker.stale_markers = stale_markers
                 if not marker.holds:
                     keys.append(marker.key)
         return keys

@@ -1,4 +1,4 @@
-//! What Python classes inherit whose attributes are read on the straight way of a command.
+//! What Python classes inherit whose attributes are read on the fast path of a command.
 
 use pyo3::exceptions::PyAttributeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -11,7 +11,7 @@ use crate::guard::Operation;
 
 /// A client whose commands are awaitables of the extension.
 ///
-/// `execute_command` returns one at once; nothing is admitted or sent before it is first stepped. It goes the straight way where
+/// `execute_command` returns one at once; nothing is admitted or sent before it is first stepped. It goes the fast path where
 /// that is free, and hands over to a coroutine of the client's elsewhere:
 ///
 /// - `_execute_ordinarily(args, options)`: the whole command.
@@ -28,7 +28,7 @@ pub(crate) struct DirectCalls {
     /// Whether commands travel redis-py's own way.
     #[pyo3(get, set, name = "_foreign")]
     pub(super) foreign: bool,
-    /// Whether commands leave the straight way.
+    /// Whether commands leave the fast path.
     #[pyo3(get, set, name = "_detour")]
     pub(super) detour: bool,
     /// The connection that is this client's alone, as redis-py calls it: commands go its way.
@@ -129,7 +129,7 @@ fn attribute(
     if is_deleted { Err(PyAttributeError::new_err(name)) } else { Ok(value.map(|value| value.clone_ref(py))) }
 }
 
-/// What has to be known about a command name, so far as the straight way asks for it.
+/// What has to be known about a command name, so far as the fast path asks for it.
 ///
 /// `operation` is the guard's handle, None where nobody guards. `head` are the words that take the place of the first argument, where
 /// the name has several. Commands of up to `shared_upto` words travel with all others. `bound` is the same as the client knows it.

@@ -1,6 +1,6 @@
 //! `Call`: one command as an awaitable, which a task drives as it drives a coroutine.
 //!
-//! It is *new* until it is first stepped, *waiting* for its reply on the straight way, or *handed over* to a coroutine of the client's,
+//! It is *new* until it is first stepped, *waiting* for its reply on the fast path, or *handed over* to a coroutine of the client's,
 //! and then *over*. What it holds of the guard it gives back exactly once: with the reply, with the coroutine that it hands over
 //! to, or when it is abandoned, in whatever way that happens.
 #![expect(unsafe_code, reason = "a class of slots: PyO3 has no am_send, and one is made and forgotten per command")]
@@ -217,7 +217,7 @@ impl<'py> This<'py> {
         self.hand_over(coroutine)
     }
 
-    /// Sends it, where the straight way is free.
+    /// Sends it, where the fast path is free.
     fn start_straight(self) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = self.token;
         let (client, args) = (self.client()?, self.args()?);

@@ -199,7 +199,7 @@ async def _resolve(mode: Mode, ask: AsyncAsk, old: Stream, deadline_ns: int) -> 
             ticket.conclude(Verdict.UNRESOLVABLE)
     for first in range(0, len(marked), MAX_QUESTIONS):
         await _ask_markers(ask, marked[first : first + MAX_QUESTIONS], deadline_ns)
-    keys = old.markers(mode.litter) + mode.swept()
+    keys = old.markers(mode.stale_markers) + mode.swept()
     if keys:
         await ask([pack_command((b"UNLINK", *keys))])
 

@@ -201,7 +201,7 @@ def _resolve(mode: Mode, ask: Ask, old: Stream, deadline_ns: int) -> None:
             ticket.conclude(Verdict.UNRESOLVABLE)
     for first in range(0, len(marked), MAX_QUESTIONS):
         _ask_markers(ask, marked[first : first + MAX_QUESTIONS], deadline_ns)
-    keys = old.markers(mode.litter) + mode.swept()
+    keys = old.markers(mode.stale_markers) + mode.swept()
     if keys:
         ask([pack_command((b"UNLINK", *keys))])
 

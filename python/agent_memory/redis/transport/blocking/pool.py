@@ -408,7 +408,7 @@ class ChannelPool:
         self._waiting.wake_all()
         if self.once is not None:
             self.once.left = in_use
-            self.once.bid_farewell(idle)
+            self.once.prepare_shutdown(idle)
         for channel in idle:
             channel.close()
         for channel in set(channels).difference(idle):
@@ -462,7 +462,7 @@ class ChannelPool:
         return failure_of(channel, error, all_sent, outcome, self.endpoint)
 
     def _until_ns(self, started_ns: int, deadline_s: float | None) -> int | None:
-        """When a call of the straight way ends also while bytes come."""
+        """When a call of the fast path ends also while bytes come."""
         timeout_ns = self._timeout_ns
         if timeout_ns is None:
             return None

@@ -24,7 +24,7 @@ __all__ = ["Admission", "Waiter", "forget"]
 
 
 class Waiter:
-    """Somebody who waits for his turn: what sends for him when it has come, since when he waits, what his commands do."""
+    """One entry of the admission queue: future, send callback, enqueue time, and what its commands touch."""
 
     __slots__ = ("_touch", "behind", "future", "packed", "send", "since_s")
 

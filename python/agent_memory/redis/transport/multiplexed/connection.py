@@ -257,7 +257,7 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
             self.busy = oldest_s is not None and oldest_s <= now_s - BUSY_AFTER_S
 
     def begin_order(self) -> None:
-        """From now on somebody says for each command whether it may be sent here."""
+        """From now on the second connection decides for each command whether it may be sent here."""
         self.accepting = False
         self.order = order = Unanswered()
         for slots_upto, _, _, parts in self.hand_overs():

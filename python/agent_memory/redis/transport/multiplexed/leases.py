@@ -84,7 +84,7 @@ class Leases:
         """One command on a connection of its own.
 
         `timeout_s` bounds the wait for the reply (None: for ever); `keep=False` closes the connection afterwards, as does
-        any interruption: a blocked command that nobody waits for must not take an element later. `ahead` is a packed
+        any interruption: a blocked command whose caller has gone must not take an element later. `ahead` is a packed
         command that is sent first; if it is refused, that is the reply and the connection is closed. While bytes arrive it may
         take `extra_s` more.
         """
@@ -174,7 +174,7 @@ class Leases:
                 return connection
 
     async def _fence_before(self, connection: MultiplexedConnection) -> None:
-        if self._once is None or not self._once.loose:
+        if self._once is None or not self._once.unfenced:
             return
         try:
             async with asyncio.timeout(self._owner.timeout_s):

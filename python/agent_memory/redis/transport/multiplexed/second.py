@@ -120,7 +120,7 @@ class SecondConnection:
         return self.give_up()
 
     def make_room(self) -> None:
-        """Somebody needs a place among the leased connections: close this one if it is idle."""
+        """A place among the leased connections is needed: close this one if it is idle."""
         if not self.active:
             self._close_idle()
 

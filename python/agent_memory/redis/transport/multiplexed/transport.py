@@ -231,7 +231,9 @@ class MultiplexedTransport(Entrance):
             self._replacement.start()
 
     async def ping_afresh(self) -> None:
-        """PING on a new connection, for a probe; raises what the connection raises. On an answer nobody waits to connect.
+        """PING on a new connection, for a probe; raises what the connection raises.
+
+        An answer ends the pause before the next attempt to connect.
 
         Where the server has no room for one, on a connection that is held.
         """
@@ -289,7 +291,7 @@ class MultiplexedTransport(Entrance):
     def dismiss(self, connection: MultiplexedConnection) -> None:
         """Close a connection that is not needed any more."""
         if self.once is not None:
-            self.once.bid_farewell(connection)
+            self.once.prepare_shutdown(connection)
         connection.fail(RedisUnavailableError("not needed any more", endpoint=self.endpoint))
 
     def relieve(self, connection: MultiplexedConnection) -> bool:
@@ -410,10 +412,10 @@ class MultiplexedTransport(Entrance):
         self._leases.idle.clear()
         for connection in sorted(self._opener.open_connections, key=lambda one: one is not self.current):
             if self.once is not None:
-                self.once.bid_farewell(connection)
+                self.once.prepare_shutdown(connection)
             connection.fail(closed)
         if self.once is not None:
-            for stream in self.once.loose:
+            for stream in self.once.unfenced:
                 stream.end()
             self.once.left = True
         self.current = self._replacement.suspect = None
