@@ -162,12 +162,12 @@ async def measure_tasks(port: int, rows: list[tuple[Row, int, int, int]]) -> lis
 
 
 def measure_asyncio(port: int) -> list[Row]:
-    one = Row("asyncio GET, 1 task", (Target(CEILING, at_most=1.0),))
+    one = Row("asyncio GET, 1 task", (Target(CEILING, at_most=0.75),))
     many = Row(
         "asyncio GET, 50 tasks",
-        (Target(CEILING, at_most=0.75), Target(REDIS_PY, at_least=20.0), Target(GLIDE, at_least=8.0)),
+        (Target(CEILING, at_most=0.65), Target(REDIS_PY, at_least=20.0), Target(GLIDE, at_least=8.0)),
     )
-    crowd = Row("asyncio GET, 200 tasks", (Target(CEILING, at_most=0.75),))
+    crowd = Row("asyncio GET, 200 tasks", (Target(CEILING, at_most=0.65),))
     return asyncio.run(measure_tasks(port, [(one, 1, 50, 150), (many, 50, 500, 60), (crowd, 200, 2000, 30)]))
 
 
@@ -177,9 +177,9 @@ def measure_uvloop(port: int) -> list[Row]:
     except ImportError:
         print("uvloop is not installed: its row is left out", file=sys.stderr)
         return []
-    one = Row("uvloop GET, 1 task", (Target(CEILING, at_most=1.1),))
-    many = Row("uvloop GET, 50 tasks", (Target(CEILING, at_most=0.95),))
-    crowd = Row("uvloop GET, 200 tasks", (Target(CEILING, at_most=0.95),))
+    one = Row("uvloop GET, 1 task", (Target(CEILING, at_most=0.85),))
+    many = Row("uvloop GET, 50 tasks", (Target(CEILING, at_most=0.80),))
+    crowd = Row("uvloop GET, 200 tasks", (Target(CEILING, at_most=0.80),))
     return uvloop.run(measure_tasks(port, [(one, 1, 50, 150), (many, 50, 500, 60), (crowd, 200, 2000, 30)]))
 
 
