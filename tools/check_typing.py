@@ -1,4 +1,4 @@
-"""Type-checks what a user reads and writes: the Python blocks of README.md and docs/*.md, and the programs of tests/typing.
+"""Type-checks what a user reads and writes: the Python blocks of README.md and docs/, and the programs of tests/typing.
 
     python tools/check_typing.py
 
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PROGRAMS = sorted((ROOT / "tests" / "typing").glob("*.py"))
 
 PART = re.compile(
@@ -91,7 +91,8 @@ def written_into(directory: Path) -> dict[str, Module]:
     written: dict[str, Module] = {}
     for page in PAGES:
         for number, module in enumerate(modules_of_a_page(page), 1):
-            written[f"{page.stem.lower().replace('-', '_')}_{number}.py"] = module
+            stem = "_".join(page.relative_to(ROOT).with_suffix("").parts)
+            written[f"{stem.lower().replace('-', '_')}_{number}.py"] = module
     for program in PROGRAMS:
         module = Module()
         module.add(program.read_text(), str(program.relative_to(ROOT)), 1)

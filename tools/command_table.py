@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from the table of command categories; with `--check`, only says whether it is up to date."""
+"""Writes docs/reference/commands.md from the table of command categories; `--check` only compares them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent_memory.redis.commands import categories
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "commands.md"
 
 HEAD = """# Commands by category
 
@@ -70,7 +70,7 @@ def main() -> int:
     wanted = page()
     if sys.argv[1:] == ["--check"]:
         if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != wanted:
-            print("docs/commands.md is out of date: run `make generate`")
+            print("docs/reference/commands.md is out of date: run `make generate`")
             return 1
         return 0
     TARGET.write_text(wanted, encoding="utf-8")

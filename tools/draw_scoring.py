@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the pictures of docs/scoring.md. Every number in them is computed by `agent_memory.scoring` itself.
+"""Draws the pictures of docs/reference/scoring.md. Every number in them is computed by `agent_memory.scoring` itself.
 
 `python tools/draw_scoring.py [folder]` writes scoring-parts.svg, scoring-weights.svg and scoring-context.svg; needs matplotlib
 (the `bench` extra).
@@ -161,7 +161,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "docs"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "docs" / "images"
     draw_parts(folder / "scoring-parts.svg")
     draw_weights(folder / "scoring-weights.svg")
     draw_context(folder / "scoring-context.svg")

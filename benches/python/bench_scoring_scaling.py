@@ -1,6 +1,6 @@
 """How the time of one search grows with rows, dimensions and threads; writes a picture.
 
-`OMP_NUM_THREADS=1 python benches/python/bench_scoring_scaling.py [docs/scoring-scaling.svg]`
+`OMP_NUM_THREADS=1 python benches/python/bench_scoring_scaling.py [docs/images/scoring-scaling.svg]`
 
 Every point is the fastest of several rounds (what the work costs; the median of a shared machine is the neighbours'
 work), beside numpy's `X @ q` with argpartition in the same rounds. Threads share out a batch of 64 queries.

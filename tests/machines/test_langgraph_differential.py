@@ -1,6 +1,6 @@
 """Random programs on LangGraph's own store in memory and on ours, by every entry point: the answers must be the same.
 
-Differences that are meant, and how the programs allow for them (docs/memory.md lists them for users):
+Differences that are meant, and how the programs allow for them (docs/reference/memory.md lists them for users):
 - Without a query LangGraph's store gives items in the order of their first put, ours the last put first, as its PostgresStore:
   the reference's answer is sorted before the page is cut from it.
 - A query without embeddings changes nothing there and ranks by words here: what is expected is looked up in the texts.

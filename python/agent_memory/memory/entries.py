@@ -90,7 +90,7 @@ class MemoryEntry:
     """What `retrieve` ranked by: the relevance, or what its `rerank` gave."""
     relevance: float | None = None
     """How well it matches, 0..1, set by `retrieve` and comparable between calls: 1 is a vector of the same direction and a
-    text that has every word asked for; 0 has nothing in common. See `docs/scoring.md`."""
+    text that has every word asked for; 0 has nothing in common. See `docs/reference/scoring.md`."""
     is_match: bool = True
     """False for what `retrieve` gives where no memory matches: the most recent and important ones."""
     awaits_embedding: bool = False

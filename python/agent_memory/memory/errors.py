@@ -22,7 +22,7 @@ __all__ = [
 
 
 class StoreFault(enum.StrEnum):
-    """What an error of the database means. `docs/memory.md` has the tables of codes."""
+    """What an error of the database means. `docs/reference/memory.md` has the tables of codes."""
 
     AWAY = "away"
     """It cannot be reached or does not answer: reads and writes go on without it, and it is asked again soon."""

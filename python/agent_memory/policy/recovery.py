@@ -20,8 +20,8 @@ _FSYNC_NAMES: Final = get_args(FsyncName)
 class RecoveryConfig:
     """Bounds, pace and durability of the recovery queue; `recovery=` of both resilient clients.
 
-    Immutable, so one object may serve many clients. Raises ValueError for a value outside its rule. docs/recovery.md says
-    what each setting promises.
+    Immutable, so one object may serve many clients. Raises ValueError for a value outside its rule.
+    docs/reference/recovery.md says what each setting promises.
     """
 
     path: str | os.PathLike[str] | None = None
@@ -29,7 +29,7 @@ class RecoveryConfig:
     processes may share one directory."""
     exactly_once: bool = False
     """Whether a write whose answer was lost is resolved (applied or not) before it is repeated, instead of being given up;
-    plain commands of the client too. docs/exactly-once.md says when it cannot be resolved. Not for injected clients."""
+    plain commands of the client too. Not for injected clients. docs/explanation/exactly-once.md has the limits."""
     write_ahead: bool = False
     """Whether a write with priority is in the journal before it is sent, so that it outlives this process. Needs `path`."""
     fsync: FsyncName = "always"

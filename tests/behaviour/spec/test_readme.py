@@ -30,8 +30,3 @@ def test_block(code, expected, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for text in expected:
         assert text in done.stdout
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target

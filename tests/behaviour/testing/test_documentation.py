@@ -1,4 +1,4 @@
-"""The examples of docs/testing.md work as pasted."""
+"""The examples of docs/how-to/testing.md work as pasted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from paths import DOCS
 
-PAGE = DOCS / "testing.md"
+PAGE = DOCS / "how-to/testing.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The tables of what errors mean, as docs/memory.md has them."""
+"""The tables of what errors mean, as docs/reference/memory.md has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent_memory.memory.stores.sqlite import _errors as sqlite
 
 def rows():
     """(first cell, last cell) of the rows of all tables."""
-    lines = [line for line in (DOCS / "memory.md").read_text().splitlines() if line.startswith("| ")]
+    lines = [line for line in (DOCS / "reference/memory.md").read_text().splitlines() if line.startswith("| ")]
     return [(cells[0].strip(), cells[-1].strip()) for cells in (line.strip("|").split("|") for line in lines)]
 
 

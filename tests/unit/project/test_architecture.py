@@ -1,4 +1,4 @@
-"""The tree keeps the structure that docs/design.md describes: layers, no import circles, twins by folder, a pure core.
+"""The tree has the structure of docs/explanation/design.md: layers, no import circles, twins by folder, a pure core.
 
 Every check is a function of a tree, so it also runs on small trees that break it. An import counts wherever it stands: under
 TYPE_CHECKING, inside a function, as `importlib.import_module("...")`. The module that is named counts as imported; the

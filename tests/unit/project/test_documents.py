@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-DOCUMENTS = ("docs/*.md", "README.md", "SECURITY.md", "tests/README.md", "tests/fixtures/README.md")
+DOCUMENTS = ("docs/**/*.md", "README.md", "SECURITY.md", "tests/README.md", "tests/fixtures/README.md")
 BUILD_FILES = ("Makefile", ".ci/run", "pyproject.toml", ".cargo/*.toml")
 SOURCES = ("python/**/*.py", "python/**/*.pyi", "rust/*/src/**/*.rs", "tools/*", "examples/**/*.py")
 
@@ -20,9 +20,12 @@ FILE = re.compile(r"(?<![\w./<*-])[\w/]*\w\.(?:py|rs)\b(?!\()")
 """A source file by its name, with or without folders before it."""
 TREE = re.compile(r"^```\n([\w./]+/)\n((?: .*\n)+)```$", re.MULTILINE)
 """A block that lists a folder: its path, then one line for each entry."""
+LINK = re.compile(r"\]\(([^)\s:]*)\)")
+"""The target of a link that is no URL."""
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 IN_BACKTICKS = re.compile(r"`([\w.*-]*(?:/[\w.*-]*)+)`")
 BASES = ("", "python/agent_memory", "rust/core/src")
-"""Where a path in docs/design.md may begin."""
+"""Where a path in docs/explanation/design.md may begin."""
 
 
 def missing_paths(text: str, root: Path) -> list[str]:
@@ -36,13 +39,30 @@ def missing_files(text: str, known: set[str]) -> list[str]:
 
 
 def missing_in_design(text: str, root: Path) -> list[str]:
-    """What docs/design.md names in backticks or lists as an entry of a folder, and is not there."""
+    """What docs/explanation/design.md names in backticks or lists as an entry of a folder, and is not there."""
     wanted = [[f"{base}/{token}" for base in BASES] for token in IN_BACKTICKS.findall(text) if "NAME" not in token]
     for folder, lines in TREE.findall(text):
         indent = min(len(line) - len(line.lstrip()) for line in lines.splitlines())
         entries = [line.split()[0] for line in lines.splitlines() if line[indent] != " "]
         wanted += [[folder + entry] for entry in entries]
     return [paths[0].lstrip("/") for paths in wanted if not any(any(root.glob(path.strip("/"))) for path in paths)]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text))
+    return {word.strip().replace(" ", "-") for word in words}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Targets of the page's links that are no file, or have no such heading."""
+    broken = []
+    for target in LINK.findall(page.read_text()):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
+            broken.append(target)
+    return broken
 
 
 def read(pattern: str) -> dict[str, str]:
@@ -75,12 +95,34 @@ def test_every_source_file_that_is_named_is_there(pattern, known):
 
 
 def test_everything_that_the_design_names_is_there():
-    text = (ROOT / "docs/design.md").read_text()
+    text = (ROOT / "docs/explanation/design.md").read_text()
     assert len(TREE.findall(text)) >= 5
     assert missing_in_design(text, ROOT) == []
 
 
+@pytest.mark.parametrize("pattern", [*DOCUMENTS, "*.md"])
+def test_every_link_leads_to_a_file_and_a_heading(pattern):
+    pages = sorted(ROOT.glob(pattern))
+    assert pages
+    assert {str(page.relative_to(ROOT)): broken for page in pages if (broken := broken_links(page))} == {}
+
+
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs/README.md"
+    listed = {(index.parent / target).resolve() for target in LINK.findall(index.read_text())}
+    assert {*(ROOT / "docs").rglob("*.md")} - {index} - listed == set()
+
+
 # The checks themselves.
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "a.md").write_text("# A `word`, and more\n")
+    page = tmp_path / "b.md"
+    page.write_text(
+        "# Title\n[1](a.md) [2](a.md#a-word-and-more) [3](#title) [4](https://x.org/#y)\n[5](c.md) [6](a.md#b) [7](#c)\n"
+    )
+    assert broken_links(page) == ["c.md", "a.md#b", "#c"]
 
 
 def test_what_is_missing_is_found(tmp_path):

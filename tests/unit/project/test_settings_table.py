@@ -1,4 +1,4 @@
-"""docs/settings.md has the name and default of every shared setting: each cell is compared with the code."""
+"""docs/reference/settings.md has the name and default of every shared setting: each cell is compared with the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent_memory import AsyncResilientRedisClient, ResilientRedisClient, memory
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.exactly_once import ExactlyOnce
 
-PAGE = ROOT / "docs/settings.md"
+PAGE = ROOT / "docs/reference/settings.md"
 RESILIENT = (ResilientRedisClient, AsyncResilientRedisClient)
 DROP_IN = ((agent_memory.redis.Redis, redis.Redis), (agent_memory.redis.asyncio.Redis, redis.asyncio.Redis))
 SETTINGS = {name: getattr(memory, name) for name in memory.__all__ if name.endswith("Settings")}

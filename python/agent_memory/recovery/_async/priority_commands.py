@@ -1,7 +1,7 @@
 """`client.with_priority(…)`: write commands that do not raise when the server is away, but say what became of them.
 
 What a failure leads to is the same as for `store_with_retry`; what is repeated is the command itself, so it can be kept in the
-journal, coalesced, and sent with others in one piece. Rules are in docs/recovery.md.
+journal, coalesced, and sent with others in one piece. Rules are in docs/reference/recovery.md.
 """
 
 from __future__ import annotations

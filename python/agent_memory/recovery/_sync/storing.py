@@ -2,8 +2,8 @@
 
 """What every write with a priority needs of its client's recovery, and `store_with_retry` itself.
 
-CRITICAL writes are tried again at once, then queued; HIGH and NORMAL ones are queued, LOW ones dropped. docs/recovery.md has
-the rules.
+CRITICAL writes are tried again at once, then queued; HIGH and NORMAL ones are queued, LOW ones dropped. The rules are in
+docs/reference/recovery.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 //! Memory of the codes of one segment.
 //!
 //! A search streams through the high planes of all segments, so they should lie in huge pages: on the machine of
-//! docs/performance.md that halved the time of a scan of memory. A full segment of 384 dimensions has 1.5 MB of high
+//! docs/explanation/performance.md that halved the time of a scan of memory. A full segment of 384 dimensions has 1.5 MB of high
 //! codes and as many low ones; from a mapping of its own that begins at a multiple of 2 MB the first huge page holds all
 //! of the high ones. The rest, and everything small, is ordinary memory.
 
