@@ -1,4 +1,4 @@
-"""Recall of `MemorySystem` on dialogues of yours, stored as README.md and docs/reference/memory.md show, and in other ways.
+"""Recall of `MemorySystem` on dialogues of yours, stored as README.md and docs/tutorial/memory.md show, and in other ways.
 
     python benches/python/quality_memory.py DIALOGUES [--embedder onnx:FOLDER | module:function] [--cache FOLDER]
 

@@ -49,7 +49,7 @@ __all__ = ["AgentResult", "AgentSample", "Question", "run_agent"]
 
 AGENT: Final = "assistant"
 
-# Where docs/reference/memory.md says that the agent's keys are: the observer asks the server, not the memory system.
+# Where docs/explanation/memory.md says that the agent's keys are: the observer asks the server, not the memory system.
 _TAG: Final = f"{{b{zlib.crc32(AGENT.encode()) % 1024:04d}}}"
 
 _SHORT_TERM_SHARE: Final = 0.14

@@ -1,4 +1,4 @@
-"""The backups that docs/reference/memory.md tells how to make: its own commands are run, and what they give is restored."""
+"""The backups of docs/how-to/memory-in-production.md: its commands are run, and their result is restored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paths import DOCS
 
 from agent_memory.memory import MemorySystem
 
-PAGE = DOCS / "reference/memory.md"
+PAGE = DOCS / "how-to/memory-in-production.md"
 BACKUP = re.compile(r'^sqlite3 (\S+) "\.backup (\S+)"$', re.MULTILINE)
 DUMP = re.compile(r"^pg_dump .*$", re.MULTILINE)
 RESTORE = re.compile(r"^psql .*$", re.MULTILINE)
@@ -22,7 +22,7 @@ RESTORE = re.compile(r"^psql .*$", re.MULTILINE)
 
 def command(pattern):
     found = list(pattern.finditer(PAGE.read_text()))
-    assert len(found) == 1, f"docs/reference/memory.md has one command {pattern.pattern}"
+    assert len(found) == 1, f"docs/how-to/memory-in-production.md has one command {pattern.pattern}"
     return found[0]
 
 
