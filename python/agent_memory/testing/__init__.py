@@ -1,5 +1,5 @@
 """
-For tests of code that uses Redis: a private server, a proxy that injects faults, a simulation, a clock moved by hand.
+For tests of code that uses Redis: a private server or cluster, a fault proxy, a simulation, a clock moved by hand.
 
 Nothing here is needed in production. `EmbeddedServer` and its errors are those of `agent_memory.embedded`.
 """
@@ -13,11 +13,14 @@ from agent_memory.embedded import (
     open_embedded,
 )
 from agent_memory.testing.clock import ManualClock
+from agent_memory.testing.cluster import ClusterServer, EmbeddedCluster
 from agent_memory.testing.proxy import DirectionFaults, FaultProxy, ReplyDrop, RequestCut
 from agent_memory.testing.simulation import Faults, Simulation, SimulationError
 
 __all__ = [
+    "ClusterServer",
     "DirectionFaults",
+    "EmbeddedCluster",
     "EmbeddedServer",
     "FaultProxy",
     "Faults",
