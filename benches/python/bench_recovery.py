@@ -155,9 +155,10 @@ async def bench_drain(server, directory, kind, *, exactly_once=False, command="s
             fsync=kind or "always",
             max_entries=MILLION,
             max_bytes=1 << 40,
-            exactly_once=exactly_once,
         )
-        async with AsyncResilientRedisClient("bench", **server.connection_kwargs, recovery=config) as client:
+        async with AsyncResilientRedisClient(
+            "bench", **server.connection_kwargs, recovery=config, exactly_once=exactly_once
+        ) as client:
             words = [(f"{command}:{number}", number) for number in range(DRAINED)]
             await client.set("warm", "up")
             client.recovery.pause()

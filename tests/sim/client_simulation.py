@@ -260,8 +260,8 @@ class Life:
         self._name = name
         self.client = None
         self._options = {**self.process.connection_kwargs, "socket_timeout": 0.3, "circuit_reset_timeout": 1}
+        self._options["exactly_once"] = True
         self._config = self.process.recovery_config(
-            exactly_once=True,
             write_ahead=ahead,
             fsync=fsync,
             fsync_interval_s=0.05,
@@ -486,13 +486,12 @@ async def leases(simulation, without=()):
     ledger.watch(server)
     process = simulation.process()
     config = process.recovery_config(
-        exactly_once=True,
         base_delay=0.02,
         max_delay=0.1,
         max_attempts=MAX_ATTEMPTS,
         close_timeout_s=0.05,
     )
-    options = {**process.connection_kwargs, "socket_timeout": 0.3, "circuit_threshold": 1_000}
+    options = {**process.connection_kwargs, "socket_timeout": 0.3, "circuit_threshold": 1_000, "exactly_once": True}
     client = AsyncResilientRedisClient("leases", **options, recovery=config)
     kinds = ["reset", "lost_replies", "slow", "stall", "refuse"]
     faults = simulation.faults(kinds, mean_gap_s=dice.uniform(0.05, 0.3))

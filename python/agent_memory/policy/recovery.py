@@ -27,9 +27,6 @@ class RecoveryConfig:
     path: str | os.PathLike[str] | None = None
     """The directory of the journal, made if it is missing (mode 0700). None keeps queued writes in memory only. Any number of
     processes may share one directory."""
-    exactly_once: bool = False
-    """Whether a write whose answer was lost is resolved (applied or not) before it is repeated, instead of being given up;
-    plain commands of the client too. Not for injected clients. docs/explanation/exactly-once.md has the limits."""
     write_ahead: bool = False
     """Whether a write with priority is in the journal before it is sent, so that it outlives this process. Needs `path`."""
     fsync: FsyncName = "always"
@@ -68,9 +65,7 @@ class RecoveryConfig:
             raise ValueError("path must be a directory's name or None, got ''")
         if self.fsync not in _FSYNC_NAMES:
             raise ValueError(f"fsync must be one of {', '.join(_FSYNC_NAMES)}, got {self.fsync!r}")
-        for switch in ("exactly_once", "write_ahead"):
-            if not isinstance(getattr(self, switch), bool):
-                raise ValueError(f"{switch} must be True or False, got {getattr(self, switch)!r}")
+        _check.flag("write_ahead", self.write_ahead)
         if self.write_ahead and self.path is None:
             raise ValueError("write_ahead must be False without a path, got True")
         if self.open_journal is not None:

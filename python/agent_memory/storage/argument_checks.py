@@ -9,8 +9,9 @@ from agent_memory._check import above, at_least, flag, text, whole
 from agent_memory._core import Guard
 from agent_memory.policy import RecoveryConfig, RetryPolicy
 from agent_memory.redis.client_arguments import check_named, parameters_of
+from agent_memory.redis.exactly_once.settings import settings_of
 
-__all__ = ["client_arguments", "connection_arguments", "policies"]
+__all__ = ["client_arguments", "connection_arguments", "exactly_once", "policies"]
 
 
 def client_arguments(
@@ -80,6 +81,14 @@ def policies(*, retry_policy: object, guard: object, recovery: object, client: o
             raise ValueError(f"{parameter} must be a {kind.__name__} or None, got {value!r}")
 
 
+def exactly_once(value: Any, client: object) -> None:
+    """Raises ValueError for a wrong `exactly_once=`, and for one beside an injected client, which has its own."""
+    if settings_of(value) is not None and client is not None:
+        raise ValueError(
+            f"exactly_once must be left out with client=, which has its own, got {value!r}: make the client with it"
+        )
+
+
 _NOT_FOR_RESILIENT: Final = {
     "retry": "retry_policy= says how commands are retried",
     "retry_on_error": "retry_policy= says how commands are retried",
@@ -94,7 +103,7 @@ def connection_arguments(
 
     `client` is the injected client, which has a connection of its own; `client_class` is redis-py's class.
     """
-    known = {*parameters_of(client_class), "exactly_once"}  # which is the drop-in's
+    known = parameters_of(client_class)
     for name, value in arguments.items():
         if name in _NOT_FOR_RESILIENT:
             raise ValueError(f"{name} must be left out, {_NOT_FOR_RESILIENT[name]}, got a {type(value).__name__}")

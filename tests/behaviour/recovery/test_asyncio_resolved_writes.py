@@ -11,12 +11,12 @@ QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "pro
 
 
 def client_of(where, **options):
-    return AsyncResilientRedisClient("resolved", **{**where.connection_kwargs, **QUICK, **options})
+    return AsyncResilientRedisClient("resolved", **{**where.connection_kwargs, **QUICK, **options}, exactly_once=True)
 
 
 async def test_a_successor_resolves_many_lost_writes_of_one_connection(server, proxy, journal):
     between = proxy(server)
-    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout_s=0.1, base_delay=0.01, max_delay=0.05)
+    config = RecoveryConfig(path=journal, close_timeout_s=0.1, base_delay=0.01, max_delay=0.05)
     predecessor = client_of(between, recovery=config)
     await predecessor.incr("counter:0")
     between.black_hole("down")

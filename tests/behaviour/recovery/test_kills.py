@@ -30,10 +30,11 @@ import asyncio, itertools, json, os, sys, threading
 from agent_memory import AsyncResilientRedisClient, Priority, RecoveryConfig, ResilientRedisClient, RetryPolicy
 
 arguments, path, ahead, once, first = json.loads(sys.argv[1])
-config = RecoveryConfig(path=path, write_ahead=ahead, exactly_once=once, base_delay=0.01, max_delay=0.05, fsync="never",
+config = RecoveryConfig(path=path, write_ahead=ahead, base_delay=0.01, max_delay=0.05, fsync="never",
                         max_entries=100_000, max_attempts=1_000_000, max_dead_letters=100_000)
 options = {**arguments, "recovery": config, "probe_interval_s": 0.05, "socket_timeout": 0.5}
 options["retry_policy"] = RetryPolicy(max_retries=0)
+options["exactly_once"] = once
 numbers = itertools.count(first)
 
 def tell(word, number):
@@ -150,12 +151,11 @@ def test_killed_while_writing(mortal_server, journal, script, ahead, once):
                 )
                 attempted |= tried
                 acknowledged |= had
-        config = RecoveryConfig(
-            path=journal, exactly_once=once, base_delay=0.01, max_delay=0.05, max_dead_letters=100_000
-        )
+        config = RecoveryConfig(path=journal, base_delay=0.01, max_delay=0.05, max_dead_letters=100_000)
         options = {
             **arguments,
             "recovery": config,
+            "exactly_once": once,
             "probe_interval_s": 0.05,
             "retry_policy": RetryPolicy(max_retries=0),
         }

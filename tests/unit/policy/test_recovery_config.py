@@ -20,7 +20,6 @@ from agent_memory.storage import async_redis_client, redis_client
         ({"open_journal": print}, "open_journal must be None without a path, got a function"),
         ({"path": "journal", "open_journal": "disk"}, "open_journal must be a function, got 'disk'"),
         ({"write_ahead": 1}, "write_ahead must be True or False, got 1"),
-        ({"exactly_once": None}, "exactly_once must be True or False, got None"),
         ({"drain_batch": 0}, "drain_batch must be >= 1, got 0"),
         ({"max_entries": 0}, "max_entries must be >= 1, got 0"),
         ({"max_age_s": -1}, "max_age_s must be > 0, got -1"),

@@ -90,11 +90,13 @@ class AsyncRecoveryEngine:
     def bind(self, commands: Any) -> None:
         """These are the client's guarded commands now; plain writes of a drop-in are kept in order from here."""
         self.sender.commands = commands
+        once = commands._once if isinstance(commands, AsyncGuardedCalls) and self._settings is not None else None
+        self.keeper.resolves = once is not None
         if isinstance(commands, AsyncGuardedCalls):
             commands._ordering = weakref.ref(self.order)
-            if self.keeper.resolves and commands._once is not None:
+            if once is not None:
                 self._resolver.bind(commands)
-                self.keeper.connections.bind(commands._once)
+                self.keeper.bind(once)
             self.queue.bind(commands)
 
     # --- the worker's -------------------------------------------------------------------------------------------------

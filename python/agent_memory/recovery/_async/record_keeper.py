@@ -25,6 +25,7 @@ from agent_memory.recovery.records import encode
 if TYPE_CHECKING:
     from agent_memory.policy import RecoveryConfig
     from agent_memory.recovery.records import Record
+    from agent_memory.redis.exactly_once.mode import Mode
     from agent_memory.redis.exactly_once.tickets import Ticket
 
 __all__ = ["AsyncRecordKeeper"]
@@ -43,8 +44,8 @@ class AsyncRecordKeeper:
         self._client_name = client_name
         self._identity = identity
         self._has_path = settings is not None and settings.path is not None
-        self.resolves = settings is not None and settings.exactly_once
-        """Whether writes of unknown outcome can be resolved."""
+        self.resolves = False
+        """Whether writes of unknown outcome can be resolved: where the client's commands have exactly once."""
         self.writes_ahead = settings is not None and settings.write_ahead
         """Whether writes are in the journal before they are sent."""
         self.connections = AsyncConnectionNotes(client_name)
@@ -84,6 +85,11 @@ class AsyncRecordKeeper:
             )
         self.connections.attach(journal)
         return found
+
+    def bind(self, mode: Mode) -> None:
+        """The client's pool has exactly once: the journal, where there is one, names the pool's connections."""
+        if self._has_path:  # without a journal, the pool may be another client's, whose journal names them
+            self.connections.bind(mode)
 
     def detach(self) -> AsyncJournal | None:
         """The journal, for its caller to close: from now on nothing is kept in it, and what is in it is another's."""

@@ -27,6 +27,7 @@ from agent_memory.recovery.records import encode
 if TYPE_CHECKING:
     from agent_memory.policy import RecoveryConfig
     from agent_memory.recovery.records import Record
+    from agent_memory.redis.exactly_once.mode import Mode
     from agent_memory.redis.exactly_once.tickets import Ticket
 
 __all__ = ["RecordKeeper"]
@@ -45,8 +46,8 @@ class RecordKeeper:
         self._client_name = client_name
         self._identity = identity
         self._has_path = settings is not None and settings.path is not None
-        self.resolves = settings is not None and settings.exactly_once
-        """Whether writes of unknown outcome can be resolved."""
+        self.resolves = False
+        """Whether writes of unknown outcome can be resolved: where the client's commands have exactly once."""
         self.writes_ahead = settings is not None and settings.write_ahead
         """Whether writes are in the journal before they are sent."""
         self.connections = ConnectionNotes(client_name)
@@ -86,6 +87,11 @@ class RecordKeeper:
             )
         self.connections.attach(journal)
         return found
+
+    def bind(self, mode: Mode) -> None:
+        """The client's pool has exactly once: the journal, where there is one, names the pool's connections."""
+        if self._has_path:  # without a journal, the pool may be another client's, whose journal names them
+            self.connections.bind(mode)
 
     def detach(self) -> Journal | None:
         """The journal, for its caller to close: from now on nothing is kept in it, and what is in it is another's."""

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from agent_memory.redis._sync.pipeline import Pipeline
     from agent_memory.redis._sync.pubsub import PubSub
     from agent_memory.redis._typing import ResilientOptions
+    from agent_memory.redis.exactly_once import ExactlyOnce
 
 __all__ = [
     "ResilientRedisClient",
@@ -122,6 +123,9 @@ class ResilientRedisClient(ListedCommands[TextT]):
     - `recovery` (RecoveryConfig()): bounds, pace and journal of the recovery queue; None for no queue.
     - `double_await` (False): True makes each listed method give an awaitable that gives the value, for code written as
       `client.get(key)`.
+    - `exactly_once` (False): True, or an `ExactlyOnce` with settings: a write whose answer was lost is resolved, and sent again
+      only if it was not executed, by plain commands and by the recovery queue. An injected drop-in has its own setting, which
+      then holds for the queue as well.
     - `connection_name` (None): what the server calls the connections (CLIENT SETNAME), as CLIENT LIST shows it.
     - `username` (None), `decode_responses` (True), and any other argument of redis-py's client, such as `ssl=True`, except
       `retry` and `retry_on_error`, for which there is `retry_policy`, and `connection_pool`.
@@ -231,6 +235,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
         username: str | None = None,
         decode_responses: bool = True,
         connection_name: str | None = None,
+        exactly_once: bool | ExactlyOnce = False,
         **connection: Any,
     ) -> None:
         argument_checks.client_arguments(
@@ -253,6 +258,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
             connection_name=connection_name,
         )
         argument_checks.policies(retry_policy=retry_policy, guard=guard, recovery=recovery, client=client)
+        argument_checks.exactly_once(exactly_once, client)
         if connection_name is not None:
             connection["client_name"] = connection_name
         secrets = {"username": username, "password": password}
@@ -276,9 +282,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
             "decode_responses": decode_responses,
             **connection,
         }
-        self._exactly_once: dict[str, Any] = (
-            {} if recovery is None or not recovery.exactly_once else {"exactly_once": True}
-        )
+        self._exactly_once = exactly_once
         self._policy = ResiliencePolicy(
             breaker=BreakerSettings(circuit_threshold, circuit_reset_timeout),
             retry=retry_policy or RetryPolicy(),
@@ -315,7 +319,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
         factory = redis.Redis
         try:
             if factory is RedisPy:
-                return Redis(**self._exactly_once | self._connection, resilience=None)
+                return Redis(**self._connection, exactly_once=self._exactly_once, resilience=None)
             return factory(**self._connection)
         except ERRORS_OF_CONNECTIONS as error:
             raise as_ours(error, self.endpoint) from error
@@ -526,8 +530,8 @@ class ResilientRedisClient(ListedCommands[TextT]):
         """Every write command, and pipelines of them, giving an `StoreResult`: `with_priority(Priority.HIGH).set(k, v)`.
 
         None of them raises for a server that cannot be reached. What a failure leads to is as of `store_with_retry`, except
-        that a write of unknown outcome is repeated only if that leaves the same data (or `exactly_once` is set), and is a dead
-        letter otherwise. A relative expiry counts from the call. Writes of one key never overtake each other, and a plain
+        that a write of unknown outcome is repeated only if that leaves the same data, or if `exactly_once` resolves it; else
+        it is a dead letter. A relative expiry counts from the call. Writes of one key never overtake each other. A plain
         write of a key that has queued writes waits for those, or raises RedisUnavailableError (NOT_SENT) at its deadline.
         """
         return PriorityCommands(self._storing, self, Priority(priority))

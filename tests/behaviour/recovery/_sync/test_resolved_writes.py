@@ -12,23 +12,87 @@ from agent_memory import Outcome, Priority, RecoveryConfig, ResilientRedisClient
 from agent_memory._concurrency import sleep, spawn
 from agent_memory.errors import RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis import Redis
+from agent_memory.redis.exactly_once import ExactlyOnce
 
 WAIT_S = 60.0
-CONFIG = RecoveryConfig(exactly_once=True, base_delay=0.01, max_delay=0.05)
+CONFIG = RecoveryConfig(base_delay=0.01, max_delay=0.05)
 QUICK = {"retry_policy": RetryPolicy(max_retries=0), "socket_timeout": 1.0, "probe_interval_s": 0.1}
 
 
 def client_of(where, **options):
-    return ResilientRedisClient("resolved", **{**where.connection_kwargs, **QUICK, "recovery": CONFIG, **options})
+    options = {**where.connection_kwargs, **QUICK, "exactly_once": True, "recovery": CONFIG, **options}
+    return ResilientRedisClient("resolved", **options)
 
 
-def test_the_configuration_switches_it_on(server):
+def test_the_setting_of_the_client_switches_it_on(server):
     with client_of(server) as client:
         client.incr("counter")
         assert client.stats()["exactly_once"]["level"] == "marker"
-    with client_of(server, recovery=RecoveryConfig()) as client:
+    with client_of(server, exactly_once=False) as client:
         client.incr("counter")
         assert "exactly_once" not in client.stats()
+
+
+def test_an_injected_drop_in_says_it_for_the_queue_too(server, proxy):
+    between = proxy(server)
+    with Redis(**between.connection_kwargs, exactly_once=True, resilience=None, socket_timeout=1.0) as drop_in:
+        options = {"client": drop_in, "recovery": CONFIG, "retry_policy": RetryPolicy(max_retries=0)}
+        with ResilientRedisClient("resolved", **options) as client:
+            high = client.with_priority(Priority.HIGH)
+            high.incr("counter")
+            between.drop_replies(1, command="EXEC", then="reset")
+            assert high.incr("counter").wait(WAIT_S)
+            assert int(client.get("counter")) == 2
+            assert client.recovery.dead_letters() == []
+
+
+def test_a_plain_write_and_a_queued_one_go_by_one_setting(server, proxy):
+    between = proxy(server)
+    policy = ExactlyOnce("marker", marker_prefix="here:")
+    with client_of(between, exactly_once=policy) as client, Redis(**server.connection_kwargs) as observer:
+        high = client.with_priority(Priority.HIGH)
+        client.incr("counter")
+        client.recovery.pause()
+        client.guard.force_open()
+        queued = high.incr("counter")
+        between.drop_replies(1, command="EXEC", then="reset")  # the drain's, whose reply is lost
+        client.guard.reset()
+        client.recovery.resume()
+        assert queued.wait(WAIT_S)
+        between.drop_replies(1, command="EXEC", then="reset")
+        with pytest.raises(RedisUnavailableError) as error:
+            client.incr("counter")
+        assert error.value.outcome is Outcome.APPLIED
+        assert client.incr("counter") == 4
+        assert client.recovery.dead_letters() == []
+        assert list(observer.scan_iter("here:*"))
+
+
+def test_without_it_a_queued_write_whose_reply_was_lost_is_a_dead_letter(server, proxy):
+    between = proxy(server)
+    with client_of(between, exactly_once=False) as client, Redis(**server.connection_kwargs) as observer:
+        client.recovery.pause()
+        client.guard.force_open()
+        queued = client.with_priority(Priority.HIGH).incr("counter")
+        between.drop_replies(1, command="INCRBY", then="reset")
+        client.guard.reset()
+        client.recovery.resume()
+        assert not queued.wait(WAIT_S)
+        assert [letter.reason for letter in client.recovery.dead_letters()] == ["unknown"]
+        assert int(observer.get("counter")) == 1
+
+
+@pytest.mark.parametrize("wrong", [1, "yes", RecoveryConfig()], ids=repr)
+def test_a_wrong_setting_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"^exactly_once must be a bool or an ExactlyOnce, got "):
+        ResilientRedisClient("resolved", exactly_once=wrong)
+
+
+def test_it_is_the_injected_clients_to_say():
+    with pytest.raises(ValueError, match=r"^exactly_once must be left out with client="):
+        ResilientRedisClient("resolved", client=Redis(), exactly_once=True)
+    with pytest.raises(TypeError, match="exactly_once"):
+        RecoveryConfig(exactly_once=True)
 
 
 def test_a_write_that_was_applied_counts_as_stored(server, proxy):
@@ -64,7 +128,7 @@ def test_a_write_that_is_lost_is_resolved_before_those_behind_it(server, proxy):
 def test_drains_through_faults_apply_each_write_once(valkey, proxy, seed):
     dice = random.Random(f"drains through faults {seed}")
     between = proxy(valkey)
-    config = RecoveryConfig(exactly_once=True, base_delay=0.01, max_delay=0.05, drain_batch=8)
+    config = RecoveryConfig(base_delay=0.01, max_delay=0.05, drain_batch=8)
     with client_of(between, recovery=config) as client, Redis(**valkey.connection_kwargs) as observer:
         client.ping()
         client.recovery.pause()
@@ -105,7 +169,7 @@ def test_what_the_server_refuses_becomes_a_dead_letter_and_keeps_nothing_back(se
 @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
 def test_a_successor_resolves_what_its_predecessor_lost(server, proxy, journal, executed):
     between = proxy(server)
-    config = RecoveryConfig(exactly_once=True, path=journal, close_timeout_s=0.1, base_delay=0.01, max_delay=0.05)
+    config = RecoveryConfig(path=journal, close_timeout_s=0.1, base_delay=0.01, max_delay=0.05)
     predecessor = client_of(between, recovery=config)
     predecessor.incr("counter")
     between.refuse()
@@ -150,9 +214,9 @@ def test_a_drain_through_the_gate_applies_each_write_once(start_server, proxy, j
     guarded = start_server(transport="tcp", users={"writer": "~* &* +@all -client|kill"})
     between = proxy(guarded)
     arguments = {**guarded.connection_kwargs_for("writer"), "host": between.host, "port": between.port}
-    config = RecoveryConfig(exactly_once=True, path=journal, base_delay=0.01, max_delay=0.05)
+    config = RecoveryConfig(path=journal, base_delay=0.01, max_delay=0.05)
     with (
-        ResilientRedisClient("gated", **{**arguments, **QUICK, "recovery": config}) as client,
+        ResilientRedisClient("gated", **{**arguments, **QUICK}, exactly_once=True, recovery=config) as client,
         Redis(**guarded.connection_kwargs) as observer,
     ):
         client.ping()
