@@ -162,7 +162,7 @@ sim: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python tests/sim/memory_simulation.py --seeds $(SEEDS)
 	$(BIN)/python tests/sim/client_simulation.py --seeds $(CLIENT_SEEDS)
 
-# Random programs over the memory system on each database, against a model, for long (docs/how-to/development.md).
+# Random programs over the memory system on each database, against a model, for long (docs/how-to/long-tests.md).
 MACHINE_EXAMPLES ?= 500
 MACHINE_STEPS ?= 50
 .PHONY: memory-machine
@@ -176,7 +176,7 @@ STREAM_EXAMPLES ?= 3000
 streams: $(STAMPS)/extra-test $(STAMPS)/installed
 	STREAM_EXAMPLES=$(STREAM_EXAMPLES) $(BIN)/python -m pytest -q tests/machines/test_reply_streams.py --timeout 7200 $(PYTEST_ARGS)
 
-# The tests' share of the places (each run others) is made all of them (docs/how-to/development.md).
+# The tests' share of the places (each run others) is made all of them (docs/how-to/long-tests.md).
 INTERRUPTS_EVERY ?= 1
 .PHONY: interrupts
 interrupts: $(STAMPS)/extra-test $(STAMPS)/installed

@@ -12,7 +12,7 @@ TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "comman
 HEAD = """# Commands by category
 
 What a client knows about a command decides whether it may send it again when its outcome is unknown, and which connection
-carries it ([client.md](client.md), "How commands travel"). This page is written by `tools/command_table.py` from
+carries it ([The drop-in clients](client.md#commands)). This page is written by `tools/command_table.py` from
 `agent_memory/redis/commands/categories.py`; a test compares the table with the flags that Valkey 9.1, Redis 7.0 and
 Redis 6.2 give their commands.
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-DOCUMENTS = ("docs/**/*.md", "README.md", "SECURITY.md", "tests/README.md", "tests/fixtures/README.md")
+DOCUMENTS = (
+    "docs/**/*.md",
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "tests/README.md",
+    "tests/fixtures/README.md",
+)
 BUILD_FILES = ("Makefile", ".ci/run", "pyproject.toml", ".cargo/*.toml")
 SOURCES = ("python/**/*.py", "python/**/*.pyi", "rust/*/src/**/*.rs", "tools/*", "examples/**/*.py")
 
