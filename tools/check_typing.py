@@ -28,7 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+FRAMEWORKS = ROOT / "docs" / "how-to" / "frameworks"
+"""Pages whose frameworks are mostly untyped: their blocks are run, by tests/behaviour/frameworks."""
+PAGES = (ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if FRAMEWORKS not in page.parents))
 PROGRAMS = sorted((ROOT / "tests" / "typing").glob("*.py"))
 
 PART = re.compile(

@@ -6,16 +6,16 @@ import inspect
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from redis import Redis
-from redis.asyncio import Redis as AsyncioRedis
 from redis.asyncio.cluster import RedisCluster as AsyncioRedisCluster
 from redis.cluster import RedisCluster
+
+from agent_memory.redis.originals import AsyncRedisPy, RedisPy
 
 __all__ = ["check_redis", "check_redis_client"]
 
 _SCHEMES: Final = ("redis", "rediss", "unix")
-_SYNC_CLIENTS: Final = (Redis, RedisCluster)
-_ASYNCIO_CLIENTS: Final = (AsyncioRedis, AsyncioRedisCluster)
+_SYNC_CLIENTS: Final = (RedisPy, RedisCluster)
+_ASYNCIO_CLIENTS: Final = (AsyncRedisPy, AsyncioRedisCluster)
 _FALSE: Final = frozenset(("", "0", "f", "false", "n", "no"))
 """What redis-py reads as False in a URL."""
 

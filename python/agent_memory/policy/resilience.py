@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent_memory import _check
 from agent_memory.policy.kinds import CommandCategory
@@ -27,6 +27,10 @@ class ResiliencePolicy:
     - `budget`: the bucket that retries pay from; None lets every retry pass.
     - `probe_interval_s`: while the circuit is open, the longest pause in seconds between two background PINGs that look for
       the server; None leaves it to the breaker's `reset_timeout_s`.
+    - `circuit_scope`: which clients share a circuit, given equal policies and names. "pool" (default): those of one pool.
+      "endpoint": the clients of one server in this process, whichever pools they have, closed ones included; for frameworks
+      that make a client or a pool for each call or thread. Pools of Sentinel, and pools and connections that are not derived
+      from redis-py's, stay with "pool".
     - `categories`: what commands do that this package does not know, a module's or a renamed one, by upper-case name
       ({"JSON.GET": CommandCategory.READ}); they win over the built-in table. A command that is in neither counts as a relative
       write, which is never sent twice. BLOCKING and CONNECTION_STATE choose the connection, too.
@@ -36,6 +40,7 @@ class ResiliencePolicy:
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_retries=3, base_delay=0.05, max_delay=1.0))
     budget: RetryBudget | None = field(default_factory=RetryBudget)
     probe_interval_s: float | None = 0.75
+    circuit_scope: Literal["pool", "endpoint"] = "pool"
     categories: Mapping[str, CommandCategory] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +50,8 @@ class ResiliencePolicy:
             _check.instance("budget", self.budget, RetryBudget)
         if self.probe_interval_s is not None:
             _check.above("probe_interval_s", self.probe_interval_s, 0)
+        if self.circuit_scope not in ("pool", "endpoint"):
+            raise ValueError(f"circuit_scope must be 'pool' or 'endpoint', got {self.circuit_scope!r}")
         _check.instance("categories", self.categories, Mapping)
         for name, category in self.categories.items():
             if not isinstance(name, str) or name != name.strip().upper():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
 
-from redis.client import Redis as RedisPy
 from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
@@ -20,6 +19,8 @@ from agent_memory.redis._typing import ReplyT, TypedCommands
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.packing import pack_command, refused_words
+from agent_memory.redis.default_policy import policy_of
+from agent_memory.redis.originals import RedisPy
 from agent_memory.redis.redis_py_internals.codec import use_codec
 from agent_memory.redis.redis_py_internals.credentials import on_renewal, register_for_renewal
 from agent_memory.redis.redis_py_internals.pools import guard_connections, is_stock_pool, mark_unsent, on_disconnect
@@ -41,9 +42,9 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
     Takes every argument of `redis.Redis`, and by keyword:
 
     - `resilience`: the `ResiliencePolicy` (breaker, retries, budget, deadline, probe); None switches resilience off: one
-      attempt, no admission. Default: `DEFAULT_RESILIENCE`.
+      attempt, no admission. Default: `DEFAULT_RESILIENCE`, or what `install()` was given.
     - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`. Clients of one pool with equal
-      `resilience` and name share one by themselves.
+      `resilience` and name share one by themselves; with `circuit_scope="endpoint"` those of one server do.
     - `exactly_once` (False): True, or an `ExactlyOnce` with settings: writes whose answer was lost are resolved, and sent again
       only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
       not redis-py's own, is already in use without it, or `single_connection_client` is set.
@@ -108,6 +109,7 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         check_guarding(resilience, guard, exactly_once)
+        resilience = policy_of(resilience)
         given = check_client(RedisPy, args, kwargs, asynchronous=False)
         pool = given.get("connection_pool")
         if pool is not None:

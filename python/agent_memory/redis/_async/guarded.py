@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from redis.asyncio.client import Redis as RedisPy
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._concurrency import ASYNC, AsyncEvent
@@ -27,10 +26,12 @@ from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.categories import SELECT_WARNING
 from agent_memory.redis.commands.deadlines import deadline_of, read_timeout_s
 from agent_memory.redis.commands.packing import barriers_of, is_unknown_command, pack_command, refused_words
+from agent_memory.redis.endpoint_guards import ENDPOINT_GUARDS
 from agent_memory.redis.error_outcomes import as_ours, classify, describe, is_full
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
 from agent_memory.redis.exactly_once.tickets import NextStep, adopt
+from agent_memory.redis.originals import AsyncRedisPy
 from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.redis_py_internals.leases import async_connect_pinned, async_disconnect_idle
 from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE, callbacks_after_fallback
@@ -42,6 +43,7 @@ from agent_memory.redis.transport.failures import connect_failure
 if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy.resilience import ResiliencePolicy
+    from agent_memory.redis.endpoint_guards import EndpointProbe
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket
 
@@ -107,7 +109,13 @@ class AsyncGuardedCalls:
         """`retry` and `retry_on_error` where they were given beside a pool."""
         self._uses_given_retry = True
         self._prober: AsyncProber | None = None
-        if guard is None and resilience is not None:
+        self._endpoint_probe: EndpointProbe | None = None
+        shared = None
+        if guard is None and resilience is not None and resilience.circuit_scope == "endpoint":
+            shared = ENDPOINT_GUARDS.guard_of(self.connection_pool, name, resilience, self.endpoint)
+        if shared is not None:
+            guard, self._endpoint_probe = shared
+        elif guard is None and resilience is not None:
             ping = _ping_of(weakref.ref(self.connection_pool), self._view_of)
             interval_s = DEFAULT_INTERVAL_S if resilience.probe_interval_s is None else resilience.probe_interval_s
             guard, self._prober = self._shared.guard_of(
@@ -142,6 +150,8 @@ class AsyncGuardedCalls:
         """The circuit is open: makes sure that something probes, which may have ended with its event loop or with a fork."""
         if self._prober is not None:
             self._prober.ensure_running(again=True)
+        if self._endpoint_probe is not None:
+            self._endpoint_probe.ensure_running()
 
     async def _retry(
         self,
@@ -389,7 +399,7 @@ class AsyncGuardedCalls:
             del permit, timeout_s  # the connection's own timeouts bound it
             await self._connect_pinned()
             try:
-                return await RedisPy.execute_command(cast(RedisPy, self), *args, **options)
+                return await AsyncRedisPy.execute_command(cast(AsyncRedisPy, self), *args, **options)
             except Exception as error:
                 raise as_ours(error, self.endpoint) from error
 
@@ -472,7 +482,7 @@ class AsyncGuardedCalls:
         """PING on a new connection, outside the guard: what the background probe asks. Raises what the connection raises."""
         transport = self.transport_here()
         if transport is None:
-            await RedisPy.execute_command(cast(RedisPy, self), "PING")
+            await AsyncRedisPy.execute_command(cast(AsyncRedisPy, self), "PING")
         else:
             await transport.ping_afresh()
 

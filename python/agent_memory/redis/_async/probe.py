@@ -49,6 +49,7 @@ class AsyncProber:
     - `ping`: opens a fresh connection, returns when the server has answered on it, raises when it did not in time.
     - `interval_s`: the longest pause between two probes, in seconds (default 0.75).
     - `name`: for the name of the background task.
+    - `is_wanted` (None: always): whether to go on, asked before each probe; `ensure_running()` starts it again.
 
     Safe to use from any thread and any event loop. Raises ValueError when `interval_s` is not above 0.
     """
@@ -60,11 +61,13 @@ class AsyncProber:
         *,
         interval_s: float = DEFAULT_INTERVAL_S,
         name: str = "redis",
+        is_wanted: Callable[[], bool] | None = None,
     ) -> None:
         above("interval_s", interval_s, 0)
         self._guard = guard
         self._ping = ping
         self._interval_s = interval_s
+        self._is_wanted = is_wanted
         self._name = f"agent_memory probe of {name}"
         self._home = AsyncHome()
         self._operation = guard.operation("probe", category=CommandCategory.READ)
@@ -132,7 +135,7 @@ class AsyncProber:
     def _is_finished(self) -> bool:
         # Under the mutex: a circuit that opens right now finds either this task at work or none at all.
         with self._mutex:
-            if self._guard.state != "closed":
+            if self._guard.state != "closed" and (self._is_wanted is None or self._is_wanted()):
                 return False
             self._task = None
             return True

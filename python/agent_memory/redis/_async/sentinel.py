@@ -15,7 +15,6 @@ from typing import Any, cast
 
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import MasterNotFoundError, ReplicaNotFoundError, SlaveNotFoundError
-from redis.asyncio.sentinel import Sentinel as RedisPySentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as RedisPySentinelConnectionPool
 from redis.asyncio.sentinel import SentinelManagedConnection as RedisPySentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisPyConnectionError
@@ -24,6 +23,7 @@ from redis.exceptions import ResponseError
 from agent_memory._concurrency import ASYNC
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis.asyncio.client import Redis
+from agent_memory.redis.originals import AsyncRedisPySentinel
 from agent_memory.redis.redis_py_internals.pools import trust_async_pool
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
@@ -87,7 +87,7 @@ class SentinelConnectionPool(RedisPySentinelConnectionPool):
 trust_async_pool(SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection)
 
 
-class Sentinel(RedisPySentinel):
+class Sentinel(AsyncRedisPySentinel):
     """redis-py's Sentinel whose `master_for` and `slave_for` give our clients on our transports.
 
     Takes redis-py's arguments. The sentinels themselves are asked once each, without redis-py's retries: the next one is as

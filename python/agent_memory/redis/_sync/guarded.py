@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from redis.client import Redis as RedisPy
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from agent_memory._concurrency import ASYNC, Event
@@ -29,10 +28,12 @@ from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.categories import SELECT_WARNING
 from agent_memory.redis.commands.deadlines import deadline_of, read_timeout_s
 from agent_memory.redis.commands.packing import barriers_of, is_unknown_command, pack_command, refused_words
+from agent_memory.redis.endpoint_guards import ENDPOINT_GUARDS
 from agent_memory.redis.error_outcomes import as_ours, classify, describe, is_full
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.settings import settings_of
 from agent_memory.redis.exactly_once.tickets import NextStep, adopt
+from agent_memory.redis.originals import RedisPy
 from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.redis_py_internals.leases import connect_pinned, disconnect_idle
 from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE, callbacks_after_fallback
@@ -44,6 +45,7 @@ from agent_memory.redis.transport.failures import connect_failure
 if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy.resilience import ResiliencePolicy
+    from agent_memory.redis.endpoint_guards import EndpointProbe
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket
 
@@ -109,7 +111,13 @@ class GuardedCalls:
         """`retry` and `retry_on_error` where they were given beside a pool."""
         self._uses_given_retry = True
         self._prober: Prober | None = None
-        if guard is None and resilience is not None:
+        self._endpoint_probe: EndpointProbe | None = None
+        shared = None
+        if guard is None and resilience is not None and resilience.circuit_scope == "endpoint":
+            shared = ENDPOINT_GUARDS.guard_of(self.connection_pool, name, resilience, self.endpoint)
+        if shared is not None:
+            guard, self._endpoint_probe = shared
+        elif guard is None and resilience is not None:
             ping = _ping_of(weakref.ref(self.connection_pool), self._view_of)
             interval_s = DEFAULT_INTERVAL_S if resilience.probe_interval_s is None else resilience.probe_interval_s
             guard, self._prober = self._shared.guard_of(
@@ -144,6 +152,8 @@ class GuardedCalls:
         """The circuit is open: makes sure that something probes, which may have ended with its thread or with a fork."""
         if self._prober is not None:
             self._prober.ensure_running(again=True)
+        if self._endpoint_probe is not None:
+            self._endpoint_probe.ensure_running()
 
     def _retry(
         self,

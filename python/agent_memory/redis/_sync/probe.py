@@ -51,6 +51,7 @@ class Prober:
     - `ping`: opens a fresh connection, returns when the server has answered on it, raises when it did not in time.
     - `interval_s`: the longest pause between two probes, in seconds (default 0.75).
     - `name`: for the name of the background thread.
+    - `is_wanted` (None: always): whether to go on, asked before each probe; `ensure_running()` starts it again.
 
     Safe to use from any thread and any thread. Raises ValueError when `interval_s` is not above 0.
     """
@@ -62,11 +63,13 @@ class Prober:
         *,
         interval_s: float = DEFAULT_INTERVAL_S,
         name: str = "redis",
+        is_wanted: Callable[[], bool] | None = None,
     ) -> None:
         above("interval_s", interval_s, 0)
         self._guard = guard
         self._ping = ping
         self._interval_s = interval_s
+        self._is_wanted = is_wanted
         self._name = f"agent_memory probe of {name}"
         self._home = Home()
         self._operation = guard.operation("probe", category=CommandCategory.READ)
@@ -133,7 +136,7 @@ class Prober:
     def _is_finished(self) -> bool:
         # Under the mutex: a circuit that opens right now finds either this thread at work or none at all.
         with self._mutex:
-            if self._guard.state != "closed":
+            if self._guard.state != "closed" and (self._is_wanted is None or self._is_wanted()):
                 return False
             self._task = None
             return True

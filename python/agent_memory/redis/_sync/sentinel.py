@@ -19,12 +19,12 @@ from redis.connection import SSLConnection
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import ResponseError
 from redis.sentinel import MasterNotFoundError, ReplicaNotFoundError, SlaveNotFoundError
-from redis.sentinel import Sentinel as RedisPySentinel
 from redis.sentinel import SentinelConnectionPool as RedisPySentinelConnectionPool
 from redis.sentinel import SentinelManagedConnection as RedisPySentinelManagedConnection
 
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis.client import Redis
+from agent_memory.redis.originals import RedisPySentinel
 from agent_memory.redis.redis_py_internals.pools import trust_pool
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.settings import fill_arguments

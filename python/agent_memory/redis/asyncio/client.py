@@ -7,7 +7,6 @@ import weakref
 from asyncio import get_running_loop
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
-from redis.asyncio.client import Redis as RedisPy
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
@@ -24,6 +23,8 @@ from agent_memory.redis._typing import AsyncTypedCommands, ReplyT
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of, note_applied
 from agent_memory.redis.commands.packing import pack_command, refused_words
+from agent_memory.redis.default_policy import policy_of
+from agent_memory.redis.originals import AsyncRedisPy as RedisPy
 from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.redis_py_internals.credentials import on_renewal, register_for_renewal
 from agent_memory.redis.redis_py_internals.pools import (
@@ -54,9 +55,9 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     Takes every argument of `redis.asyncio.Redis`, and by keyword:
 
     - `resilience`: the `ResiliencePolicy` (breaker, retries, budget, deadline, probe); None switches resilience off: one
-      attempt, no admission. Default: `DEFAULT_RESILIENCE`.
+      attempt, no admission. Default: `DEFAULT_RESILIENCE`, or what `install()` was given.
     - `guard`: a `Guard` to share with other clients, instead of one made from `resilience`. Clients of one pool with equal
-      `resilience` and name share one by themselves.
+      `resilience` and name share one by themselves; with `circuit_scope="endpoint"` those of one server do.
     - `exactly_once` (False): True, or an `ExactlyOnce` with settings: writes whose answer was lost are resolved, and sent again
       only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
       not redis-py's own, is already in use without it, or `single_connection_client` is set.
@@ -121,6 +122,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
         **kwargs: Any,
     ) -> None:
         check_guarding(resilience, guard, exactly_once)
+        resilience = policy_of(resilience)
         given = check_client(RedisPy, args, kwargs, asynchronous=True)
         has_pool = given.get("connection_pool") is not None
         if not has_pool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -18,6 +20,7 @@ from agent_memory.redis.redis_py_internals.retries import no_async_retries, no_r
 
 __all__ = [
     "DEFAULT_SOCKET_TIMEOUT",
+    "blocking_pool_like",
     "connection_arguments",
     "fill_arguments",
     "flag_of_text",
@@ -47,6 +50,48 @@ def connection_arguments(pool: Any) -> dict[str, Any]:
     _fill_driver(arguments, arguments)
     arguments["maint_notifications_config"] = no_maintenance_notifications()
     return arguments
+
+
+_BLOCKING_KINDS = (
+    # The more special first: redis-py's SSLConnection is a Connection.
+    ((redis.UnixDomainSocketConnection, redis.asyncio.UnixDomainSocketConnection), redis.UnixDomainSocketConnection),
+    ((redis.SSLConnection, redis.asyncio.SSLConnection), redis.SSLConnection),
+    ((redis.Connection, redis.asyncio.Connection), redis.Connection),
+)
+_OF_ONE_WORLD = frozenset({"retry", "retry_on_error", "redis_connect_func", "connection_pool", "event_dispatcher"})
+
+
+def blocking_pool_like(pool: Any) -> tuple[str, Callable[[], Any]] | None:
+    """What kind of connections the pool has, and what makes a blocking pool for one connection to the same server.
+
+    None for a pool whose address is not fixed, and for connections that are not derived from redis-py's. Does not refer to
+    the pool.
+    """
+    given, kind = getattr(pool, "connection_kwargs", None), getattr(pool, "connection_class", None)
+    if not isinstance(given, dict) or not isinstance(kind, type) or hasattr(pool, "service_name"):
+        return None
+    blocking = next((blocking for classes, blocking in _BLOCKING_KINDS if issubclass(kind, classes)), None)
+    if blocking is None:
+        return None
+    accepted = _accepted_by(blocking) - _OF_ONE_WORLD - _MAINTENANCE_ARGUMENTS
+    chosen = {name: value for name, value in given.items() if name in accepted}
+
+    def make_pool() -> Any:
+        arguments = dict(chosen)
+        fill_arguments(arguments, asynchronous=False)
+        for timeout in ("socket_timeout", "socket_connect_timeout"):
+            if arguments.get(timeout) is None:
+                arguments[timeout] = DEFAULT_SOCKET_TIMEOUT
+        return redis.ConnectionPool(connection_class=blocking, max_connections=1, **arguments)
+
+    return blocking.__name__, make_pool
+
+
+@functools.cache  # of three classes
+def _accepted_by(kind: type) -> frozenset[str]:
+    bases = [base for base in kind.__mro__ if "__init__" in base.__dict__ and base is not object]
+    parameters = [inspect.signature(base.__init__).parameters for base in bases]  # type: ignore[misc]
+    return frozenset().union(*parameters)
 
 
 def pool_from_url(pool_class: Any, url: str, arguments: dict[str, Any], *, asynchronous: bool) -> Any:

@@ -18,7 +18,6 @@ from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import redis.asyncio
-from redis.asyncio.client import Redis as RedisPy
 
 from agent_memory import _check
 from agent_memory._concurrency import ASYNC, async_in_thread, async_settle
@@ -42,6 +41,7 @@ from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._typing import TextT
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
+from agent_memory.redis.originals import AsyncRedisPy
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
 from agent_memory.storage import argument_checks
 from agent_memory.storage._async.commands import AsyncListedCommands
@@ -265,7 +265,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         if connection_name is not None:
             connection["client_name"] = connection_name
         secrets = {"username": username, "password": password}
-        argument_checks.connection_arguments(RedisPy, client, connection, secrets, asynchronous=ASYNC)
+        argument_checks.connection_arguments(AsyncRedisPy, client, connection, secrets, asynchronous=ASYNC)
         self.client_name = client_name
         self.critical_retry_attempts = critical_retry_attempts
         self.retry_base_delay = retry_base_delay
@@ -321,7 +321,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         """
         factory = redis.asyncio.Redis
         try:
-            if factory is RedisPy:
+            if factory in (AsyncRedisPy, Redis):  # the latter after `install()`
                 return Redis(**self._connection, exactly_once=self._exactly_once, resilience=None)
             return factory(**self._connection)
         except ERRORS_OF_CONNECTIONS as error:
@@ -347,7 +347,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         self._direct: SimpleNamespace | None = None
         self._runner.shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
-            if type(wrapped) is RedisPy:
+            if type(wrapped) is AsyncRedisPy:
                 mark_unsent(wrapped.connection_pool)
             self._client = wrapped
             self._commands = AsyncInjectedCommands(wrapped, self._runner.run)

@@ -20,7 +20,6 @@ from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import redis
-from redis.client import Redis as RedisPy
 
 from agent_memory import _check
 from agent_memory._concurrency import in_thread, settle
@@ -44,6 +43,7 @@ from agent_memory.redis import Redis
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._typing import TextT
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
+from agent_memory.redis.originals import RedisPy
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
 from agent_memory.storage import argument_checks
 from agent_memory.storage._sync.commands import ListedCommands
@@ -318,7 +318,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
         """
         factory = redis.Redis
         try:
-            if factory is RedisPy:
+            if factory in (RedisPy, Redis):  # the latter after `install()`
                 return Redis(**self._connection, exactly_once=self._exactly_once, resilience=None)
             return factory(**self._connection)
         except ERRORS_OF_CONNECTIONS as error:
