@@ -3,7 +3,7 @@
 What happens to its stores, in shares of its time
 - Redis is killed (SIGKILL) and a new process started on the same data.
 - Another connection holds the write lock of the SQLite file: every write fails until it lets go. New memories are accepted
-  by Redis alone (`degrade=True`) and brought into the database afterwards.
+  by Redis alone (`minimum="redis"`) and brought into the database afterwards.
 
 How long a memory stays in short-term and intermediate memory is a share of the run, too: hours would be dull to watch.
 """
@@ -326,7 +326,7 @@ class _AgentRun:
         stories = self._stories
         told: list[tuple[Fact | None, Note]] = [(None, stories.note()) for _ in range(_HISTORY)]
         told += [pair for _ in range(_HISTORY_FACTS) if (pair := stories.fact()) is not None]
-        ids = await self._memory.store_many(AGENT, [note._asdict() for _, note in told])
+        ids = await self._memory.store_many(AGENT, [note.as_memory() for _, note in told])
         for (fact, note), memory_id in zip(told, ids, strict=True):
             self._accepted(fact, note.content, memory_id, memory_id.durability)
         self._say(f"{len(told):,} memories of the past year are there; {_TELLERS} callers add to them")
@@ -349,7 +349,7 @@ class _AgentRun:
             pair = self._stories.fact() if count % _FACT_EVERY == 0 else None
             fact, note = pair if pair is not None else (None, self._stories.note())
             try:
-                stored = await self._memory.store(AGENT, degrade=True, **note._asdict())
+                stored = await self._memory.store(AGENT, minimum="redis", **note.as_memory())
             except DurabilityError:
                 self._result.ledger.refused += 1
                 self._result.ledger.doubtful.add(note.content)

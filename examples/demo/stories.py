@@ -9,6 +9,8 @@ import random
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from agent_memory.memory import NewMemory
+
 __all__ = ["Fact", "Note", "Stories"]
 
 _PEOPLE: Final = (
@@ -70,13 +72,23 @@ _MOODS: Final = (
 
 
 class Note(NamedTuple):
-    """Something to remember, as the arguments of `store`."""
+    """Something to remember."""
 
     content: str
     importance: float
     memory_type: str
     tags: tuple[str, ...]
     timestamp: float
+
+    def as_memory(self) -> NewMemory:
+        """What `store` and `store_many` take."""
+        return {
+            "content": self.content,
+            "importance": self.importance,
+            "memory_type": self.memory_type,
+            "tags": self.tags,
+            "timestamp": self.timestamp,
+        }
 
 
 @dataclass(slots=True)

@@ -18,6 +18,12 @@ def above(parameter: str, value: float, low: float) -> None:
         raise ValueError(f"{parameter} must be > {low}, got {value!r}")
 
 
+def number(parameter: str, value: float) -> None:
+    """Raises ValueError unless `value` is a finite number."""
+    if not _is_number(value):
+        raise ValueError(f"{parameter} must be a finite number, got {value!r}")
+
+
 def whole(parameter: str, value: int, low: int, high: int | None = None) -> None:
     """Raises ValueError unless `value` is a whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -59,14 +59,14 @@ def work(memory, name, seed):
                     content,
                     metadata={"label": label},
                     durability=durability,
-                    degrade=True,
+                    minimum="journal",
                     embedding=[1.0, number],
                 )
                 say("ok", label, "store", content, stored.durability)
                 own.append((stored, label))
             elif kind < 0.75:
                 say("try", target[1], "update", content)
-                changed = memory.update(AGENT, target[0], content=content, degrade=True)
+                changed = memory.update(AGENT, target[0], content=content, minimum="journal")
                 say("ok", target[1], "update", content, changed.durability)
             elif kind < 0.85:
                 own.remove(target)

@@ -22,8 +22,10 @@ from agent_memory import (
     Tier,
     resilient_operation,
 )
+from agent_memory.memory import MemoryAttributes, MemoryId, NewMemory, Ranking
 from agent_memory.redis import Redis
 from agent_memory.redis.asyncio import Redis as AsyncRedis
+from agent_memory.scoring import PowerLaw, ScoreWeights
 from agent_memory.testing import EmbeddedServer
 
 # --- the drop-in ---
@@ -155,6 +157,16 @@ def remembers(memory: MemorySystem) -> None:
     assert_type(memory.count("agent-1", tiers=[Tier.STM], memory_types=("fact",)), int)
     assert_type(memory.forget("agent-1", session_id="talk-1", dry_run=True), int)
     memory.short_term.query("agent-1", user_id="bob")
+    common: MemoryAttributes = {"user_id": "bob", "namespace": ("projects",)}
+    memory.store("agent-1", {"city": "Lisbon"}, durability="sql", minimum="redis", **common)
+    memory.store("agent-1", "Lisbon", key="home", ttl_s=60)
+    entries: list[NewMemory] = [{"content": "Bob prefers tea.", "importance": 0.8}, {"content": b"", **common}]
+    assert_type(memory.store_many("agent-1", entries), list[MemoryId])
+    memory.store_many("agent-1", [{"content": "Bob prefers tea.", "tags": ["taste"]}], embeddings=[[1.0]])
+    memory.update("agent-1", "id", content="Bob prefers coffee.", tags=(), if_version=7, minimum="redis")
+    memory.delete("agent-1", "id", minimum="journal")
+    ranking = Ranking(weights=ScoreWeights(lexical=0.5), decay=PowerLaw(), rerank=lambda _, found: [0.0] * len(found))
+    memory.retrieve("agent-1", "tea", ranking=ranking, filters={"year": [2024, 2025], "kind": "fact"})
 
 
 async def remembers_in_a_loop() -> None:

@@ -14,8 +14,10 @@ from agent_memory import (
     ResilientRedisClient,
     resilient_operation,
 )
+from agent_memory.memory import MemorySettings, Ranking
 from agent_memory.redis import Redis
 from agent_memory.redis.asyncio import Redis as AsyncRedis
+from agent_memory.scoring import ScoreWeights
 
 # --- the drop-in ---
 
@@ -116,7 +118,17 @@ async def breakers() -> None:
 def memories(memory: MemorySystem) -> None:
     memory.store("agent-1", "Bob prefers tea.", importence=0.8)  # refused: call-arg / reportCallIssue
     memory.store(7, "Bob prefers tea.")  # refused: arg-type / reportArgumentType
+    memory.store("agent-1", "Bob prefers tea.", minimum="paper")  # refused: arg-type / reportArgumentType
+    memory.store("agent-1", "Bob prefers tea.", tags=3)  # refused: arg-type / reportArgumentType
+    memory.store("agent-1", "Bob prefers tea.", degrade=True)  # refused: call-arg / reportCallIssue
+    memory.store_many("agent-1", [{"importance": 0.8}])  # refused: typeddict-item / reportArgumentType
+    memory.store_many("agent-1", [{"content": 1, "x": 3}])  # refused: typeddict-unknown-key / reportArgumentType
+    memory.update("agent-1", "id", key="home")  # refused: call-arg / reportCallIssue
     memory.retrieve("agent-1", "tea", n=3)  # refused: call-arg / reportCallIssue
+    memory.retrieve("agent-1", "tea", user_id=None)  # refused: arg-type / reportArgumentType
+    memory.retrieve("agent-1", "tea", ranking={"pool": 3})  # refused: arg-type / reportArgumentType
+    Ranking(wieghts=ScoreWeights())  # refused: call-arg / reportCallIssue
+    MemorySettings(short_term=3)  # refused: arg-type / reportArgumentType
     memory.query("agent-1", tag=["taste"])  # refused: call-arg / reportCallIssue
     memory.query("agent-1", since="yesterday")  # refused: arg-type / reportArgumentType
     memory.query("agent-1", order_by="relevance")  # refused: arg-type / reportArgumentType

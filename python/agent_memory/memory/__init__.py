@@ -6,6 +6,7 @@ from agent_memory.memory._async.tiers import AsyncIntermediateMemory, AsyncLongT
 from agent_memory.memory._sync.sync_service import SyncService
 from agent_memory.memory._sync.system import MemorySystem
 from agent_memory.memory._sync.tiers import IntermediateMemory, LongTermMemory, ShortTermMemory
+from agent_memory.memory.attributes import MemoryAttributes, MemoryChanges, NewMemory
 from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId, Tier
 from agent_memory.memory.errors import (
     AgentErasedError,
@@ -22,6 +23,7 @@ from agent_memory.memory.errors import (
     MemorySystemError,
     StoreFault,
 )
+from agent_memory.memory.ranking import Ranking
 from agent_memory.memory.reports import (
     CheckReport,
     DamagedMemory,
@@ -74,6 +76,8 @@ __all__ = [
     "LoaderSettings",
     "LongTermSettings",
     "MaintenanceSettings",
+    "MemoryAttributes",
+    "MemoryChanges",
     "MemoryConflictError",
     "MemoryDeletedError",
     "MemoryEntry",
@@ -85,7 +89,9 @@ __all__ = [
     "MemoryStoreFullError",
     "MemoryStoreUnavailableError",
     "MemorySystemError",
+    "NewMemory",
     "PostgresSettings",
+    "Ranking",
     "ShortTermSettings",
     "SqliteSettings",
     "StoreFault",

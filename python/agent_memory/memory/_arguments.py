@@ -19,21 +19,87 @@ from agent_memory.memory._copy import (
     make_copy,
     new_id,
 )
-from agent_memory.memory.entries import Tier
+from agent_memory.memory.attributes import MemoryAttributes, MemoryChanges
+from agent_memory.memory.entries import Durability, Tier
+from agent_memory.memory.settings import STRENGTHS, check_level, check_order
 
-__all__ = ["changed_copy", "check_durability", "copy_from", "expiry"]
+__all__ = ["changed_copy", "check_changes", "copy_from", "copy_of", "expiry", "levels_of"]
 
-_STORED_WORDS: Final = frozenset(
-    "importance embedding memory_type step metadata tags namespace user_id session_id key idempotency_key deduplicate".split()
-)
+_CHANGES: Final = frozenset(MemoryChanges.__annotations__)
+_ATTRIBUTES: Final = frozenset(MemoryAttributes.__annotations__)
 
 
-def check_durability(durability: str, *, has_journal: bool) -> None:
-    """Refuses what is no level of durability, or cannot be promised here."""
-    if durability not in ("sql", "redis", "journal"):
-        raise ValueError(f"durability must be 'sql', 'redis' or 'journal', got {durability!r}")
-    if durability == "journal" and not has_journal:
-        raise ValueError("durability must be 'sql' or 'redis' without MemorySettings(journal=True), got 'journal'")
+def levels_of(
+    durability: Durability | None, minimum: Durability | None, default: tuple[Durability, Durability], has_journal: bool
+) -> tuple[Durability, Durability]:
+    """The level to try first and the weakest to accept, of what a caller gave and the `default` of both.
+
+    Raises ValueError for what is no level, cannot be reached here, or contradicts the other.
+    """
+    for parameter, level in (("durability", durability), ("minimum", minimum)):
+        if level is not None:
+            check_level(parameter, level, has_journal=has_journal)
+    if durability is None:
+        durability = default[0]
+        if minimum is not None and STRENGTHS[minimum] > STRENGTHS[durability]:
+            durability = minimum
+    elif minimum is None:
+        minimum = durability
+    if minimum is None:
+        minimum = default[1]
+    check_order(durability, minimum)
+    return durability, minimum
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Raises TypeError for a keyword that `update` does not have."""
+    if not _CHANGES.issuperset(changes):
+        raise _unknown(changes, _CHANGES)
+
+
+def _unknown(given: Mapping[str, Any], known: frozenset[str]) -> TypeError:
+    return TypeError(f"attributes must be of {', '.join(sorted(known))}, got {sorted(given.keys() - known)[0]!r}")
+
+
+def copy_of(
+    agent_id: str,
+    content: Any,
+    attributes: dict[str, Any],
+    now_us: int,
+    writer: int,
+    deduplicate: bool,
+    place: int = 0,
+) -> Copy:
+    """The copy of a new memory; takes `attributes` over. Raises TypeError for a keyword that `store` does not have.
+
+    `place` is that in a call of `store_many`: each memory is a microsecond newer than the one before, and all expire from
+    `now_us` on.
+    """
+    if not _ATTRIBUTES.issuperset(attributes):
+        raise _unknown(attributes, _ATTRIBUTES)
+    created_us = now_us + place
+    if attributes.get("timestamp") is None:
+        attributes["timestamp"] = created_us / 1e6
+    if attributes.get("deduplicate") is None:
+        attributes["deduplicate"] = deduplicate
+    if "ttl_s" in attributes:
+        attributes["expires_at"] = expiry(now_us / 1e6, attributes.pop("ttl_s"))
+    return make_copy(
+        agent_id, content, memory_id=new_id(created_us), created_us=created_us, writer=writer, **attributes
+    )
+
+
+def copy_from(
+    agent_id: str, entry: Mapping[str, Any], embedding: Any, now_us: int, place: int, writer: int, deduplicate: bool
+) -> Copy:
+    """The copy of the mapping at `place` of those given to `store_many`."""
+    attributes = dict(entry)
+    if "content" not in attributes:
+        raise ValueError("entries must have a 'content' each, got one without")
+    content = attributes.pop("content")
+    if embedding is not None:
+        attributes["embedding"] = embedding
+    return copy_of(agent_id, content, attributes, now_us, writer, deduplicate, place)
 
 
 def expiry(now: float, ttl_s: float | None) -> float | None:
@@ -43,35 +109,6 @@ def expiry(now: float, ttl_s: float | None) -> float | None:
     if not ttl_s > 0 or math.isinf(ttl_s):
         raise ValueError(f"ttl_s must be above 0 and finite, got {ttl_s!r}")
     return now + ttl_s
-
-
-def copy_from(
-    agent_id: str, entry: Mapping[str, Any], embedding: Any, now_us: int, place: int, writer: int, deduplicate: bool
-) -> Copy:
-    """The copy of the mapping at `place` of those given to `store_many`: each is a microsecond newer than the one before."""
-    words = dict(entry)
-    if "content" not in words:
-        raise ValueError("entries must have a 'content' each, got one without")
-    content = words.pop("content")
-    timestamp = words.pop("timestamp", None)
-    expires_at = expiry(now_us / 1e6, words.pop("ttl_s", None))
-    unknown = words.keys() - _STORED_WORDS
-    if unknown:
-        raise ValueError(f"entries must have arguments of store, got {sorted(unknown)[0]!r}")
-    if embedding is not None:
-        words["embedding"] = embedding
-    words.setdefault("deduplicate", deduplicate)
-    created_us = now_us + place
-    return make_copy(
-        agent_id,
-        content,
-        memory_id=new_id(created_us),
-        timestamp=created_us / 1e6 if timestamp is None else timestamp,
-        created_us=created_us,
-        writer=writer,
-        expires_at=expires_at,
-        **words,
-    )
 
 
 def changed_copy(base: Copy, changes: Mapping[str, Any], now: float, writer: int) -> Copy:

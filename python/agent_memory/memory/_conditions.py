@@ -9,8 +9,18 @@ from agent_memory.memory._copy import encode_namespace
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.stores.operations import MemoryQuery
 from agent_memory.scoring import Filters
+from agent_memory.scoring._settings import AttributeValue
 
-__all__ = ["UNSET", "Conditions", "TierConditions", "filters_of", "query_of", "restricts"]
+__all__ = [
+    "UNSET",
+    "Conditions",
+    "RetrievalConditions",
+    "SharedConditions",
+    "TierConditions",
+    "filters_of",
+    "query_of",
+    "restricts",
+]
 
 UNSET: Final[Any] = object()
 """The default of a condition that is not given; None is a value that the caller gave."""
@@ -18,26 +28,42 @@ UNSET: Final[Any] = object()
 _ORDERING: Final = ("order_by", "descending")
 
 
-class TierConditions(TypedDict, total=False):
-    """The conditions of a query within one tier, by keyword; what each means stands in `MemoryQuery`."""
+class SharedConditions(TypedDict, total=False):
+    """The conditions that queries and retrievals have in common, by keyword. All that are given must hold."""
 
     user_id: str
     session_id: str
     namespace: Sequence[str]
-    namespace_exact: bool
+    """The first labels of the namespace."""
     since: float
+    """`timestamp >= since`, seconds since the epoch."""
     until: float
+    """`timestamp < until`, seconds since the epoch."""
+    memory_types: Collection[str]
+    """One of these."""
+    tags: Collection[str]
+    """All of these."""
+
+
+class RetrievalConditions(SharedConditions, total=False):
+    """The conditions of `retrieve`, by keyword."""
+
+    filters: Mapping[str, AttributeValue | Collection[AttributeValue]]
+    """Values of the metadata by name, equal in type and value: one value, or several of which one must match. Of a list in the
+    metadata any element may match."""
+
+
+class TierConditions(SharedConditions, total=False):
+    """The conditions of a query within one tier, by keyword; what each means stands in `MemoryQuery`."""
+
+    namespace_exact: bool
     step_from: int
     step_to: int
     min_importance: float
     max_importance: float
-    memory_types: Collection[str]
-    tags: Collection[str]
     any_tags: Collection[str]
     attributes: Mapping[str, str | int | float | bool | None]
     key: str
-    updated_before_us: int
-    created_before_us: int
     order_by: Literal["timestamp", "step", "importance", "seq", "created"]
     descending: bool
 
@@ -48,8 +74,16 @@ class Conditions(TierConditions, total=False):
     tiers: Collection[Tier]
 
 
+_QUERIED: Final = frozenset(Conditions.__annotations__)
+_RETRIEVED: Final = frozenset(RetrievalConditions.__annotations__)
+
+
 def query_of(agent_id: str | None, conditions: Mapping[str, Any]) -> MemoryQuery:
-    """The query of a caller's conditions. Raises ValueError for one that is given and restricts nothing."""
+    """The query of a caller's conditions.
+
+    Raises TypeError for one that there is not, ValueError for one that is given and restricts nothing.
+    """
+    _check_names(conditions, _QUERIED)
     for name, value in conditions.items():
         if name == "namespace" and conditions.get("namespace_exact"):
             continue  # the memories without a namespace
@@ -63,38 +97,45 @@ def restricts(conditions: Mapping[str, Any]) -> bool:
     return any(name not in _ORDERING and (name != "namespace_exact" or value) for name, value in conditions.items())
 
 
+def _check_names(conditions: Mapping[str, Any], known: frozenset[str]) -> None:
+    if not known.issuperset(conditions):
+        unknown = sorted(conditions.keys() - known)[0]
+        raise TypeError(f"conditions must be of {', '.join(sorted(known))}, got {unknown!r}")
+
+
 def _check_condition(name: str, value: Any) -> None:
     """Refuses what an unset variable of the caller's gives: it would stand for the memories of all users, sessions, ..."""
     if value is None or (isinstance(value, str | Collection) and not len(value)):
         raise ValueError(f"{name} must not be empty, got {value!r}: leave it out for memories with any {name}")
 
 
-def filters_of(filters: Filters | Mapping[str, Any] | None, conditions: Mapping[str, Any]) -> Filters | None:
-    """The filters of a retrieval over the attributes of the index. Of `conditions` those that are UNSET do not count."""
-    given = {name: value for name, value in conditions.items() if value is not UNSET}
-    for name, value in given.items():
-        _check_condition(name, value)
-    attributes: dict[str, Any] = {}
-    since, until = given.get("since"), given.get("until")
-    if isinstance(filters, Filters):
-        attributes |= filters.attributes
-        since = filters.time_from_s if since is None else since
-        until = filters.time_to_s if until is None else until
-    elif filters:
-        for name, value in filters.items():
-            if value is None or (isinstance(value, Collection) and not len(value) and not isinstance(value, str)):
-                raise ValueError(f"filters must give {name!r} a value or several, got {value!r}")
-            attributes[f"metadata.{name}"] = value
-    for name in ("memory_types", "tags"):
-        if isinstance(given.get(name), str):
-            raise TypeError(f"{name} must be a collection of str, got a str")
-    if "memory_types" in given:
-        attributes["memory_type"] = tuple(given["memory_types"])
-    for tag in given.get("tags", ()):
-        attributes[f"tag:{tag}"] = True
-    if "namespace" in given:
-        attributes[f"namespace:{encode_namespace(given['namespace'])}"] = True
-    attributes |= {name: given[name] for name in ("user_id", "session_id") if name in given}
-    if not attributes and since is None and until is None:
+def filters_of(conditions: Mapping[str, Any]) -> Filters | None:
+    """The conditions of a retrieval over the attributes of the index; raises as `query_of` does."""
+    if not conditions:
         return None
-    return Filters(attributes, since, until)
+    _check_names(conditions, _RETRIEVED)
+    for name, value in conditions.items():
+        _check_condition(name, value)
+    attributes = _metadata_attributes(conditions["filters"]) if "filters" in conditions else {}
+    for name in ("memory_types", "tags"):
+        if isinstance(conditions.get(name), str):
+            raise TypeError(f"{name} must be a collection of str, got a str")
+    if "memory_types" in conditions:
+        attributes["memory_type"] = tuple(conditions["memory_types"])
+    for tag in conditions.get("tags", ()):
+        attributes[f"tag:{tag}"] = True
+    if "namespace" in conditions:
+        attributes[f"namespace:{encode_namespace(conditions['namespace'])}"] = True
+    for name in ("user_id", "session_id"):
+        if name in conditions:
+            attributes[name] = conditions[name]
+    return Filters(attributes, conditions.get("since"), conditions.get("until"))
+
+
+def _metadata_attributes(filters: Any) -> dict[str, Any]:
+    if not isinstance(filters, Mapping):
+        raise TypeError(f"filters must be a mapping of names in the metadata, got {type(filters).__name__}")
+    for name, value in filters.items():
+        if value is None or (isinstance(value, Collection) and not len(value) and not isinstance(value, str)):
+            raise ValueError(f"filters must give {name!r} a value or several, got {value!r}")
+    return {f"metadata.{name}": value for name, value in filters.items()}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from agent_memory.memory.entries import MemoryEntry
-from agent_memory.scoring import Filters, ScoreWeights
-from agent_memory.scoring._settings import Decay, Diversity
+from agent_memory.memory.ranking import Ranking
+from agent_memory.scoring import Filters
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["Question"]
+__all__ = ["Question", "check_question"]
 
 
 class Question(NamedTuple):
@@ -23,12 +21,17 @@ class Question(NamedTuple):
     embedding: ArrayLike | None
     k: int
     filters: Filters | None
-    weights: ScoreWeights
-    decay: Decay
-    diversity: Diversity | None
     min_relevance: float
-    rerank: Callable[[str, list[MemoryEntry]], Any] | None
-    pool: int
-    """How many entries `rerank` is given."""
+    ranking: Ranking
     now: float
     """In seconds since the epoch: what recency is measured from."""
+
+
+def check_question(ranking: Ranking, text: str | None, min_relevance: float) -> None:
+    """Raises TypeError or ValueError for what a retrieval cannot do."""
+    if not isinstance(ranking, Ranking):
+        raise TypeError(f"ranking must be a Ranking, got {type(ranking).__name__}")
+    if ranking.rerank is not None and text is None:
+        raise ValueError("text must be given with a rerank, got None")
+    if not 0 <= min_relevance <= 1:
+        raise ValueError(f"min_relevance must be in 0..1, got {min_relevance}")

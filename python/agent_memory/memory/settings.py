@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from agent_memory import _check
+from agent_memory.memory.entries import Durability
 from agent_memory.scoring import languages
 
 __all__ = [
@@ -28,6 +29,10 @@ __all__ = [
     "SqliteSettings",
     "SyncSettings",
 ]
+
+
+STRENGTHS: Final[dict[Durability, int]] = {"journal": 0, "redis": 1, "sql": 2}
+"""The levels of durability, the weakest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,8 +279,11 @@ class MemorySettings:
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     sqlite: SqliteSettings = field(default_factory=SqliteSettings)
     postgres: PostgresSettings = field(default_factory=PostgresSettings)
-    default_durability: Literal["sql", "redis", "journal"] = "sql"
-    """What `store` promises unless told otherwise."""
+    durability: Durability = "sql"
+    """What `store` tries first unless told otherwise: `"sql"`, `"redis"` or `"journal"`."""
+    minimum: Durability | None = None
+    """The weakest level that `store`, `update` and `delete` accept unless told otherwise, not stronger than `durability`; None:
+    `durability`. From strong to weak: `"sql"`, `"redis"`, `"journal"`."""
     journal: bool = False
     """Whether what neither SQL nor Redis takes is kept in a journal in the system's folder until SQL has it; bounded by
     `SyncSettings.max_unsynced_bytes`."""
@@ -287,10 +295,10 @@ class MemorySettings:
             _check.instance(name, getattr(self, name), kind)
         _check.flag("journal", self.journal)
         _check.flag("deduplicate", self.deduplicate)
-        if self.default_durability not in ("sql", "redis", "journal"):
-            raise ValueError(f"default_durability must be 'sql', 'redis' or 'journal', got {self.default_durability!r}")
-        if self.default_durability == "journal" and not self.journal:
-            raise ValueError("default_durability must be 'sql' or 'redis' without journal=True, got 'journal'")
+        check_level("durability", self.durability, has_journal=self.journal)
+        if self.minimum is not None:
+            check_level("minimum", self.minimum, has_journal=self.journal)
+            check_order(self.durability, self.minimum)
 
 
 _PARTS: Final = {
@@ -305,6 +313,20 @@ _PARTS: Final = {
     "sqlite": SqliteSettings,
     "postgres": PostgresSettings,
 }
+
+
+def check_level(parameter: str, level: Durability, *, has_journal: bool) -> None:
+    """Raises ValueError for what is no level of durability, or cannot be reached without a journal."""
+    if level not in STRENGTHS:
+        raise ValueError(f"{parameter} must be 'sql', 'redis' or 'journal', got {level!r}")
+    if level == "journal" and not has_journal:
+        raise ValueError(f"{parameter} must be 'sql' or 'redis' without MemorySettings(journal=True), got 'journal'")
+
+
+def check_order(durability: Durability, minimum: Durability) -> None:
+    """Raises ValueError for a `minimum` that promises more than `durability`."""
+    if STRENGTHS[minimum] > STRENGTHS[durability]:
+        raise ValueError(f"minimum must not be stronger than durability {durability!r}, got {minimum!r}")
 
 
 def _check_share(parameter: str, value: float) -> None:

@@ -232,7 +232,7 @@ def test_what_is_wrong_in_a_batch_is_raised_before_anything_is_done(memory):
 
 def test_a_batch_goes_where_the_settings_let_it_while_sql_is_away(tmp_path, monkeypatch):
     async_away = functools.partial(_raise, MemoryStoreUnavailableError("away"))
-    config = MemorySettings(journal=True, default_durability="journal")
+    config = MemorySettings(journal=True, durability="journal")
     with MemorySystem(tmp_path / "memory", redis=None, config=config) as memory:
         store = AgentMemoryStore(memory)
         with monkeypatch.context() as patched:

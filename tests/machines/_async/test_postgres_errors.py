@@ -176,7 +176,7 @@ async def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, cod
     proxy.arm(code, writes, times=10_000)
     if fault in (WRONG, DAMAGED):
         with pytest.raises(MemoryStoreError) as caught:
-            await memory.store("agent", "x", degrade=True)
+            await memory.store("agent", "x", minimum="redis")
         assert (caught.value.fault, caught.value.code) == (fault, code)
         assert await memory.health() == "healthy"
     else:
@@ -184,10 +184,10 @@ async def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, cod
             await memory.store("agent", "x")
         assert caught.value.fault is fault
         if has_redis:
-            assert (await memory.store("agent", "degraded", degrade=True)).durability == "redis"
+            assert (await memory.store("agent", "degraded", minimum="redis")).durability == "redis"
         else:
             with pytest.raises(DurabilityError, match="there is no Redis"):
-                await memory.store("agent", "degraded", degrade=True)
+                await memory.store("agent", "degraded", minimum="redis")
     if fault in IS_REFUSED:
         assert (await memory.get("agent", first)).content == "the first"
         assert await memory.count("agent") == 1

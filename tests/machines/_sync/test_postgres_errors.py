@@ -177,7 +177,7 @@ def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, code):
     proxy.arm(code, writes, times=10_000)
     if fault in (WRONG, DAMAGED):
         with pytest.raises(MemoryStoreError) as caught:
-            memory.store("agent", "x", degrade=True)
+            memory.store("agent", "x", minimum="redis")
         assert (caught.value.fault, caught.value.code) == (fault, code)
         assert memory.health() == "healthy"
     else:
@@ -185,10 +185,10 @@ def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, code):
             memory.store("agent", "x")
         assert caught.value.fault is fault
         if has_redis:
-            assert memory.store("agent", "degraded", degrade=True).durability == "redis"
+            assert memory.store("agent", "degraded", minimum="redis").durability == "redis"
         else:
             with pytest.raises(DurabilityError, match="there is no Redis"):
-                memory.store("agent", "degraded", degrade=True)
+                memory.store("agent", "degraded", minimum="redis")
     if fault in IS_REFUSED:
         assert memory.get("agent", first).content == "the first"
         assert memory.count("agent") == 1

@@ -325,14 +325,14 @@ def test_what_each_fault_of_a_write_means_for_the_system(memory, name):
     with begin(memory._lifecycle.parts.sql.store._engine):
         if fault is WRONG:
             with pytest.raises(MemoryStoreError) as caught:
-                memory.store("agent", "x", degrade=True)
+                memory.store("agent", "x", minimum="redis")
             assert caught.value.fault is WRONG
         else:
             with pytest.raises(DurabilityError, match=f"SQL is {fault.value}") as caught:
                 memory.store("agent", "x")
             assert caught.value.fault is fault
             if memory._lifecycle.parts.redis.tier is not None:
-                assert memory.store("agent", "degraded", degrade=True).durability == "redis"
+                assert memory.store("agent", "degraded", minimum="redis").durability == "redis"
             health = memory.health()
             assert (health, health.sql) == ("degraded", fault.value)
         assert memory.get("agent", first).content == "the first"

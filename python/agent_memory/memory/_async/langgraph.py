@@ -19,6 +19,7 @@ from agent_memory._concurrency import async_in_thread, async_settle
 from agent_memory.memory import _langgraph_values as values
 from agent_memory.memory._async.system import AsyncMemorySystem
 from agent_memory.memory._copy import EMBEDDED, SEARCHED_TEXT
+from agent_memory.memory.attributes import NewMemory
 from agent_memory.memory.entries import MemoryEntry
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 
@@ -174,14 +175,14 @@ class AsyncItems:
                 pass  # one by one: `store` knows what the settings allow instead, and raises where they do not
             else:
                 return
-        for entry_words in entries:
-            await self._memory.store(self._agent_id, **entry_words)
+        for item in entries:
+            await self._memory.store(self._agent_id, **item)
 
-    async def _entries(self, ops: Sequence[PutOp]) -> list[dict[str, Any]]:
+    async def _entries(self, ops: Sequence[PutOp]) -> list[NewMemory]:
         """What `store_many` is given for puts."""
         embedding = (await self._memory._lifecycle.opened()).embedding
-        entries: list[dict[str, Any]] = []
-        embedded: list[tuple[dict[str, Any], str]] = []
+        entries: list[NewMemory] = []
+        embedded: list[tuple[NewMemory, str]] = []
         for op in ops:
             fields = self._fields if op.index is None else tuple(op.index or ())
             is_whole = fields == ("$",)
@@ -189,7 +190,7 @@ class AsyncItems:
             metadata: dict[str, Any] = {} if is_whole else {SEARCHED_TEXT: text}
             if op.ttl is not None:
                 metadata[TTL_MINUTES] = op.ttl
-            entry = {
+            entry: NewMemory = {
                 "content": op.value,
                 "key": op.key,
                 "namespace": op.namespace,

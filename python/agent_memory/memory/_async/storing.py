@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from agent_memory.memory._arguments import changed_copy, check_durability, copy_from, expiry
+from agent_memory.memory._arguments import changed_copy, copy_from, copy_of, levels_of
 from agent_memory.memory._async.embedding import AsyncEmbedding
 from agent_memory.memory._async.journal import AsyncMemoryJournal
 from agent_memory.memory._async.journal_replay import AsyncJournalReplay
@@ -17,9 +17,9 @@ from agent_memory.memory._async.redis_gateway import AsyncRedisGateway
 from agent_memory.memory._async.sql_gateway import AsyncSqlGateway
 from agent_memory.memory._async.synchronisation import AsyncSynchronisation
 from agent_memory.memory._async.writing import AsyncWriter
-from agent_memory.memory._copy import make_copy, new_id
 from agent_memory.memory._loaded_indexes import LoadedIndexes
 from agent_memory.memory._outcomes import Written
+from agent_memory.memory.attributes import NewMemory
 from agent_memory.memory.entries import Durability, MemoryId
 from agent_memory.memory.errors import (
     AgentErasedError,
@@ -69,49 +69,35 @@ class AsyncStoring:
         self._embedding = embedding
         self._loaded = loaded
         self._settings = settings
+        self._levels = (settings.durability, settings.minimum or settings.durability)
 
     async def store(
         self,
         agent_id: str,
         content: Any,
-        *,
-        embedding: ArrayLike | None,
-        timestamp: float | None,
-        key: str | None,
-        ttl_s: float | None,
-        idempotency_key: str | None,
         durability: Durability | None,
-        degrade: bool,
-        deduplicate: bool | None,
-        **words: Any,
+        minimum: Durability | None,
+        attributes: Any,
     ) -> MemoryId:
-        """Stores a memory; `words` are further arguments of `make_copy`."""
-        level = self._settings.default_durability if durability is None else durability
-        check_durability(level, has_journal=self._journal is not None)
-        if embedding is None and self._embedding.is_possible and isinstance(content, str):
-            embedding = (await self._embedding.make_or_wait([content]))[0]
-        now = time.time()
-        now_us = int(now * 1e6)
-        copy = make_copy(
-            agent_id,
-            content,
-            memory_id=new_id(now_us),
-            timestamp=now if timestamp is None else timestamp,
-            created_us=now_us,
-            writer=self._writer.number,
-            embedding=embedding,
-            key=key,
-            idempotency_key=idempotency_key,
-            expires_at=expiry(now, ttl_s),
-            deduplicate=self._settings.deduplicate if deduplicate is None else deduplicate,
-            **words,
-        )
+        """Stores a memory; takes `attributes` over, a dict of keywords of `MemoryAttributes`."""
+        if durability is None and minimum is None:
+            durability, minimum = self._levels
+        else:
+            durability, minimum = levels_of(durability, minimum, self._levels, self._journal is not None)
+        if self._embedding.is_possible and attributes.get("embedding") is None and isinstance(content, str):
+            attributes["embedding"] = (await self._embedding.make_or_wait([content]))[0]
+        now_us = time.time_ns() // 1_000
+        copy = copy_of(agent_id, content, attributes, now_us, self._writer.number, self._settings.deduplicate)
         await self._embedding.admit([copy])
         # A key, an idempotency key or equal content can be found by SQL only.
-        if level == "redis" and (key or idempotency_key or copy.content_hash):
-            level = "sql"
-        written = await self._writer.put(Put(copy), level, degrade)
+        if durability == "redis" and (copy.key or copy.idempotency_key or copy.content_hash):
+            durability = "sql"
+        written = await self._writer.put(Put(copy), durability, minimum)
         return self._stored(written)
+
+    def _minimum(self, minimum: Durability | None) -> Durability:
+        """The weakest level that a change or a deletion may reach."""
+        return levels_of("sql", minimum or self._levels[1], self._levels, self._journal is not None)[1]
 
     def _stored(self, written: Written) -> MemoryId:
         result = written.result
@@ -127,10 +113,10 @@ class AsyncStoring:
         return MemoryId(result.id, result.version, written.durability)
 
     async def store_many(
-        self, agent_id: str, entries: Iterable[Mapping[str, Any]], embeddings: ArrayLike | None
+        self, agent_id: str, entries: Iterable[NewMemory], embeddings: ArrayLike | None
     ) -> list[MemoryId]:
-        """Stores many memories, each a mapping of `store`'s arguments with `"content"`; returns their ids in order."""
-        given = [dict(entry) for entry in entries]
+        """Stores many memories; returns their ids in order."""
+        given: list[dict[str, Any]] = [{**entry} for entry in entries]
         vectors = None if embeddings is None else np.asarray(embeddings, dtype=np.float32)
         if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(given)):
             raise ValueError(f"embeddings must have shape ({len(given)}, dimensions), got {vectors.shape}")
@@ -168,11 +154,17 @@ class AsyncStoring:
                 entry["embedding"] = vector
 
     async def update(
-        self, agent_id: str, memory_id: str, changes: dict[str, Any], if_version: int | None, degrade: bool
+        self,
+        agent_id: str,
+        memory_id: str,
+        changes: dict[str, Any],
+        if_version: int | None,
+        minimum: Durability | None,
     ) -> MemoryId:
         """Makes `changes`, as `changed_copy` takes them, over a version of a memory; over a later one if another was faster."""
+        weakest = self._minimum(minimum)
         content = changes.get("content")
-        if changes["embedding"] is None and self._embedding.is_possible and isinstance(content, str):
+        if self._embedding.is_possible and changes.get("embedding") is None and isinstance(content, str):
             changes["embedding"] = (await self._embedding.make_or_wait([content]))[0]
         attempt = 0
         while True:
@@ -183,7 +175,7 @@ class AsyncStoring:
                 raise MemoryConflictError(memory_id, if_version, base.version)
             changed = changed_copy(base, changes, time.time(), self._writer.number)
             await self._embedding.admit([changed])
-            written = await self._writer.put(Put(changed, base.version), "sql", degrade, base.version)
+            written = await self._writer.put(Put(changed, base.version), "sql", weakest, base.version)
             status = written.result.status
             if status is WriteStatus.DELETED:
                 raise KeyError(memory_id)
@@ -202,15 +194,16 @@ class AsyncStoring:
             if attempt == UPDATE_ATTEMPTS:
                 raise MemoryConflictError(memory_id, base.version, written.result.version)
 
-    async def delete(self, agent_id: str, memory_id: str, if_version: int | None, degrade: bool) -> bool:
+    async def delete(self, agent_id: str, memory_id: str, if_version: int | None, minimum: Durability | None) -> bool:
         """Deletes a memory for good; returns whether there was one."""
+        weakest = self._minimum(minimum)
         index = self._loaded.peek(agent_id)
         known = 0 if index is None else index.known_versions([memory_id])[memory_id]
-        written = await self._writer.delete(agent_id, memory_id, if_version, degrade, known)
+        written = await self._writer.delete(agent_id, memory_id, if_version, weakest, known)
         if written.result.status is WriteStatus.ABSENT and written.result.existed:
             # Redis has a copy that SQL has not got yet.
             await self._synchronisation.sync_agent(agent_id, [memory_id], SyncReport())
-            written = await self._writer.delete(agent_id, memory_id, if_version, degrade, known, is_synced=True)
+            written = await self._writer.delete(agent_id, memory_id, if_version, weakest, known, is_synced=True)
         result = written.result
         if result.status is WriteStatus.CONFLICT and if_version is not None:
             raise MemoryConflictError(memory_id, if_version, result.version)

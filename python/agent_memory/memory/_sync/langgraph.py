@@ -21,6 +21,7 @@ from agent_memory._concurrency import in_thread, settle
 from agent_memory.memory import _langgraph_values as values
 from agent_memory.memory._copy import EMBEDDED, SEARCHED_TEXT
 from agent_memory.memory._sync.system import MemorySystem
+from agent_memory.memory.attributes import NewMemory
 from agent_memory.memory.entries import MemoryEntry
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 
@@ -176,14 +177,14 @@ class Items:
                 pass  # one by one: `store` knows what the settings allow instead, and raises where they do not
             else:
                 return
-        for entry_words in entries:
-            self._memory.store(self._agent_id, **entry_words)
+        for item in entries:
+            self._memory.store(self._agent_id, **item)
 
-    def _entries(self, ops: Sequence[PutOp]) -> list[dict[str, Any]]:
+    def _entries(self, ops: Sequence[PutOp]) -> list[NewMemory]:
         """What `store_many` is given for puts."""
         embedding = self._memory._lifecycle.opened().embedding
-        entries: list[dict[str, Any]] = []
-        embedded: list[tuple[dict[str, Any], str]] = []
+        entries: list[NewMemory] = []
+        embedded: list[tuple[NewMemory, str]] = []
         for op in ops:
             fields = self._fields if op.index is None else tuple(op.index or ())
             is_whole = fields == ("$",)
@@ -191,7 +192,7 @@ class Items:
             metadata: dict[str, Any] = {} if is_whole else {SEARCHED_TEXT: text}
             if op.ttl is not None:
                 metadata[TTL_MINUTES] = op.ttl
-            entry = {
+            entry: NewMemory = {
                 "content": op.value,
                 "key": op.key,
                 "namespace": op.namespace,

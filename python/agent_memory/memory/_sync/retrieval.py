@@ -46,7 +46,8 @@ class Retrieval:
     def retrieve(self, question: Question) -> list[MemoryEntry]:
         """The entries that answer a question best, best first."""
         agent_id = question.agent_id
-        k = question.k if question.rerank is None else max(question.k, question.pool)
+        ranking = question.ranking
+        k = question.k if ranking.rerank is None else max(question.k, ranking.pool)
         embedding = self._vector_of(question)
         index = self._indexes.fresh(agent_id)
         asked = k
@@ -68,7 +69,12 @@ class Retrieval:
 
     def _vector_of(self, question: Question) -> ArrayLike | None:
         embedding, text = question.embedding, question.text
-        if text is not None and embedding is None and self._embedding.is_possible and question.weights.similarity > 0:
+        if (
+            text is not None
+            and embedding is None
+            and self._embedding.is_possible
+            and question.ranking.weights.similarity > 0
+        ):
             vector: ArrayLike | None = self._embedding.question(text)
             return vector
         space = self._embedding.refresh()
@@ -90,8 +96,9 @@ class Retrieval:
     def _answer(
         self, question: Question, entries: list[MemoryEntry], index: AgentIndex, read: Found
     ) -> list[MemoryEntry]:
-        if question.rerank is not None and question.text is not None and entries:
-            scores = settle(question.rerank(question.text, entries))
+        rerank = question.ranking.rerank
+        if rerank is not None and question.text is not None and entries:
+            scores = settle(rerank(question.text, entries))
             entries = reranked(entries, scores, question.k)
         if not entries and (read.unknown or index.is_behind or not index.is_loaded):
             raise MemoryStoreUnavailableError("no memory could be read, and whether there are any is unknown")
@@ -102,15 +109,16 @@ class Retrieval:
 def _search(index: AgentIndex, question: Question, embedding: ArrayLike | None, k: int) -> SearchResult | None:
     if index.index is None or not len(index.index):
         return None
-    text, weights = question.text, question.weights
+    text, ranking = question.text, question.ranking
+    weights = ranking.weights
     vector = embedding if index.dimensions else None
     if vector is None and text is None and not (weights.recency or weights.importance or weights.access):
         raise ValueError("text or embedding must be given unless recency, importance or access have a weight")
     options: dict[str, Any] = {
         "filters": question.filters,
         "now": question.now,
-        "decay": question.decay,
-        "diversity": question.diversity,
+        "decay": ranking.decay,
+        "diversity": ranking.diversity,
     }
     found = index.index.search(vector, text, k, components=True, weights=weights, **options)
     if not found.ids and vector is None:

@@ -10,32 +10,38 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from agent_memory._face import is_documented
-from agent_memory.memory._conditions import UNSET, Conditions, filters_of, query_of, restricts
+from agent_memory.memory._arguments import check_changes
+from agent_memory.memory._conditions import (
+    UNSET,
+    Conditions,
+    RetrievalConditions,
+    filters_of,
+    query_of,
+    restricts,
+)
 from agent_memory.memory._copy import entry_of
 from agent_memory.memory._export_lines import exported
-from agent_memory.memory._question import Question
+from agent_memory.memory._question import Question, check_question
 from agent_memory.memory._redis_argument import check_redis
-from agent_memory.memory._reranking import check_reranking
 from agent_memory.memory._sync.check import Check
 from agent_memory.memory._sync.lifecycle import Lifecycle
 from agent_memory.memory._sync.resources import Resources
 from agent_memory.memory._sync.status import health_of, stats_of
 from agent_memory.memory._sync.tiers import IntermediateMemory, LongTermMemory, ShortTermMemory
 from agent_memory.memory._system_arguments import check_system
-from agent_memory.memory.entries import Durability, MemoryEntry, MemoryId
+from agent_memory.memory.attributes import MemoryAttributes, MemoryChanges, NewMemory
+from agent_memory.memory.entries import Content, Durability, MemoryEntry, MemoryId
+from agent_memory.memory.ranking import DEFAULT_RANKING, Ranking
 from agent_memory.memory.reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
 from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
 from agent_memory.memory.stores._sync.protocol import MemoryStore
 from agent_memory.memory.stores.operations import NamespaceCount
-from agent_memory.policy import Priority
-from agent_memory.scoring import Filters, ScoreWeights
-from agent_memory.scoring._settings import DEFAULT_DECAY, DEFAULT_WEIGHTS, Decay, Diversity
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -139,73 +145,44 @@ class MemorySystem:
     def store(
         self,
         agent_id: str,
-        content: Any,
+        content: Content,
         *,
-        importance: float = 0.5,
-        embedding: ArrayLike | None = None,
-        memory_type: str = "",
-        step: int | None = None,
-        timestamp: float | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        tags: Iterable[str] = (),
-        namespace: Sequence[str] = (),
-        user_id: str | None = None,
-        session_id: str | None = None,
-        key: str | None = None,
-        ttl_s: float | None = None,
-        idempotency_key: str | None = None,
-        priority: Priority = Priority.NORMAL,
         durability: Durability | None = None,
-        degrade: bool = False,
-        deduplicate: bool | None = None,
+        minimum: Durability | None = None,
+        **attributes: Unpack[MemoryAttributes],
     ) -> MemoryId:
-        """Stores a memory; returns its id, with the version and the durability that were reached.
+        """Stores a memory.
 
-        - `content`: str, bytes or a JSON value. `timestamp`: seconds since the epoch; default: now.
-        - `importance`: 0..1. `embedding`: shape (dimensions,); default: `embed` of the text.
-        - `key`: a name of the caller's, unique in the agent, `user_id` (without one: the memories of no user) and
-          `namespace`: the memory of that name is replaced.
-        - `ttl_s`: seconds after which it is forgotten; default: never.
-        - `idempotency_key`: unique in the agent and `user_id`; the same call again gives the id of the first.
-        - `deduplicate`: without a `key`, equal content of the same user, session, namespace and expiry gives the id of the
-          first.
-        - `durability`: `"sql"`: committed and synced; `"redis"`: accepted by Redis, and lost if Redis loses it before
-          SQL has it; `"journal"`: SQL's, else Redis', else kept in the journal of this machine until SQL has it
-          (`MemorySettings(journal=True)`).
-          With `degrade` a lower level will do where the one asked for cannot be reached; never with Priority.CRITICAL.
+        - `agent_id`: the agent, 1..512 characters.
+        - `content`: a text, bytes or a JSON value, at most 16 MiB.
+        - `durability`: what is tried first. `"sql"`: committed and synced. `"redis"`: accepted by Redis, and lost if Redis
+          loses it before SQL has it. `"journal"`: as `"sql"` with `minimum="journal"`. Default: `MemorySettings.durability`.
+        - `minimum`: the weakest level that is accepted before an error is raised, in the order `"sql"`, `"redis"`, `"journal"`
+          (the file of this machine, with `MemorySettings(journal=True)`). Default: `durability` where that is given, else
+          `MemorySettings.minimum`.
+        - `attributes`: `importance` (0..1, default 0.5), `user_id`, `session_id`, `tags`, `metadata`, `memory_type`,
+          `namespace`, `embedding`, `timestamp`, `step`, `ttl_s`, `key`, `idempotency_key`, `deduplicate`:
+          see `MemoryAttributes`.
 
-        Raises DurabilityError, AgentErasedError, ValueError, TypeError, and MemoryDeletedError for the idempotency key of a
-        memory that was deleted or has expired.
+        Returns the id, with the `version` and the `durability` that were reached. Raises DurabilityError where `minimum` was
+        not reached, AgentErasedError, EmbeddingSpaceError, MemoryDeletedError for the idempotency key of a memory that was
+        deleted or has expired, ValueError and TypeError. A cancelled call may have stored the memory: repeat it with the same
+        `idempotency_key`.
         """
         parts = self._lifecycle.opened()
-        return parts.storing.store(
-            agent_id,
-            content,
-            embedding=embedding,
-            timestamp=timestamp,
-            key=key,
-            ttl_s=ttl_s,
-            idempotency_key=idempotency_key,
-            durability=durability,
-            degrade=degrade and priority is not Priority.CRITICAL,
-            deduplicate=deduplicate,
-            importance=importance,
-            memory_type=memory_type,
-            step=step,
-            metadata=metadata,
-            tags=tags,
-            namespace=namespace,
-            user_id=user_id,
-            session_id=session_id,
-        )
+        return parts.storing.store(agent_id, content, durability, minimum, attributes)
 
     def store_many(
-        self, agent_id: str, entries: Iterable[Mapping[str, Any]], *, embeddings: ArrayLike | None = None
+        self, agent_id: str, entries: Iterable[NewMemory], *, embeddings: ArrayLike | None = None
     ) -> list[MemoryId]:
-        """Stores many memories, each a mapping of `store`'s arguments with `"content"`; returns their ids in order.
+        """Stores many memories in SQL, 500 in one transaction.
 
-        `embeddings`: shape (n, dimensions), instead of one in each mapping. Durability is `"sql"`. What is wrong with any of
-        them is raised before the first is written; an error of the store later leaves those of earlier batches stored.
+        - `agent_id`: the agent.
+        - `entries`: a mapping for each memory, of `"content"` and `store`'s attributes.
+        - `embeddings`: shape (n, dimensions), instead of an `"embedding"` in each mapping; default: made by `embed`.
+
+        Returns the ids in order. Raises what is wrong with any memory (ValueError, TypeError, EmbeddingSpaceError) before the
+        first is written; MemoryStoreUnavailableError or AgentErasedError later leaves those of earlier transactions stored.
         """
         parts = self._lifecycle.opened()
         return parts.storing.store_many(agent_id, entries, embeddings)
@@ -215,49 +192,44 @@ class MemorySystem:
         agent_id: str,
         memory_id: str,
         *,
-        content: Any = UNSET,
-        importance: float | None = None,
-        embedding: ArrayLike | None = None,
-        memory_type: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        tags: Iterable[str] | None = None,
-        timestamp: float | None = None,
-        step: int | None = None,
-        ttl_s: float | None = None,
+        content: Content = UNSET,
         if_version: int | None = None,
-        degrade: bool = False,
+        minimum: Durability | None = None,
+        **changes: Unpack[MemoryChanges],
     ) -> MemoryId:
-        """Changes what is given of a memory, as a new version; returns its id with that version.
+        """Changes what is given of a memory, as a new version.
 
-        With `if_version` only over that version (MemoryConflictError otherwise); without, the change is made again over
-        what another writer wrote meanwhile. New content gets a new embedding where there is an `embed` and it is a str;
-        otherwise it has none unless `embedding` is given: the old one belongs to the old content. Raises KeyError for an id
-        that is not there, DurabilityError where SQL is away (unless `degrade`: then Redis accepts it).
+        - `agent_id`, `memory_id`: the memory.
+        - `content`: the new content; default: the old one. New content gets a new embedding where there is an `embed` and it is
+          a text; otherwise it has none unless `embedding` is given: the old one belongs to the old content.
+        - `if_version`: change only this version; default: the change is made again over what another writer wrote meanwhile.
+        - `minimum`: the weakest level that is accepted, as for `store`; default: `MemorySettings.minimum`.
+        - `changes`: `importance`, `embedding`, `memory_type`, `step`, `timestamp`, `metadata`, `tags`, `ttl_s`: see
+          `MemoryChanges`.
+
+        Returns the id with the new version. Raises KeyError for an id that is not there, MemoryConflictError where `if_version`
+        is not the version held, DurabilityError where `minimum` was not reached, EmbeddingSpaceError, ValueError and TypeError.
         """
         parts = self._lifecycle.opened()
-        changes: dict[str, Any] = {
-            "importance": importance,
-            "embedding": embedding,
-            "memory_type": memory_type,
-            "metadata": metadata,
-            "tags": tags,
-            "timestamp": timestamp,
-            "step": step,
-            "ttl_s": ttl_s,
-        }
-        if content is not UNSET:
-            changes["content"] = content
-        return parts.storing.update(agent_id, memory_id, changes, if_version, degrade)
+        check_changes(changes)
+        given: dict[str, Any] = {**changes} if content is UNSET else {**changes, "content": content}
+        return parts.storing.update(agent_id, memory_id, given, if_version, minimum)
 
-    def delete(self, agent_id: str, memory_id: str, *, if_version: int | None = None, degrade: bool = False) -> bool:
-        """Deletes a memory for good; returns whether there was one.
+    def delete(
+        self, agent_id: str, memory_id: str, *, if_version: int | None = None, minimum: Durability | None = None
+    ) -> bool:
+        """Deletes a memory for good.
 
-        Raises MemoryConflictError, and DurabilityError where SQL is away (unless `degrade`: then Redis remembers it, and
-        whether there was a memory is not asked: True). Raises MemoryStoreUnavailableError, having done nothing, where SQL has
-        no such memory and Redis is away, which may alone have it.
+        - `agent_id`, `memory_id`: the memory.
+        - `if_version`: delete only this version; default: any.
+        - `minimum`: the weakest level that is accepted, as for `store`; default: `MemorySettings.minimum`.
+
+        Returns whether there was such a memory; True where only Redis or the journal took the deletion, which do not know.
+        Raises MemoryConflictError where `if_version` is not the version held, DurabilityError where `minimum` was not reached,
+        and MemoryStoreUnavailableError, having done nothing, where SQL has no such memory and Redis, which may, is away.
         """
         parts = self._lifecycle.opened()
-        return parts.storing.delete(agent_id, memory_id, if_version, degrade)
+        return parts.storing.delete(agent_id, memory_id, if_version, minimum)
 
     # --- reading ---
 
@@ -288,52 +260,34 @@ class MemorySystem:
         *,
         embedding: ArrayLike | None = None,
         k: int = 10,
-        filters: Filters | Mapping[str, Any] | None = None,
-        memory_types: Collection[str] = UNSET,
-        tags: Collection[str] = UNSET,
-        namespace: Sequence[str] = UNSET,
-        user_id: str = UNSET,
-        session_id: str = UNSET,
-        since: float = UNSET,
-        until: float = UNSET,
-        weights: ScoreWeights = DEFAULT_WEIGHTS,
-        decay: Decay = DEFAULT_DECAY,
-        diversity: Diversity | None = None,
         min_relevance: float = 0.0,
-        rerank: Callable[[str, list[MemoryEntry]], Any] | None = None,
-        pool: int = 50,
-        now: float | None = None,
+        ranking: Ranking = DEFAULT_RANKING,
+        **conditions: Unpack[RetrievalConditions],
     ) -> list[MemoryEntry]:
-        """The `k` most relevant memories for a text, an embedding, or both, best first, with `.relevance` and `.score`.
+        """Finds the memories most relevant to a text, an embedding, or both.
 
-        `filters` maps names of `metadata` to a value or to several, of which one must match (or is a `Filters` over the
-        index's attributes); `tags` must all be there. A condition that is given must restrict something: None or an empty
-        collection raises ValueError, since it would stand for the memories of all users, sessions, ...
+        - `agent_id`: the agent.
+        - `text`: what is asked. A text that no memory has a word of gives the most recent and important ones, with `is_match`
+          False and relevance 0, unless `min_relevance` is above 0. Default: None, ranked by the embedding alone.
+        - `embedding`: shape (dimensions,); default: `embed` of the text.
+        - `k`: the most memories returned, >= 1; default 10.
+        - `min_relevance`: 0..1, leaves out what matches less; default 0.
+        - `ranking`: weights, decay, diversity, `rerank`: see `Ranking`.
+        - `conditions`: `user_id`, `session_id`, `namespace`, `tags`, `memory_types`, `since`, `until` (seconds since the
+          epoch), and `filters` for values of the metadata: see `RetrievalConditions`. Default: all memories of the agent.
 
-        Ranking is exact, over all tiers, by `agent_memory.scoring`; of equal ones the newer comes first. A memory stored by
-        another process is seen at the latest after `max_staleness_s`. While SQL is away, memories whose content is in Redis
-        are found.
+        Returns the memories best first, with `.relevance` and `.score`; of equal ones the newer comes first. Ranking is exact,
+        over all tiers. A memory stored by another process is seen at the latest after `SyncSettings.max_staleness_s`. While SQL
+        is away, memories whose content is in Redis are found.
 
-        `min_relevance` (0..1) leaves out what matches less. A text that no memory has a word of gives the most recent and
-        important ones, with `is_match` False and relevance 0, unless `min_relevance` is above 0. `rerank(text, entries)`
-        is given the best `pool` (1..1,000, at least `k`) and returns a score for each; it may be a function.
+        Raises ValueError for a condition that is None or empty, since it would stand for the memories of all users, sessions
+        and so on, TypeError for one that there is not, and MemoryStoreUnavailableError where nothing could be read.
         """
         parts = self._lifecycle.opened()
-        check_reranking(rerank, text, pool, min_relevance)
-        conditions = {
-            "memory_types": memory_types,
-            "tags": tags,
-            "namespace": namespace,
-            "user_id": user_id,
-            "session_id": session_id,
-            "since": since,
-            "until": until,
-        }
-        wanted = filters_of(filters, conditions)
-        moment = time.time() if now is None else now
-        question = Question(
-            agent_id, text, embedding, k, wanted, weights, decay, diversity, min_relevance, rerank, pool, moment
-        )
+        check_question(ranking, text, min_relevance)
+        moment = time.time() if ranking.now is None else ranking.now
+        wanted = filters_of(conditions)
+        question = Question(agent_id, text, embedding, k, wanted, min_relevance, ranking, moment)
         return parts.retrieval.retrieve(question)
 
     # --- queries ---

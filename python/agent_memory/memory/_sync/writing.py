@@ -2,9 +2,8 @@
 
 """Where a write goes: SQL, Redis as a dirty copy, or the journal.
 
-A write is acknowledged at one level: SQL committed it, or Redis accepted it as a dirty copy. It goes to SQL unless Redis was
-asked for; to Redis instead only where the caller lets it degrade. Where both are away, or both refuse, the journal takes what
-may degrade or asked for no more, if there is one.
+A write is acknowledged at one level: SQL committed it, Redis accepted it as a dirty copy, or the journal keeps it. It goes to
+SQL first unless `durability` is "redis", and to a weaker level only where `minimum` allows that level.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from agent_memory.memory._agent_index import DELETED
 from agent_memory.memory._batching import Turns
@@ -66,18 +66,18 @@ class Writer:
 
     # --- storing ---
 
-    def put(self, put: Put, durability: Durability, degrade: bool, known_version: int = 0) -> Written:
+    def put(self, put: Put, durability: Durability, minimum: Durability, known_version: int = 0) -> Written:
         """Stores a copy without a version of its own; see the module. Raises DurabilityError where nothing may be reached."""
         if durability == "redis" and self._redis.tier is not None and not self._redis.is_away():
             try:
                 return self._put_as_dirty(put, known_version)
             except DurabilityError:
-                if self._sql.is_away():
+                if self._sql.is_away() and minimum != "journal":
                     raise  # otherwise SQL promises more than was asked for
         try:
             written = self._put_in_sql(put)
         except MemoryStoreUnavailableError as error:
-            if not (degrade or durability != "sql"):
+            if minimum == "sql":
                 raise DurabilityError(durability, None, _reason(error), fault=error.fault) from error
             failure = error
         else:
@@ -89,8 +89,12 @@ class Writer:
             try:
                 return self._put_as_dirty(put, known_version)
             except DurabilityError as error:
-                if self._journal is None or not (degrade or durability == "journal"):
+                if minimum != "journal":
                     raise self._both_refused(durability, failure, error) from failure
+        elif minimum != "journal":
+            raise DurabilityError(
+                durability, None, f"{_reason(failure)}; {_JOURNALLED}", fault=failure.fault
+            ) from failure
         return self._put_in_journal(put, known_version)
 
     @staticmethod
@@ -192,7 +196,7 @@ class Writer:
         agent_id: str,
         memory_id: str,
         if_version: int | None,
-        degrade: bool,
+        minimum: Durability,
         known_version: int,
         *,
         is_synced: bool = False,
@@ -206,7 +210,7 @@ class Writer:
             epoch = self._clean.epoch_for(agent_id)
             (result,) = self._sql.write([operation._replace(held_only=self._redis.tier is not None)])
         except MemoryStoreUnavailableError as error:
-            if not degrade:
+            if minimum == "sql":
                 raise DurabilityError("sql", None, _reason(error), fault=error.fault) from error
             failure = error
         else:
@@ -226,8 +230,11 @@ class Writer:
             try:
                 return self._delete_as_dirty(agent_id, memory_id, if_version, known_version)
             except DurabilityError as error:
-                if self._journal is None:
+                if minimum != "journal":
                     raise self._both_refused("sql", failure, error) from failure
+        elif minimum != "journal":
+            raise DurabilityError("sql", None, f"{_reason(failure)}; {_JOURNALLED}", fault=failure.fault) from failure
+        assert self._journal is not None
         version = next_version(known_version, time.time_ns() // 1_000)
         tombstone = tombstone_of(memory_id, agent_id, version, self._number | 2)
         self._journal.keep(tombstone)
@@ -260,6 +267,9 @@ class Writer:
             self._dirty.note_version(memory_id, version + DELETED)
         result = WriteResult(status, memory_id, version if existed else 0, existed=existed)
         return Written(result, "redis", tombstone if existed else None)
+
+
+_JOURNALLED: Final = "the journal alone holds this memory"
 
 
 def _reason(error: MemoryStoreUnavailableError) -> str:

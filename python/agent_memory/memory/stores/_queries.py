@@ -65,8 +65,6 @@ def conditions(query: MemoryQuery, now: float, *, postgres: bool) -> tuple[str, 
         ("m.step <= ?", query.step_to),
         ("m.importance >= ?", query.min_importance),
         ("m.importance <= ?", query.max_importance),
-        ("m.version < ?", query.updated_before_us),
-        ("m.created_us < ?", query.created_before_us),
     )
     for condition, bound in ranges:
         if bound is not None:

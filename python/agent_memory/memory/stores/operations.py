@@ -167,9 +167,6 @@ class MemoryQuery:
     """Top-level values of the metadata, equal in type and value."""
     tiers: tuple[Tier, ...] = ()
     key: str | None = None
-    updated_before_us: int | None = None
-    """`version < updated_before_us`."""
-    created_before_us: int | None = None
     order_by: Literal["timestamp", "step", "importance", "seq", "created"] = "timestamp"
     """Ties are in the order in which they were stored. Memories without a step come first."""
     descending: bool = False

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from agent_memory.memory import AsyncMemorySystem, MemoryDeletedError, MemorySettings
+from agent_memory.memory import AsyncMemorySystem, MemoryDeletedError, MemorySettings, Ranking
 
 AGENT = "agent"
 OVER_S = 1e-6
@@ -21,6 +21,7 @@ EMPTY = {
     "until": None,
     "memory_types": [],
 }
+EMPTY_RETRIEVALS = EMPTY | {"filters": {}}
 EMPTY_QUERIES = EMPTY | {
     "any_tags": set(),
     "attributes": {},
@@ -53,10 +54,14 @@ async def test_a_condition_that_restricts_nothing_is_refused(memory, name):
         await memory.count(AGENT, **given)
     with pytest.raises(ValueError, match=f"{name} must not be empty"):
         await collect(memory.query(AGENT, **given))
-    if name in EMPTY:
-        with pytest.raises(ValueError, match=f"{name} must not be empty"):
-            await memory.retrieve(AGENT, "tea", **given)
     assert await memory.count(AGENT) == 1
+
+
+@pytest.mark.parametrize("name", EMPTY_RETRIEVALS)
+async def test_a_condition_of_a_retrieval_that_restricts_nothing_is_refused(memory, name):
+    for nothing in (EMPTY_RETRIEVALS[name], None):
+        with pytest.raises(ValueError, match=f"{name} must not be empty, got"):
+            await memory.retrieve(AGENT, "tea", **{name: nothing})
 
 
 @pytest.mark.parametrize("conditions", [{}, {"order_by": "seq"}, {"descending": True}, {"namespace_exact": False}])
@@ -92,6 +97,11 @@ async def test_collections_may_be_lists_and_sets(memory):
     assert await memory.forget(AGENT, tags=["t"]) == 1
 
 
+async def test_filters_are_a_mapping_of_the_metadata(memory):
+    with pytest.raises(TypeError, match="filters must be a mapping of names in the metadata, got list"):
+        await memory.retrieve(AGENT, "tea", filters=["user"])
+
+
 @pytest.mark.parametrize("nothing", [None, [], ()])
 async def test_a_filter_without_a_value_is_refused_by_name(memory, nothing):
     await memory.store(AGENT, "tea", metadata={"user": "ann"})
@@ -122,7 +132,7 @@ async def test_what_has_expired_is_gone_everywhere(memory):
     assert await memory.count(AGENT) == await memory.short_term.count(AGENT) == 1
     assert [entry.id for entry in await collect(memory.query(AGENT))] == [kept]
     assert [entry.id for entry in await memory.history(AGENT)] == [kept]
-    assert [entry.id for entry in await memory.retrieve(AGENT, "code", now=0.0)] == []
+    assert [entry.id for entry in await memory.retrieve(AGENT, "code", ranking=Ranking(now=0.0))] == []
     assert len([line async for line in memory.export(AGENT)]) == 1
     assert await memory.forget(AGENT, user_id="ann") == 0
     assert await memory.delete(AGENT, over) is False

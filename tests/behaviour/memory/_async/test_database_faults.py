@@ -97,17 +97,17 @@ async def test_a_refused_write_says_why_and_reads_go_on(memory, fault, begin, wo
 
 
 @FAULTS
-async def test_a_write_that_may_degrade_does(memory, fault, begin, words):
+async def test_a_write_goes_to_redis_where_that_is_accepted(memory, fault, begin, words):
     base = await memory.store(AGENT, "base")
     content = os.urandom(100_000).hex()
     with begin(memory):
         if memory._lifecycle.parts.redis.tier is None:
             with pytest.raises(DurabilityError, match="there is no Redis") as caught:
-                await memory.store(AGENT, content, degrade=True)
+                await memory.store(AGENT, content, minimum="redis")
             assert caught.value.fault is fault
             return
-        stored = await memory.store(AGENT, content, degrade=True)
-        changed = await memory.update(AGENT, base, content=content, degrade=True)
+        stored = await memory.store(AGENT, content, minimum="redis")
+        changed = await memory.update(AGENT, base, content=content, minimum="redis")
         assert (stored.durability, changed.durability) == ("redis", "redis")
         assert (await memory.get(AGENT, stored)).content == content
         assert (await memory.sync()).remaining

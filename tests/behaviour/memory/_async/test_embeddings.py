@@ -21,13 +21,14 @@ from agent_memory.memory import (
     LongTermSettings,
     MemorySettings,
     PostgresSettings,
+    Ranking,
     ShortTermSettings,
     SyncSettings,
 )
 from agent_memory.memory._async import embedding
 from agent_memory.scoring import ScoreWeights
 
-BY_VECTOR = ScoreWeights(lexical=0)
+BY_VECTOR = Ranking(weights=ScoreWeights(lexical=0))
 
 
 class Words:
@@ -76,7 +77,7 @@ async def open_memory(request, tmp_path, monkeypatch):
 
 
 async def found_by_vector(memory, text):
-    return [entry.content for entry in await memory.retrieve("a", text, k=1, weights=BY_VECTOR) if entry.is_match]
+    return [entry.content for entry in await memory.retrieve("a", text, k=1, ranking=BY_VECTOR) if entry.is_match]
 
 
 async def contents(memory):

@@ -26,13 +26,13 @@ from agent_memory.memory import (
     MemorySchemaError,
     MemorySettings,
     MemoryStoreUnavailableError,
+    Ranking,
     ShortTermSettings,
     SyncSettings,
     Tier,
 )
 from agent_memory.memory.settings import SqliteSettings
 from agent_memory.memory.stores.sqlite import AsyncSqliteStore
-from agent_memory.policy import Priority
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 from agent_memory.scoring import ScoreWeights
 
@@ -114,7 +114,7 @@ async def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_condition
         AGENT,
         "rain",
         embedding=[1.0, 0.0, 0.0],
-        weights=ScoreWeights(similarity=1.0, lexical=1.0, importance=0.5, recency=0.0),
+        ranking=Ranking(weights=ScoreWeights(similarity=1.0, lexical=1.0, importance=0.5, recency=0.0)),
     )
     parts = {entry.id: entry.score_parts for entry in weighted}
     assert parts[lisbon] == {"similarity": 1.0, "lexical": 0.0, "importance": 0.8}
@@ -202,8 +202,17 @@ async def test_what_is_wrong_is_refused_before_anything_is_written(memory):
             await memory.store(AGENT, "x", **arguments)
     with pytest.raises(ValueError, match="without"):
         await memory.store_many(AGENT, [{"content": "x"}, {"importance": 0.5}])
-    with pytest.raises(ValueError, match="arguments of store"):
-        await memory.store_many(AGENT, [{"content": "x", "color": "red"}])
+    for wrong in ("color", "tier", "expires_at", "writer"):
+        with pytest.raises(TypeError, match=f"attributes must be of deduplicate, embedding, .*, got '{wrong}'"):
+            await memory.store(AGENT, "x", **{wrong: "red"})
+        with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
+            await memory.store_many(AGENT, [{"content": "x"}, {"content": "x", wrong: "red"}])
+        with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
+            await memory.update(AGENT, "id", **{wrong: "red"})
+        with pytest.raises(TypeError, match=f"conditions must be of .*, got '{wrong}'"):
+            await memory.retrieve(AGENT, "x", **{wrong: "red"})
+        with pytest.raises(TypeError, match=f"conditions must be of .*, got '{wrong}'"):
+            await memory.count(AGENT, **{wrong: "red"})
     assert await memory.count(AGENT) == 0
 
 
@@ -351,7 +360,7 @@ async def test_with_redis_away_everything_goes_on_and_redis_catches_up(start_ser
     assert contents == {"stored meanwhile", "changed meanwhile", "asked for less"}
 
 
-async def test_with_sql_away_redis_accepts_what_may_degrade_and_sql_gets_it_later(divided):
+async def test_with_sql_away_redis_accepts_what_may_stay_there_and_sql_gets_it_later(divided):
     memory, store = divided
     before = await memory.store(AGENT, "stored before")
     deleted = await memory.store(AGENT, "deleted meanwhile")
@@ -361,10 +370,10 @@ async def test_with_sql_away_redis_accepts_what_may_degrade_and_sql_gets_it_late
     with pytest.raises(DurabilityError):
         await memory.store(AGENT, "not accepted")
     with pytest.raises(DurabilityError):
-        await memory.store(AGENT, "critical", degrade=True, priority=Priority.CRITICAL)
-    meanwhile = await memory.store(AGENT, "stored meanwhile", degrade=True)
-    changed = await memory.update(AGENT, before, content="changed meanwhile", degrade=True)
-    assert await memory.delete(AGENT, deleted, degrade=True) is True
+        await memory.store(AGENT, "critical", minimum="sql")
+    meanwhile = await memory.store(AGENT, "stored meanwhile", minimum="redis")
+    changed = await memory.update(AGENT, before, content="changed meanwhile", minimum="redis")
+    assert await memory.delete(AGENT, deleted, minimum="redis") is True
     found = {entry.content for entry in await memory.retrieve(AGENT, "stored changed deleted meanwhile")}
     with pytest.raises(MemoryStoreUnavailableError):
         await memory.get(AGENT, "unknown")
@@ -398,7 +407,7 @@ async def test_with_both_away_a_write_is_refused(start_server, tmp_path):
         await memory.store(AGENT, "x")
         server.kill()
         store.is_away = True
-        for arguments in ({}, {"degrade": True}, {"durability": "redis"}):
+        for arguments in ({}, {"minimum": "redis"}, {"durability": "redis"}):
             with pytest.raises(DurabilityError):
                 await memory.store(AGENT, "y", **arguments)
         assert await memory.health() == "down"
@@ -407,7 +416,7 @@ async def test_with_both_away_a_write_is_refused(start_server, tmp_path):
 JOURNALLED = MemorySettings(journal=True)
 
 
-async def test_with_both_away_the_journal_keeps_what_may_degrade_until_sql_has_it(start_server, tmp_path):
+async def test_with_both_away_the_journal_keeps_what_may_stay_there_until_sql_has_it(start_server, tmp_path):
     server = start_server(transport="tcp")
     store = AbsentableStore(AsyncSqliteStore(tmp_path / "memories.sqlite"))
     async with (
@@ -421,13 +430,13 @@ async def test_with_both_away_the_journal_keeps_what_may_degrade_until_sql_has_i
         server.kill()
         store.is_away = True
         kept = await memory.store(AGENT, "stored meanwhile", durability="journal", embedding=None)
-        degraded = await memory.store(AGENT, "stored by degrading", degrade=True)
+        degraded = await memory.store(AGENT, "stored by degrading", minimum="journal")
         assert (await memory.get(AGENT, kept)).content == "stored meanwhile"
         with pytest.raises(MemoryStoreUnavailableError):
-            await memory.update(AGENT, changed, content="it cannot be read, so it cannot be changed", degrade=True)
-        again = await memory.update(AGENT, kept, content="changed meanwhile", degrade=True)
-        assert await memory.delete(AGENT, gone, degrade=True)
-        for arguments in ({}, {"durability": "redis"}, {"degrade": True, "priority": Priority.CRITICAL}):
+            await memory.update(AGENT, changed, content="it cannot be read, so it cannot be changed", minimum="journal")
+        again = await memory.update(AGENT, kept, content="changed meanwhile", minimum="journal")
+        assert await memory.delete(AGENT, gone, minimum="journal")
+        for arguments in ({}, {"durability": "redis"}, {"minimum": "redis"}):
             with pytest.raises(DurabilityError):
                 await memory.store(AGENT, "y", **arguments)
         found = {entry.content for entry in await memory.retrieve(AGENT, "stored changed meanwhile degrading deleted")}
@@ -462,8 +471,8 @@ async def test_what_the_journal_holds_reaches_sql_with_the_next_write_and_loses_
     stored = await memory.store(AGENT, "first")
     await memory.retrieve(AGENT, "first")
     store.is_away = True
-    await memory.delete(AGENT, await memory.store(AGENT, "brief", degrade=True), degrade=True)
-    await memory.store(AGENT, "kept", degrade=True)
+    await memory.delete(AGENT, await memory.store(AGENT, "brief", minimum="journal"), minimum="journal")
+    await memory.store(AGENT, "kept", minimum="journal")
     assert (await other.update(AGENT, stored, content="second")).durability == "sql"
     store.is_away = False
     await async_sleep(0.3)  # an absence is remembered for a quarter of a second
@@ -528,7 +537,7 @@ async def test_what_the_journal_holds_is_bounded_and_asked_for_only_where_there_
     with pytest.raises(ValueError, match="journal=True"):
         await without.store(AGENT, "x", durability="journal")
     with pytest.raises(ValueError, match="journal=True"):
-        MemorySettings(default_durability="journal")
+        MemorySettings(durability="journal")
 
 
 async def test_what_redis_alone_has_is_not_called_absent_while_it_is_away(start_server, tmp_path):
@@ -833,7 +842,7 @@ async def test_texts_are_embedded_where_there_is_an_embedder(open_memory):
     short = await memory.store(AGENT, "a")
     (long,) = await memory.store_many(AGENT, [{"content": "a" * 50}])
 
-    found = await memory.retrieve(AGENT, "b" * 40, k=1, weights=ScoreWeights(lexical=0))
+    found = await memory.retrieve(AGENT, "b" * 40, k=1, ranking=Ranking(weights=ScoreWeights(lexical=0)))
     await memory.update(AGENT, short, content="a" * 30)
 
     assert found[0].id == long
@@ -1023,12 +1032,12 @@ async def test_a_reranker_orders_the_best_of_the_pool(open_memory):
         assert (text, len(entries)) == ("tea", 6)
         return [int(entry.content[-1] == "2") for entry in entries]
 
-    best = (await memory.retrieve(AGENT, "tea", k=2, rerank=prefer))[0]
+    best = (await memory.retrieve(AGENT, "tea", k=2, ranking=Ranking(rerank=prefer)))[0]
     assert (best.content, best.score) == ("tea 2", 1.0)
     with pytest.raises(ValueError, match="rerank must return 6 finite scores, got 1"):
-        await memory.retrieve(AGENT, "tea", rerank=lambda _, __: [1.0])
-    with pytest.raises(ValueError, match="rerank must be a callable"):
-        await memory.retrieve(AGENT, embedding=[1.0], rerank=prefer)
+        await memory.retrieve(AGENT, "tea", ranking=Ranking(rerank=lambda _, __: [1.0]))
+    with pytest.raises(ValueError, match="text must be given with a rerank, got None"):
+        await memory.retrieve(AGENT, embedding=[1.0], ranking=Ranking(rerank=prefer))
 
 
 @pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp": 1.7e9}])

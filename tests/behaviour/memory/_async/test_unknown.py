@@ -90,8 +90,8 @@ async def test_an_own_update_that_redis_alone_has_is_not_answered_with_the_versi
     stored = await memory.store(AGENT, "old")
     deleted = await memory.store(AGENT, "deleted")
     store.is_away = True
-    await memory.update(AGENT, stored, content="new", degrade=True)
-    await memory.delete(AGENT, deleted, degrade=True)
+    await memory.update(AGENT, stored, content="new", minimum="redis")
+    await memory.delete(AGENT, deleted, minimum="redis")
     store.is_away = False
     between.black_hole()
     await until(lambda: memory._lifecycle.parts.sql.ask(store.agents))

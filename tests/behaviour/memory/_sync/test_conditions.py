@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from agent_memory.memory import MemoryDeletedError, MemorySettings, MemorySystem
+from agent_memory.memory import MemoryDeletedError, MemorySettings, MemorySystem, Ranking
 
 AGENT = "agent"
 OVER_S = 1e-6
@@ -23,6 +23,7 @@ EMPTY = {
     "until": None,
     "memory_types": [],
 }
+EMPTY_RETRIEVALS = EMPTY | {"filters": {}}
 EMPTY_QUERIES = EMPTY | {
     "any_tags": set(),
     "attributes": {},
@@ -55,10 +56,14 @@ def test_a_condition_that_restricts_nothing_is_refused(memory, name):
         memory.count(AGENT, **given)
     with pytest.raises(ValueError, match=f"{name} must not be empty"):
         collect(memory.query(AGENT, **given))
-    if name in EMPTY:
-        with pytest.raises(ValueError, match=f"{name} must not be empty"):
-            memory.retrieve(AGENT, "tea", **given)
     assert memory.count(AGENT) == 1
+
+
+@pytest.mark.parametrize("name", EMPTY_RETRIEVALS)
+def test_a_condition_of_a_retrieval_that_restricts_nothing_is_refused(memory, name):
+    for nothing in (EMPTY_RETRIEVALS[name], None):
+        with pytest.raises(ValueError, match=f"{name} must not be empty, got"):
+            memory.retrieve(AGENT, "tea", **{name: nothing})
 
 
 @pytest.mark.parametrize("conditions", [{}, {"order_by": "seq"}, {"descending": True}, {"namespace_exact": False}])
@@ -94,6 +99,11 @@ def test_collections_may_be_lists_and_sets(memory):
     assert memory.forget(AGENT, tags=["t"]) == 1
 
 
+def test_filters_are_a_mapping_of_the_metadata(memory):
+    with pytest.raises(TypeError, match="filters must be a mapping of names in the metadata, got list"):
+        memory.retrieve(AGENT, "tea", filters=["user"])
+
+
 @pytest.mark.parametrize("nothing", [None, [], ()])
 def test_a_filter_without_a_value_is_refused_by_name(memory, nothing):
     memory.store(AGENT, "tea", metadata={"user": "ann"})
@@ -124,7 +134,7 @@ def test_what_has_expired_is_gone_everywhere(memory):
     assert memory.count(AGENT) == memory.short_term.count(AGENT) == 1
     assert [entry.id for entry in collect(memory.query(AGENT))] == [kept]
     assert [entry.id for entry in memory.history(AGENT)] == [kept]
-    assert [entry.id for entry in memory.retrieve(AGENT, "code", now=0.0)] == []
+    assert [entry.id for entry in memory.retrieve(AGENT, "code", ranking=Ranking(now=0.0))] == []
     assert len(list(memory.export(AGENT))) == 1
     assert memory.forget(AGENT, user_id="ann") == 0
     assert memory.delete(AGENT, over) is False

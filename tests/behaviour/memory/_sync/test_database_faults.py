@@ -99,17 +99,17 @@ def test_a_refused_write_says_why_and_reads_go_on(memory, fault, begin, words):
 
 
 @FAULTS
-def test_a_write_that_may_degrade_does(memory, fault, begin, words):
+def test_a_write_goes_to_redis_where_that_is_accepted(memory, fault, begin, words):
     base = memory.store(AGENT, "base")
     content = os.urandom(100_000).hex()
     with begin(memory):
         if memory._lifecycle.parts.redis.tier is None:
             with pytest.raises(DurabilityError, match="there is no Redis") as caught:
-                memory.store(AGENT, content, degrade=True)
+                memory.store(AGENT, content, minimum="redis")
             assert caught.value.fault is fault
             return
-        stored = memory.store(AGENT, content, degrade=True)
-        changed = memory.update(AGENT, base, content=content, degrade=True)
+        stored = memory.store(AGENT, content, minimum="redis")
+        changed = memory.update(AGENT, base, content=content, minimum="redis")
         assert (stored.durability, changed.durability) == ("redis", "redis")
         assert memory.get(AGENT, stored).content == content
         assert memory.sync().remaining

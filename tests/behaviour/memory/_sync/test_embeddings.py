@@ -23,13 +23,14 @@ from agent_memory.memory import (
     MemorySettings,
     MemorySystem,
     PostgresSettings,
+    Ranking,
     ShortTermSettings,
     SyncSettings,
 )
 from agent_memory.memory._sync import embedding
 from agent_memory.scoring import ScoreWeights
 
-BY_VECTOR = ScoreWeights(lexical=0)
+BY_VECTOR = Ranking(weights=ScoreWeights(lexical=0))
 
 
 class Words:
@@ -76,7 +77,7 @@ def open_memory(request, tmp_path, monkeypatch):
 
 
 def found_by_vector(memory, text):
-    return [entry.content for entry in memory.retrieve("a", text, k=1, weights=BY_VECTOR) if entry.is_match]
+    return [entry.content for entry in memory.retrieve("a", text, k=1, ranking=BY_VECTOR) if entry.is_match]
 
 
 def contents(memory):

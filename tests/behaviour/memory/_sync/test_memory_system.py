@@ -27,13 +27,13 @@ from agent_memory.memory import (
     MemorySettings,
     MemoryStoreUnavailableError,
     MemorySystem,
+    Ranking,
     ShortTermSettings,
     SyncSettings,
     Tier,
 )
 from agent_memory.memory.settings import SqliteSettings
 from agent_memory.memory.stores.sqlite import SqliteStore
-from agent_memory.policy import Priority
 from agent_memory.redis import Redis
 from agent_memory.scoring import ScoreWeights
 
@@ -115,7 +115,7 @@ def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_conditions(memo
         AGENT,
         "rain",
         embedding=[1.0, 0.0, 0.0],
-        weights=ScoreWeights(similarity=1.0, lexical=1.0, importance=0.5, recency=0.0),
+        ranking=Ranking(weights=ScoreWeights(similarity=1.0, lexical=1.0, importance=0.5, recency=0.0)),
     )
     parts = {entry.id: entry.score_parts for entry in weighted}
     assert parts[lisbon] == {"similarity": 1.0, "lexical": 0.0, "importance": 0.8}
@@ -203,8 +203,17 @@ def test_what_is_wrong_is_refused_before_anything_is_written(memory):
             memory.store(AGENT, "x", **arguments)
     with pytest.raises(ValueError, match="without"):
         memory.store_many(AGENT, [{"content": "x"}, {"importance": 0.5}])
-    with pytest.raises(ValueError, match="arguments of store"):
-        memory.store_many(AGENT, [{"content": "x", "color": "red"}])
+    for wrong in ("color", "tier", "expires_at", "writer"):
+        with pytest.raises(TypeError, match=f"attributes must be of deduplicate, embedding, .*, got '{wrong}'"):
+            memory.store(AGENT, "x", **{wrong: "red"})
+        with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
+            memory.store_many(AGENT, [{"content": "x"}, {"content": "x", wrong: "red"}])
+        with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
+            memory.update(AGENT, "id", **{wrong: "red"})
+        with pytest.raises(TypeError, match=f"conditions must be of .*, got '{wrong}'"):
+            memory.retrieve(AGENT, "x", **{wrong: "red"})
+        with pytest.raises(TypeError, match=f"conditions must be of .*, got '{wrong}'"):
+            memory.count(AGENT, **{wrong: "red"})
     assert memory.count(AGENT) == 0
 
 
@@ -352,7 +361,7 @@ def test_with_redis_away_everything_goes_on_and_redis_catches_up(start_server, t
     assert contents == {"stored meanwhile", "changed meanwhile", "asked for less"}
 
 
-def test_with_sql_away_redis_accepts_what_may_degrade_and_sql_gets_it_later(divided):
+def test_with_sql_away_redis_accepts_what_may_stay_there_and_sql_gets_it_later(divided):
     memory, store = divided
     before = memory.store(AGENT, "stored before")
     deleted = memory.store(AGENT, "deleted meanwhile")
@@ -362,10 +371,10 @@ def test_with_sql_away_redis_accepts_what_may_degrade_and_sql_gets_it_later(divi
     with pytest.raises(DurabilityError):
         memory.store(AGENT, "not accepted")
     with pytest.raises(DurabilityError):
-        memory.store(AGENT, "critical", degrade=True, priority=Priority.CRITICAL)
-    meanwhile = memory.store(AGENT, "stored meanwhile", degrade=True)
-    changed = memory.update(AGENT, before, content="changed meanwhile", degrade=True)
-    assert memory.delete(AGENT, deleted, degrade=True) is True
+        memory.store(AGENT, "critical", minimum="sql")
+    meanwhile = memory.store(AGENT, "stored meanwhile", minimum="redis")
+    changed = memory.update(AGENT, before, content="changed meanwhile", minimum="redis")
+    assert memory.delete(AGENT, deleted, minimum="redis") is True
     found = {entry.content for entry in memory.retrieve(AGENT, "stored changed deleted meanwhile")}
     with pytest.raises(MemoryStoreUnavailableError):
         memory.get(AGENT, "unknown")
@@ -399,7 +408,7 @@ def test_with_both_away_a_write_is_refused(start_server, tmp_path):
         memory.store(AGENT, "x")
         server.kill()
         store.is_away = True
-        for arguments in ({}, {"degrade": True}, {"durability": "redis"}):
+        for arguments in ({}, {"minimum": "redis"}, {"durability": "redis"}):
             with pytest.raises(DurabilityError):
                 memory.store(AGENT, "y", **arguments)
         assert memory.health() == "down"
@@ -408,7 +417,7 @@ def test_with_both_away_a_write_is_refused(start_server, tmp_path):
 JOURNALLED = MemorySettings(journal=True)
 
 
-def test_with_both_away_the_journal_keeps_what_may_degrade_until_sql_has_it(start_server, tmp_path):
+def test_with_both_away_the_journal_keeps_what_may_stay_there_until_sql_has_it(start_server, tmp_path):
     server = start_server(transport="tcp")
     store = AbsentableStore(SqliteStore(tmp_path / "memories.sqlite"))
     with (
@@ -422,13 +431,13 @@ def test_with_both_away_the_journal_keeps_what_may_degrade_until_sql_has_it(star
         server.kill()
         store.is_away = True
         kept = memory.store(AGENT, "stored meanwhile", durability="journal", embedding=None)
-        degraded = memory.store(AGENT, "stored by degrading", degrade=True)
+        degraded = memory.store(AGENT, "stored by degrading", minimum="journal")
         assert memory.get(AGENT, kept).content == "stored meanwhile"
         with pytest.raises(MemoryStoreUnavailableError):
-            memory.update(AGENT, changed, content="it cannot be read, so it cannot be changed", degrade=True)
-        again = memory.update(AGENT, kept, content="changed meanwhile", degrade=True)
-        assert memory.delete(AGENT, gone, degrade=True)
-        for arguments in ({}, {"durability": "redis"}, {"degrade": True, "priority": Priority.CRITICAL}):
+            memory.update(AGENT, changed, content="it cannot be read, so it cannot be changed", minimum="journal")
+        again = memory.update(AGENT, kept, content="changed meanwhile", minimum="journal")
+        assert memory.delete(AGENT, gone, minimum="journal")
+        for arguments in ({}, {"durability": "redis"}, {"minimum": "redis"}):
             with pytest.raises(DurabilityError):
                 memory.store(AGENT, "y", **arguments)
         found = {entry.content for entry in memory.retrieve(AGENT, "stored changed meanwhile degrading deleted")}
@@ -459,8 +468,8 @@ def test_what_the_journal_holds_reaches_sql_with_the_next_write_and_loses_to_wha
     stored = memory.store(AGENT, "first")
     memory.retrieve(AGENT, "first")
     store.is_away = True
-    memory.delete(AGENT, memory.store(AGENT, "brief", degrade=True), degrade=True)
-    memory.store(AGENT, "kept", degrade=True)
+    memory.delete(AGENT, memory.store(AGENT, "brief", minimum="journal"), minimum="journal")
+    memory.store(AGENT, "kept", minimum="journal")
     assert other.update(AGENT, stored, content="second").durability == "sql"
     store.is_away = False
     sleep(0.3)  # an absence is remembered for a quarter of a second
@@ -525,7 +534,7 @@ def test_what_the_journal_holds_is_bounded_and_asked_for_only_where_there_is_one
     with pytest.raises(ValueError, match="journal=True"):
         without.store(AGENT, "x", durability="journal")
     with pytest.raises(ValueError, match="journal=True"):
-        MemorySettings(default_durability="journal")
+        MemorySettings(durability="journal")
 
 
 def test_what_redis_alone_has_is_not_called_absent_while_it_is_away(start_server, tmp_path):
@@ -828,7 +837,7 @@ def test_texts_are_embedded_where_there_is_an_embedder(open_memory):
     short = memory.store(AGENT, "a")
     (long,) = memory.store_many(AGENT, [{"content": "a" * 50}])
 
-    found = memory.retrieve(AGENT, "b" * 40, k=1, weights=ScoreWeights(lexical=0))
+    found = memory.retrieve(AGENT, "b" * 40, k=1, ranking=Ranking(weights=ScoreWeights(lexical=0)))
     memory.update(AGENT, short, content="a" * 30)
 
     assert found[0].id == long
@@ -1018,12 +1027,12 @@ def test_a_reranker_orders_the_best_of_the_pool(open_memory):
         assert (text, len(entries)) == ("tea", 6)
         return [int(entry.content[-1] == "2") for entry in entries]
 
-    best = memory.retrieve(AGENT, "tea", k=2, rerank=prefer)[0]
+    best = memory.retrieve(AGENT, "tea", k=2, ranking=Ranking(rerank=prefer))[0]
     assert (best.content, best.score) == ("tea 2", 1.0)
     with pytest.raises(ValueError, match="rerank must return 6 finite scores, got 1"):
-        memory.retrieve(AGENT, "tea", rerank=lambda _, __: [1.0])
-    with pytest.raises(ValueError, match="rerank must be a callable"):
-        memory.retrieve(AGENT, embedding=[1.0], rerank=prefer)
+        memory.retrieve(AGENT, "tea", ranking=Ranking(rerank=lambda _, __: [1.0]))
+    with pytest.raises(ValueError, match="text must be given with a rerank, got None"):
+        memory.retrieve(AGENT, embedding=[1.0], ranking=Ranking(rerank=prefer))
 
 
 @pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp": 1.7e9}])

@@ -92,8 +92,8 @@ def test_an_own_update_that_redis_alone_has_is_not_answered_with_the_version_bef
     stored = memory.store(AGENT, "old")
     deleted = memory.store(AGENT, "deleted")
     store.is_away = True
-    memory.update(AGENT, stored, content="new", degrade=True)
-    memory.delete(AGENT, deleted, degrade=True)
+    memory.update(AGENT, stored, content="new", minimum="redis")
+    memory.delete(AGENT, deleted, minimum="redis")
     store.is_away = False
     between.black_hole()
     until(lambda: memory._lifecycle.parts.sql.ask(store.agents))
