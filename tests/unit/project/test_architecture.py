@@ -35,7 +35,7 @@ LAYERS = (
     {"recovery"},
     {"storage"},
     {"memory"},
-    {"testing", "observability", "cli", ""},  # "" is agent_memory/__init__.py
+    {"testing", "integrations", "observability", "cli", ""},  # "" is agent_memory/__init__.py
 )
 """A module may import those of its own folder and of lower layers; folders of one layer know nothing of each other."""
 SHARED = LAYERS[0]
