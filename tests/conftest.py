@@ -62,7 +62,7 @@ def shared_servers():
 
 @pytest.fixture(scope="session")
 def postgres_server():
-    """A PostgreSQL server that lives as long as the session. Who kills it starts it again; tests use schemas of their own."""
+    """The session's PostgreSQL server. A test that kills it starts it again; each test uses a schema of its own."""
     from postgres_server import PostgresServer
 
     with contextlib.closing(PostgresServer()) as server:

@@ -3,7 +3,8 @@
     python tools/check_language.py             list the lines that have such a word; exit 1 if a file has more than it may
     python tools/check_language.py --update    write the counts that files have now, if none of them has grown
 
-Looked at: documents; the comments and all strings of Python, of tests only the comments and docstrings; the comments of Rust.
+Looked at: documents; the comments and all strings of Python, of tests only the comments and docstrings; the comments of Rust;
+the names of functions in both.
 `tools/check_language.txt` holds the files that are not clean yet, each with its number of such lines, which must not grow and
 is lowered with each line that is rewritten. A file that is not in it must be clean.
 """
@@ -63,7 +64,7 @@ def word_of(line: str) -> str | None:
 
 
 def of_python(source: str, is_test: bool) -> Iterator[tuple[int, str]]:
-    """The comments and strings of a Python file, line by line; of a test the docstrings alone of its strings."""
+    """The comments, strings and names of a Python file, line by line; of a test's strings the docstrings alone."""
     docstrings: set[int] = set()
     if is_test:
         for node in ast.walk(ast.parse(source)):
@@ -73,6 +74,9 @@ def of_python(source: str, is_test: bool) -> Iterator[tuple[int, str]]:
                 and isinstance(node.value.value, str)
             ):
                 docstrings.add(node.lineno)
+    for number, line in enumerate(source.splitlines(), 1):
+        if name := re.match(r"\s*(?:async )?(?:def|class) (\w+)", line):
+            yield number, name[1].replace("_", " ")
     kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type in kinds and (token.type == tokenize.COMMENT or not is_test or token.start[0] in docstrings):
@@ -80,8 +84,10 @@ def of_python(source: str, is_test: bool) -> Iterator[tuple[int, str]]:
 
 
 def of_rust(source: str) -> Iterator[tuple[int, str]]:
-    """The comments of a Rust file."""
+    """The comments of a Rust file, and the names of its functions."""
     for number, line in enumerate(source.splitlines(), 1):
+        if name := re.search(r"\bfn (\w+)", line):
+            yield number, name[1].replace("_", " ")
         if comment := re.search(r"(?:^|\s)//.*", line):
             yield number, comment[0]
 

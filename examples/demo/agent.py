@@ -352,7 +352,7 @@ class _AgentRun:
                 stored = await self._memory.store(AGENT, minimum="redis", **note.as_memory())
             except DurabilityError:
                 self._result.ledger.refused += 1
-                self._result.ledger.doubtful.add(note.content)
+                self._result.ledger.unknown.add(note.content)
             else:
                 self._accepted(fact, note.content, stored, stored.durability)
             await asyncio.sleep(_TELLER_PAUSE_S)
@@ -369,7 +369,7 @@ class _AgentRun:
                 except (DurabilityError, MemoryStoreUnavailableError):
                     # Refused, so it says what it said before; a write that failed half-way may have been made.
                     self._result.ledger.refused += 1
-                    self._result.ledger.doubtful.add(content)
+                    self._result.ledger.unknown.add(content)
                 else:
                     self._result.ledger.contents[fact.memory_id] = fact.content = content
                     self._result.ledger.corrected += 1
@@ -412,7 +412,7 @@ class _AgentRun:
         answer = next((entry for entry in found if entry.id == fact.memory_id), None)
         if not is_settled or fact.changes != changes:
             return  # it was corrected meanwhile: either answer is right
-        is_right = answer is not None and (answer.content == expected or answer.content in self._result.ledger.doubtful)
+        is_right = answer is not None and (answer.content == expected or answer.content in self._result.ledger.unknown)
         tier = answer.tier.name if answer is not None and is_right else ""
         self._result.questions.append(Question(began_s, latency_us, tier, self._away_at(began_s)))
         if answer is not None and is_right:

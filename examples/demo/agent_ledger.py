@@ -25,7 +25,7 @@ class AgentLedger:
     """The content last acknowledged of each memory that must be there."""
     deleted: set[str] = field(default_factory=set)
     """Ids whose deletion was acknowledged."""
-    doubtful: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
     """Contents whose write raised: they may be there or not."""
     levels: Counter[str] = field(default_factory=Counter)
     """Acknowledged writes by durability."""
@@ -81,14 +81,14 @@ async def judge_agent(path: Path, agent_id: str, ledger: AgentLedger, verdict: A
         if memory_id not in found:
             verdict.missing += 1
             verdict.add_problem(f"memory {memory_id} was acknowledged and is not there")
-        elif found[memory_id] != content and found[memory_id] not in ledger.doubtful:
+        elif found[memory_id] != content and found[memory_id] not in ledger.unknown:
             verdict.altered += 1
             verdict.add_problem(f"memory {memory_id} does not say what was acknowledged last")
     for memory_id in ledger.deleted & found.keys():
         verdict.resurrected += 1
         verdict.add_problem(f"memory {memory_id} was deleted and is there again")
-    unknown = found.keys() - ledger.contents.keys() - ledger.deleted
-    strangers = [memory_id for memory_id in unknown if found[memory_id] not in ledger.doubtful]
+    unexpected = found.keys() - ledger.contents.keys() - ledger.deleted
+    strangers = [memory_id for memory_id in unexpected if found[memory_id] not in ledger.unknown]
     twice = len(found) - len(set(found.values()))
     verdict.doubled += len(strangers) + twice
     for memory_id in strangers:

@@ -49,7 +49,7 @@ class KeyLedger:
     accepted: int = 0
     """Number of the last accepted write; 0 for none yet."""
     accepted_count: int = 0
-    doubtful: set[int] = field(default_factory=set)
+    unknown: set[int] = field(default_factory=set)
     """Unknown writes that are later than the last accepted one."""
 
     def begin(self) -> int:
@@ -61,15 +61,15 @@ class KeyLedger:
         """The write is promised."""
         self.accepted = sequence
         self.accepted_count += 1
-        self.doubtful.clear()
+        self.unknown.clear()
 
-    def doubt(self, sequence: int) -> None:
+    def note_unknown(self, sequence: int) -> None:
         """The write may have been executed or not."""
-        self.doubtful.add(sequence)
+        self.unknown.add(sequence)
 
     def allows(self, sequence: int) -> bool:
         """Whether the database may hold write number `sequence` at the end (0: nothing at all)."""
-        return sequence == self.accepted or sequence in self.doubtful
+        return sequence == self.accepted or sequence in self.unknown
 
 
 @dataclass(slots=True)
@@ -79,11 +79,11 @@ class CounterLedger:
     key: str
     attempted: int = 0
     acknowledged: int = 0
-    doubtful: int = 0
+    unknown: int = 0
 
     def allows(self, value: int) -> bool:
         """Whether the counter may stand at `value` at the end."""
-        return self.acknowledged <= value <= self.acknowledged + self.doubtful
+        return self.acknowledged <= value <= self.acknowledged + self.unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,16 +37,16 @@ def write_report(result: DemoResult, path: Path) -> None:
 def describe_verdict(verdict: Verdict) -> list[str]:
     """The figures of the verdict, one sentence each."""
     found = verdict.increments_found
-    acknowledged, doubtful = verdict.increments_acknowledged, verdict.increments_doubtful
+    acknowledged, unknown = verdict.increments_acknowledged, verdict.increments_unknown
     lines = [
         f"{verdict.accepted_writes:,} writes were accepted on {verdict.keys:,} keys; {verdict.missing_writes:,} are missing.",
         f"{verdict.queued_writes:,} of them went through the recovery queue; {verdict.drained_writes:,} of these were drained.",
         f"{verdict.increments_attempted:,} INCRs were called on {verdict.counters:,} counters: {acknowledged:,} acknowledged, "
-        f"{doubtful:,} unknown, the rest refused; the counters add up to {found:,} "
-        f"(allowed: {acknowledged:,} to {acknowledged + doubtful:,}, held by {verdict.counters - verdict.wrong_counters:,} "
+        f"{unknown:,} unknown, the rest refused; the counters add up to {found:,} "
+        f"(allowed: {acknowledged:,} to {acknowledged + unknown:,}, held by {verdict.counters - verdict.wrong_counters:,} "
         f"of {verdict.counters:,}).",
-        f"{verdict.doubtful_writes:,} unknown writes were the last of their key; the database has "
-        f"{verdict.doubtful_writes_found:,} of them.",
+        f"{verdict.unknown_writes:,} unknown writes were the last of their key; the database has "
+        f"{verdict.unknown_writes_found:,} of them.",
         f"{verdict.foreign_replies:,} replies went to the wrong caller.",
     ]
     if verdict.unexpected_errors:
@@ -298,8 +298,8 @@ def _render_phases(result: DemoResult) -> str:
         "<h2>Phase by phase</h2>\n"
         + _paragraph(
             "Latencies are those of commands (store_with_retry may pause between its attempts); the columns on the right count "
-            "operations by how they ended. “circuit open” was refused without trying; “unknown” is an error after which nobody "
-            "can know whether the server ran the command, and the client says so instead of guessing."
+            "operations by how they ended. “circuit open”: rejected without an attempt; “unknown”: an error after which "
+            "the client cannot know whether the server executed the command, and says so."
         )
         + _table(heads, rows)
     )
@@ -330,11 +330,11 @@ def _render_method(result: DemoResult) -> str:
     return (
         "<h2>How it was judged</h2>\n"
         + _paragraph(
-            "Every key has one writer, which notes each write: accepted (acknowledged, or taken into the queue), in doubt "
-            "(outcome unknown), or refused. At the end a redis-py connection reads everything. A key must hold its last "
-            "accepted write or a later one in doubt; a counter must stand between its acknowledged increments and these "
-            "plus those in doubt; every queued write must have been stored; every value names its key, so a reply that "
-            "reached the wrong caller is noticed."
+            "Every key has one writer, which records each write: accepted (acknowledged, or taken into the queue), of unknown "
+            "outcome, or refused. At the end a redis-py connection reads everything. A key must hold its last "
+            "accepted write or a later one of unknown outcome; a counter must be between its acknowledged increments and "
+            "these plus those of unknown outcome; every queued write must have been stored; every value names its key, "
+            "so a reply that reached the wrong caller is noticed."
         )
         + _paragraph(
             f"The server appends each write to a file before it answers, so what it acknowledged survives SIGKILL; it was "

@@ -23,31 +23,31 @@ _PEOPLE: Final = (
     "Katya Orlova", "Lorenzo Ricci", "Mirela Popa", "Noor Siddiqui",
 )  # fmt: skip
 
-# (topic, fact, question, values); {who} and {value} are filled in.
+# (topic, fact, question, values); {person} and {value} are filled in.
 _FACTS: Final = (
-    ("allergy", "{who} is allergic to {value}.", "What is {who} allergic to?",
+    ("allergy", "{person} is allergic to {value}.", "What is {person} allergic to?",
      ("walnuts", "shellfish", "penicillin", "cat hair", "latex", "sesame", "birch pollen")),
-    ("home", "{who} lives in {value} these days.", "Where does {who} live?",
+    ("home", "{person} lives in {value} these days.", "Where does {person} live?",
      ("Lisbon", "Porto", "Ghent", "Krakow", "Trieste", "Nairobi", "Valparaiso")),
-    ("employer", "{who} is employed by {value}.", "Who is {who} employed by?",
+    ("employer", "{person} is employed by {value}.", "Which company employs {person}?",
      ("a shipyard", "the botanical garden", "a small publisher", "the tram company", "a wind farm", "a theatre")),
-    ("instrument", "{who} plays the {value} on Thursday evenings.", "Which instrument does {who} play?",
+    ("instrument", "{person} plays the {value} on Thursday evenings.", "Which instrument does {person} play?",
      ("cello", "accordion", "oboe", "double bass", "harp", "mandolin")),
-    ("drink", "In cafes {who} always orders {value}.", "What does {who} order in cafes?",
+    ("drink", "In cafes {person} always orders {value}.", "What does {person} order in cafes?",
      ("a cortado", "mint tea", "hot chocolate", "an espresso", "chai without sugar", "lemonade")),
-    ("pet", "{who} has a pet: {value}.", "What pet does {who} have?",
+    ("pet", "{person} has a pet: {value}.", "What pet does {person} have?",
      ("a grey parrot", "two ferrets", "an old greyhound", "a tortoise named Otto", "three hens", "a black cat")),
-    ("language", "{who} is learning {value} this year.", "What is {who} learning this year?",
+    ("language", "{person} is learning {value} this year.", "What is {person} learning this year?",
      ("Basque", "Swahili", "Korean", "sign language", "Finnish", "Quechua")),
-    ("anniversary", "The wedding anniversary of {who} is on {value}.", "When is the wedding anniversary of {who}?",
+    ("anniversary", "The wedding anniversary of {person} is on {value}.", "When is the wedding anniversary of {person}?",
      ("the 3rd of March", "the 19th of May", "the 8th of August", "the 30th of October", "the 12th of December")),
-    ("seat", "On trains {who} prefers {value}.", "What does {who} prefer on trains?",
+    ("seat", "On trains {person} prefers {value}.", "What does {person} prefer on trains?",
      ("the window seat", "the quiet carriage", "a table for four", "the last carriage", "the sleeper")),
-    ("doctor", "The dentist of {who} is {value}.", "Who is the dentist of {who}?",
+    ("doctor", "The dentist of {person} is {value}.", "Which dentist does {person} see?",
      ("Dr Abel", "Dr Moreno", "Dr Schmitz", "Dr Ito", "Dr Varga", "Dr Quist")),
-    ("car", "{who} drives {value}.", "What does {who} drive?",
+    ("car", "{person} drives {value}.", "What does {person} drive?",
      ("a red van", "an electric scooter", "a 1987 estate car", "a cargo bike", "a borrowed pickup")),
-    ("sport", "{who} trains for {value}.", "What does {who} train for?",
+    ("sport", "{person} trains for {value}.", "What does {person} train for?",
      ("a half marathon", "the rowing regatta", "a climbing trip", "a triathlon", "the chess league")),
 )  # fmt: skip
 
@@ -147,8 +147,8 @@ class Stories:
         _, told, question, values = _FACTS[number]
         left = list(values)
         self._random.shuffle(left)
-        content = told.format(who=person, value=left.pop())
-        fact = Fact(question.format(who=person), told.replace("{who}", person), left, content)
+        content = told.format(person=person, value=left.pop())
+        fact = Fact(question.format(person=person), told.replace("{person}", person), left, content)
         tags = (person.split(" ", 1)[0].lower(), _FACTS[number][0])
         return fact, Note(content, round(self._random.uniform(0.6, 1.0), 2), "fact", tags, self._moment())
 

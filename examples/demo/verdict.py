@@ -31,16 +31,16 @@ class Verdict:
     queued_writes: int = 0
     """Those of them that went through the recovery queue."""
     drained_writes: int = 0
-    doubtful_writes: int = 0
+    unknown_writes: int = 0
     """Writes without an answer that were the last of their key: either end is right."""
-    doubtful_writes_found: int = 0
+    unknown_writes_found: int = 0
     """Those of them that the database holds."""
     missing_writes: int = 0
     """Keys without their last accepted write, and queued writes that were given up."""
     counters: int = 0
     increments_attempted: int = 0
     increments_acknowledged: int = 0
-    increments_doubtful: int = 0
+    increments_unknown: int = 0
     increments_found: int = 0
     """The sum of the counters in the database."""
     wrong_counters: int = 0
@@ -102,12 +102,12 @@ def _sequence_of(ledger: KeyLedger, held: Any) -> int | None:
 def _judge_key(ledger: KeyLedger, sequence: int | None, verdict: Verdict) -> None:
     verdict.keys += 1
     verdict.accepted_writes += ledger.accepted_count
-    verdict.doubtful_writes += len(ledger.doubtful)
+    verdict.unknown_writes += len(ledger.unknown)
     if sequence is None or not ledger.allows(sequence):
         verdict.missing_writes += 1
         verdict.add_problem(f"{ledger.key}: write {ledger.accepted} was accepted last, found {sequence}")
-    elif sequence in ledger.doubtful:
-        verdict.doubtful_writes_found += 1
+    elif sequence in ledger.unknown:
+        verdict.unknown_writes_found += 1
 
 
 def _judge_counters(client: redis.Redis, counters: list[CounterLedger], verdict: Verdict) -> None:
@@ -117,11 +117,11 @@ def _judge_counters(client: redis.Redis, counters: list[CounterLedger], verdict:
             verdict.counters += 1
             verdict.increments_attempted += counter.attempted
             verdict.increments_acknowledged += counter.acknowledged
-            verdict.increments_doubtful += counter.doubtful
+            verdict.increments_unknown += counter.unknown
             verdict.increments_found += value
             if not counter.allows(value):
                 verdict.wrong_counters += 1
-                highest = counter.acknowledged + counter.doubtful
+                highest = counter.acknowledged + counter.unknown
                 verdict.add_problem(f"{counter.key}: stands at {value}, must be {counter.acknowledged} to {highest}")
 
 

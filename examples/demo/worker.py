@@ -134,7 +134,7 @@ class CommandWorker(Worker):
 
         def fail(error: Exception) -> Ending:
             if _may_have_run(error):
-                ledger.doubt(sequence)
+                ledger.note_unknown(sequence)
             return ending_of(error)
 
         return Step(True, call, succeed, fail)
@@ -148,7 +148,7 @@ class CommandWorker(Worker):
             return Ending.ANSWERED
 
         def fail(error: Exception) -> Ending:
-            counter.doubtful += _may_have_run(error)
+            counter.unknown += _may_have_run(error)
             return ending_of(error)
 
         return Step(True, lambda: self._client.incr(counter.key), succeed, fail)
@@ -177,13 +177,13 @@ class StoreWorker(Worker):
             if status in (StoreStatus.STORED, StoreStatus.QUEUED):
                 ledger.accept(sequence)
             elif result.error is not None and _may_have_run(result.error):
-                ledger.doubt(sequence)
+                ledger.note_unknown(sequence)
             if status == StoreStatus.QUEUED:
                 self.queued.append(QueuedWrite(ledger.key, sequence, result))
             return _ENDING_OF_STATUS[status]
 
         def fail(error: Exception) -> Ending:
-            ledger.doubt(sequence)
+            ledger.note_unknown(sequence)
             return ending_of(error)
 
         def call() -> Any:

@@ -13,7 +13,7 @@ LIMIT = 8
 
 @pytest.fixture
 def full(start_server):
-    """(server, fill): a server that admits few clients, and what takes all places that are left; returns who has them."""
+    """(server, fill): a server with a small maxclients; `fill` takes all free places and returns their clients."""
     with contextlib.ExitStack() as opened:
         server = start_server(transport="tcp", config={"maxclients": LIMIT})
 

@@ -1,4 +1,4 @@
-"""A hundred thousand cancelled commands: nobody gets another's reply, and no cancellation costs a connection."""
+"""A hundred thousand cancelled commands: no caller gets another's reply, and no cancellation costs a connection."""
 
 import asyncio
 import os

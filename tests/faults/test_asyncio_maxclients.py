@@ -73,7 +73,7 @@ async def test_a_probe_goes_over_a_connection_that_is_held(full, async_connect):
     assert first.answered == answered + 1
 
 
-async def test_who_holds_none_is_told_of_it(full, async_connect):
+async def test_a_client_without_a_connection_learns_of_it(full, async_connect):
     server, fill = full
     fill()
     client = async_connect(server, socket_timeout=0.5, resilience=TOUCHY)

@@ -1,4 +1,4 @@
-"""A server at its maxclients: who holds connections goes on over them, and its circuit stays closed."""
+"""A server at its maxclients: a client continues on the connections it holds, and its circuit stays closed."""
 
 import threading
 import time
@@ -76,7 +76,7 @@ def test_that_all_held_connections_are_busy_is_no_failure_of_the_server(full, co
     assert client.incr("counter") == 1
 
 
-def test_who_holds_none_is_told_of_it(full, connect):
+def test_a_client_without_a_connection_learns_of_it(full, connect):
     server, fill = full
     fill()
     client = connect(server, socket_timeout=0.4, resilience=TOUCHY)

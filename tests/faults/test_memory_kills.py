@@ -97,7 +97,7 @@ class History:
                 served = memory.get(AGENT, entries[0].id)
                 assert served is not None
                 assert (served.content, served.version) == (content, entries[0].version), "Redis serves a stale copy"
-            # What a process did not live to be told is known from now on.
+            # The outcomes that a killed process did not receive are known from here.
             self.possible[label] = [content]
         assert not found, f"nobody stored {list(found)}"
 

@@ -112,7 +112,7 @@ class Striker:
     def begin(self, frame: Any, event: str, _: Any) -> Any:
         if event != "call":
             return None
-        # A Python function was called: when it returns nobody looks for signals.
+        # A Python function was called: CPython does not check for signals when it returns.
         self._before.pop(frame.f_back, None)
         if not self._is_ours(frame):
             return None

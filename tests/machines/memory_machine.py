@@ -5,7 +5,7 @@ Whatever a system gives is compared with the model: ids, contents, fields, count
 nothing that was erased may be in any file of the folder.
 
 Every text holds the mark of its agent and user. An erasure makes all marks of its agent or user forbidden, and those that are
-stored later have new ones. A memory with `ttl_s=OVER_S` has expired when the store has it, so nobody waits for time to pass.
+stored later have new ones. A memory with `ttl_s=OVER_S` has expired when the store has it, so no test waits for time to pass.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ async def test_a_cancelled_call_of_the_memory_leaves_nothing_taken(server, tmp_p
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("leader", [False, True])
-async def test_a_cancelled_caller_of_a_batch_strands_nobody(late, leader):
+async def test_a_cancelled_caller_of_a_batch_strands_no_other(late, leader):
     async def work(items):
         await asyncio.sleep(0)
         return [item.upper() for item in items]

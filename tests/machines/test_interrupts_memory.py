@@ -13,7 +13,7 @@ from agent_memory.memory._batching import Batcher
 from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.postgres._sync.group import GroupCommit
 
-# What was dropped between two steps is closed by whoever frees it.
+# An object dropped between two steps is closed when it is freed.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -98,7 +98,7 @@ class Followers:
         return self.ended
 
 
-def test_an_interrupted_batch_strands_nobody():
+def test_an_interrupted_batch_strands_no_caller():
     for at in places(3):
         if not strike_a_batch(at):
             break
@@ -127,7 +127,7 @@ def strike_a_batch(at):
     return striker.place is not None
 
 
-def test_an_interrupted_group_commit_strands_nobody():
+def test_an_interrupted_group_commit_strands_no_caller():
     for at in places(3):
         if not strike_a_group_commit(at):
             break

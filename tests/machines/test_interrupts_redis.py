@@ -78,7 +78,7 @@ def check(client, number):
     assert within(20, client.echo, f"in step {number}") == f"in step {number}".encode()
 
 
-# A channel that was dropped between two steps is closed by whoever frees it.
+# A channel dropped between two steps is closed when it is freed.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", CALLS)
 def test_an_interrupted_call_leaves_nothing_taken(server, name):

@@ -1,6 +1,6 @@
 """Both transports, pipelines, subscribers and the handshake against generated streams; `make streams` runs them for long.
 
-Each caller gets its own reply or an error with an outcome, nobody waits past the deadline, and memory stays bounded.
+Each caller gets its own reply or an error with an outcome, no call outlasts its deadline, and memory stays bounded.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Invariants
 - once the server is well, every lost write has a verdict (but for what the level cannot tell) and the queue is empty;
 - the queue keeps its bound; nothing hangs;
 - processes that are killed, or whose machine goes out, leave a journal: what they accepted (stored, queued) is there once,
-  unless a failover lost it, and nobody has to guess; what was on its way is there once or not at all;
+  unless a failover lost it, and no outcome stays unknown; a write in flight is there once or not at all;
 - a plain write that takes the place of a queued one is not followed by it, whether workers start or stop and the client is
   closed and opened meanwhile; a write is given up for its own attempts only;
 - while large replies arrive slowly, commands of one key are executed in the order in which they were issued, none fails, no
@@ -85,11 +85,11 @@ def check(holds, what):
 
 
 class Ledger:
-    """What callers were told of each write, by its name."""
+    """The reported outcome of each write, by its name."""
 
     def __init__(self):
         self.said = {}
-        self.doubtful = {}
+        self.unknown = {}
         self.newest = {}
         self.overtaken = []
 
@@ -101,7 +101,7 @@ class Ledger:
         except redis.RedisError as error:
             self.said[name] = getattr(error, "outcome", Outcome.UNKNOWN)
             if self.said[name] is Outcome.UNKNOWN and getattr(error, "ticket", None) is not None:
-                self.doubtful[name] = (client, error)
+                self.unknown[name] = (client, error)
         else:
             self.said[name] = Outcome.APPLIED
 
@@ -113,7 +113,7 @@ class Ledger:
                 value = int(words[2])
                 newest = self.newest.get(words[1], 0)
                 if value < newest:
-                    # Not raised here: this is the server's turn, and nobody would hear it.
+                    # Not raised here: in the server's turn no caller would receive it.
                     self.overtaken.append(f"{words[1]} was {newest}, now {value}")
                 self.newest[words[1]] = value
 
@@ -121,7 +121,7 @@ class Ledger:
 
     async def settle(self, may_be_unresolvable):
         """The server is well: ask what became of what was lost."""
-        for name, (client, error) in self.doubtful.items():
+        for name, (client, error) in self.unknown.items():
             self.said[name] = await client.resolve(error, 60.0)
             ticket = error.ticket
             check(ticket.verdict is not None, f"{name} has no verdict")
@@ -349,7 +349,7 @@ async def processes(simulation, without=()):
     ledger.watch(server)
     counters = {"names": itertools.count(1), "values": itertools.count(1)}
     accepted, attempted = set(), set()
-    # What the gate refuses to tell of when its server's clock jumps is told of late, never wrongly.
+    # If the server's clock jumps, the gate's verdict may come late, but is never wrong.
     faults = simulation.faults([*SAFE, "fail_over"] if loses else SAFE, mean_gap_s=dice.uniform(0.05, 0.4))
     striking = asyncio.create_task(faults.run())
 
@@ -377,7 +377,7 @@ async def processes(simulation, without=()):
     there = log + left
     check(len(set(there)) == len(there), "a write is there twice")
     check(set(there) <= attempted, "a write is there that nobody wrote")
-    # Nobody can tell of a transaction at the level of the gate, and of what a failover took along with its marker.
+    # Without a verdict: a transaction at the level gate, and a write that a failover lost together with its marker.
     lost = {name for name in accepted - set(there) if not (gated and "t:" in name)}
     check(not lost or loses, f"{sorted(lost)} were accepted and are not there, {reasons}")
     check(not reasons or loses or gated or not ahead, f"given up: {reasons}")
@@ -591,7 +591,7 @@ async def large_replies(simulation, without=()):
         if client.transport_here().current.executed_upto or last.done():
             break
         await asyncio.sleep(0.005)
-    await asyncio.sleep(0.1)  # it has been arriving for a while: whoever comes now has nothing to do with it
+    await asyncio.sleep(0.1)  # it has been arriving for a while: later calls are unrelated to it
     calls += [asyncio.create_task(timed(client.incr(f"other:{number}"))) for number in range(5)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     failed = [result for result in results if isinstance(result, Exception)]

@@ -8,7 +8,7 @@ Agent memory under everything that can happen to it, from a seed.
 Processes write, delete, read, load, sync, move, follow the change feed and replay a journal, all at once: every command is
 carried out at a moment of chance, its reply may get lost, and it may arrive twice or as late as a command may. Redis is
 wiped, flushed, or comes back with an old snapshot; SQL and Redis go away and return; processes die between any two
-commands. The clocks of the stores differ. Nobody holds a lock.
+commands. The clocks of the stores differ. No process holds a lock.
 
 While this goes on, and after everything has been repaired and come to rest:
 
@@ -164,7 +164,7 @@ class World:
                 yield "sql", lambda: None, False
                 stamp = yield "sql", lambda: sql.fresh(memory, payload, writer, deleted, expected, seq), False
         except Away as away:
-            if not away.args:  # certainly not done; otherwise nobody knows, and the caller gets an error
+            if not away.args:  # certainly not done; otherwise the outcome is unknown, and the caller gets an error
                 yield from self.write_dirty(process, memory, deleted, create)
             return
         if stamp is None:
@@ -205,7 +205,7 @@ class World:
                 self.acknowledged.append((memory, stamp))
 
     def replay(self, process):
-        """The journal of a process, by whoever has it now."""
+        """The journal of a process, accessed by its present owner."""
         sql = self.sql
         for entry in list(process.journal):
             yield "sql", lambda entry=entry: sql.absolute(*entry), True

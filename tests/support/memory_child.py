@@ -80,7 +80,7 @@ def work(memory, name, seed):
         except (DurabilityError, MemoryStoreUnavailableError):
             pass
         except KeyError:
-            # Nobody else deletes what this thread has.
+            # No other thread deletes the memories of this one.
             say("missing", target[1], "delete" if 0.75 <= kind < 0.85 else "read", "")
 
 

@@ -164,7 +164,7 @@ class _Connection:
             return False
         if self._ends(code):
             return True
-        if is_commit:  # the server undoes what it will not be told to commit
+        if is_commit:  # the server rolls back, since the COMMIT never arrives
             self._ready.clear()
             self._swallows = True
             self._server.sendall(_packed(b"Q", b"ROLLBACK\0"))

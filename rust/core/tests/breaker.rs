@@ -63,7 +63,7 @@ fn forcing_it_open_is_a_change_once() {
 }
 
 #[test]
-fn an_announced_probe_is_what_callers_are_told_to_wait_for() {
+fn callers_are_asked_to_wait_for_an_announced_probe() {
     let mut breaker = breaker(|options| options.failure_threshold = Some(1));
     fail(&mut breaker, 1);
     assert_eq!(breaker.retry_after_ns(1), Some(10 * SECOND));
@@ -74,7 +74,7 @@ fn an_announced_probe_is_what_callers_are_told_to_wait_for() {
 }
 
 #[test]
-fn a_prober_is_told_of_from_the_first_error_on_and_never_as_no_wait() {
+fn a_prober_is_announced_from_the_first_error_on_and_never_as_no_wait() {
     let mut breaker = breaker(|options| options.failure_threshold = Some(1));
     breaker.expect_probes(1, SECOND);
     breaker.expect_probes(2, 3 * SECOND);
@@ -97,7 +97,7 @@ fn a_prober_is_told_of_from_the_first_error_on_and_never_as_no_wait() {
 }
 
 #[test]
-fn the_wait_of_a_forced_open_circuit_is_unknown_whoever_probes() {
+fn the_wait_of_a_forced_open_circuit_is_unknown_with_any_prober() {
     let mut breaker = breaker(|_| ());
     breaker.expect_probes(1, SECOND);
     breaker.force_open(1);

@@ -128,7 +128,7 @@ fn an_old_connection_is_fenced_as_the_level_says() {
     // What was written without a latest time may run at any time.
     assert_eq!(fence_step(true, Level::Marker, Level::Gate, 7), FenceStep::Impossible);
     assert_eq!(fence_step(true, Level::Marker, Level::Nothing, 7), FenceStep::Impossible);
-    // Its number was not told, and 0 is everybody's.
+    // Its number is unknown, and 0 would match every connection.
     assert_eq!(fence_step(true, Level::Nothing, Level::Marker, 0), FenceStep::Impossible);
 }
 

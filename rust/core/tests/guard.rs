@@ -257,7 +257,7 @@ fn an_error_that_says_nothing_of_the_server_is_counted_and_gives_its_probe_back(
 }
 
 #[test]
-fn changes_of_state_are_told_and_counted_and_openings_apart() {
+fn changes_of_state_are_reported_and_counted_and_openings_apart() {
     let guard = guard(1, None);
     let get = guard.operation("get");
     let change = |old, new| Some(Change { old, new });
@@ -276,7 +276,7 @@ fn changes_of_state_are_told_and_counted_and_openings_apart() {
 }
 
 #[test]
-fn an_announced_probe_is_what_callers_are_told_to_wait_for() {
+fn callers_are_asked_to_wait_for_an_announced_probe() {
     let guard = guard(1, None);
     let get = guard.operation("get");
     let permit = guard.admit(get, 1).0.expect("closed");

@@ -22,7 +22,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    // A body of zeros is not told from one that was never written.
+    // A body of zeros cannot be distinguished from one that was never written.
     let body = || prop::collection::vec(1_u8.., 0..200);
     let chosen = || prop::collection::vec(any::<Index>(), 1..5);
     let step = prop_oneof![
@@ -117,8 +117,8 @@ fn found(bytes: &[u8], contents: &Contents) -> Rows {
     contents.records.iter().map(|record| (record.row, bytes[record.body.clone()].to_vec())).collect()
 }
 
-/// What holds after any damage but a cut: nothing that was removed comes back as certain, every body is one that the record
-/// had, and what is missing is told.
+/// What holds after any damage but a cut: no removed record comes back as certain, every body is one that the record
+/// had, and missing records are reported.
 fn check_damage(damaged: &[u8], written: &Written) -> Result<Contents, TestCaseError> {
     let truth = &written.states.last().expect("one").1;
     let contents = read(damaged);
@@ -179,7 +179,7 @@ proptest! {
         prop_assert!(!again.loss.is_damaged);
     }
 
-    /// One wrong bit costs at most the record it is in, and is told, wherever it is.
+    /// One wrong bit, anywhere, costs at most the record it is in, and is reported.
     #[test]
     fn one_wrong_bit_costs_one_record_at_most(steps in steps(), place in any::<Index>(), bit in 0..8) {
         let written = write(&steps);

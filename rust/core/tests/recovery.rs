@@ -287,11 +287,11 @@ struct ModelEntry {
     priority: Priority,
     due_ns: u64,
     enqueued_ns: u64,
-    /// Rises with each entry and each superseding: who is older when the clock stands still.
+    /// Rises with each entry and each superseding: the order of age when the clock stands still.
     age: u64,
     size_bytes: u64,
     coalesce: bool,
-    /// The number of its lease and who has it.
+    /// The number of its lease and the owner.
     lease: Option<(u64, Owner)>,
     attempts: u32,
     id: u64,

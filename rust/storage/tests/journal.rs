@@ -1,4 +1,4 @@
-//! The journal: what is in it after a kill, after damage, and who owns what.
+//! The journal: its content after a kill and after damage, and the ownership of its parts.
 //!
 //! A kill -9 leaves the files as they are at that moment. So the tests copy the directory of a journal that is still open,
 //! and open the copy: the locks are not copied, so the copy's owner counts as dead.
@@ -132,7 +132,7 @@ fn segments_have_one_owner_and_dead_ones_are_adopted() {
 }
 
 #[test]
-fn many_heirs_at_once_adopt_each_segment_once() {
+fn many_processes_at_once_adopt_each_segment_once() {
     let directory = tempfile::tempdir().expect("a directory");
     let parents: Vec<_> = (0..8).map(|_| open(directory.path())).collect();
     for (number, journal) in parents.iter().enumerate() {
@@ -175,7 +175,7 @@ fn files_are_the_owners_alone() {
 }
 
 #[test]
-fn whoever_waits_is_woken_by_a_batch() {
+fn a_waiting_caller_is_woken_by_a_batch() {
     let directory = tempfile::tempdir().expect("a directory");
     let journal = open(directory.path());
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
@@ -251,7 +251,7 @@ fn is_subsequence(part: &[&[u8]], whole: &[Vec<u8>]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
-    /// Bytes flipped anywhere: what is handed out is what was written, in its order, and what is missing is told.
+    /// Bytes flipped anywhere: the records that come back are as written and in order, and missing ones are reported.
     #[test]
     fn damage_never_changes_what_is_handed_out(
         places in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..20),
@@ -286,7 +286,7 @@ proptest! {
         prop_assert_eq!(certain(&found), certain(&recovered), "what is uncertain stays so");
     }
 
-    /// The log cut off anywhere: the oldest records are there, and that something was cut is told.
+    /// The log cut off anywhere: the oldest records are there, and the cut is reported.
     #[test]
     fn a_torn_log_is_a_prefix(cut in any::<prop::sample::Index>()) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -398,7 +398,7 @@ fn a_log_of_which_most_is_of_no_use_is_written_anew() {
 }
 
 #[test]
-fn a_record_of_which_an_older_state_is_left_stays_in_doubt_until_it_is_written_anew() {
+fn a_record_of_which_an_older_state_is_left_stays_unknown_until_it_is_written_anew() {
     let directory = tempfile::tempdir().expect("a directory");
     let journal = open(directory.path());
     let id = append(&journal, b"older");
@@ -662,7 +662,7 @@ fn a_database_without_its_lock_file_is_left_alone_where_others_use_the_directory
 }
 
 #[test]
-fn damage_to_a_journal_of_the_version_before_is_told_and_what_follows_it_is_there() {
+fn damage_to_a_journal_of_the_version_before_is_reported_and_later_records_are_there() {
     let directory = earlier("killed");
     let log = file(directory.path(), "-wal");
     let before = fs::read(&log).expect("read");

@@ -1,4 +1,4 @@
-"""The demo is an example, not a part of the package: its processes are told where it is."""
+"""The demo is an example, not a part of the package: its processes get its path."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The demo and what it needs stay out of everybody else's process."""
+"""Importing the package loads neither the demo nor its dependencies."""
 
 import subprocess
 import sys

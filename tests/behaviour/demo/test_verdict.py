@@ -24,14 +24,14 @@ def owner(*keys, counter=None, queued=(), foreign_replies=0):
     )
 
 
-def string_ledger(*, accepted, doubtful=()):
+def string_ledger(*, accepted, unknown=()):
     ledger = KeyLedger("key", accepted=accepted, accepted_count=accepted)
-    ledger.doubtful.update(doubtful)
+    ledger.unknown.update(unknown)
     return ledger
 
 
 @pytest.mark.parametrize(
-    ("accepted", "doubtful", "held", "right"),
+    ("accepted", "unknown", "held", "right"),
     [
         (3, (), 3, True),
         (3, (), 2, False),  # an older write came back
@@ -43,10 +43,12 @@ def string_ledger(*, accepted, doubtful=()):
         (0, (1,), 1, True),
     ],
 )
-def test_a_key_holds_its_last_accepted_write_or_a_later_one_in_doubt(database, accepted, doubtful, held, right):
+def test_a_key_holds_its_last_accepted_write_or_a_later_one_of_unknown_outcome(
+    database, accepted, unknown, held, right
+):
     if held is not None:
         database.set("key", render_value("key", held))
-    verdict = judge(database.connection_kwargs, [owner(string_ledger(accepted=accepted, doubtful=doubtful))], [])
+    verdict = judge(database.connection_kwargs, [owner(string_ledger(accepted=accepted, unknown=unknown))], [])
     assert verdict.passed is right
     assert verdict.missing_writes == (0 if right else 1)
     assert len(verdict.problems) == verdict.missing_writes
@@ -70,7 +72,7 @@ def test_a_hash_holds_both_fields_of_one_write(database, fields, right):
 @pytest.mark.parametrize(("value", "right"), [(4, False), (5, True), (7, True), (8, False)])
 def test_a_counter_stands_between_what_is_certain_and_what_is_possible(database, value, right):
     database.set("counter", value)
-    counter = CounterLedger("counter", attempted=9, acknowledged=5, doubtful=2)
+    counter = CounterLedger("counter", attempted=9, acknowledged=5, unknown=2)
     verdict = judge(database.connection_kwargs, [owner(counter=counter)], [])
     assert verdict.passed is right
     assert verdict.wrong_counters == (0 if right else 1)

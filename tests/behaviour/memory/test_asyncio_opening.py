@@ -1,4 +1,4 @@
-"""Tasks that wait for the opening of a memory system are cancelled: the others go on, and nothing stays open for nobody."""
+"""Tasks that wait for a memory system to open are cancelled: the others continue, and nothing stays open without a user."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_cancelled_open_is_undone(slow, tmp_path):
         assert await memory.count("a") == 0
 
 
-async def test_a_cancelled_open_is_kept_for_who_uses_it_meanwhile(slow, tmp_path):
+async def test_a_cancelled_open_is_kept_for_another_caller(slow, tmp_path):
     memory = AsyncMemorySystem(tmp_path, redis=None, store=slow)
     opening, use = await begun(memory.open()), await begun(memory.count("a"))
     await cancel(opening)

@@ -120,14 +120,14 @@ def test_a_process_opens_the_folder_while_the_one_before_closes(delay_s, tmp_pat
 
 @pytest.fixture
 def other_owner(tmp_path):
-    """The folder's server belongs to another process, whose address is not told: it has just begun, or is about to end."""
+    """The server belongs to another process, and its address is unknown: that process has just begun or is about to end."""
     (tmp_path / "redis").mkdir()
     lock = lock_data_folder(tmp_path / "redis", 0.0)
     yield lock
     lock.close()
 
 
-def test_who_loses_the_race_waits_for_the_owner(tmp_path, other_owner, monkeypatch):
+def test_the_loser_of_the_race_waits_for_the_owner(tmp_path, other_owner, monkeypatch):
     attempts = threading.Semaphore(0)
     become_owner = _directory.MemoryDirectory._become_owner
 

@@ -1,8 +1,8 @@
 """The journal and the real thing: processes killed while they write, a disk that is full, fork().
 
-Each kill leaves a journal to the next process. What was acknowledged has to be in the database at the end, or, if nobody can
-tell whether it was executed, among the dead letters; nothing may be there that nobody wrote, and nothing twice. Written ahead,
-with exactly once, there is nothing that nobody can tell: everything that was accepted is there once. How many kills:
+Each kill leaves a journal to the next process. At the end an acknowledged write is in the database or, if its outcome is
+unknown, among the dead letters. The database holds no write that was not issued, and none twice. With write-ahead and exactly
+once no outcome is unknown: every accepted write is there once. Number of kills:
 RECOVERY_KILLS (default 12 in all; 200 in `make kills`).
 """
 
@@ -112,8 +112,8 @@ class Trouble:
 
 
 def write_until_killed(script, arguments, path, ahead, once, first, life_s):
-    """Runs a writer for a while; returns the numbers it tried and those it was told to be stored or queued."""
-    with tempfile.TemporaryFile() as errors:  # not a pipe, which somebody would have to empty
+    """Runs a writer for a while; returns the numbers it tried and those reported as stored or queued."""
+    with tempfile.TemporaryFile() as errors:  # not a pipe, which would have to be drained
         process = subprocess.Popen(
             [sys.executable, "-c", script, json.dumps([arguments, str(path), ahead, once, first])],
             stdout=subprocess.PIPE,

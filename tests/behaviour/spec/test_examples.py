@@ -1,4 +1,4 @@
-"""Every code example of the specification runs as written, once it is told where the server is."""
+"""Every code example of the specification runs as written, with the server's address filled in."""
 
 import ast
 import inspect

@@ -11,7 +11,7 @@ from agent_memory.errors import ConnectionLimitError, Outcome, RedisTimeoutError
 MARGIN_S = 1.0
 
 
-async def test_a_blocked_command_holds_up_nobody(server, async_connect):
+async def test_a_blocked_command_delays_no_other(server, async_connect):
     client = async_connect(server, socket_timeout=1)
     started_s = time.monotonic()
     blocked = [asyncio.create_task(client.blpop(f"list:{number}", 2)) for number in range(20)]

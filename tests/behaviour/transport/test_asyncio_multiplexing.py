@@ -1,4 +1,4 @@
-"""The shared connection: who gets which reply, in which order, and how many commands may be under way."""
+"""The shared connection: matching of replies, their order, and the bound of commands in flight."""
 
 import asyncio
 import contextvars
@@ -21,7 +21,7 @@ def transport_of(client):
 
 
 def block_the_loop(seconds):
-    """What a caller does who computes without ever giving way."""
+    """A caller that computes without yielding to the loop."""
     time.sleep(seconds)
 
 
@@ -106,7 +106,7 @@ async def test_error_replies_go_to_their_callers(server, async_connect):
     assert client.guard.state == "closed"
 
 
-async def test_pushes_between_replies_belong_to_nobody(async_connect):
+async def test_pushes_between_replies_belong_to_no_caller(async_connect):
     def answer(command, _connection):
         push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
         return push + bulk(command[-1]) + push
@@ -259,7 +259,7 @@ async def test_bytes_that_are_not_the_protocol_end_the_connection(garbage, async
         assert len(fake.connections) >= 2
 
 
-async def test_a_reply_that_nobody_asked_for_ends_the_connection(async_connect):
+async def test_a_surplus_reply_ends_the_connection(async_connect):
     with FakeServer(lambda command, _: bulk(command[-1]) + integer(7)) as fake:
         client = async_connect(fake, resilience=None, socket_timeout=5)
         for number in range(20):

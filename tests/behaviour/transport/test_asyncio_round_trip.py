@@ -36,7 +36,7 @@ def echo(command, _connection):
 
 
 def cancellations(client):
-    """How many calls the guard was told to forget."""
+    """The number of calls that the guard was asked to forget."""
     return client.stats()["operations"].get("GET", {}).get("cancellations", 0)
 
 
@@ -230,7 +230,7 @@ async def test_a_callback_that_raises_says_that_the_command_was_executed(valkey,
     assert await client.get("key") == "value"
 
 
-async def test_whoever_overrides_or_patches_is_asked(valkey, async_connect, monkeypatch):
+async def test_an_override_or_a_patch_is_called(valkey, async_connect, monkeypatch):
     seen = []
 
     class Mine(Redis):
@@ -312,7 +312,7 @@ async def test_a_task_that_closes_the_client_as_it_wakes(valkey, async_connect):
         client.transport_here().close()
 
     ends = await asyncio.gather(close(), *(client.get("key") for _ in range(5)), return_exceptions=True)
-    # Who was answered has his value; who was not learns that the client was closed. Nobody waits for ever.
+    # An answered caller has its value; the others get ClientClosedError. No caller waits for ever.
     assert ends[0] is None
     assert all(end == b"value" or isinstance(end, ClientClosedError) for end in ends[1:])
     assert await client.get("key") == b"value"
@@ -350,7 +350,7 @@ async def test_the_commands_of_woken_tasks_leave_together(async_connect):
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_storm_of_cancels_gives_nobody_a_wrong_reply(valkey, loop):
+def test_a_storm_of_cancels_gives_no_caller_a_wrong_reply(valkey, loop):
     dice = random.Random(7)
     ends = collections.Counter()
 

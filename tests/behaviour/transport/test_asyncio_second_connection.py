@@ -1,4 +1,4 @@
-"""The second connection of an event loop: who may take it while the shared one carries something large, and when it goes."""
+"""The second connection of an event loop: which commands take it while the shared one is busy, and when it closes."""
 
 import asyncio
 import time
@@ -89,12 +89,12 @@ async def test_a_ping_a_question_to_the_keyspace_and_a_message_are_answered_too(
         ("DBSIZE", "GET key", True),
     ],
 )
-async def test_who_may_pass_those_that_wait_behind_the_large_reply(busy, stuck, candidate, passes):
+async def test_which_commands_may_pass_those_behind_the_large_reply(busy, stuck, candidate, passes):
     words = stuck.split() if not stuck.startswith("EVAL") else ["EVAL", "return 0", "0"]
     client, large, _ = await busy()
     transport = transport_of(client)
     blocked = asyncio.create_task(client.execute_command(*words))
-    # Whoever comes first takes the second connection: put this one behind the large reply, as if it had come earlier.
+    # The first command takes the second connection: put this one behind the large reply, as if it had come earlier.
     transport.second._is_better = lambda second, first: False
     await asyncio.sleep(0)
     await until(lambda: transport.current.in_flight == 2)

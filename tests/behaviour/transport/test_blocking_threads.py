@@ -117,7 +117,7 @@ def test_connections_that_the_server_closed_while_idle_are_not_used(start_server
 
 
 def test_a_killed_connection_never_doubles_a_write(valkey, connect):
-    """Used at once, before anybody could notice: told honestly, applied once at the most."""
+    """Used at once, before the loss is noticed: the outcome is right, and the write is applied at most once."""
     client = connect(valkey)
     accepted = unknown = 0
     with redis.Redis(**valkey.connection_kwargs) as observer:
@@ -216,7 +216,7 @@ def client_addresses(server):
 
 
 def test_parent_and_child_both_go_on_after_a_fork_under_use(valkey, connect):
-    """Forked while threads are in the middle of calls: nobody uses the other's sockets."""
+    """Forked while threads are in the middle of calls: neither process uses the other's sockets."""
     client = connect(valkey)
     stop, wrong = threading.Event(), []
 

@@ -1,4 +1,4 @@
-"""What rejected callers are told to wait for, while a background probe looks for the server."""
+"""The `retry_after_s` of rejected callers while a background probe looks for the server."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ async def outcome_of(call, *args):
 
 
 class Tally:
-    """What callers were told about the increments of one counter."""
+    """The reported outcomes of the increments of one counter."""
 
     def __init__(self):
         self.done = 0
@@ -103,7 +103,7 @@ async def test_what_is_refused_while_the_reply_is_lost(server, proxy, async_conn
     assert await client.get("text") == b"x"
 
 
-async def test_a_new_connection_ends_nobody_elses(server, proxy, async_connect):
+async def test_a_new_connection_ends_no_other(server, proxy, async_connect):
     between = proxy(server)
     with observe(server) as bystander, bystander.client() as pinned:
         number = pinned.client_id()
@@ -508,7 +508,7 @@ async def test_a_blocking_pop_whose_reply_is_lost_says_so(server, proxy, async_c
     assert await client.llen("tasks") == 0, "the element is gone with the reply"
 
 
-async def test_a_blocking_pop_that_nobody_waits_for_takes_nothing(server, proxy, async_connect):
+async def test_an_abandoned_blocking_pop_takes_nothing(server, proxy, async_connect):
     between = proxy(server)
     client = async_connect(between, exactly_once=True, resilience=PATIENT)
     await client.ping()
@@ -516,7 +516,7 @@ async def test_a_blocking_pop_that_nobody_waits_for_takes_nothing(server, proxy,
         waiting = async_spawn(outcome_of, client.blpop, ["tasks"], 5)
         while not any(line["cmd"] == "blpop" for line in observer.client_list()):
             await async_sleep(0.01)
-        between.reset(side="client")  # the server is not told
+        between.reset(side="client")  # the server does not see it
         assert await waiting.result() is Outcome.UNKNOWN
         await client.rpush("tasks", "one")
         assert observer.lrange("tasks", 0, -1) == [b"one"]

@@ -1,4 +1,4 @@
-"""What answers is no Redis, or no RESP: every caller is told so with an outcome, the circuit counts it, priorities queue."""
+"""What answers is no Redis, or no RESP: every caller gets an error with an outcome, the circuit counts it, priorities queue."""
 
 import pytest
 import redis
@@ -56,7 +56,7 @@ async def failure_of(call):
 
 @pytest.mark.parametrize("options", [{}, {"password": "secret"}, {"decode_responses": True}], ids=["", "AUTH", "text"])
 @pytest.mark.parametrize("name", GREETINGS)
-async def test_a_stranger_who_greets(async_connect, name, options):
+async def test_a_stranger_that_greets(async_connect, name, options):
     with saying(GREETINGS[name]) as fake:
         client = async_connect(fake, resilience=ONCE, socket_timeout=1, **options)
         for _ in range(3):
@@ -78,7 +78,7 @@ async def test_an_answer_to_AUTH_that_is_no_refusal_is_no_wrong_password(async_c
         assert not isinstance(error, redis.AuthenticationError)
 
 
-async def test_a_wrong_password_is_told_as_it_is_and_not_counted(async_connect):
+async def test_a_wrong_password_is_raised_as_it_is_and_not_counted(async_connect):
     def handshake(command, connection):
         if b"AUTH" in command:
             return b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"

@@ -20,7 +20,7 @@ CALLERS = 50
 
 
 async def count_for(client, until, tally):
-    """Increment without a pause, and keep book of what each call was told."""
+    """Increment without a pause, and record the outcome of each call."""
     while not until["reached"]:
         try:
             await client.incr("counter")
@@ -96,7 +96,7 @@ async def test_back_in_time_and_every_increment_counted(
 
 
 async def test_an_idle_client_is_back_in_time(start_server, async_connect):
-    """Nobody calls: the probe alone closes the circuit, and the first caller afterwards is served."""
+    """Without a call the probe alone closes the circuit, and the first caller afterwards is served."""
     server = start_server(transport="tcp")
     client = async_connect(server, socket_timeout=0.3)
     await client.ping()

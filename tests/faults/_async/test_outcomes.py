@@ -1,6 +1,6 @@
-"""What a caller is told after each fault, held against what the server has really done.
+"""The outcome that a caller gets after each fault, compared with what the server executed.
 
-NOT_SENT and REJECTED mean: not executed. UNKNOWN means: perhaps. Whatever happens, an increment is applied once at the most.
+NOT_SENT and REJECTED mean not executed, UNKNOWN means perhaps. An increment is applied at most once in any case.
 """
 
 import socket

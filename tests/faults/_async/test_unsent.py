@@ -131,7 +131,7 @@ async def test_an_injected_client(unused_port):
 
 async def test_an_injected_client_of_an_unknown_class_may_have_sent_before(unused_port):
     class Repeating(redis.asyncio.Redis):
-        """Its own repetitions are nobody's business: the last refusal says nothing of the attempts before it."""
+        """Its own repetitions stay unseen: the last refusal says nothing about the attempts before it."""
 
     wrapped = Repeating(host="127.0.0.1", port=unused_port, retry=None)
     client = AsyncResilientRedisClient(

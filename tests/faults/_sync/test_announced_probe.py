@@ -1,6 +1,6 @@
 # Generated from ../_async/test_announced_probe.py by tools/generate_sync.py: edit that file, not this one.
 
-"""What rejected callers are told to wait for, while a background probe looks for the server."""
+"""The `retry_after_s` of rejected callers while a background probe looks for the server."""
 
 from __future__ import annotations
 

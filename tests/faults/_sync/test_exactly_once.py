@@ -46,7 +46,7 @@ def outcome_of(call, *args):
 
 
 class Tally:
-    """What callers were told about the increments of one counter."""
+    """The reported outcomes of the increments of one counter."""
 
     def __init__(self):
         self.done = 0
@@ -105,7 +105,7 @@ def test_what_is_refused_while_the_reply_is_lost(server, proxy, connect, level, 
     assert client.get("text") == b"x"
 
 
-def test_a_new_connection_ends_nobody_elses(server, proxy, connect):
+def test_a_new_connection_ends_no_other(server, proxy, connect):
     between = proxy(server)
     with observe(server) as bystander, bystander.client() as pinned:
         number = pinned.client_id()
@@ -508,7 +508,7 @@ def test_a_blocking_pop_whose_reply_is_lost_says_so(server, proxy, connect):
     assert client.llen("threads") == 0, "the element is gone with the reply"
 
 
-def test_a_blocking_pop_that_nobody_waits_for_takes_nothing(server, proxy, connect):
+def test_an_abandoned_blocking_pop_takes_nothing(server, proxy, connect):
     between = proxy(server)
     client = connect(between, exactly_once=True, resilience=PATIENT)
     client.ping()
@@ -516,7 +516,7 @@ def test_a_blocking_pop_that_nobody_waits_for_takes_nothing(server, proxy, conne
         waiting = spawn(outcome_of, client.blpop, ["threads"], 5)
         while not any(line["cmd"] == "blpop" for line in observer.client_list()):
             sleep(0.01)
-        between.reset(side="client")  # the server is not told
+        between.reset(side="client")  # the server does not see it
         assert waiting.result() is Outcome.UNKNOWN
         client.rpush("threads", "one")
         assert observer.lrange("threads", 0, -1) == [b"one"]

@@ -1,6 +1,6 @@
 # Generated from ../_async/test_not_redis.py by tools/generate_sync.py: edit that file, not this one.
 
-"""What answers is no Redis, or no RESP: every caller is told so with an outcome, the circuit counts it, priorities queue."""
+"""What answers is no Redis, or no RESP: every caller gets an error with an outcome, the circuit counts it, priorities queue."""
 
 import pytest
 import redis
@@ -57,7 +57,7 @@ def failure_of(call):
 
 @pytest.mark.parametrize("options", [{}, {"password": "secret"}, {"decode_responses": True}], ids=["", "AUTH", "text"])
 @pytest.mark.parametrize("name", GREETINGS)
-def test_a_stranger_who_greets(connect, name, options):
+def test_a_stranger_that_greets(connect, name, options):
     with saying(GREETINGS[name]) as fake:
         client = connect(fake, resilience=ONCE, socket_timeout=1, **options)
         for _ in range(3):
@@ -79,7 +79,7 @@ def test_an_answer_to_AUTH_that_is_no_refusal_is_no_wrong_password(connect, answ
         assert not isinstance(error, redis.AuthenticationError)
 
 
-def test_a_wrong_password_is_told_as_it_is_and_not_counted(connect):
+def test_a_wrong_password_is_raised_as_it_is_and_not_counted(connect):
     def handshake(command, connection):
         if b"AUTH" in command:
             return b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"

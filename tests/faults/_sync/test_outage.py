@@ -22,7 +22,7 @@ CALLERS = 50
 
 
 def count_for(client, until, tally):
-    """Increment without a pause, and keep book of what each call was told."""
+    """Increment without a pause, and record the outcome of each call."""
     while not until["reached"]:
         try:
             client.incr("counter")
@@ -96,7 +96,7 @@ def test_back_in_time_and_every_increment_counted(outage, timeout_s, start_serve
 
 
 def test_an_idle_client_is_back_in_time(start_server, connect):
-    """Nobody calls: the probe alone closes the circuit, and the first caller afterwards is served."""
+    """Without a call the probe alone closes the circuit, and the first caller afterwards is served."""
     server = start_server(transport="tcp")
     client = connect(server, socket_timeout=0.3)
     client.ping()

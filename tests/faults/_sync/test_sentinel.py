@@ -29,7 +29,7 @@ def group(tmp_path):
 
 
 class Names:
-    """Stands where a Sentinel stands, and names what it was told to."""
+    """Answers in place of a Sentinel, with the given addresses."""
 
     def __init__(self, *addresses):
         self.addresses = list(addresses)
@@ -42,7 +42,7 @@ class Names:
         return self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
 
     def discover_slaves(self, service_name):
-        """Nobody: the master has to serve."""
+        """None: the master has to serve."""
         assert service_name == SERVICE
         return []
 
@@ -58,7 +58,7 @@ def carried_by_ours(client):
 
 
 def increment_for(client, until, tally):
-    """Increment, and keep book of what each call was told."""
+    """Increment, and record the outcome of each call."""
     while not until["reached"]:
         sleep(0.005)  # sentinels that are kept from the processor call a healthy server down
         try:
@@ -97,7 +97,7 @@ def test_through_a_failover_and_a_kill_on_our_transport(group):
     second = group.master_port
     assert second != first
     wait_for_port(tally, second)
-    # What was the master is its replica now; without that the next failover would have nobody to promote.
+    # The former master is a replica now; without it the next failover would have no replica to promote.
     group.wait_for_replica()
     group.master.kill()
     wait_for_port(tally, first)
@@ -136,7 +136,7 @@ def test_a_subscriber_follows_the_master(group):
 
 @pytest.fixture
 def pair(start_server):
-    """Two servers without a password, of which the second may be told to follow the first and the other way round."""
+    """Two servers without a password; either can be made a replica of the other."""
     return [start_server(servers.REDIS, transport="tcp", protected=False) for _ in range(2)]
 
 
@@ -160,7 +160,7 @@ def test_readonly_leads_to_the_new_master(pool_class, pair):
     assert carried_by_ours(client)
     follow(old, new)
     names.addresses = [address(new)]
-    # The connection stands, and so do those of callers that run meanwhile; the write is told READONLY, and goes on.
+    # The connection stays open, like those of concurrent callers; the write is answered READONLY and moves.
     assert client.set("key", "value")
     assert port_of(client) == str(new.port)
     follow(new, old)

@@ -86,7 +86,7 @@ def test_the_clients_own_PING_is_known_by_its_place(connect):
 
 
 @pytest.mark.parametrize("answer", [b"+OK\r\n", b"-WRONGPASS no\r\n", b"-ERR no\r\n", b":5\r\n"])
-def test_the_answer_to_renewed_credentials_is_given_to_nobody(answer, connect, monkeypatch, caplog):
+def test_the_answer_to_renewed_credentials_reaches_no_caller(answer, connect, monkeypatch, caplog):
     renewals = [("AUTH", "renewed")]
     with FakeServer(
         lambda command, _: confirmation(b"subscribe", b"news") if command[0] == b"SUBSCRIBE" else MESSAGE
@@ -125,7 +125,7 @@ def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_under_way
      b">2\r\n$7\r\nmessage\r\n$4\r\nnews\r\n", b">1\r\n$9\r\nsubscribe\r\n", b">3\r\n*0\r\n:1\r\n:2\r\n@"],
     ids=repr,
 )  # fmt: skip
-def test_what_answers_nothing_ends_the_connection_and_reaches_nobody(strange, connect):
+def test_an_answer_without_a_request_ends_the_connection_and_reaches_no_caller(strange, connect):
     with FakeServer(lambda *_: confirmation(b"subscribe", b"news") + strange) as fake:
         subscriber = connect(fake).pubsub(reconnect_timeout=0)
         subscriber.subscribe("news")

@@ -137,7 +137,7 @@ def test_an_outage_is_waited_out_with_the_reader_unharmed(start_server, connect)
     subscriber.close()
 
 
-def test_reconnecting_ends_where_it_was_told_to_and_goes_on_when_asked_again(start_server, connect):
+def test_reconnecting_ends_at_its_limit_and_resumes_at_the_next_call(start_server, connect):
     server = start_server(transport="tcp")
     client = connect(server)
     subscriber = client.pubsub(reconnect_timeout=0.3, ignore_subscribe_messages=True)
@@ -238,7 +238,7 @@ def test_a_subscription_is_retried_like_any_call_that_did_not_arrive(start_serve
     subscriber.subscribe("one")
     assert next_message(subscriber)["type"] == "subscribe"
     server.restart()
-    # The connection is gone, and nobody has noticed: the call finds out, and both channels stand afterwards.
+    # The connection is lost unnoticed: the call detects it, and both channels are subscribed afterwards.
     subscriber.subscribe("two")
     publisher = connect(server)
     names = set()

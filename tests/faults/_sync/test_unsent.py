@@ -131,7 +131,7 @@ def test_an_injected_client(unused_port):
 
 def test_an_injected_client_of_an_unknown_class_may_have_sent_before(unused_port):
     class Repeating(redis.Redis):
-        """Its own repetitions are nobody's business: the last refusal says nothing of the attempts before it."""
+        """Its own repetitions stay unseen: the last refusal says nothing about the attempts before it."""
 
     wrapped = Repeating(host="127.0.0.1", port=unused_port, retry=None)
     client = ResilientRedisClient("injected", client=wrapped, retry_policy=RetryPolicy(max_retries=0), recovery=None)

@@ -279,7 +279,7 @@ async def test_every_fault_of_a_reader_at_every_call_that_reads(store, name):
 
 
 @pytest.mark.parametrize("name", ["read-only", "locked", "interrupted", "denied"])
-async def test_whether_it_takes_writes_is_told_without_a_write(store, name):
+async def test_whether_it_takes_writes_is_known_without_a_write(store, name):
     begin, fault, code = WRITE_FAULTS[name]
     with begin(store._engine):
         with pytest.raises(MemoryStoreError) as caught:

@@ -1,4 +1,4 @@
-"""A thread that commits for others in PostgreSQL's group commit is interrupted: nobody is stranded, nothing written twice."""
+"""A leader of PostgreSQL's group commit is interrupted: no caller is stranded, nothing is written twice."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_others_are_committed_by_the_next_when_their_leader_is_interrupted_befor
 
 
 @pytest.mark.parametrize("when", ["undone", "done"])
-def test_where_the_commit_itself_was_interrupted_others_learn_that_nobody_knows(when):
+def test_where_the_commit_itself_was_interrupted_the_outcome_is_unknown(when):
     transactions = Transactions({2: when})
     ended = transactions.run("a", "b", "c", "d")
     assert ended.pop("a") == ["result of a"]

@@ -40,7 +40,7 @@ def test_a_permit_is_the_time_of_the_shared_clock():
     assert before <= permit <= _core.monotonic_ns()
 
 
-def test_opens_at_the_threshold_and_says_who_was_rejected_and_for_how_long(clock):
+def test_opens_at_the_threshold_and_names_the_client_and_the_wait(clock):
     guard = failing_fast(clock, endpoint="redis.example:6379", breaker=BreakerSettings(3, 300.0))
     operation = guard.operation("hset", category=CommandCategory.ABSOLUTE_WRITE)
     for _ in range(3):

@@ -42,9 +42,15 @@ def test_python_is_looked_at_in_comments_and_strings():
     assert [number for number, _ in tool.found_in("tests/x.py", source)] == [1, 3]
 
 
-def test_rust_is_looked_at_in_comments_alone():
+def test_rust_is_looked_at_in_comments():
     source = "/// Nobody.\nlet nobody = 1; // nobody\nlet nobody = 1;\n"
     assert [number for number, _ in tool.found_in("rust/x.rs", source)] == [1, 2]
+
+
+def test_names_of_functions_are_looked_at():
+    assert tool.found_in("tests/x.py", "async def test_nobody_waits():\n    nobody_waits()\n") != []
+    assert tool.found_in("rust/x.rs", "fn nobody_waits() {\n    nobody_waits();\n") != []
+    assert tool.found_in("tests/x.py", "def test_no_caller_waits():\n    nobody()\n") == []
 
 
 def test_of_the_change_log_the_first_section():

@@ -14,7 +14,7 @@ from paths import TOOLS
 TOOL = TOOLS / "under_load.py"
 pytestmark = pytest.mark.skipif(not TOOL.exists(), reason="the tools are not installed beside the tests")
 
-# Tells of the processes beside it, then does as it is told.
+# Prints the processes beside it; each test appends a command.
 BESIDE = """
 import os, subprocess, sys
 parent = os.getppid()

@@ -7,7 +7,7 @@ import logging
 from agent_memory.recovery import rate_limited_log as _log
 
 
-def test_the_first_is_told_at_once_and_the_rest_together(caplog, monkeypatch):
+def test_the_first_is_logged_at_once_and_the_rest_together(caplog, monkeypatch):
     now_s = 100.0
     monkeypatch.setattr(_log.time, "monotonic", lambda: now_s)
     warnings = _log.RateLimitedWarnings(logging.getLogger("agent_memory.storage"), "stm")

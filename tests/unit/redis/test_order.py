@@ -162,7 +162,7 @@ def held_up(sent, candidate, executed_upto=0):
         ([], "FLUSHDB", False),
     ],
 )
-def test_who_has_to_come_behind_whom(sent, candidate, expected):
+def test_which_command_waits_for_which(sent, candidate, expected):
     assert held_up(sent, candidate) is expected
 
 

@@ -45,7 +45,7 @@ class Server:
 
 
 @given(st.lists(st.tuples(COMMANDS, st.booleans()), max_size=30), st.data())
-def test_every_answer_goes_to_whoever_asked(commands, data):
+def test_every_answer_goes_to_its_request(commands, data):
     answers, server = PendingReplies(), Server()
     answers.start_afresh()
     replies = []
@@ -85,7 +85,7 @@ def test_what_was_awaited_from_one_connection_comes_from_no_other():
         answers.answered(is_error=False)
 
 
-def test_a_confirmation_nobody_asked_for_answers_nothing():
+def test_an_unrequested_confirmation_answers_nothing():
     answers = PendingReplies()
     answers.start_afresh()
     answers.expect(("PING",), Asker.PING)

@@ -114,7 +114,7 @@ class AsyncCommandStore:
                 result._settle(StoreStatus.STORED)  # only its answer is lost
                 self._forget()
                 return True
-            if self._is_in_doubt(result) and not self._prepared().shape.is_absolute:
+            if self._is_unknown(result) and not self._prepared().shape.is_absolute:
                 break
         return False
 
@@ -158,7 +158,7 @@ class AsyncCommandStore:
         else:
             write = self._prepared()
             write.result.error = result.error
-            if result.error is not None and self._is_in_doubt(result):
+            if result.error is not None and self._is_unknown(result):
                 write.doubt_by(result.error)
             if not write.shape.is_absolute and write.doubt is not None and not self._storing.keeper.resolves:
                 await self._queue.put_unknown(write, self._keys, self._priority)
@@ -168,7 +168,7 @@ class AsyncCommandStore:
         self._storing.warnings.add(_TOLD[self._priority, result.status])
         return result
 
-    def _is_in_doubt(self, result: AsyncStoreResult) -> bool:
+    def _is_unknown(self, result: AsyncStoreResult) -> bool:
         return result.error is not None and classify(result.error)[1] not in _NOT_SENT_YET
 
     def _coalesces(self) -> bool:

@@ -133,7 +133,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
         self._bind(resilience, guard, str(given.get("client_name") or "redis"), exactly_once)
         if has_pool:
             self._own_retry = {name: given[name] for name in ("retry", "retry_on_error") if given.get(name) is not None}
-        # Who overrides parse_response wants to see every reply: only redis-py's own way leads there.
+        # A subclass that overrides parse_response expects every reply: only redis-py's own path calls it.
         stock = is_stock_async_pool(self.connection_pool) and type(self).parse_response is RedisPy.parse_response
         if not stock:
             mark_unsent(self.connection_pool)

@@ -125,7 +125,7 @@ class _Place:
         stream = connection.stream
         assert stream is not None
         for command in stream.fresh_marker():
-            # At once: whoever has his ticket later may be sent earlier.
+            # At once: a command with a later ticket may be sent earlier.
             connection.send(command).add_done_callback(_see)
         self._connection = connection
         self._wrapped, self._unwrap = wrap(stream)
@@ -153,7 +153,7 @@ class MultiplexedOnce:
         self.unfenced: collections.deque[Stream] = collections.deque()
         """Old connections that are not fenced yet: one at the most beside the leased ones, since nothing is sent meanwhile."""
         self.left = False
-        """Whether the client was closed: nobody connects from here until it is used again."""
+        """Whether the client was closed: no connection is opened until its next use."""
         self.settling = 0
         """Callers that wait for a verdict: as long as there are any, connecting goes on."""
         self._transport = transport
@@ -301,7 +301,7 @@ class MultiplexedOnce:
                     )
                     self.unfenced.popleft()
             except (RedisUnavailableError, RedisTimeoutError) as error:
-                error.outcome = Outcome.NOT_SENT  # of those who wait to be sent
+                error.outcome = Outcome.NOT_SENT  # for the commands that wait to be sent
                 raise
 
     def sees_to(self) -> bool:

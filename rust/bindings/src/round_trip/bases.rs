@@ -129,10 +129,10 @@ fn attribute(
     if is_deleted { Err(PyAttributeError::new_err(name)) } else { Ok(value.map(|value| value.clone_ref(py))) }
 }
 
-/// What has to be known about a command name, so far as the fast path asks for it.
+/// The facts about a command name that the fast path needs.
 ///
-/// `operation` is the guard's handle, None where nobody guards. `head` are the words that take the place of the first argument, where
-/// the name has several. Commands of up to `shared_upto` words travel with all others. `bound` is the same as the client knows it.
+/// `operation` is the guard's handle, None without a guard. `head` are the words that replace the first argument if the name has
+/// several. Commands of up to `shared_upto` words use the shared connection. `bound` is the same command as the client knows it.
 #[pyclass(frozen, module = "agent_memory._core")]
 pub(crate) struct DirectCommand {
     pub(super) name: Py<PyString>,

@@ -45,7 +45,7 @@ pub(super) struct Call {
     transport: *mut ffi::PyObject,
     /// The waiter, or the coroutine that it was handed over to.
     inner: *mut ffi::PyObject,
-    /// Who is told of an error that it ends with, and what it is called there; null without one.
+    /// The callable that receives an error of this call, and the command's name for it; null without one.
     note: *mut ffi::PyObject,
     note_name: *mut ffi::PyObject,
     references: *mut ffi::PyObject,
@@ -94,12 +94,12 @@ pub(super) fn new<'py>(
 
 /// What a step has led to.
 enum Step<'py> {
-    /// Whoever drives it waits for this.
+    /// The driving task waits for this.
     Wait(Bound<'py, PyAny>),
     Reply(Bound<'py, PyAny>),
 }
 
-/// A call while it is attached and held by whoever steps it.
+/// A call while the thread is attached and the stepping caller holds a reference.
 #[derive(Clone, Copy)]
 struct This<'py> {
     token: Python<'py>,
@@ -438,7 +438,7 @@ impl<'py> This<'py> {
         step
     }
 
-    /// Tells of an error who asked for it.
+    /// Reports an error to the callable that was registered by `noting`.
     fn note(self, error: &PyErr) -> PyResult<()> {
         let (note, name) = (self.held(self.fields().note), self.held(self.fields().note_name));
         if let (Some(note), Some(name)) = (note, name)
@@ -620,7 +620,7 @@ unsafe extern "C" fn close(this: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *
     none()
 }
 
-/// `noting(note, name)`: an error that it ends with is told by `note(name, error)`, too. Returns the call.
+/// `noting(note, name)`: `note(name, error)` also receives an error of this call. Returns the call.
 unsafe extern "C" fn noting(
     this: *mut ffi::PyObject,
     arguments: *mut *mut ffi::PyObject,
@@ -692,7 +692,7 @@ fn qualname(this: This<'_>) -> String {
     format!("{}.execute_command", class.as_deref().unwrap_or("Redis"))
 }
 
-/// As mocks do: whoever asks whether it is a coroutine means whether it may be treated as one.
+/// Claims to be a coroutine, as mocks do: code that checks for one asks whether it may treat the object as one.
 unsafe extern "C" fn get_class(this: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     // SAFETY: called while attached.
     let this = unsafe { This::of(this) };
@@ -756,7 +756,7 @@ unsafe extern "C" fn clear_fields(this: *mut ffi::PyObject) -> c_int {
     0
 }
 
-/// As Python does for a coroutine that nobody has awaited.
+/// The warning that Python gives for a coroutine that was never awaited.
 fn warn_unawaited(this: This<'_>) {
     let text = std::ffi::CString::new(format!("coroutine '{}' was never awaited", qualname(this)));
     let text: &CStr = text.as_deref().unwrap_or(c"a command was never awaited");

@@ -107,7 +107,7 @@ pub(crate) struct Exchange {
     /// Whether the reader holds the beginning of something that came while no command was unanswered: a push, or a reply that
     /// no command asked for, whose rest must not be taken for the next command's.
     torn: bool,
-    /// Whether commands may be sent without asking anybody.
+    /// Whether commands may be sent without asking the transport.
     #[pyo3(get, set)]
     accepting: bool,
     /// Whether it has ended.
@@ -322,7 +322,7 @@ impl Exchange {
         wake_in_read(slf)
     }
 
-    /// Wakes those whose replies have come and who have not gone on.
+    /// Wakes the waiters whose replies have come and that have not resumed.
     fn _wake(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.try_borrow_mut()?.wake_scheduled = false;
         wake(slf)
@@ -545,19 +545,19 @@ impl Exchange {
     }
 
     /// Whether the only command there is should leave without waiting for the loop's next turn: callers have been coming one at a
-    /// time, so there is nobody to share a write with.
+    /// time, so no other command would share the write.
     #[inline]
     pub(super) fn is_alone(&self) -> bool {
         self.alone && self.slots.len() == 1 && !self.waking
     }
 
-    /// Whether a command may be sent without asking anybody.
+    /// Whether a command may be sent without asking the transport.
     #[inline]
     pub(super) fn accepts(&self) -> bool {
         self.accepting && !self.closed
     }
 
-    /// Whether nobody has to be asked to flush.
+    /// Whether a flush is already due.
     #[inline]
     pub(super) fn will_flush(&self) -> bool {
         self.waking || self.flush_scheduled
@@ -860,7 +860,7 @@ fn wake_one(py: Python<'_>, face: &Bound<'_, LoopFace>, waiter: &Held) -> PyResu
     }
     let (callback, context, waiter) = (callback.bind(py), context.bind(py), waiter.bind(py));
     match call_within(&context, &callback, &waiter) {
-        // Whoever runs in that context now has begun another loop in it: his turn comes.
+        // The context is already entered: code in it runs a nested loop. The callback follows in a turn of its own.
         None => call_soon(face.get().call_soon.bind(py), &callback, Some(&waiter), &context),
         Some(Ok(_)) => Ok(()),
         Some(Err(error)) if error.is_instance_of::<PyException>(py) => {

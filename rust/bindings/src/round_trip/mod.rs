@@ -2,7 +2,7 @@
 //!
 //! - [`exchange::Exchange`] is what a shared connection inherits: the output of this iteration, the slots, the matching of replies
 //!   and the wake.
-//! - [`waiter`] is what a task waits for: as an `asyncio.Future` for its task, and for nobody else.
+//! - [`waiter`] is what a task waits for: an `asyncio.Future` for that task alone.
 //! - [`call`] is the awaitable. It goes the fast path (closed circuit, shared connection with room, plain words, a plain
 //!   reply) by itself and hands everything else to a coroutine of the client's.
 //! - [`bases`] is what the Python classes inherit whose attributes are read on that way.

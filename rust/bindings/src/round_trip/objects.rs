@@ -12,8 +12,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
-/// A strong reference that is given back at once, by whoever drops it while attached to Python: as these types always are.
-/// `PyO3`'s own would be kept for later where it is dropped in a function of a slot.
+/// A strong reference that is released at once. These types are only dropped while the thread is attached to Python. `PyO3`'s own
+/// reference would be released later if it is dropped in a slot function.
 #[derive(Debug)]
 pub(super) struct Held(ManuallyDrop<Py<PyAny>>);
 
@@ -59,7 +59,7 @@ impl Held {
 
     #[inline]
     pub(super) fn clone_ref(&self) -> Self {
-        // SAFETY: whoever has it is attached.
+        // SAFETY: a thread that holds one is attached.
         Self(ManuallyDrop::new(self.0.clone_ref(unsafe { Python::assume_attached() })))
     }
 
@@ -197,7 +197,7 @@ pub(super) fn call_within<'py>(
     Some(call(&context.getattr(intern!(py, "run")).ok()?, [callback.as_ptr(), argument.as_ptr()]))
 }
 
-/// The context of whoever asks.
+/// The current context of the calling thread.
 pub(super) fn current_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     #[cfg(not(Py_LIMITED_API))]
     // SAFETY: it returns a new reference, or null with an exception set.
@@ -247,7 +247,7 @@ pub(super) unsafe fn clear(field: *mut *mut ffi::PyObject) {
 /// Takes what a field holds.
 #[inline]
 pub(super) unsafe fn take(field: *mut *mut ffi::PyObject) -> Option<Held> {
-    // SAFETY: as above; whoever calls is attached.
+    // SAFETY: as above; the calling thread is attached.
     unsafe { Held::from_owned(Python::assume_attached(), std::mem::replace(&mut *field, ptr::null_mut())) }
 }
 
@@ -266,7 +266,7 @@ pub(super) struct FreeList<const N: usize> {
     kept: std::cell::UnsafeCell<([*mut ffi::PyObject; N], usize)>,
 }
 
-// SAFETY: it is used by whoever is attached, and there is one at a time.
+// SAFETY: only attached threads use it, and one thread is attached at a time.
 #[cfg(not(Py_GIL_DISABLED))]
 unsafe impl<const N: usize> Sync for FreeList<N> {}
 
@@ -297,7 +297,7 @@ impl<const N: usize> FreeList<N> {
     /// The object has ended: it is untracked, and its fields are empty.
     #[inline]
     pub(super) unsafe fn free(&self, object: *mut ffi::PyObject) {
-        // SAFETY: nobody refers to it any more.
+        // SAFETY: no reference to it is left.
         unsafe {
             let class = ffi::Py_TYPE(object);
             #[cfg(not(Py_GIL_DISABLED))]

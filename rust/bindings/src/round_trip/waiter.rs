@@ -21,7 +21,7 @@ pub(super) enum State {
     Pending,
     /// The reply is there.
     Done,
-    /// Whoever waited has given up: an orphan.
+    /// The waiting task has given up: an orphan.
     Cancelled,
     /// The connection, or a deadline, has failed it.
     Failed,
@@ -46,7 +46,7 @@ pub(super) struct Waiter {
 static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static FREE: FreeList<512> = FreeList::new();
 
-/// A new waiter that its task is told to wait for.
+/// A new waiter, to be yielded to the task's loop.
 #[inline]
 pub(super) fn new(py: Python<'_>, face: &Py<LoopFace>) -> PyResult<Held> {
     let class = CLASS.get(py).expect("made with the module").as_ptr().cast();
@@ -89,7 +89,7 @@ pub(super) fn state(object: *mut ffi::PyObject) -> State {
     of(object).state
 }
 
-/// Its reply has come. Tells whether somebody has to be woken; otherwise gives the reply back.
+/// Its reply has come. `Ok` if a task has to be woken; `Err` returns the reply of an abandoned waiter.
 #[inline]
 pub(super) fn answer(object: *mut ffi::PyObject, reply: Held) -> Result<(), Held> {
     let waiter = of(object);
@@ -108,7 +108,7 @@ pub(super) fn take_value(object: *mut ffi::PyObject) -> Option<Held> {
     unsafe { objects::take(&raw mut of(object).value) }
 }
 
-/// Nobody waits any more, and nobody is to be told.
+/// The task no longer waits; no callback is called.
 pub(super) fn abandon(object: *mut ffi::PyObject) {
     let waiter = of(object);
     if waiter.state == State::Pending {
@@ -137,7 +137,7 @@ pub(super) fn take_callback(object: *mut ffi::PyObject) -> Option<(Held, Held)> 
 
 /// Lets the loop call its callbacks, one by one, as futures do.
 pub(super) fn schedule(py: Python<'_>, object: *mut ffi::PyObject) -> PyResult<()> {
-    // SAFETY: whoever calls holds it.
+    // SAFETY: the caller holds it.
     let this = unsafe { Bound::from_borrowed_ptr(py, object) };
     let face = face_of(py, object);
     let first = take_callback(object);
@@ -228,7 +228,7 @@ fn add_another(
     context: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     if state(object) != State::Pending {
-        // SAFETY: whoever calls holds it.
+        // SAFETY: the caller holds it.
         let this = unsafe { Bound::from_borrowed_ptr(py, object) };
         return call_soon(face_of(py, object).get().call_soon.bind(py), callback, Some(&this), context);
     }
@@ -431,7 +431,7 @@ unsafe extern "C" fn clear_fields(this: *mut ffi::PyObject) -> c_int {
 }
 
 unsafe extern "C" fn dealloc(this: *mut ffi::PyObject) {
-    // SAFETY: nobody refers to it any more.
+    // SAFETY: no reference to it is left.
     unsafe {
         ffi::PyObject_GC_UnTrack(this.cast());
         clear_fields(this);

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_goes_on_when_the_ticket_is_done() {
+    fn a_waiting_caller_resumes_when_the_ticket_is_done() {
         let queue = queue();
         let ticket = queue.put_direct(1, 1).expect("room");
         std::thread::scope(|scope| {

@@ -206,7 +206,7 @@ async def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_
 
 
 @SQLITE_ONLY
-async def test_a_damaged_page_is_told_of_and_what_can_be_read_is(open_memory, place):
+async def test_a_damaged_page_is_reported_and_readable_memories_are_read(open_memory, place):
     memory = await open_memory()
     await memory.store_many(AGENT, [{"content": "x" * 2_000} for number in range(60)])
     other = await memory.store("other", "whole")

@@ -140,7 +140,7 @@ async def test_an_embed_of_another_model_is_refused_though_it_has_as_many_dimens
     assert (await unnamed.stats())["embedding"]["model"] == "one"
 
 
-async def test_the_name_of_a_model_may_be_told_later(open_memory):
+async def test_the_name_of_a_model_may_be_given_later(open_memory):
     unnamed = await open_memory(Words(64))
     await unnamed.store("a", "lives in Lisbon")
     named = await open_memory(Words(64), "words")
@@ -388,7 +388,7 @@ async def test_two_migrations_to_two_models_do_not_mix(open_memory):
         except EmbeddingSpaceError as error:
             errors.append(error)
     assert len(errors) <= 1
-    # The one that was overtaken may have been the first to begin: the space that counts is finished by who has its model.
+    # The overtaken one may have begun first. The system with the model of the current space finishes it.
     while not (present := (await old.stats())["embedding"])["complete"]:
         for system in systems:
             await system.maintain()

@@ -81,7 +81,7 @@ async def test_an_erasure_waits_for_the_snapshot_that_another_process_writes(mem
     snapshots = tmp_path / "memory" / "snapshots"
     (whole,) = snapshots.iterdir()
     with snapshots.with_name("index.lock").open("r+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # as who writes one
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as the writer of a snapshot does
         task = async_spawn(memory.delete_user, "ann") if kind == "user" else async_spawn(memory.delete_agent, AGENT)
         while not await memory._lifecycle.parts.sql.store.erasures():
             await async_sleep(0.01)

@@ -207,7 +207,7 @@ def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_a_memo
 
 
 @SQLITE_ONLY
-def test_a_damaged_page_is_told_of_and_what_can_be_read_is(open_memory, place):
+def test_a_damaged_page_is_reported_and_readable_memories_are_read(open_memory, place):
     memory = open_memory()
     memory.store_many(AGENT, [{"content": "x" * 2_000} for number in range(60)])
     other = memory.store("other", "whole")

@@ -140,7 +140,7 @@ def test_an_embed_of_another_model_is_refused_though_it_has_as_many_dimensions(o
     assert unnamed.stats()["embedding"]["model"] == "one"
 
 
-def test_the_name_of_a_model_may_be_told_later(open_memory):
+def test_the_name_of_a_model_may_be_given_later(open_memory):
     unnamed = open_memory(Words(64))
     unnamed.store("a", "lives in Lisbon")
     named = open_memory(Words(64), "words")
@@ -388,7 +388,7 @@ def test_two_migrations_to_two_models_do_not_mix(open_memory):
         except EmbeddingSpaceError as error:
             errors.append(error)
     assert len(errors) <= 1
-    # The one that was overtaken may have been the first to begin: the space that counts is finished by who has its model.
+    # The overtaken one may have begun first. The system with the model of the current space finishes it.
     while not (present := old.stats()["embedding"])["complete"]:
         for system in systems:
             system.maintain()

@@ -83,7 +83,7 @@ def test_an_erasure_waits_for_the_snapshot_that_another_process_writes(memory, t
     snapshots = tmp_path / "memory" / "snapshots"
     (whole,) = snapshots.iterdir()
     with snapshots.with_name("index.lock").open("r+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # as who writes one
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as the writer of a snapshot does
         task = spawn(memory.delete_user, "ann") if kind == "user" else spawn(memory.delete_agent, AGENT)
         while not memory._lifecycle.parts.sql.store.erasures():
             sleep(0.01)

@@ -1,6 +1,6 @@
 # Generated from ../_async/test_memory_system.py by tools/generate_sync.py: edit that file, not this one.
 
-"""The memory system on a real server and a real database: what is stored is found, wherever it lives and whoever is away."""
+"""The memory system on a real server and a real database: what is stored is found in every tier and during every outage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AGENT = "agent: 1/ü"
 
 
 class AbsentableStore:
-    """A store that can be told to be away, as one whose database cannot be reached."""
+    """A store that can be made unavailable, like one whose database cannot be reached."""
 
     def __init__(self, store):
         self._store = store
@@ -77,7 +77,7 @@ def memory(open_memory):
 
 @pytest.fixture
 def divided(open_memory, tmp_path):
-    """A memory system and the store whose absence can be told."""
+    """A memory system and its store, which can be made unavailable."""
     (tmp_path / "memory").mkdir()
     store = AbsentableStore(SqliteStore(tmp_path / "memory" / "memories.sqlite"))
     return open_memory(store=store), store
@@ -872,7 +872,7 @@ def start_python(code):
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_whoever_misses_the_server_of_an_owner_that_was_killed_owns_the_next_one(tmp_path):
+def test_a_process_that_misses_the_server_of_a_killed_owner_owns_the_next_one(tmp_path):
     code = f"""
 import sys
 from agent_memory.memory import MemorySystem
@@ -922,7 +922,7 @@ def test_the_owners_server_comes_back_when_it_was_killed(tmp_path):
         assert memory.get("a", stored).content == "kept by both"
 
 
-def test_a_child_of_fork_opens_anew_and_disturbs_nobody(tmp_path):
+def test_a_child_of_fork_opens_anew_and_leaves_its_parent_alone(tmp_path):
     with MemorySystem(tmp_path, config=JOURNALLED) as memory:
         before = memory.store("a", "the parent's")
         pid = os.fork()

@@ -19,7 +19,7 @@ JOURNALLED = MemorySettings(journal=True)
 
 
 class Watched:
-    """A store that counts how often it is opened and closed, and fails to open as often as it is told to."""
+    """A store that counts its openings and closings, and fails to open a given number of times."""
 
     def __init__(self, path, failures=0):
         self._store = SqliteStore(path)
@@ -133,7 +133,7 @@ def test_an_opening_that_fails_leaves_nothing_and_the_next_use_tries_again(watch
         assert successor._resources.directory.server is not None
 
 
-def test_all_who_wait_for_an_opening_learn_that_it_failed(watched, tmp_path):
+def test_all_callers_of_an_opening_learn_that_it_failed(watched, tmp_path):
     watched.failures = 1
     watched.may_open.clear()
     memory = MemorySystem(tmp_path / "memory", redis=None, store=watched)

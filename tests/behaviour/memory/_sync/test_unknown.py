@@ -17,7 +17,7 @@ AGENT = "agent"
 
 
 class AbsentableStore:
-    """A store that can be told to be away, as one whose database cannot be reached."""
+    """A store that can be made unavailable, like one whose database cannot be reached."""
 
     def __init__(self, store):
         self._store = store

@@ -54,7 +54,7 @@ def path(tmp_path):
 
 
 def tables(path):
-    """Everything that a store's file holds, with agents' names in the place of their numbers, which are nobody's affair."""
+    """Everything in a store's file, with agents' names instead of their arbitrary numbers."""
     connection = sqlite3.connect(path)
     names = dict(connection.execute("SELECT agent_no, agent_id FROM agents"))
 
@@ -499,7 +499,7 @@ def test_a_locked_database_is_unavailable_and_nothing_is_written(path):
         assert store.write([put()])[0].status is APPLIED
 
 
-def test_whoever_waits_for_a_locked_database_can_be_interrupted(path):
+def test_a_caller_of_a_locked_database_can_be_interrupted(path):
     with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=60.0)) as store:
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
@@ -563,7 +563,7 @@ print(json.dumps([refused, kept, store._engine._writer.stats()[1]]))
 """
 
 
-def test_a_full_disk_is_told_to_the_caller_and_what_was_acknowledged_stays(path):
+def test_a_full_disk_is_reported_and_acknowledged_writes_stay(path):
     run = subprocess.run(
         [sys.executable, "-c", FULL, str(path), os.path.dirname(store_samples.__file__)],
         check=True,
@@ -580,7 +580,7 @@ def test_a_full_disk_is_told_to_the_caller_and_what_was_acknowledged_stays(path)
     tables(path)
 
 
-def test_the_log_stays_small_and_grows_while_somebody_reads(path):
+def test_the_log_stays_small_and_grows_while_a_reader_is_open(path):
     log = path.with_name(path.name + "-wal")
     small = SqliteSettings(wal_bytes=1024 * 1024)
     with SqliteStore(path, settings=small) as store:
@@ -602,7 +602,7 @@ def test_the_log_stays_small_and_grows_while_somebody_reads(path):
         assert store.count(MemoryQuery(agent_id="agent")) == 4_500
 
 
-def test_a_reader_who_stays_does_not_keep_writers_waiting_all_the_time(path, monkeypatch):
+def test_an_open_reader_does_not_keep_writers_waiting_all_the_time(path, monkeypatch):
     monkeypatch.setattr(_engine, "WAL_LIMIT_FACTOR", 2)
     with SqliteStore(path, settings=SqliteSettings(wal_bytes=1024 * 1024, busy_timeout_s=0.01)) as store:
         store.write([put()])

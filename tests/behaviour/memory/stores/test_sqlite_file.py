@@ -234,7 +234,7 @@ def test_a_forked_child_opens_its_own(path):
         assert None not in store.get(["parent", "child"])
 
 
-def test_the_log_is_folded_back(path):
+def test_the_wal_is_checkpointed(path):
     with SqliteStore(path, settings=SqliteSettings(wal_bytes=1024 * 1024)) as store:
         for _ in range(12):
             store.write([put("x" * 10_000) for _ in range(100)])

@@ -225,7 +225,7 @@ async def test_data_that_cannot_be_read_stays_in_the_journal(mortal_server, jour
 
 
 async def test_clients_share_a_directory(mortal_server, journal):
-    """Each has its own part; another name or database is another client; nobody replays what a living one has queued."""
+    """Each has its own part; another name or database is another client; the queue of a living process is not replayed."""
     clients = [open_client(mortal_server, journal, name=name) for name in ("same", "same", "other")]
     for number, client in enumerate(clients):
         client.recovery.pause()
@@ -286,7 +286,7 @@ def killed(journal, copy):
 
 @pytest.mark.parametrize("damage", ["bits", "cut", "block twice", "both headers"])
 async def test_a_damaged_journal(mortal_server, journal, caplog, damage):
-    """What is intact is replayed as it was written, what is lost is told; seeds are 0 to 5."""
+    """Intact records are replayed as written, lost ones are reported; seeds 0 to 5."""
     for seed in range(6):
         chance = random.Random(f"{damage} {seed}")
         written = {f"key:{seed}:{number}": f"{number:04}" * 60 for number in range(120)}

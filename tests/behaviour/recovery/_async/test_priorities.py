@@ -215,7 +215,7 @@ async def test_a_plain_absolute_write_takes_the_place_of_a_queued_one(client):
     assert await client.get("key") == "newer"
 
 
-async def test_poison_is_set_aside_and_blocks_nobody(client):
+async def test_poison_is_set_aside_and_blocks_no_other_write(client):
     await client.set("text", "x")
     await open_circuit(client)
     high = client.with_priority(Priority.HIGH)
@@ -255,7 +255,7 @@ async def test_out_of_memory_passes(client):
 
 
 async def test_a_lost_answer(mortal_server):
-    """An absolute write is sent again; of a relative one nobody can tell, so it is a dead letter at once."""
+    """An absolute write is sent again. The outcome of a relative one stays unknown, so it is a dead letter at once."""
     with FaultProxy(mortal_server) as proxy:
         arguments = {**proxy.connection_kwargs, **QUICK, "recovery": CONFIG, "socket_timeout": 1.0}
         async with AsyncResilientRedisClient("lost", **arguments) as client:

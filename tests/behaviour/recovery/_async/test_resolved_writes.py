@@ -182,7 +182,7 @@ async def test_a_successor_resolves_what_its_predecessor_lost(server, proxy, jou
     await predecessor.close()
     between.heal()
     between.accept()
-    # In the same process, with the predecessor's tickets alive: nobody else will resolve them.
+    # In the same process, with the predecessor's tickets alive: no other process will resolve them.
     async with client_of(between, recovery=config) as successor:
         assert await successor.recovery.flush(WAIT_S)
         assert successor.recovery.dead_letters() == []
@@ -199,7 +199,7 @@ async def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
         call = async_spawn(high.incr, "counter")
         while int(await observer.get("counter")) < 2:
             await async_sleep(0.01)
-        await observer.flushall()  # takes the marker along, before anybody has asked for it
+        await observer.flushall()  # removes the marker too, before it is read
         between.close_connections()
         between.heal()
         lost = await call.result()

@@ -216,7 +216,7 @@ def test_a_plain_absolute_write_takes_the_place_of_a_queued_one(client):
     assert client.get("key") == "newer"
 
 
-def test_poison_is_set_aside_and_blocks_nobody(client):
+def test_poison_is_set_aside_and_blocks_no_other_write(client):
     client.set("text", "x")
     open_circuit(client)
     high = client.with_priority(Priority.HIGH)
@@ -256,7 +256,7 @@ def test_out_of_memory_passes(client):
 
 
 def test_a_lost_answer(mortal_server):
-    """An absolute write is sent again; of a relative one nobody can tell, so it is a dead letter at once."""
+    """An absolute write is sent again. The outcome of a relative one stays unknown, so it is a dead letter at once."""
     with FaultProxy(mortal_server) as proxy:
         arguments = {**proxy.connection_kwargs, **QUICK, "recovery": CONFIG, "socket_timeout": 1.0}
         with ResilientRedisClient("lost", **arguments) as client:

@@ -182,7 +182,7 @@ def test_a_successor_resolves_what_its_predecessor_lost(server, proxy, journal, 
     predecessor.close()
     between.heal()
     between.accept()
-    # In the same process, with the predecessor's tickets alive: nobody else will resolve them.
+    # In the same process, with the predecessor's tickets alive: no other process will resolve them.
     with client_of(between, recovery=config) as successor:
         assert successor.recovery.flush(WAIT_S)
         assert successor.recovery.dead_letters() == []
@@ -199,7 +199,7 @@ def test_what_nothing_can_tell_is_a_dead_letter(valkey, proxy):
         call = spawn(high.incr, "counter")
         while int(observer.get("counter")) < 2:
             sleep(0.01)
-        observer.flushall()  # takes the marker along, before anybody has asked for it
+        observer.flushall()  # removes the marker too, before it is read
         between.close_connections()
         between.heal()
         lost = call.result()

@@ -39,7 +39,7 @@ class Provider(StreamingCredentialProvider):
         return True
 
     async def renew(self, user, password):
-        """Tell whoever registered."""
+        """Notify the registered listeners."""
         self.user, self.password = user, password
         token = SimpleToken(password, -1, time.time() * 1000, {"oid": user})
         await async_settle(self._tell(token))
@@ -81,7 +81,7 @@ def where(server):
     return {name: arguments[name] for name in ("host", "port")}
 
 
-async def who_and_which(client):
+async def user_and_connection(client):
     """The user and the number of the connection that a command travels by."""
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command("ACL WHOAMI")
@@ -98,15 +98,15 @@ async def test_in_stream_on_the_connection_in_use(given_pool, valkey, users):
         pool = type(client.connection_pool)(**arguments)
         await client.aclose()
         client = Redis(connection_pool=pool)
-    user, number = await who_and_which(client)
+    user, number = await user_and_connection(client)
     assert user == "alice"
     await provider.renew("bob", users["bob"])
-    assert await who_and_which(client) == ["bob", number]
+    assert await user_and_connection(client) == ["bob", number]
     assert provider.asked == 1
     # Views and further clients of the pool do not register over each other.
     await client.unguarded().ping()
     await provider.renew("alice", users["alice"])
-    assert await who_and_which(client) == ["alice", number]
+    assert await user_and_connection(client) == ["alice", number]
     await client.aclose()
     await client.connection_pool.disconnect()
 
@@ -119,7 +119,7 @@ async def test_calls_under_way_are_not_disturbed(valkey, users):
 
     async def ask():
         while not until["reached"]:
-            seen.add(tuple(await who_and_which(client)))
+            seen.add(tuple(await user_and_connection(client)))
             assert await client.set("key", "value")
             await async_sleep(0)
 
@@ -131,14 +131,14 @@ async def test_calls_under_way_are_not_disturbed(valkey, users):
     until["reached"] = True
     await async_gather(*tasks)
     assert {user for user, _ in seen} == {"alice", "bob"}
-    # Nobody had to connect anew: as many connections as callers at once, the renewing one included.
+    # No caller connected anew: as many connections as concurrent callers, the renewing one included.
     assert len({number for _, number in seen}) <= (1 if ASYNC else 5)
-    last = await who_and_which(client)
+    last = await user_and_connection(client)
     assert last[0] == "alice"
     await client.aclose()
 
 
-async def test_a_blocked_connection_is_not_used_again_as_who_it_was(valkey, users):
+async def test_a_blocked_connection_is_not_used_again_with_its_old_identity(valkey, users):
     provider = Provider("alice", users["alice"])
     client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
     await client.ping()
@@ -152,7 +152,7 @@ async def test_a_blocked_connection_is_not_used_again_as_who_it_was(valkey, user
         observer.rpush("list", "element")
         assert [list(reply) for reply in await async_gather(task)] == [["list", "element"]]
         for _ in range(3):
-            assert (await who_and_which(client))[0] == "bob"
+            assert (await user_and_connection(client))[0] == "bob"
         assert await client.blpop("list", 0.01) is None
         assert {entry["user"] for entry in observer.client_list() if entry["user"] in users} == {"bob"}
     await client.aclose()
@@ -161,16 +161,16 @@ async def test_a_blocked_connection_is_not_used_again_as_who_it_was(valkey, user
 async def test_a_password_that_changes(valkey, users):
     provider = Provider("alice", users["alice"])
     client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
-    _, number = await who_and_which(client)
+    _, number = await user_and_connection(client)
     changed = secrets.token_hex(8)
     with redis.Redis(**valkey.connection_kwargs) as admin:
         set_password(admin, "alice", changed)
         await provider.renew("alice", changed)
-        assert await who_and_which(client) == ["alice", number]
+        assert await user_and_connection(client) == ["alice", number]
         admin.client_kill_filter(_id=number)
     # The next connection is made with what the provider has now.
     assert await client.get("nothing") is None
-    assert (await who_and_which(client))[0] == "alice"
+    assert (await user_and_connection(client))[0] == "alice"
     await client.aclose()
 
 
@@ -211,11 +211,11 @@ async def test_a_subscriber_authenticates_among_its_messages(valkey, users, asyn
 async def test_a_provider_that_does_not_stream_is_asked_at_each_connection(valkey, users):
     provider = Plain("alice", users["alice"])
     client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
-    _, number = await who_and_which(client)
+    _, number = await user_and_connection(client)
     provider.user, provider.password = "bob", users["bob"]
-    assert (await who_and_which(client))[0] == "alice"
+    assert (await user_and_connection(client))[0] == "alice"
     with redis.Redis(**valkey.connection_kwargs) as admin:
         admin.client_kill_filter(_id=number)
     assert await client.get("nothing") is None
-    assert (await who_and_which(client))[0] == "bob"
+    assert (await user_and_connection(client))[0] == "bob"
     await client.aclose()

@@ -1,4 +1,4 @@
-"""WAIT and WAITAOF cover the caller's writes, whichever connections those went by, and hold up nobody else."""
+"""WAIT and WAITAOF cover the caller's writes, on every connection, and delay no other command."""
 
 import time
 
@@ -53,7 +53,7 @@ async def test_wait_speaks_of_the_callers_writes(pair, async_connect):
     assert await client.wait(1, LONG_MS) == 1
 
 
-async def test_wait_holds_up_nobody_else(pair, async_connect):
+async def test_wait_delays_no_other_command(pair, async_connect):
     primary, replica = pair
     client = async_connect(primary)
     await client.set("key", 1)

@@ -41,7 +41,7 @@ class Provider(StreamingCredentialProvider):
         return True
 
     def renew(self, user, password):
-        """Tell whoever registered."""
+        """Notify the registered listeners."""
         self.user, self.password = user, password
         token = SimpleToken(password, -1, time.time() * 1000, {"oid": user})
         settle(self._tell(token))
@@ -83,7 +83,7 @@ def where(server):
     return {name: arguments[name] for name in ("host", "port")}
 
 
-def who_and_which(client):
+def user_and_connection(client):
     """The user and the number of the connection that a command travels by."""
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command("ACL WHOAMI")
@@ -100,15 +100,15 @@ def test_in_stream_on_the_connection_in_use(given_pool, valkey, users):
         pool = type(client.connection_pool)(**arguments)
         client.close()
         client = Redis(connection_pool=pool)
-    user, number = who_and_which(client)
+    user, number = user_and_connection(client)
     assert user == "alice"
     provider.renew("bob", users["bob"])
-    assert who_and_which(client) == ["bob", number]
+    assert user_and_connection(client) == ["bob", number]
     assert provider.asked == 1
     # Views and further clients of the pool do not register over each other.
     client.unguarded().ping()
     provider.renew("alice", users["alice"])
-    assert who_and_which(client) == ["alice", number]
+    assert user_and_connection(client) == ["alice", number]
     client.close()
     client.connection_pool.disconnect()
 
@@ -121,7 +121,7 @@ def test_calls_under_way_are_not_disturbed(valkey, users):
 
     def ask():
         while not until["reached"]:
-            seen.add(tuple(who_and_which(client)))
+            seen.add(tuple(user_and_connection(client)))
             assert client.set("key", "value")
             sleep(0)
 
@@ -133,14 +133,14 @@ def test_calls_under_way_are_not_disturbed(valkey, users):
     until["reached"] = True
     gather(*tasks)
     assert {user for user, _ in seen} == {"alice", "bob"}
-    # Nobody had to connect anew: as many connections as callers at once, the renewing one included.
+    # No caller connected anew: as many connections as concurrent callers, the renewing one included.
     assert len({number for _, number in seen}) <= 5
-    last = who_and_which(client)
+    last = user_and_connection(client)
     assert last[0] == "alice"
     client.close()
 
 
-def test_a_blocked_connection_is_not_used_again_as_who_it_was(valkey, users):
+def test_a_blocked_connection_is_not_used_again_with_its_old_identity(valkey, users):
     provider = Provider("alice", users["alice"])
     client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
     client.ping()
@@ -154,7 +154,7 @@ def test_a_blocked_connection_is_not_used_again_as_who_it_was(valkey, users):
         observer.rpush("list", "element")
         assert [list(reply) for reply in gather(task)] == [["list", "element"]]
         for _ in range(3):
-            assert who_and_which(client)[0] == "bob"
+            assert user_and_connection(client)[0] == "bob"
         assert client.blpop("list", 0.01) is None
         assert {entry["user"] for entry in observer.client_list() if entry["user"] in users} == {"bob"}
     client.close()
@@ -163,16 +163,16 @@ def test_a_blocked_connection_is_not_used_again_as_who_it_was(valkey, users):
 def test_a_password_that_changes(valkey, users):
     provider = Provider("alice", users["alice"])
     client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
-    _, number = who_and_which(client)
+    _, number = user_and_connection(client)
     changed = secrets.token_hex(8)
     with redis.Redis(**valkey.connection_kwargs) as admin:
         set_password(admin, "alice", changed)
         provider.renew("alice", changed)
-        assert who_and_which(client) == ["alice", number]
+        assert user_and_connection(client) == ["alice", number]
         admin.client_kill_filter(_id=number)
     # The next connection is made with what the provider has now.
     assert client.get("nothing") is None
-    assert who_and_which(client)[0] == "alice"
+    assert user_and_connection(client)[0] == "alice"
     client.close()
 
 
@@ -213,11 +213,11 @@ def test_a_subscriber_authenticates_among_its_messages(valkey, users, connect):
 def test_a_provider_that_does_not_stream_is_asked_at_each_connection(valkey, users):
     provider = Plain("alice", users["alice"])
     client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
-    _, number = who_and_which(client)
+    _, number = user_and_connection(client)
     provider.user, provider.password = "bob", users["bob"]
-    assert who_and_which(client)[0] == "alice"
+    assert user_and_connection(client)[0] == "alice"
     with redis.Redis(**valkey.connection_kwargs) as admin:
         admin.client_kill_filter(_id=number)
     assert client.get("nothing") is None
-    assert who_and_which(client)[0] == "bob"
+    assert user_and_connection(client)[0] == "bob"
     client.close()

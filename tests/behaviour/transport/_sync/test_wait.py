@@ -1,6 +1,6 @@
 # Generated from ../_async/test_wait.py by tools/generate_sync.py: edit that file, not this one.
 
-"""WAIT and WAITAOF cover the caller's writes, whichever connections those went by, and hold up nobody else."""
+"""WAIT and WAITAOF cover the caller's writes, on every connection, and delay no other command."""
 
 import time
 
@@ -55,7 +55,7 @@ def test_wait_speaks_of_the_callers_writes(pair, connect):
     assert client.wait(1, LONG_MS) == 1
 
 
-def test_wait_holds_up_nobody_else(pair, connect):
+def test_wait_delays_no_other_command(pair, connect):
     primary, replica = pair
     client = connect(primary)
     client.set("key", 1)

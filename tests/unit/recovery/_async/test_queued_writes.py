@@ -11,7 +11,7 @@ SHAPE = shape_of(("SET",), True)
 
 
 class Ticket:
-    """Counts who holds it, as the tickets of the fence do."""
+    """Counts its holders, as the tickets of the fence do."""
 
     token = b"token"
 
@@ -25,13 +25,13 @@ class Ticket:
         self.held_by.remove(by)
 
 
-def doubtful(ticket):
+def unknown_to(ticket):
     error = RedisUnavailableError("lost", outcome=Outcome.UNKNOWN)
     error.ticket = ticket
     return error
 
 
-def test_one_command_and_several_are_told_alike():
+def test_one_command_and_several_are_described_alike():
     one, several = (
         AsyncCommandWrite(PACKED, SHAPE),
         AsyncCommandWrite((PACKED, PACKED), shape_of(("SET", "SET"), True, True)),
@@ -49,10 +49,10 @@ def test_record_doubt_and_ticket_do_not_disturb_each_other():
     write.doubt, write.ticket = None, None
     assert (write.record, write.doubt, write.ticket) == (None, None, None)
     write.record = 7
-    write.doubt_by(doubtful(first))
+    write.doubt_by(unknown_to(first))
     assert (write.record, write.doubt, write.ticket, first.held_by) == (7, b"token", first, [write])
     write.record = 8
-    write.doubt_by(doubtful(second))
+    write.doubt_by(unknown_to(second))
     assert (write.record, write.ticket, first.held_by, second.held_by) == (8, second, [], [write])
     write.doubt = None
     assert (write.record, write.doubt, write.ticket) == (8, None, second)

@@ -51,7 +51,7 @@ CONNECTION = [
     ("max_connections", 0, ">= 1"),
     ("max_connections", "10", "whole number"),
 ]
-"""Parameter, value, the rule as it is told."""
+"""Parameter, value, and the rule in the message."""
 REDIS_PYS = [
     ("password", 1.5, "str or bytes"),
     ("username", ["me"], "str or bytes"),

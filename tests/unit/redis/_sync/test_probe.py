@@ -18,7 +18,7 @@ WAIT_S = 30.0
 
 
 class Server:
-    """Answers a ping as it is told to, and notes that it was asked."""
+    """Answers a ping with a given result, and counts the pings."""
 
     def __init__(self):
         self.error = RedisUnavailableError("down")
@@ -124,7 +124,7 @@ def test_a_server_that_fails_again_at_once_opens_the_circuit_again(prober, circu
     assert circuit.changes == ["open", "half_open", "open", "half_open", "closed"]
 
 
-def test_somebody_elses_probe_is_left_alone(prober, circuit, server):
+def test_a_probe_of_another_client_is_left_alone(prober, circuit, server):
     circuit.fail()
     assert server.asked.wait(WAIT_S)
     circuit.guard.server_answered()

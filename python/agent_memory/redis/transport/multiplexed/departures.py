@@ -22,7 +22,7 @@ DEPARTURES_INTERVAL_S: Final = 0.02
 
 
 class Sender(Protocol):
-    """What is asked of the connection, and what it is told."""
+    """The part of the connection that is used here."""
 
     @property
     def closed(self) -> bool:

@@ -85,7 +85,7 @@ class Opener:
                 await async_connect(connection)
             if task is not None and task.cancelling() > cancellations:
                 # redis-py's handshake goes through asyncio.wait_for, which before Python 3.12 loses a cancellation that
-                # comes as what it waits for is done. Going on would keep a caller waiting that has been told to stop.
+                # arrives as the awaited result does. Continuing would keep a cancelled caller waiting.
                 raise asyncio.CancelledError
             made = MultiplexedConnection(owner, connection, timeout_s)
             self.open_connections.add(made)

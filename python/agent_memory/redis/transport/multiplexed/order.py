@@ -31,7 +31,7 @@ _TRANSACTION: Final = frozenset({"EXEC", "MULTI"})
 
 
 class Touch(NamedTuple):
-    """What commands that travel together do: the keys they touch (None: all, or nobody knows), and whether any writes."""
+    """The effects of commands that are sent together: the keys they touch (None: all, or unknown), and whether any writes."""
 
     keys: frozenset[bytes] | None
     writes: bool

@@ -28,7 +28,7 @@ FIRST_RECONNECT_DELAY_S: Final = 0.02
 
 
 class ReplacementOwner(Protocol):
-    """What is asked of the transport, and what it is told."""
+    """The part of the transport that is used here."""
 
     loop: asyncio.AbstractEventLoop
     endpoint: str

@@ -58,7 +58,7 @@ class SecondConnection:
         self._opening: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._not_before_s = 0.0
-        self._held = Unanswered()  # what those who wait hold up
+        self._held = Unanswered()  # what the waiting commands block
 
     # --- beginning and end ----------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ class SecondConnection:
         return True
 
     def settle(self) -> None:
-        """Something has been answered: send whoever may be sent; when all is well again, the order is not kept any more."""
+        """A reply has arrived: send the commands that may be sent. Stop tracking the order once nothing is pending."""
         first, second = self._transport.current, self.connection
         if first is None or (first.busy and second is None and self._opening is not None):
             return
@@ -178,7 +178,7 @@ class SecondConnection:
     # --- the way of a command -------------------------------------------------------------------------------------
 
     def send(self, waiter: Waiter) -> asyncio.Future[Any] | None:
-        """Send for somebody who has just come; None where he has to wait, in his place behind those who do."""
+        """Send a new command; None if it has to wait, in its place behind the waiting ones."""
         if not self._admission.waiters:
             self._held = Unanswered()
         elif self._held.hold_up(waiter.touch):
@@ -191,7 +191,7 @@ class SecondConnection:
         return self._send(waiter, connection)
 
     def _admit(self) -> None:
-        """Send for those who wait, in their order."""
+        """Send for the waiters, in their order."""
         waiters = self._admission.take()
         if not waiters:
             return

@@ -276,7 +276,7 @@ class MultiplexedTransport(Entrance):
         self.admit_waiters(connection)
 
     def connecting_failed(self, error: Exception) -> None:
-        """No connection stands: who waits for one fails."""
+        """No connection could be opened: its waiters fail."""
         self._admission.fail(error)
 
     def admit_waiters(self, connection: MultiplexedConnection) -> None:

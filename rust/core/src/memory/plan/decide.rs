@@ -335,7 +335,7 @@ impl<'a> Plan<'a> {
         }
         let seq = self.advance(held.agent_id);
         let Identity { user_id, idempotency_key, .. } = held.identity;
-        // A repetition of its create is told that it was deleted, and does not bring it back.
+        // A repeated create is answered "deleted" and does not restore the memory.
         let identity = if keeps_request && !idempotency_key.is_empty() && !is_erased {
             Identity { user_id, idempotency_key, ..Identity::default() }
         } else {

@@ -28,7 +28,7 @@ pub struct Stamp {
     pub is_deleted: bool,
     /// Microseconds since the epoch.
     pub version: u64,
-    /// Who made this version.
+    /// The writer of this version.
     pub writer: u64,
 }
 
@@ -52,7 +52,7 @@ pub struct Put<'a> {
     pub agent_id: &'a str,
     /// 0: the store assigns one; else the copy is taken as it is, if it beats what is held.
     pub version: u64,
-    /// Who makes this version.
+    /// The writer of this version.
     pub writer: u64,
     /// 0 short-term, 1 intermediate, 2 long-term.
     pub tier: u8,
@@ -77,7 +77,7 @@ pub struct Delete<'a> {
     pub agent_id: &'a str,
     /// 0: the store assigns one.
     pub version: u64,
-    /// Who deletes.
+    /// The writer of the tombstone.
     pub writer: u64,
     /// Only over exactly this version.
     pub if_version: Option<u64>,

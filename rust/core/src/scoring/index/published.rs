@@ -67,7 +67,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn a_late_reader_holds_up_the_writer_and_nobody_else() {
+    fn a_late_reader_delays_the_writer_alone() {
         let published = Published::<u32>::default();
         for late in [0, 0, 1, 1] {
             let before = published.current();

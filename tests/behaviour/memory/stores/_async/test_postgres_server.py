@@ -72,7 +72,7 @@ async def test_a_newer_or_foreign_schema_is_refused_and_left_alone(async_make, s
     ]
 
 
-async def test_nobody_there_is_unavailable_and_no_secret_is_told(tmp_path):
+async def test_a_missing_server_is_unavailable_and_no_secret_is_shown(tmp_path):
     store = AsyncPostgresStore(f"postgresql://user:hunter2@/base?host={tmp_path}&port=1")
     with pytest.raises(MemoryStoreUnavailableError) as caught:
         await store.open()

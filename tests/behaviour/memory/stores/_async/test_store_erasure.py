@@ -1,4 +1,4 @@
-"""Erasing agents and users: refused at once, gone in batches, resumable by anybody."""
+"""Erasing agents and users: fenced at once, removed in batches, resumable by any process."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ async def test_the_erasure_of_a_user_frees_the_idempotency_keys_of_all_calls(asy
     assert (await one(async_store, put("again", idempotency_key="i1", user_id="bob"))).status is APPLIED
 
 
-async def test_what_is_being_erased_was_not_there_for_who_deletes_it(async_store):
+async def test_a_memory_under_erasure_does_not_exist_for_a_delete(async_store):
     await one(async_store, put(memory_id="m", user_id="ann"))
     await one(async_store, put(memory_id="n", user_id="ann"))
     await async_store.begin_erasure("user", "ann")

@@ -74,7 +74,7 @@ def test_a_newer_or_foreign_schema_is_refused_and_left_alone(make, statement):
     ]
 
 
-def test_nobody_there_is_unavailable_and_no_secret_is_told(tmp_path):
+def test_a_missing_server_is_unavailable_and_no_secret_is_shown(tmp_path):
     store = PostgresStore(f"postgresql://user:hunter2@/base?host={tmp_path}&port=1")
     with pytest.raises(MemoryStoreUnavailableError) as caught:
         store.open()

@@ -1,6 +1,6 @@
 # Generated from ../_async/test_store_erasure.py by tools/generate_sync.py: edit that file, not this one.
 
-"""Erasing agents and users: refused at once, gone in batches, resumable by anybody."""
+"""Erasing agents and users: fenced at once, removed in batches, resumable by any process."""
 
 from __future__ import annotations
 

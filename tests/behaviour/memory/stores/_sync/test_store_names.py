@@ -194,7 +194,7 @@ def test_the_erasure_of_a_user_frees_the_idempotency_keys_of_all_calls(store):
     assert one(store, put("again", idempotency_key="i1", user_id="bob")).status is APPLIED
 
 
-def test_what_is_being_erased_was_not_there_for_who_deletes_it(store):
+def test_a_memory_under_erasure_does_not_exist_for_a_delete(store):
     one(store, put(memory_id="m", user_id="ann"))
     one(store, put(memory_id="n", user_id="ann"))
     store.begin_erasure("user", "ann")
