@@ -113,7 +113,7 @@ async def test_both_worlds_share_it(start_server, installed):
     await here.aclose()
 
 
-async def test_who_shares(start_server, proxy):
+async def test_which_clients_share_a_circuit(start_server, proxy):
     server = start_server(transport="tcp")
     other = proxy(server)
     clients = []

@@ -114,7 +114,7 @@ def test_both_worlds_share_it(start_server, installed):
     here.close()
 
 
-def test_who_shares(start_server, proxy):
+def test_which_clients_share_a_circuit(start_server, proxy):
     server = start_server(transport="tcp")
     other = proxy(server)
     clients = []
