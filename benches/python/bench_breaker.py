@@ -89,7 +89,7 @@ def caught(call):
 
 
 def open_breaker():
-    """A breaker that a failure has opened, as in an outage."""
+    """A breaker that a failure has opened."""
     breaker = CircuitBreaker("open", failure_threshold=1)
     try:
         breaker.execute(refuse)

@@ -68,12 +68,12 @@ _LAST_QUESTIONS: Final = 150
 _SAMPLES: Final = 160
 _BUSY_TIMEOUT_S: Final = 0.1
 _SQL_NOTICE_S: Final = 1.0
-"""How long after the lock is gone a question may still meet a system that takes its database for away."""
+"""Seconds after the release of the lock in which the memory system may still treat its database as unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSample:
-    """Where the memories are at one moment. Read by others than the memory system: from the file, and from the server."""
+    """The number of memories in each store at one moment, read from the file and the server by separate connections."""
 
     at_s: float
     short_term: int

@@ -197,7 +197,7 @@ class AsyncTask(Generic[T]):
         return self.is_done() or await self._ended.wait(timeout)
 
     async def result(self) -> T:
-        """Waits for the end; returns what the function returned or raises what it raised."""
+        """Waits for the thread to end, then returns the function's result or raises its exception."""
         await self.join()
         return self._task.result()
 
@@ -235,7 +235,7 @@ class Task(Generic[T]):
         return not self._thread.is_alive()
 
     def result(self) -> T:
-        """Waits for the end; returns what the function returned or raises what it raised."""
+        """Waits for the thread to end, then returns the function's result or raises its exception."""
         self._thread.join()
         if self._error is not None:
             raise self._error

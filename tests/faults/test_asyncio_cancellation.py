@@ -56,7 +56,7 @@ class Storm:
         await self.client.mset({f"key:{number}": value_of(number) for number in range(KEYS)})
 
     async def one(self):
-        """One command, checked; counts how it ended."""
+        """Runs one command, checks its reply and counts its outcome."""
         number = self.choice.randrange(KEYS)
         kind = self.choice.randrange(6)
         try:

@@ -198,7 +198,7 @@ class _Driven:
 
 
 async def cancel(make: Callable[[], Coroutine[Any, Any, Any]], at: int, *, late: bool) -> bool:
-    """Runs the coroutine in a task and cancels it at its `at`-th suspension; whether it came to that."""
+    """Runs the coroutine in a task and cancels it at its `at`-th suspension. Returns whether it got that far."""
     driven = _Driven(make(), at, late=late)
 
     async def run() -> Any:

@@ -1,4 +1,4 @@
-"""A private Valkey or Redis server that lives and dies with the process that started it."""
+"""A private Valkey or Redis server that stops with the process that started it."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Copy(NamedTuple):
     created_us: int = 0
     """When the memory was first stored, in microseconds since the epoch; kept by every later version."""
     timestamp: float = 0.0
-    """When what it tells happened, in seconds since the epoch."""
+    """The time of the remembered event, in seconds since the epoch."""
     step: int | None = None
     importance: float = 0.0
     memory_type: str = ""

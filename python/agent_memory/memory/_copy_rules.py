@@ -35,7 +35,7 @@ from typing import Final, NamedTuple
 from agent_memory import _core
 
 REPLAY_LIFETIME_S: Final = 600.0
-"""How long floors live in Redis: twice the longest time that a command may be under way, clock skew included."""
+"""Seconds for which Redis keeps floors: twice the longest time that a command may be in flight, clock skew included."""
 
 REPLAY_LIFETIME_US: Final = int(REPLAY_LIFETIME_S * 1e6)
 

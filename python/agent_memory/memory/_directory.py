@@ -133,7 +133,7 @@ class MemoryDirectory:
         temporary.replace(self.path / _SERVER_FILE)
 
     def _find_owner(self) -> dict[str, Any] | None:
-        """Where another process's server is; None if none is registered, or it does not answer."""
+        """The connection arguments of another process's server; None if no server is registered or it does not answer."""
         try:
             told = json.loads((self.path / _SERVER_FILE).read_text())
             os.kill(int(told["pid"]), 0)

@@ -33,7 +33,7 @@ def check_redis(given: object, is_asyncio: bool) -> None:
     parts = urlsplit(given)
     if parts.scheme not in _SCHEMES:
         raise ValueError(
-            "redis must be 'embedded', a URL of redis://, rediss:// or unix://, a client or None, got another text"
+            "redis must be 'embedded', a redis://, rediss:// or unix:// URL, a client or None, got another string"
         )
     if parse_qs(parts.query).get("decode_responses", [""])[-1].lower() not in _FALSE:
         raise ValueError("redis must be a URL without decode_responses (copies are bytes), got one with it")

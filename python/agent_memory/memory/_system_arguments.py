@@ -38,4 +38,4 @@ def _check_store_url(url: str) -> None:
     """Raises ValueError for a URL of no store that this package has."""
     if not url.startswith(_STORE_URLS):
         # Not repeated in the message: it may hold a password.
-        raise ValueError(f"store must be {_STORE_RULE}, got another text")
+        raise ValueError(f"store must be {_STORE_RULE}, got another string")

@@ -44,7 +44,7 @@ def counts_by_default(error: Exception) -> bool:
 
 
 class _ConfiguredBreaker(_core.Breaker):
-    """The constructor that both breakers share."""
+    """The constructor of both breakers."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What became of a write: words shared by the sync and the asyncio client."""
+"""The results of writes, common to the sync and the asyncio client."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ __all__ = ["DeadLetter", "Health", "PendingWrite", "StoreStatus"]
 
 
 class StoreStatus(enum.StrEnum):
-    """What became of a write; equal to the plain words ("stored", …)."""
+    """The state of a write; equal to its plain string ("stored", …)."""
 
     STORED = "stored"
-    """It is on the server."""
+    """The server has executed it."""
     QUEUED = "queued"
     """It waits in the recovery queue."""
     DROPPED = "dropped"
-    """It was given up at once, as its priority (LOW) says."""
+    """It was given up at once, because its priority is LOW."""
     FAILED = "failed"
     """It was given up: the queue was full or absent, or every retry failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
-    """A write that waits in the recovery queue. What it would store is not shown."""
+    """A write in the recovery queue, without the value that it would store."""
 
     agent_id: str
     """The agent_id of `store_with_retry`, or the first key of a command."""
     priority: Priority
     attempts: int
-    """How often it has been tried."""
+    """The number of attempts so far."""
     age_s: float
     """Seconds since it was queued."""
     operation: str = "store_with_retry"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_GUARDS", "PoolState", "pool_state_of"]
 
 MAX_GUARDS: Final = 64
-"""Bound of guards kept for one pool. Beyond it the oldest is dropped; clients that have it keep it."""
+"""The most guards of one pool. Beyond it the pool forgets the oldest; its clients keep using it."""
 
 
 class PoolState:

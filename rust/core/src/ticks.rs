@@ -141,7 +141,7 @@ impl TickScale {
         anchor.convert(ticks)
     }
 
-    /// Takes a pair of readings of one moment, and returns its time.
+    /// Sets the anchor to readings of both clocks at one moment, and returns that moment in nanoseconds.
     pub fn anchor(&self, ticks: u64, reference_ns: u64) -> u64 {
         let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have set an anchor while this thread waited for the lock.

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-/// The permission bits of other users, and of the group, to write.
+/// The permission bits that let the group or others write.
 const FOREIGN_WRITE: u32 = 0o022;
 
 /// Why a file or directory is not used.

@@ -22,7 +22,7 @@ STORES = "'sqlite:///FILE', 'postgresql://...', a store object or None"
         ({"path": 3}, TypeError, "path must be a folder (a str or a path), got 3"),
         ({"path": ""}, ValueError, "path must be a folder, got ''"),
         ({"store": 3}, TypeError, f"store must be {STORES}, got int"),
-        ({"store": "mysql://:secret@x"}, ValueError, f"store must be {STORES}, got another text"),
+        ({"store": "mysql://:secret@x"}, ValueError, f"store must be {STORES}, got another string"),
         ({"embed": 3}, TypeError, "embed must be callable or None, got 3"),
         ({"config": 3}, TypeError, "config must be a MemorySettings, got 3"),
         ({"config": None}, TypeError, "config must be a MemorySettings, got None"),

@@ -60,7 +60,7 @@ IMPURE_CODE = re.compile(
 
 
 def modules(sources: Path) -> dict[str, Path]:
-    """The modules of the package by their full name; the extension counts as one."""
+    """The modules of the package by full name, the extension included."""
     found = {}
     for file in [*sources.rglob("*.py"), *sources.rglob("*.pyi")]:
         name = ".".join(file.relative_to(sources).with_suffix("").parts).removesuffix(".__init__")

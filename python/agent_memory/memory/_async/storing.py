@@ -44,7 +44,7 @@ STORED_AT_ONCE: Final = 500
 
 
 class AsyncStoring:
-    """Writes what callers ask for. Any number of tasks may use one object."""
+    """Stores, updates and deletes memories. Any number of tasks may use one object."""
 
     def __init__(
         self,

@@ -33,10 +33,10 @@ from agent_memory.memory.stores.operations import WriteStatus
 __all__ = ["AsyncSynchronisation"]
 
 PARTS_AT_ONCE: Final = 3
-"""Parts of a bucket, of at most `SyncSettings.batch_entries`, that are under way at a time."""
+"""The most parts of one bucket that are synchronised concurrently; a part has at most `SyncSettings.batch_entries` copies."""
 
 PARTS_OF_A_LOOK: Final = 8
-"""As many parts are looked for in a bucket at a time."""
+"""The most parts for which one look at a bucket reads ids."""
 
 
 class AsyncSynchronisation:

@@ -46,7 +46,7 @@ STORED_AT_ONCE: Final = 500
 
 
 class Storing:
-    """Writes what callers ask for. Any number of threads may use one object."""
+    """Stores, updates and deletes memories. Any number of threads may use one object."""
 
     def __init__(
         self,

@@ -21,9 +21,9 @@ from agent_memory.memory.settings import LongTermSettings
 __all__ = ["F16", "F32", "PLAIN", "UNCOMPRESSED", "Compression", "Stored", "UnknownDictionaryError"]
 
 UNCOMPRESSED: Final = -1
-"""In place of a dictionary's number: the content as it is."""
+"""In place of a dictionary's number: the content is not compressed."""
 PLAIN: Final = 0
-"""In place of a dictionary's number: zstd without one."""
+"""In place of a dictionary's number: zstd without a dictionary."""
 F32: Final = 0
 F16: Final = 1
 

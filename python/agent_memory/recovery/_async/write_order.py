@@ -48,7 +48,7 @@ class AsyncWriteOrder:
         self.start_afresh()
 
     def start_afresh(self) -> None:
-        """In a child of fork(): no write holds a key."""
+        """Forgets all holders of keys: in a child of fork() they do not exist."""
         self._turns = AsyncKeyedLocks()
         self._replaced = AsyncEvent()  # a plain write that was to take the place of a queued one has ended
 

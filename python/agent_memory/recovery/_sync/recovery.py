@@ -99,10 +99,10 @@ class Recovery:
         return [as_dead_letter(entry.payload, entry) for entry in entries]
 
     def retry(self, dead: DeadLetter) -> StoreResult:
-        """Queues a dead letter once more, behind what waits of its key, and returns its result.
+        """Queues a dead letter again, behind the queued writes of its key, and returns its result.
 
-        One whose outcome was unknown is sent again as if it had not been executed: that is your decision then. Raises
-        ValueError if it is not kept (any more), RecoveryQueueFullError if there is no place for it.
+        A write of unknown outcome is sent as if it had not been executed, so it may be executed twice. Raises ValueError if
+        the dead letter is no longer kept, RecoveryQueueFullError if the queue is full.
         """
         try:
             return self._engine.queue.retry_dead(getattr(dead, "id", None)).result

@@ -144,7 +144,7 @@ class AsyncProber:
         return self._interval_s * random.uniform(SHORTEST_PAUSE, 1.0)
 
     async def _probe(self) -> Exception | None:
-        """Asks the server; None when it answers, else the error. Never raises an Exception."""
+        """Pings the server. Returns None if it answers, otherwise the error; raises no Exception."""
         try:
             await self._ping()
         except Exception as error:

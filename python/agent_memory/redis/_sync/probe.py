@@ -145,7 +145,7 @@ class Prober:
         return self._interval_s * random.uniform(SHORTEST_PAUSE, 1.0)
 
     def _probe(self) -> Exception | None:
-        """Asks the server; None when it answers, else the error. Never raises an Exception."""
+        """Pings the server. Returns None if it answers, otherwise the error; raises no Exception."""
         try:
             self._ping()
         except Exception as error:

@@ -34,7 +34,7 @@ _FIRST_TWO: Final = frozenset(
     "COPY GEOSEARCHSTORE LMOVE RENAME RENAMENX RPOPLPUSH SMOVE ZRANGESTORE".split()
 )  # fmt: skip
 _COUNTED: Final = {"EVAL": 2, "EVALSHA": 2, "FCALL": 2, "LMPOP": 1, "ZMPOP": 1}
-"""Where the number of keys stands, which follow it."""
+"""The position of the word that gives the number of keys. The keys follow it."""
 _STORED_AND_COUNTED: Final = frozenset("ZDIFFSTORE ZINTERSTORE ZUNIONSTORE".split())
 _WITH_STORE: Final = frozenset("SORT GEORADIUS GEORADIUSBYMEMBER".split())
 _SEVERAL_KEYS: Final = frozenset(

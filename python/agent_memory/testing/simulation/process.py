@@ -37,7 +37,7 @@ class SimulatedProcess:
 
     @property
     def connection_kwargs(self) -> dict[str, Any]:
-        """What a client of this process is made with to connect."""
+        """The connection arguments for a client of this process."""
         return {"host": self.host, "port": 6379}
 
     def recovery_config(self, **settings: Any) -> RecoveryConfig:

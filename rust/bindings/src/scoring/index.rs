@@ -219,7 +219,7 @@ impl IndexCore {
         }
     }
 
-    /// Segments, and rows that are dead but still held.
+    /// The number of segments, and of dead rows that still occupy memory.
     fn fragmentation(&self) -> (usize, usize) {
         self.index.state().fragmentation()
     }

@@ -55,7 +55,7 @@ pub const MAX_PENDING_BYTES: usize = 256 << 20;
 /// The largest record, in bytes.
 pub const MAX_RECORD_BYTES: usize = agent_memory_core::journal::MAX_BODY_BYTES;
 
-/// The most copies of damaged files that a directory keeps; beyond that the oldest goes, and is counted.
+/// The most copies of damaged files in a directory. Beyond it the oldest is removed and counted.
 pub const MAX_KEPT_DAMAGED: usize = 16;
 
 /// When what was written is forced to the disk.

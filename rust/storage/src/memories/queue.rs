@@ -248,11 +248,11 @@ fn take_others<D, O>(state: &mut State<D, O>) -> Vec<O> {
     taken
 }
 
-/// Fits how many writes the next transaction takes to what the last one took.
+/// The number of writes for the next transaction, from the duration of the last one.
 fn fitted_room(limits: Limits, room: usize, took: Duration, count: usize) -> usize {
     let share = limits.max_transaction.as_secs_f64() / took.as_secs_f64();
     if took > limits.max_transaction && count > LEAST_ROOM {
-        // Most of it may have been one slow sync, so not all the way at once.
+        // One slow sync may be most of that time, so a step halves the room at most.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a count")]
         let part = (count as f64 * share.max(0.5)) as usize;
         part.max(LEAST_ROOM)

@@ -189,7 +189,7 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
 
     @property
     def keeps_all(self) -> bool:
-        """Whether what is handed over is kept whole, however large: where its end has to be known."""
+        """Whether a write of any size is buffered whole: the level `offset` needs the position of its end."""
         return self.stream is not None and self.stream.level is Level.OFFSET
 
     def _begin_sweep(self, now_s: float) -> None:

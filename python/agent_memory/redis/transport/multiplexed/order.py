@@ -41,7 +41,7 @@ ANYTHING: Final = Touch(None, True)
 
 
 def touch_of(packed: bytes) -> Touch:
-    """What packed commands do. The last one may be cut off: what is left of it decides, where that is enough."""
+    """The effects of packed commands. If the last command is cut off, its beginning decides where it suffices."""
     keys: set[bytes] = set()
     known, writes = True, False
     at = 0

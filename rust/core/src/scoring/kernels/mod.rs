@@ -103,7 +103,7 @@ pub const TILE_QUERIES: usize = 4;
 /// [`f32_error_factor`]; rows outside are computed in `f64`.
 pub const F32_SAFE_SQUARES: std::ops::Range<f32> = 1e-24..1e30;
 
-/// `gamma(d/8 + 16)` of the module's text, doubled to spare.
+/// `gamma(d/8 + 16)` of the module's documentation, doubled as a margin.
 #[must_use]
 pub fn f32_error_factor(dimensions: usize) -> f64 {
     let unit = (dimensions as f64 / 8.0 + 16.0) * f64::from(f32::EPSILON) / 2.0;

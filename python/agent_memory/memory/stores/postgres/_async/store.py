@@ -1,4 +1,4 @@
-"""The PostgreSQL store. What its methods promise is in `stores/_async/protocol.py`."""
+"""The PostgreSQL store. `stores/_async/protocol.py` documents its methods."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Generated from ../_async/store.py by tools/generate_sync.py: edit that file, not this one.
 
-"""The PostgreSQL store. What its methods promise is in `stores/_sync/protocol.py`."""
+"""The PostgreSQL store. `stores/_sync/protocol.py` documents its methods."""
 
 from __future__ import annotations
 
