@@ -26,7 +26,7 @@ STORES = "'sqlite:///FILE', 'postgresql://...', a store object or None"
         ({"embed": 3}, TypeError, "embed must be callable or None, got 3"),
         ({"config": 3}, TypeError, "config must be a MemorySettings, got 3"),
         ({"config": None}, TypeError, "config must be a MemorySettings, got None"),
-        ({"redis": "localhost"}, ValueError, "redis must be 'embedded', a URL of redis://"),
+        ({"redis": "localhost"}, ValueError, "redis must be 'embedded', a redis://"),
     ],
 )
 def test_a_system_says_what_is_wrong(tmp_path, system, arguments, error, message):
