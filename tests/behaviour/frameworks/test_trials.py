@@ -36,5 +36,5 @@ def test_trial(program):
 
 
 def test_every_page_has_a_trial():
-    tried = {name for program in PROGRAMS for name in re.findall(r'\.page\("(\w+)"\)', program.read_text())}
+    tried = {name for program in PROGRAMS for name in re.findall(r'\.page\("([\w-]+)"\)', program.read_text())}
     assert {page.stem for page in PAGES.glob("*.md")} - {"README"} == tried
