@@ -10,10 +10,11 @@ from paths import ROOT
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 EXPECTED = [
-    ["Agent Smith", "[1, True]", "stored"],
-    ["100 Agent Smith"],
-    ["Bob: In Lisbon, by the river."],
+    ["b'Agent Smith'"],
+    ["[1, 2, 3]"],
+    ["stored"],
     ["next attempt in"],
+    ["Bob: In Lisbon, by the river."],
 ]
 
 
