@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from agent_memory.memory import LongTermSettings, SqliteSettings, Tier, _copy
-from agent_memory.memory.stores import MemoryQuery, Move, Put
-from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore, _schema
+from agent_memory.memory import SqliteSettings, Tier, _copy
+from agent_memory.memory.stores import MemoryQuery, Move, Put, _compression
+from agent_memory.memory.stores.sqlite import AsyncSqliteStore, SqliteStore, _engine, _schema
 
 ROWS = int(os.environ.get("MEMORY_ROWS", "100000"))
 DIMENSIONS = 384
@@ -63,9 +63,9 @@ class Bare:
         self.rows = 0
 
     def write(self, puts: list[Put]) -> None:
-        for start in range(0, len(puts), SqliteSettings().max_transaction_writes):
+        for start in range(0, len(puts), _engine.MAX_TRANSACTION_WRITES):
             rows, vectors = [], []
-            for one in puts[start : start + SqliteSettings().max_transaction_writes]:
+            for one in puts[start : start + _engine.MAX_TRANSACTION_WRITES]:
                 copy = one.copy
                 self.rows += 1
                 rows.append((self.rows, 1, copy.id, self.rows, *copy[3:20], copy.content, -1, 0, b"", self.rows))
@@ -136,7 +136,8 @@ def compression(folder: Path) -> None:
         connection.close()
         return float(total)
 
-    with SqliteStore(path, long_term=LongTermSettings(min_plain_bytes=64)) as store:
+    _compression.MIN_PLAIN_BYTES = 64  # so that the gain of a dictionary is seen
+    with SqliteStore(path) as store:
         results = store.write([put(number, Tier.STM) for number in range(count)])
         as_it_is = size()
         half = results[: count // 2]

@@ -23,7 +23,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent_memory.memory import (
     IndexSettings,
-    LoaderSettings,
     MemoryDeletedError,
     MemorySettings,
     MemorySystem,
@@ -33,7 +32,6 @@ from agent_memory.memory import (
 
 SETTINGS = MemorySettings(
     index=IndexSettings(snapshot_entries=1, dimensions=4),
-    loader=LoaderSettings(absent_ttl_s=0.0),
     sync=SyncSettings(max_staleness_s=1e-9),
     postgres=PostgresSettings(schema="machine", max_connections=2),
 )

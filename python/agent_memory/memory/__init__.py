@@ -3,6 +3,7 @@
 from agent_memory.memory._async.sync_service import AsyncSyncService
 from agent_memory.memory._async.system import AsyncMemorySystem
 from agent_memory.memory._async.tiers import AsyncIntermediateMemory, AsyncLongTermMemory, AsyncShortTermMemory
+from agent_memory.memory._conditions import QueryConditions, RetrievalConditions, TierConditions
 from agent_memory.memory._sync.sync_service import SyncService
 from agent_memory.memory._sync.system import MemorySystem
 from agent_memory.memory._sync.tiers import IntermediateMemory, LongTermMemory, ShortTermMemory
@@ -34,10 +35,8 @@ from agent_memory.memory.reports import (
     SyncReport,
 )
 from agent_memory.memory.settings import (
-    AccessSettings,
     IndexSettings,
     IntermediateSettings,
-    LoaderSettings,
     LongTermSettings,
     MaintenanceSettings,
     MemorySettings,
@@ -65,7 +64,6 @@ __all__ = [
     "ShortTermMemory",
     "SyncReport",
     "SyncService",
-    "AccessSettings",
     "AgentErasedError",
     "CorruptMemoryError",
     "Durability",
@@ -73,7 +71,6 @@ __all__ = [
     "EmbeddingSpaceError",
     "IndexSettings",
     "IntermediateSettings",
-    "LoaderSettings",
     "LongTermSettings",
     "MaintenanceSettings",
     "MemoryAttributes",
@@ -91,10 +88,13 @@ __all__ = [
     "MemorySystemError",
     "NewMemory",
     "PostgresSettings",
+    "QueryConditions",
     "Ranking",
+    "RetrievalConditions",
     "ShortTermSettings",
     "SqliteSettings",
     "StoreFault",
     "SyncSettings",
     "Tier",
+    "TierConditions",
 ]

@@ -13,7 +13,7 @@ from agent_memory.scoring._settings import AttributeValue
 
 __all__ = [
     "UNSET",
-    "Conditions",
+    "QueryConditions",
     "RetrievalConditions",
     "SharedConditions",
     "TierConditions",
@@ -32,7 +32,9 @@ class SharedConditions(TypedDict, total=False):
     """The conditions that queries and retrievals have in common, by keyword. All that are given must hold."""
 
     user_id: str
+    """Memories of this user."""
     session_id: str
+    """Memories of this conversation."""
     namespace: Sequence[str]
     """The first labels of the namespace."""
     since: float
@@ -54,27 +56,38 @@ class RetrievalConditions(SharedConditions, total=False):
 
 
 class TierConditions(SharedConditions, total=False):
-    """The conditions of a query within one tier, by keyword; what each means stands in `MemoryQuery`."""
+    """The conditions of a query within one tier, by keyword, and the order of its answer."""
 
     namespace_exact: bool
+    """Whether `namespace` is the whole namespace; default False."""
     step_from: int
+    """`step >= step_from`."""
     step_to: int
+    """`step <= step_to`."""
     min_importance: float
+    """`importance >= min_importance`, 0..1."""
     max_importance: float
+    """`importance <= max_importance`, 0..1."""
     any_tags: Collection[str]
+    """At least one of these."""
     attributes: Mapping[str, str | int | float | bool | None]
+    """Top-level values of the metadata, equal in type and value."""
     key: str
+    """The memory of this key."""
     order_by: Literal["timestamp", "step", "importance", "seq", "created"]
+    """Ties are in the order in which they were stored; memories without a step come first. Default `"timestamp"`."""
     descending: bool
+    """Whether the greatest comes first; default False."""
 
 
-class Conditions(TierConditions, total=False):
-    """The conditions of a query, by keyword: those of `MemoryQuery` beside the agent."""
+class QueryConditions(TierConditions, total=False):
+    """The conditions of `query`, `count` and `forget`, by keyword."""
 
     tiers: Collection[Tier]
+    """One of these."""
 
 
-_QUERIED: Final = frozenset(Conditions.__annotations__)
+_QUERIED: Final = frozenset(QueryConditions.__annotations__)
 _RETRIEVED: Final = frozenset(RetrievalConditions.__annotations__)
 
 

@@ -26,14 +26,14 @@ class Ranking:
     decay: HalfLife | PowerLaw = DEFAULT_DECAY
     """How recency falls with age, where it has a weight; default: to a half in 138 hours."""
     diversity: Diversity | None = None
-    """Spreads the answer out over unlike memories; default: no."""
+    """Spreads the answer out over unlike memories; default None: no."""
     rerank: Callable[[str, list[MemoryEntry]], Any] | None = None
     """Called with the text and the best `pool` entries; returns a score for each. With an `AsyncMemorySystem` it may be a
-    coroutine function. Default: none."""
+    coroutine function. Default None."""
     pool: int = 50
-    """How many entries `rerank` is given, 1..1,000; at least the `k` of the call."""
+    """How many entries `rerank` is given, 1..1,000; at least the `k` of the call. Default 50."""
     now: float | None = None
-    """The time that recency is measured from, seconds since the epoch; default: the time of the call."""
+    """The time that recency is measured from, seconds since the epoch; default None: the time of the call."""
 
     def __post_init__(self) -> None:
         _check.instance("weights", self.weights, ScoreWeights)

@@ -21,7 +21,8 @@ from langgraph.store.memory import InMemoryStore
 from agent_memory.memory import AsyncMemorySystem, MemorySettings, MemorySystem
 from agent_memory.memory.errors import DurabilityError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.langgraph import AgentMemoryStore
-from agent_memory.memory.settings import SqliteSettings, SyncSettings
+from agent_memory.memory.settings import SyncSettings
+from agent_memory.memory.stores.sqlite import _engine
 
 
 def embed(texts):
@@ -190,10 +191,10 @@ def transactions(memory):
     return memory.stats()["store"]["transactions"]
 
 
-def test_puts_of_a_batch_are_one_commit_and_so_are_deletes_and_renewals(tmp_path):
+def test_puts_of_a_batch_are_one_commit_and_so_are_deletes_and_renewals(tmp_path, monkeypatch):
     # On a busy machine a transaction may reach the time at which it is divided.
-    config = MemorySettings(sqlite=SqliteSettings(max_transaction_s=60.0))
-    with MemorySystem(tmp_path / "memory", redis=None, config=config) as memory:
+    monkeypatch.setattr(_engine, "MAX_TRANSACTION_S", 60.0)
+    with MemorySystem(tmp_path / "memory", redis=None) as memory:
         store = AgentMemoryStore(memory)
         before = transactions(memory)
         store.batch([PutOp(("n",), f"k{number}", {"v": number}, ttl=60) for number in range(300)])

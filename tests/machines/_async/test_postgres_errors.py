@@ -22,7 +22,7 @@ from agent_memory.memory import (
     PostgresSettings,
     StoreFault,
 )
-from agent_memory.memory.stores import MemoryQuery
+from agent_memory.memory.stores import MemoryQuery, _compression
 from agent_memory.memory.stores.postgres import AsyncPostgresStore
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
@@ -79,9 +79,10 @@ def url(proxy):
 
 
 @pytest.fixture
-async def store(url):
+async def store(url, monkeypatch):
+    monkeypatch.setattr(_compression, "MIN_DICTIONARY_SAMPLES", 10)
     settings = PostgresSettings(schema=SCHEMA, max_connections=2)
-    long_term = LongTermSettings(min_dictionary_samples=10, dictionary_bytes=4_096)
+    long_term = LongTermSettings(dictionary_bytes=4_096)
     async with AsyncPostgresStore(url, settings=settings, long_term=long_term) as made:
         yield made
 

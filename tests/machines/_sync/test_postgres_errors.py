@@ -23,7 +23,7 @@ from agent_memory.memory import (
     PostgresSettings,
     StoreFault,
 )
-from agent_memory.memory.stores import MemoryQuery
+from agent_memory.memory.stores import MemoryQuery, _compression
 from agent_memory.memory.stores.postgres import PostgresStore
 from agent_memory.redis import Redis
 
@@ -80,9 +80,10 @@ def url(proxy):
 
 
 @pytest.fixture
-def store(url):
+def store(url, monkeypatch):
+    monkeypatch.setattr(_compression, "MIN_DICTIONARY_SAMPLES", 10)
     settings = PostgresSettings(schema=SCHEMA, max_connections=2)
-    long_term = LongTermSettings(min_dictionary_samples=10, dictionary_bytes=4_096)
+    long_term = LongTermSettings(dictionary_bytes=4_096)
     with PostgresStore(url, settings=settings, long_term=long_term) as made:
         yield made
 

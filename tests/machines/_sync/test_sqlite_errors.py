@@ -23,7 +23,7 @@ from agent_memory.memory import (
     SqliteSettings,
     StoreFault,
 )
-from agent_memory.memory.stores import MemoryQuery
+from agent_memory.memory.stores import MemoryQuery, _compression
 from agent_memory.memory.stores.sqlite import SqliteStore
 from agent_memory.memory.stores.sqlite._engine import SqliteEngine
 from agent_memory.memory.stores.sqlite._errors import FAULTS, fault_of, translated
@@ -219,9 +219,10 @@ READ_FAULTS = {
 
 
 @pytest.fixture(params=["directly", "through python"])
-def store(request, tmp_path):
+def store(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(_compression, "MIN_DICTIONARY_SAMPLES", 10)
     (tmp_path / "place").mkdir()
-    long_term = LongTermSettings(min_dictionary_samples=10, dictionary_bytes=4_096)
+    long_term = LongTermSettings(dictionary_bytes=4_096)
     path = tmp_path / "place" / "memories.sqlite"
     engine = SqliteEngine(
         path, SETTINGS, long_term, lambda: time.time_ns() // 1_000, writes_directly=request.param == "directly"

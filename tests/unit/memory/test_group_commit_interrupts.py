@@ -8,6 +8,7 @@ import pytest
 
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 from agent_memory.memory.settings import PostgresSettings
+from agent_memory.memory.stores.postgres._sync import group as group_commit
 from agent_memory.memory.stores.postgres._sync.group import GroupCommit
 
 
@@ -94,8 +95,9 @@ def test_where_the_commit_itself_was_interrupted_the_outcome_is_unknown(when):
     assert transactions.group.write(["e"]) == ["result of e"]
 
 
-def test_a_long_write_that_another_thread_had_begun_goes_on_where_it_stopped():
-    transactions = Transactions({3: "before"}, max_transaction_writes=2)
+def test_a_long_write_that_another_thread_had_begun_goes_on_where_it_stopped(monkeypatch):
+    monkeypatch.setattr(group_commit, "MAX_TRANSACTION_WRITES", 2)
+    transactions = Transactions({3: "before"})
     ended = transactions.run("a", "bcdef", "gh")
     assert ended["a"] == ["result of a"]
     done = [name for name, end in ended.items() if not isinstance(end, Interruption)]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from agent_memory import AsyncMemorySystem, MemorySettings, MemorySystem
-from agent_memory.memory import AccessSettings, IndexSettings, IntermediateSettings
+from agent_memory.memory import IndexSettings, IntermediateSettings, MaintenanceSettings
 
 SYSTEMS = [MemorySystem, AsyncMemorySystem]
 STORES = "'sqlite:///FILE', 'postgresql://...', a store object or None"
@@ -42,7 +42,7 @@ def test_a_system_says_what_is_wrong(tmp_path, system, arguments, error, message
         (lambda: MemorySettings(sqlite={}), TypeError, "sqlite must be a SqliteSettings, got {}"),
         (lambda: MemorySettings(journal=3), ValueError, "journal must be True or False, got 3"),
         (lambda: MemorySettings(deduplicate="x"), ValueError, "deduplicate must be True or False, got 'x'"),
-        (lambda: AccessSettings(enabled=3), ValueError, "enabled must be True or False, got 3"),
+        (lambda: MaintenanceSettings(counts_uses=3), ValueError, "counts_uses must be True or False, got 3"),
         (lambda: IndexSettings(model=3), TypeError, "model must be a str, got 3"),
         (lambda: IntermediateSettings(min_importance="x"), ValueError, "min_importance must be in 0..1, got 'x'"),
     ],

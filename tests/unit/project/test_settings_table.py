@@ -1,4 +1,4 @@
-"""docs/reference/settings.md has the name and default of every shared setting: each cell is compared with the code."""
+"""docs/reference/settings.md has the name and default of every shared setting, and of the memory's: each cell is compared."""
 
 from __future__ import annotations
 
@@ -168,6 +168,14 @@ def test_every_shared_setting_is_in_the_table():
     specified = list(inspect.signature(ResilientRedisClient).parameters)[:15]
     written = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", PAGE.read_text()))))
     assert {*shared, *specified} <= written
+
+
+def test_every_setting_of_the_memory_is_in_the_table():
+    written = {cell.text.partition("=")[0] for cell in CELLS if cell.column == "memory"}
+    groups = set(names_of(memory.MemorySettings)) - {"durability", "minimum", "journal", "deduplicate"}
+    assert all(f"`{name}`" in PAGE.read_text() for name in groups)
+    for owner in (*SETTINGS.values(), memory.Ranking):
+        assert {f"{owner.__name__}.{name}" for name in names_of(owner) - groups} <= written
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from agent_memory.memory._async.sql_gateway import AsyncSqlGateway
-from agent_memory.memory.settings import AccessSettings
+from agent_memory.memory.settings import MaintenanceSettings
 from agent_memory.memory.stores.operations import Access
 
 __all__ = ["AsyncAccesses"]
+
+MAX_PENDING: Final = 10_000
+"""The most memories whose use waits to be written."""
+
+INTERVAL_S: Final = 10.0
+"""Seconds between two writes of the statistics."""
 
 
 class AsyncAccesses:
     """The uses of memories that wait to be written. Any number of tasks may use one object."""
 
-    def __init__(self, sql: AsyncSqlGateway, settings: AccessSettings) -> None:
+    def __init__(self, sql: AsyncSqlGateway, settings: MaintenanceSettings) -> None:
         self._sql = sql
         self._settings = settings
         self._pending: dict[str, list[float]] = {}
@@ -23,9 +30,8 @@ class AsyncAccesses:
         self.dropped = 0
 
     def note(self, ids: Sequence[str]) -> None:
-        """Counts a use of each id, to be written later; beyond `max_pending` ids further ones are dropped."""
-        settings = self._settings
-        if not settings.enabled:
+        """Counts a use of each id, to be written later; beyond `MAX_PENDING` ids further ones are dropped."""
+        if not self._settings.counts_uses:
             return
         now = time.time()
         for memory_id in ids:
@@ -33,7 +39,7 @@ class AsyncAccesses:
             if entry is not None:
                 entry[0] += 1
                 entry[1] = now
-            elif len(self._pending) < settings.max_pending:
+            elif len(self._pending) < MAX_PENDING:
                 self._pending[memory_id] = [1, now]
             else:
                 self.dropped += 1
@@ -57,7 +63,7 @@ class AsyncAccesses:
             if entry is not None:
                 entry[0] += uses
                 entry[1] = max(entry[1], last)
-            elif len(self._pending) < self._settings.max_pending:
+            elif len(self._pending) < MAX_PENDING:
                 self._pending[memory_id] = [uses, last]
             else:
                 self.dropped += int(uses)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from agent_memory._concurrency import AsyncKeyedLocks, async_in_thread
 from agent_memory.memory._agent_index import AgentIndex, DimensionsLearnedError
@@ -31,6 +31,9 @@ from agent_memory.memory.errors import MemoryStoreUnavailableError
 from agent_memory.memory.settings import MemorySettings
 
 __all__ = ["AsyncIndexes"]
+
+FEED_ENTRIES: Final = 10_000
+"""Changes read from the feed at a time."""
 
 
 class AsyncIndexes:
@@ -159,9 +162,7 @@ class AsyncIndexes:
 
     async def _follow(self, agent_id: str, index: AgentIndex) -> None:
         while True:
-            page = await self._sql.ask(
-                self._sql.store.changes, agent_id, index.cursor, limit=min(self._settings.feed_entries, 10_000)
-            )
+            page = await self._sql.ask(self._sql.store.changes, agent_id, index.cursor, limit=FEED_ENTRIES)
             if page.reset or (index.generation and page.generation != index.generation):
                 index.reset(page.generation)
                 if page.reset:

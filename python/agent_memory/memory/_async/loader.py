@@ -15,11 +15,18 @@ from agent_memory.memory._async.clean_copies import AsyncCleanCopies
 from agent_memory.memory._async.sql_gateway import AsyncSqlGateway
 from agent_memory.memory._copy import Copy
 from agent_memory.memory._damage import Damage
-from agent_memory.memory.settings import LoaderSettings
+from agent_memory.memory.settings import SyncSettings
 
 __all__ = ["AsyncDataLoader"]
 
 _LOOK_AGAIN_S: Final = None if ASYNC else LOOK_AGAIN_S
+
+
+MAX_FLIGHTS: Final = 1_024
+"""The most ids being loaded that other callers can join."""
+
+MAX_ABSENT: Final = 10_000
+"""The most ids remembered as being nowhere."""
 
 
 class _Flight:
@@ -50,10 +57,10 @@ class _Pilot:
 class AsyncDataLoader:
     """Reads what Redis does not serve from SQL. Any number of tasks may use one object.
 
-    Ids that are nowhere are remembered for `absent_ttl_s`, at most `max_absent` of them.
+    Ids that are nowhere are answered without looking again for `max_staleness_s`, at most `MAX_ABSENT` of them.
     """
 
-    def __init__(self, sql: AsyncSqlGateway, clean: AsyncCleanCopies, damage: Damage, settings: LoaderSettings) -> None:
+    def __init__(self, sql: AsyncSqlGateway, clean: AsyncCleanCopies, damage: Damage, settings: SyncSettings) -> None:
         self._sql = sql
         self._clean = clean
         self._damage = damage
@@ -120,7 +127,7 @@ class AsyncDataLoader:
                 else:
                     flight = own[memory_id] = _Flight()
                     flight.pilot = pilot
-                    if flown is not None or len(self._flights) < self._settings.max_flights:
+                    if flown is not None or len(self._flights) < MAX_FLIGHTS:
                         self._flights[memory_id] = flight
         if own:
             await self._fly(agent_id, own, found, dirty)
@@ -177,7 +184,7 @@ class AsyncDataLoader:
     def _land(
         self, flights: dict[str, _Flight], error: BaseException | None, dirty: Collection[str], is_abandoned: bool
     ) -> None:
-        until = time.monotonic() + self._settings.absent_ttl_s
+        until = time.monotonic() + self._settings.max_staleness_s
         with self._mutex:
             for memory_id, flight in flights.items():
                 flight.error, flight.is_abandoned = error, is_abandoned
@@ -186,11 +193,11 @@ class AsyncDataLoader:
                     del self._flights[memory_id]
                 is_absent = error is None and not is_abandoned and flight.copy is None and memory_id not in dirty
                 is_absent = is_absent and not flight.is_damaged
-                # A flight beyond `max_flights` is not registered, so no writer could have marked it.
+                # A flight beyond `MAX_FLIGHTS` is not registered, so no writer could have marked it.
                 is_absent = is_absent and is_known and not flight.is_overtaken
-                if is_absent and self._settings.absent_ttl_s > 0:
+                if is_absent:
                     self._absent[memory_id] = until
-            while len(self._absent) > self._settings.max_absent:
+            while len(self._absent) > MAX_ABSENT:
                 self._absent.popitem(last=False)
         for flight in flights.values():
             flight.landed.set()

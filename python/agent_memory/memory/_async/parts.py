@@ -85,14 +85,14 @@ def async_assembled(sources: AsyncSources) -> AsyncParts:
     damage, loaded = Damage(), LoadedIndexes(settings.index)
     clean = AsyncCleanCopies(sql, redis, settings, loaded.note_hint)
     dirty = AsyncDirtyCopies(redis, settings.sync, damage, loaded.note_hint)
-    loader = AsyncDataLoader(sql, clean, damage, settings.loader)
+    loader = AsyncDataLoader(sql, clean, damage, settings.sync)
     snapshots = AsyncSnapshots(sources.directory.snapshots, settings.index)
     indexes = AsyncIndexes(loaded, sql, redis, journal, loader, snapshots, damage, settings)
     replay = AsyncJournalReplay(sql, journal, loader, indexes, settings.sync)
     reader = AsyncReader(sql, redis, dirty, loader, journal, replay, loaded, damage)
     writer = AsyncWriter(sql, redis, clean, dirty, loader, journal, replay)
     embedding = AsyncEmbedding(sql, writer, damage, settings, sources.embed, loaded.set_space, loaded.learn)
-    accesses = AsyncAccesses(sql, settings.accesses)
+    accesses = AsyncAccesses(sql, settings.maintenance)
     feed = AsyncFeed(sql, redis, clean, damage)
     erasure = AsyncEraser(
         sql, redis, journal, loaded, snapshots, feed, sources.directory, settings.maintenance,

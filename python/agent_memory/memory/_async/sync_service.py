@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from agent_memory._concurrency import AsyncEvent, AsyncTask, async_spawn
-from agent_memory.memory._async.accesses import AsyncAccesses
+from agent_memory.memory._async.accesses import INTERVAL_S, AsyncAccesses
 from agent_memory.memory._async.maintenance import AsyncMaintenance
 from agent_memory.memory._async.redis_gateway import REDIS_ERRORS, AsyncRedisGateway
 from agent_memory.memory._async.synchronisation import AsyncSynchronisation
@@ -54,9 +54,8 @@ class AsyncSyncService:
                 self._run, self._maintenance.run, self._settings.maintenance.interval_s, name="agent-memory-maintain"
             ),
         ]
-        if self._settings.accesses.enabled:
-            interval_s = self._settings.accesses.interval_s
-            self._tasks.append(async_spawn(self._run, self._accesses.flush, interval_s, name="agent-memory-accesses"))
+        if self._settings.maintenance.counts_uses:
+            self._tasks.append(async_spawn(self._run, self._accesses.flush, INTERVAL_S, name="agent-memory-accesses"))
 
     async def stop(self) -> None:
         """Ends the work in the background; what is under way is finished."""

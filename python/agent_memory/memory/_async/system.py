@@ -23,7 +23,7 @@ from agent_memory.memory._async.status import async_health_of, async_stats_of
 from agent_memory.memory._async.tiers import AsyncIntermediateMemory, AsyncLongTermMemory, AsyncShortTermMemory
 from agent_memory.memory._conditions import (
     UNSET,
-    Conditions,
+    QueryConditions,
     RetrievalConditions,
     filters_of,
     query_of,
@@ -298,7 +298,7 @@ class AsyncMemorySystem:
     # --- queries ---
 
     async def query(
-        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[Conditions]
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[QueryConditions]
     ) -> AsyncIterator[MemoryEntry]:
         """Memories that meet all conditions, which are those of `MemoryQuery`; an iterator that reads page by page.
 
@@ -316,13 +316,13 @@ class AsyncMemorySystem:
 
     async def history(self, agent_id: str, *, limit: int = 100, session_id: str = UNSET) -> list[MemoryEntry]:
         """The latest memories, the newest last: of the agent, or of one of its sessions."""
-        conditions: Conditions = {"order_by": "timestamp", "descending": True}
+        conditions: QueryConditions = {"order_by": "timestamp", "descending": True}
         if session_id is not UNSET:
             conditions["session_id"] = session_id
         found = self.query(agent_id, limit=limit, **conditions)
         return [entry async for entry in found][::-1]
 
-    async def count(self, agent_id: str | None = None, **conditions: Unpack[Conditions]) -> int:
+    async def count(self, agent_id: str | None = None, **conditions: Unpack[QueryConditions]) -> int:
         """How many memories meet the conditions of `query`."""
         parts = await self._lifecycle.opened()
         return await parts.queries.count(query_of(agent_id, conditions))
@@ -334,7 +334,7 @@ class AsyncMemorySystem:
 
     # --- forgetting ---
 
-    async def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Unpack[Conditions]) -> int:
+    async def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Unpack[QueryConditions]) -> int:
         """Deletes the memories that meet the conditions of `query`, in batches; returns how many (with `dry_run`: would).
 
         Raises ValueError, before anything is deleted, without any condition, which is `delete_agent`, and for one that

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol, Unpack
 
-from agent_memory.memory._conditions import Conditions, TierConditions
+from agent_memory.memory._conditions import QueryConditions, TierConditions
 from agent_memory.memory.entries import MemoryEntry, Tier
 
 __all__ = ["AsyncIntermediateMemory", "AsyncLongTermMemory", "AsyncShortTermMemory"]
 
 
 class _AsyncQueried(Protocol):
-    async def count(self, agent_id: str | None = None, **conditions: Unpack[Conditions]) -> int: ...
+    async def count(self, agent_id: str | None = None, **conditions: Unpack[QueryConditions]) -> int: ...
 
     def query(
-        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[Conditions]
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[QueryConditions]
     ) -> AsyncIterator[MemoryEntry]: ...
 
 

@@ -6,18 +6,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from agent_memory.memory._sync.sql_gateway import SqlGateway
-from agent_memory.memory.settings import AccessSettings
+from agent_memory.memory.settings import MaintenanceSettings
 from agent_memory.memory.stores.operations import Access
 
 __all__ = ["Accesses"]
+
+MAX_PENDING: Final = 10_000
+"""The most memories whose use waits to be written."""
+
+INTERVAL_S: Final = 10.0
+"""Seconds between two writes of the statistics."""
 
 
 class Accesses:
     """The uses of memories that wait to be written. Any number of threads may use one object."""
 
-    def __init__(self, sql: SqlGateway, settings: AccessSettings) -> None:
+    def __init__(self, sql: SqlGateway, settings: MaintenanceSettings) -> None:
         self._sql = sql
         self._settings = settings
         self._pending: dict[str, list[float]] = {}
@@ -25,9 +32,8 @@ class Accesses:
         self.dropped = 0
 
     def note(self, ids: Sequence[str]) -> None:
-        """Counts a use of each id, to be written later; beyond `max_pending` ids further ones are dropped."""
-        settings = self._settings
-        if not settings.enabled:
+        """Counts a use of each id, to be written later; beyond `MAX_PENDING` ids further ones are dropped."""
+        if not self._settings.counts_uses:
             return
         now = time.time()
         for memory_id in ids:
@@ -35,7 +41,7 @@ class Accesses:
             if entry is not None:
                 entry[0] += 1
                 entry[1] = now
-            elif len(self._pending) < settings.max_pending:
+            elif len(self._pending) < MAX_PENDING:
                 self._pending[memory_id] = [1, now]
             else:
                 self.dropped += 1
@@ -59,7 +65,7 @@ class Accesses:
             if entry is not None:
                 entry[0] += uses
                 entry[1] = max(entry[1], last)
-            elif len(self._pending) < self._settings.max_pending:
+            elif len(self._pending) < MAX_PENDING:
                 self._pending[memory_id] = [uses, last]
             else:
                 self.dropped += int(uses)

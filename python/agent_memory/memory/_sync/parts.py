@@ -87,14 +87,14 @@ def assembled(sources: Sources) -> Parts:
     damage, loaded = Damage(), LoadedIndexes(settings.index)
     clean = CleanCopies(sql, redis, settings, loaded.note_hint)
     dirty = DirtyCopies(redis, settings.sync, damage, loaded.note_hint)
-    loader = DataLoader(sql, clean, damage, settings.loader)
+    loader = DataLoader(sql, clean, damage, settings.sync)
     snapshots = Snapshots(sources.directory.snapshots, settings.index)
     indexes = Indexes(loaded, sql, redis, journal, loader, snapshots, damage, settings)
     replay = JournalReplay(sql, journal, loader, indexes, settings.sync)
     reader = Reader(sql, redis, dirty, loader, journal, replay, loaded, damage)
     writer = Writer(sql, redis, clean, dirty, loader, journal, replay)
     embedding = Embedding(sql, writer, damage, settings, sources.embed, loaded.set_space, loaded.learn)
-    accesses = Accesses(sql, settings.accesses)
+    accesses = Accesses(sql, settings.maintenance)
     feed = Feed(sql, redis, clean, damage)
     erasure = Eraser(
         sql, redis, journal, loaded, snapshots, feed, sources.directory, settings.maintenance,

@@ -9,7 +9,7 @@ import time
 from typing import Any, Final
 
 from agent_memory._concurrency import Event, Task, spawn
-from agent_memory.memory._sync.accesses import Accesses
+from agent_memory.memory._sync.accesses import INTERVAL_S, Accesses
 from agent_memory.memory._sync.maintenance import Maintenance
 from agent_memory.memory._sync.redis_gateway import REDIS_ERRORS, RedisGateway
 from agent_memory.memory._sync.synchronisation import Synchronisation
@@ -56,9 +56,8 @@ class SyncService:
                 self._run, self._maintenance.run, self._settings.maintenance.interval_s, name="agent-memory-maintain"
             ),
         ]
-        if self._settings.accesses.enabled:
-            interval_s = self._settings.accesses.interval_s
-            self._tasks.append(spawn(self._run, self._accesses.flush, interval_s, name="agent-memory-accesses"))
+        if self._settings.maintenance.counts_uses:
+            self._tasks.append(spawn(self._run, self._accesses.flush, INTERVAL_S, name="agent-memory-accesses"))
 
     def stop(self) -> None:
         """Ends the work in the background; what is under way is finished."""

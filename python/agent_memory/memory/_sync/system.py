@@ -19,7 +19,7 @@ from agent_memory._face import is_documented
 from agent_memory.memory._arguments import check_changes
 from agent_memory.memory._conditions import (
     UNSET,
-    Conditions,
+    QueryConditions,
     RetrievalConditions,
     filters_of,
     query_of,
@@ -293,7 +293,7 @@ class MemorySystem:
     # --- queries ---
 
     def query(
-        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[Conditions]
+        self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[QueryConditions]
     ) -> Iterator[MemoryEntry]:
         """Memories that meet all conditions, which are those of `MemoryQuery`; an iterator that reads page by page.
 
@@ -311,13 +311,13 @@ class MemorySystem:
 
     def history(self, agent_id: str, *, limit: int = 100, session_id: str = UNSET) -> list[MemoryEntry]:
         """The latest memories, the newest last: of the agent, or of one of its sessions."""
-        conditions: Conditions = {"order_by": "timestamp", "descending": True}
+        conditions: QueryConditions = {"order_by": "timestamp", "descending": True}
         if session_id is not UNSET:
             conditions["session_id"] = session_id
         found = self.query(agent_id, limit=limit, **conditions)
         return list(found)[::-1]
 
-    def count(self, agent_id: str | None = None, **conditions: Unpack[Conditions]) -> int:
+    def count(self, agent_id: str | None = None, **conditions: Unpack[QueryConditions]) -> int:
         """How many memories meet the conditions of `query`."""
         parts = self._lifecycle.opened()
         return parts.queries.count(query_of(agent_id, conditions))
@@ -329,7 +329,7 @@ class MemorySystem:
 
     # --- forgetting ---
 
-    def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Unpack[Conditions]) -> int:
+    def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Unpack[QueryConditions]) -> int:
         """Deletes the memories that meet the conditions of `query`, in batches; returns how many (with `dry_run`: would).
 
         Raises ValueError, before anything is deleted, without any condition, which is `delete_agent`, and for one that

@@ -27,6 +27,15 @@ PLAIN: Final = 0
 F32: Final = 0
 F16: Final = 1
 
+MIN_COMPRESSED_BYTES: Final = 64
+"""Contents shorter than this stay as they are."""
+MIN_PLAIN_BYTES: Final = 512
+"""The same while there is no dictionary, without which short texts do not get smaller."""
+DICTIONARY_SAMPLES: Final = 20_000
+"""The most contents a dictionary is trained on."""
+MIN_DICTIONARY_SAMPLES: Final = 1_000
+"""No dictionary is trained on fewer contents than this."""
+
 
 class UnknownDictionaryError(LookupError):
     """A content names a dictionary that was trained since the dictionaries were read: read them again."""
@@ -102,10 +111,9 @@ class Compression:
     @property
     def least_bytes(self) -> int:
         """The shortest content that is compressed, with the dictionaries known now."""
-        settings = self._settings
-        if not settings.compression_level:
+        if not self._settings.compression_level:
             return MAX_CONTENT_BYTES + 1
-        return settings.min_compressed_bytes if self._newest else settings.min_plain_bytes
+        return MIN_COMPRESSED_BYTES if self._newest else MIN_PLAIN_BYTES
 
     def pack_content(self, content: bytes) -> tuple[bytes, int]:
         """A content as long-term memory has it, and its dictionary's number."""

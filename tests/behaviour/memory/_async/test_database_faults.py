@@ -16,6 +16,7 @@ from agent_memory.memory import (
     SqliteSettings,
     StoreFault,
 )
+from agent_memory.memory._async.accesses import MAX_PENDING
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 
 AGENT = "agent"
@@ -138,7 +139,7 @@ async def test_uses_wait_for_sql_and_are_dropped_only_beyond_their_bound(memory)
     (uses,) = await memory._lifecycle.parts.sql.store.accesses([first])
     assert (uses.uses, (await memory.stats())["service"]["dropped_accesses"]) == (6, 0)
 
-    accesses, bound = memory._lifecycle.parts.accesses, memory.settings.accesses.max_pending
+    accesses, bound = memory._lifecycle.parts.accesses, MAX_PENDING
     accesses.note([f"m{number}" for number in range(bound)])
     accesses._take_back({"other": [3, 0.0], "m0": [2, 0.0]})
     assert (accesses._pending["m0"][0], accesses.dropped) == (3, 3)

@@ -26,6 +26,7 @@ from agent_memory.memory import (
     SyncSettings,
 )
 from agent_memory.memory._async import embedding
+from agent_memory.memory.stores import _compression
 from agent_memory.scoring import ScoreWeights
 
 BY_VECTOR = Ranking(weights=ScoreWeights(lexical=0))
@@ -219,10 +220,11 @@ async def test_new_content_waits_when_embed_fails_and_needs_no_vector_that_is_gi
     assert not (await memory.get("a", stored)).awaits_embedding
 
 
-async def test_what_waits_keeps_waiting_in_every_tier_and_in_an_export(open_memory, tmp_path):
+async def test_what_waits_keeps_waiting_in_every_tier_and_in_an_export(open_memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(_compression, "MIN_PLAIN_BYTES", 1)
     embed = Words()
     memory = await open_memory(
-        embed, short_term=ShortTermSettings(ttl_s=1e-6), long_term=LongTermSettings(vectors="f16", min_plain_bytes=1)
+        embed, short_term=ShortTermSettings(ttl_s=1e-6), long_term=LongTermSettings(vectors="f16")
     )
     await memory.store("a", "first")
     embed.fails = lambda text: True

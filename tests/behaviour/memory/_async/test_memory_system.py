@@ -31,8 +31,7 @@ from agent_memory.memory import (
     SyncSettings,
     Tier,
 )
-from agent_memory.memory.settings import SqliteSettings
-from agent_memory.memory.stores.sqlite import AsyncSqliteStore
+from agent_memory.memory.stores.sqlite import AsyncSqliteStore, _engine
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 from agent_memory.scoring import ScoreWeights
 
@@ -1084,9 +1083,10 @@ async def test_a_session_is_found_alike_however_it_was_stored(open_memory, tmp_p
         assert answer == found["steps", "stored", question], (way, moment)
 
 
-async def test_forgetting_many_is_one_commit_and_others_see_it(open_memory):
+async def test_forgetting_many_is_one_commit_and_others_see_it(open_memory, monkeypatch):
     # On a busy machine a transaction may reach the time at which it is divided.
-    memory = await open_memory(config=MemorySettings(sqlite=SqliteSettings(max_transaction_s=60.0)))
+    monkeypatch.setattr(_engine, "MAX_TRANSACTION_S", 60.0)
+    memory = await open_memory()
     await memory.store_many(AGENT, [{"content": f"tea {number}", "tags": [str(number % 2)]} for number in range(300)])
     (kept, gone) = [entry async for entry in memory.query(AGENT, limit=2)]
     assert (await memory.get(AGENT, gone.id)) is not None  # it is in Redis, too

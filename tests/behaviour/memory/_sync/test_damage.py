@@ -25,6 +25,7 @@ from agent_memory.memory import (
     StoreFault,
     SyncSettings,
 )
+from agent_memory.memory.stores import _compression
 from agent_memory.redis import Redis
 
 AGENT = "agent"
@@ -187,11 +188,14 @@ def test_check_reads_everything_and_names_what_is_damaged(open_memory, place):
         memory.check(limit=0)
 
 
-def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_a_memory_is_damaged(open_memory, place):
+def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_a_memory_is_damaged(
+    open_memory, place, monkeypatch
+):
+    monkeypatch.setattr(_compression, "MIN_DICTIONARY_SAMPLES", 10)
     memory = open_memory(
         short_term=ShortTermSettings(max_entries=1),
         intermediate=IntermediateSettings(min_importance=0.3),
-        long_term=LongTermSettings(min_dictionary_samples=10, dictionary_bytes=4_096),
+        long_term=LongTermSettings(dictionary_bytes=4_096),
         maintenance=MaintenanceSettings(pause_s=0),
     )
     who = ("Ann", "Bob", "Carla")

@@ -18,6 +18,7 @@ from agent_memory.memory import (
     SqliteSettings,
     StoreFault,
 )
+from agent_memory.memory._sync.accesses import MAX_PENDING
 from agent_memory.redis import Redis
 
 AGENT = "agent"
@@ -140,7 +141,7 @@ def test_uses_wait_for_sql_and_are_dropped_only_beyond_their_bound(memory):
     (uses,) = memory._lifecycle.parts.sql.store.accesses([first])
     assert (uses.uses, memory.stats()["service"]["dropped_accesses"]) == (6, 0)
 
-    accesses, bound = memory._lifecycle.parts.accesses, memory.settings.accesses.max_pending
+    accesses, bound = memory._lifecycle.parts.accesses, MAX_PENDING
     accesses.note([f"m{number}" for number in range(bound)])
     accesses._take_back({"other": [3, 0.0], "m0": [2, 0.0]})
     assert (accesses._pending["m0"][0], accesses.dropped) == (3, 3)

@@ -32,8 +32,7 @@ from agent_memory.memory import (
     SyncSettings,
     Tier,
 )
-from agent_memory.memory.settings import SqliteSettings
-from agent_memory.memory.stores.sqlite import SqliteStore
+from agent_memory.memory.stores.sqlite import SqliteStore, _engine
 from agent_memory.redis import Redis
 from agent_memory.scoring import ScoreWeights
 
@@ -1079,9 +1078,10 @@ def test_a_session_is_found_alike_however_it_was_stored(open_memory, tmp_path):
         assert answer == found["steps", "stored", question], (way, moment)
 
 
-def test_forgetting_many_is_one_commit_and_others_see_it(open_memory):
+def test_forgetting_many_is_one_commit_and_others_see_it(open_memory, monkeypatch):
     # On a busy machine a transaction may reach the time at which it is divided.
-    memory = open_memory(config=MemorySettings(sqlite=SqliteSettings(max_transaction_s=60.0)))
+    monkeypatch.setattr(_engine, "MAX_TRANSACTION_S", 60.0)
+    memory = open_memory()
     memory.store_many(AGENT, [{"content": f"tea {number}", "tags": [str(number % 2)]} for number in range(300)])
     (kept, gone) = list(memory.query(AGENT, limit=2))
     assert memory.get(AGENT, gone.id) is not None  # it is in Redis, too

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import pytest
 import store_samples
@@ -18,8 +19,8 @@ from store_samples import WRITER, Clock, copy, engine_through_python, put
 
 from agent_memory import _core
 from agent_memory._core import MemoryWriter
-from agent_memory.memory import LongTermSettings, MemoryStoreUnavailableError, SqliteSettings, Tier, _copy
-from agent_memory.memory.stores import Delete, MemoryQuery, Move, Put, WriteStatus
+from agent_memory.memory import MemoryStoreUnavailableError, SqliteSettings, Tier, _copy
+from agent_memory.memory.stores import Delete, MemoryQuery, Move, Put, WriteStatus, _compression
 from agent_memory.memory.stores._planned import CLASSES
 from agent_memory.memory.stores.sqlite import SqliteStore, _engine, _maintaining
 from agent_memory.memory.stores.sqlite._waiters import Waiter
@@ -160,18 +161,16 @@ def perform(store, call):
 @settings(deadline=None, max_examples=150)
 @given(st.lists(calls, max_size=8), st.integers(-5, 50))
 def test_it_writes_what_python_would(tmp_path_factory, history, tick):
-    long_term = LongTermSettings(min_compressed_bytes=16, min_plain_bytes=100)
+    bounds = {"MIN_COMPRESSED_BYTES": 16, "MIN_PLAIN_BYTES": 100}
     found = []
     for is_direct in (True, False):
         clock = Clock()
         place = tmp_path_factory.mktemp("direct") / "memories.db"
-        if is_direct:
-            store = SqliteStore(place, long_term=long_term, clock_us=clock)
-        else:
-            store = SqliteStore.of_engine(engine_through_python(place, clock, long_term=long_term))
+        engine = engine_through_python(place, clock)
+        store = SqliteStore(place, clock_us=clock) if is_direct else SqliteStore.of_engine(engine)
         store._engine.writer_number = WRITER
         answers = []
-        with store:
+        with mock.patch.multiple(_compression, **bounds), store:
             for call in history:
                 answers.append(perform(store, call))
                 clock.now_us += tick
@@ -252,8 +251,9 @@ def test_after_an_id_that_was_known_ids_are_looked_up_for_a_while_only(path):
         assert store.count(MemoryQuery(agent_id="agent")) == 41
 
 
-def test_a_long_call_goes_through_several_transactions_and_keeps_its_order(path):
-    with SqliteStore(path, settings=SqliteSettings(max_transaction_writes=10)) as store:
+def test_a_long_call_goes_through_several_transactions_and_keeps_its_order(path, monkeypatch):
+    monkeypatch.setattr(_engine, "MAX_TRANSACTION_WRITES", 10)
+    with SqliteStore(path) as store:
         store.write([put(memory_id="old")])
         operations = [put() for _ in range(35)]
         operations[25] = put(memory_id="old")
@@ -276,7 +276,9 @@ def test_a_new_memory_of_an_erased_user_is_above_the_fence(path):
         assert store.get(["m"]) == [result.copy], "and so it is read"
 
 
-def test_a_move_that_has_to_compress_is_left_to_python(path):
+def test_a_move_that_has_to_compress_is_left_to_python(path, monkeypatch):
+    monkeypatch.setattr(_compression, "MIN_COMPRESSED_BYTES", 100)
+
     def dictionary():
         connection = sqlite3.connect(path)
         (number,) = connection.execute("SELECT dictionary FROM memories WHERE id = 'm'").fetchone()
@@ -284,7 +286,7 @@ def test_a_move_that_has_to_compress_is_left_to_python(path):
         return number
 
     content = "one twice long long long " * 8
-    with SqliteStore(path, long_term=LongTermSettings(min_compressed_bytes=100)) as store:
+    with SqliteStore(path) as store:
         (stored,) = store.write([put(content, memory_id="m")])
 
         def move(tier):
@@ -580,10 +582,10 @@ def test_a_full_disk_is_reported_and_acknowledged_writes_stay(path):
     tables(path)
 
 
-def test_the_log_stays_small_and_grows_while_a_reader_is_open(path):
+def test_the_log_stays_small_and_grows_while_a_reader_is_open(path, monkeypatch):
+    monkeypatch.setattr(_engine, "WAL_BYTES", 1024 * 1024)
     log = path.with_name(path.name + "-wal")
-    small = SqliteSettings(wal_bytes=1024 * 1024)
-    with SqliteStore(path, settings=small) as store:
+    with SqliteStore(path) as store:
 
         def write():
             for _ in range(30):
@@ -604,7 +606,8 @@ def test_the_log_stays_small_and_grows_while_a_reader_is_open(path):
 
 def test_an_open_reader_does_not_keep_writers_waiting_all_the_time(path, monkeypatch):
     monkeypatch.setattr(_engine, "WAL_LIMIT_FACTOR", 2)
-    with SqliteStore(path, settings=SqliteSettings(wal_bytes=1024 * 1024, busy_timeout_s=0.01)) as store:
+    monkeypatch.setattr(_engine, "WAL_BYTES", 1024 * 1024)
+    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=0.01)) as store:
         store.write([put()])
         statements = []
         store._engine._connection.set_trace_callback(statements.append)

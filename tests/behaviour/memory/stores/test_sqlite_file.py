@@ -22,7 +22,7 @@ from agent_memory.memory import (
     Tier,
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
-from agent_memory.memory.stores.sqlite import SqliteStore, _reading, _schema, _writing
+from agent_memory.memory.stores.sqlite import SqliteStore, _engine, _reading, _schema, _writing
 
 
 @pytest.fixture
@@ -234,8 +234,9 @@ def test_a_forked_child_opens_its_own(path):
         assert None not in store.get(["parent", "child"])
 
 
-def test_the_wal_is_checkpointed(path):
-    with SqliteStore(path, settings=SqliteSettings(wal_bytes=1024 * 1024)) as store:
+def test_the_wal_is_checkpointed(path, monkeypatch):
+    monkeypatch.setattr(_engine, "WAL_BYTES", 1024 * 1024)
+    with SqliteStore(path) as store:
         for _ in range(12):
             store.write([put("x" * 10_000) for _ in range(100)])
         assert os.path.getsize(f"{path}-wal") < 8 * 1024 * 1024

@@ -5,17 +5,19 @@
 from __future__ import annotations
 
 from agent_memory.memory.settings import PostgresSettings
+from agent_memory.memory.stores.postgres._sync import group as group_commit
 from agent_memory.memory.stores.postgres._sync.group import GroupCommit, _Call
 
 
-def test_a_caller_whose_turn_comes_before_that_of_earlier_calls_gets_its_own_results():
+def test_a_caller_whose_turn_comes_before_that_of_earlier_calls_gets_its_own_results(monkeypatch):
+    monkeypatch.setattr(group_commit, "MAX_TRANSACTION_WRITES", 3)
     transactions = []
 
     def apply(operations):
         transactions.append(list(operations))
         return [f"result of {operation}" for operation in operations]
 
-    group = GroupCommit(PostgresSettings(max_transaction_writes=3), apply)
+    group = GroupCommit(PostgresSettings(), apply)
     earlier = [_Call(["a", "b"]), _Call(["c", "d"])]
     group._waiting.update(dict.fromkeys(earlier))
     group.pending = 4

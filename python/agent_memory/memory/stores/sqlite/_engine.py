@@ -5,7 +5,7 @@ fork.
 
 Rules
 - Writes wait in one queue (`MemoryWriter` of the core), in the order in which they came. The writer takes as many as are
-  there, up to `max_transaction_writes` operations (fewer where so many took longer than `max_transaction_s`), into one
+  there, up to `MAX_TRANSACTION_WRITES` operations (fewer where so many took longer than `MAX_TRANSACTION_S`), into one
   transaction, and answers all of them once it is committed and synced: under load many callers share one sync. A longer
   list of operations goes through several transactions.
 - Operations are read, decided and written by the core, without the interpreter, so that an event loop goes on meanwhile.
@@ -56,9 +56,18 @@ __all__ = ["SqliteEngine"]
 
 T = TypeVar("T")
 
-WAL_LIMIT_FACTOR: Final = 16
-"""A WAL that readers let grow to this many times `wal_bytes` is checkpointed with waiting."""
+MAX_TRANSACTION_WRITES: Final = 1_000
+"""The most writes of one transaction."""
 
+MAX_TRANSACTION_S: Final = 0.05
+"""Seconds that a transaction should hold the database at the most: it takes fewer writes where the last one took longer, and
+more again, up to `MAX_TRANSACTION_WRITES`, where it took less than half."""
+
+WAL_BYTES: Final = 16 * 1024 * 1024
+"""The size at which the WAL is checkpointed, while writes wait."""
+
+WAL_LIMIT_FACTOR: Final = 16
+"""A WAL that readers let grow to this many times `WAL_BYTES` is checkpointed with waiting."""
 
 _ROW_BYTES: Final = 1_024
 """What a change of a row adds to the log, roughly."""
@@ -126,7 +135,7 @@ class SqliteEngine:
         self._transactions = 0
         self._writes = 0
         self._longest_ns = 0
-        self._fold_pages = self.settings.wal_bytes // _schema.PAGE_BYTES
+        self._fold_pages = WAL_BYTES // _schema.PAGE_BYTES
         self._folded_changes = 0
 
     def _after_fork(self) -> None:
@@ -176,7 +185,7 @@ class SqliteEngine:
             connect,
             getattr(_sqlite3, "__file__", None),  # none where it is a part of the interpreter
             CLASSES,
-            (settings.max_pending_writes, settings.max_transaction_writes, settings.max_transaction_s),
+            (settings.max_pending_writes, MAX_TRANSACTION_WRITES, MAX_TRANSACTION_S),
             self._writes_directly,
         )
 
@@ -330,12 +339,12 @@ class SqliteEngine:
         return [(job, result if job.function is not None else job.results, None) for job in jobs]
 
     def _fold_log(self, connection: sqlite3.Connection, writer: MemoryWriter) -> None:
-        limit = self.settings.wal_bytes // _schema.PAGE_BYTES
+        limit = WAL_BYTES // _schema.PAGE_BYTES
         try:
             size = self._log_bytes(connection, writer)
-            if size < self.settings.wal_bytes:
+            if size < WAL_BYTES:
                 return
-            mode = "TRUNCATE" if size >= WAL_LIMIT_FACTOR * self.settings.wal_bytes else "PASSIVE"
+            mode = "TRUNCATE" if size >= WAL_LIMIT_FACTOR * WAL_BYTES else "PASSIVE"
             _, pages, folded = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except (sqlite3.Error, OSError):
             pages, folded = writer.log_pages or 0, None  # the next write reports a full disk
@@ -370,7 +379,7 @@ class SqliteEngine:
             return pages * _schema.PAGE_BYTES if pages >= self._fold_pages else 0
         # Rows are a rough measure of the log's growth, and cost nothing; the file's size is asked for when they say so.
         changes = connection.total_changes
-        if (changes - self._folded_changes) * _ROW_BYTES < self.settings.wal_bytes // 8:
+        if (changes - self._folded_changes) * _ROW_BYTES < WAL_BYTES // 8:
             return 0
         self._folded_changes = changes
         return Path(f"{self.path}-wal").stat().st_size

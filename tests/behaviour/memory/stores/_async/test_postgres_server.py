@@ -21,6 +21,7 @@ from agent_memory.memory import (
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
 from agent_memory.memory.stores.postgres import AsyncPostgresStore
+from agent_memory.memory.stores.postgres._async import group
 from agent_memory.memory.stores.postgres._async.schema import SCHEMA_VERSION
 
 SCHEMA = "server_async" if ASYNC else "server_sync"
@@ -207,8 +208,9 @@ async def test_a_changed_byte_of_a_row_is_noticed(async_make, statement):
             await store.get(["a"])
 
 
-async def test_a_transaction_takes_no_more_writes_than_it_may(async_make, statement):
-    async with async_make(max_transaction_writes=10) as store:
+async def test_a_transaction_takes_no_more_writes_than_it_may(async_make, statement, monkeypatch):
+    monkeypatch.setattr(group, "MAX_TRANSACTION_WRITES", 10)
+    async with async_make() as store:
         results = await store.write([put(f"content {n}", memory_id=f"m{n:02}") for n in range(35)])
         stats = await store.stats()
 

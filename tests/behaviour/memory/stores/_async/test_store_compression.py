@@ -7,9 +7,9 @@ import pytest
 from store_samples import put
 
 from agent_memory.memory import LongTermSettings, Tier, _copy
-from agent_memory.memory.stores import MemoryQuery, Move
+from agent_memory.memory.stores import MemoryQuery, Move, _compression
 
-SMALL = LongTermSettings(min_dictionary_samples=50, dictionary_bytes=4_096)
+SMALL = LongTermSettings(dictionary_bytes=4_096)
 
 
 def sentence(number):
@@ -28,7 +28,8 @@ async def contents(store):
     return [_copy.content_of(one) for one in page.copies]
 
 
-async def test_a_dictionary_is_trained_kept_and_found_by_others(async_make_store):
+async def test_a_dictionary_is_trained_kept_and_found_by_others(async_make_store, monkeypatch):
+    monkeypatch.setattr(_compression, "MIN_DICTIONARY_SAMPLES", 50)
     store = await async_make_store(long_term=SMALL)
     assert await store.train_dictionary() is None  # nothing to train on
     await fill(store, 300, tier=Tier.LTM)
@@ -64,8 +65,9 @@ async def test_half_precision_is_asked_for_and_checked_like_the_rest(async_make_
 
 
 @pytest.mark.parametrize("level", [0, 19])
-async def test_levels(async_make_store, level):
-    store = await async_make_store(long_term=LongTermSettings(compression_level=level, min_plain_bytes=1))
+async def test_levels(async_make_store, level, monkeypatch):
+    monkeypatch.setattr(_compression, "MIN_PLAIN_BYTES", 1)
+    store = await async_make_store(long_term=LongTermSettings(compression_level=level))
     for content in ("", "a", "word " * 1_000, bytes(range(256)) * 10):
         (result,) = await store.write([put(content, tier=Tier.LTM)])
         assert _copy.content_of((await store.get([result.id]))[0]) == content

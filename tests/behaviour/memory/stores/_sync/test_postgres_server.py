@@ -23,6 +23,7 @@ from agent_memory.memory import (
 )
 from agent_memory.memory.stores import MemoryQuery, Put, WriteStatus
 from agent_memory.memory.stores.postgres import PostgresStore
+from agent_memory.memory.stores.postgres._sync import group
 from agent_memory.memory.stores.postgres._sync.schema import SCHEMA_VERSION
 
 SCHEMA = "server_sync"
@@ -209,8 +210,9 @@ def test_a_changed_byte_of_a_row_is_noticed(make, statement):
             store.get(["a"])
 
 
-def test_a_transaction_takes_no_more_writes_than_it_may(make, statement):
-    with make(max_transaction_writes=10) as store:
+def test_a_transaction_takes_no_more_writes_than_it_may(make, statement, monkeypatch):
+    monkeypatch.setattr(group, "MAX_TRANSACTION_WRITES", 10)
+    with make() as store:
         results = store.write([put(f"content {n}", memory_id=f"m{n:02}") for n in range(35)])
         stats = store.stats()
 

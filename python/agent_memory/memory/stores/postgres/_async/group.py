@@ -1,7 +1,7 @@
 """Group commit on the client's side: writes that wait for a connection go together.
 
 Rules
-- A caller that finds no commit running takes all waiting writes, up to `max_transaction_writes`, into one transaction. Calls
+- A caller that finds no commit running takes all waiting writes, up to `MAX_TRANSACTION_WRITES`, into one transaction. Calls
   that arrive meanwhile wait for the next one. One call's operations keep their order, and calls the order in which they came.
 - If a transaction fails, nothing of it is there. Where the server is not to blame, its writes are tried again call by call.
 - A caller that is cancelled leaves; its writes are done all the same, and no other call's suffer.
@@ -23,6 +23,9 @@ from agent_memory.memory.settings import PostgresSettings
 from agent_memory.memory.stores.operations import Operation, WriteResult
 
 __all__ = ["AsyncGroupCommit"]
+
+MAX_TRANSACTION_WRITES: Final = 500
+"""The most writes of one transaction; a call of more goes through several."""
 
 _UNKNOWN: Final = "the thread that committed this write was interrupted: its outcome is unknown"
 
@@ -108,7 +111,7 @@ class AsyncGroupCommit:
 
     def _take(self) -> list[_Call]:
         """The next calls that fit into one transaction; a call that fits into none comes alone."""
-        room = self._settings.max_transaction_writes
+        room = MAX_TRANSACTION_WRITES
         calls: list[_Call] = []
         with self._mutex:
             for call in list(self._waiting):
@@ -166,7 +169,7 @@ class AsyncGroupCommit:
             start += len(call.operations)
 
     async def _run_long(self, call: _Call) -> None:
-        step = self._settings.max_transaction_writes
+        step = MAX_TRANSACTION_WRITES
         # A thread that takes over from an interrupted one goes on where it stopped.
         for start in range(len(call.results), len(call.operations), step):
             call.results += await self._transact([call], call.operations[start : start + step])

@@ -15,6 +15,7 @@ from agent_memory.memory._copy_rules import is_expired, next_version
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError, MemoryStoreUnavailableError, StoreFault
 from agent_memory.memory.settings import LongTermSettings, PostgresSettings
+from agent_memory.memory.stores import _compression
 from agent_memory.memory.stores._compression import Compression, UnknownDictionaryError
 from agent_memory.memory.stores._planned import Agent
 from agent_memory.memory.stores._queries import check_limit, conditions, namespace_bounds, order_column, page
@@ -228,9 +229,9 @@ class PostgresStore:
             "SELECT content, dictionary FROM memories WHERE deleted = 0 AND tier = 2"
             " AND length(content) BETWEEN 8 AND 65536 AND row_id %% greatest(1, (SELECT max(row_id) FROM memories) / %s) = 0"
             " LIMIT %s",
-            (settings.dictionary_samples, settings.dictionary_samples),
+            (_compression.DICTIONARY_SAMPLES, _compression.DICTIONARY_SAMPLES),
         )
-        if len(rows) < settings.min_dictionary_samples:
+        if len(rows) < _compression.MIN_DICTIONARY_SAMPLES:
             return None
         samples = self._compression.unpack_all((content, dictionary) for content, dictionary in rows)
         data = in_thread(self._compression.train, samples)

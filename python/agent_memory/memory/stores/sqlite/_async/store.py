@@ -11,6 +11,7 @@ from agent_memory._concurrency import async_in_thread
 from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.settings import LongTermSettings, SqliteSettings
+from agent_memory.memory.stores import _compression
 from agent_memory.memory.stores.operations import (
     Access,
     AgentState,
@@ -156,8 +157,8 @@ class AsyncSqliteStore:
         settings = engine.long_term
         if not settings.compression_level or not settings.dictionary_bytes or (engine.compression.newest and not force):
             return None
-        samples = await engine.async_read(lambda reader: reader.dictionary_samples(settings.dictionary_samples))
-        if len(samples) < settings.min_dictionary_samples:
+        samples = await engine.async_read(lambda reader: reader.dictionary_samples(_compression.DICTIONARY_SAMPLES))
+        if len(samples) < _compression.MIN_DICTIONARY_SAMPLES:
             return None
         data = await async_in_thread(engine.compression.train, samples)
         if data is None:
