@@ -16,6 +16,7 @@ from redis.connection import parse_url
 from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 
+from agent_memory._core import __version__ as VERSION  # noqa: N812
 from agent_memory.redis.redis_py_internals.retries import no_async_retries, no_retries
 
 __all__ = [
@@ -132,7 +133,14 @@ def fill_arguments(arguments: dict[str, Any], given: Mapping[str, Any] | None = 
 
 def _fill_driver(arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
     if given.keys().isdisjoint(_DRIVER_ARGUMENTS):
-        arguments["driver_info"] = DriverInfo(lib_version=redis.__version__)
+        arguments["driver_info"] = _driver()
+
+
+def _driver() -> DriverInfo:
+    """What CLIENT LIST shows: redis-py, its version, and this package as what stands on it."""
+    driver = DriverInfo(lib_version=redis.__version__)
+    driver.add_upstream_driver("agent-memory", VERSION)
+    return driver
 
 
 _DRIVER_ARGUMENTS = frozenset({"driver_info", "lib_name", "lib_version"})

@@ -1,13 +1,24 @@
-"""What a connection tells the server about its driver is what redis-py would tell it, unless the caller says otherwise."""
+"""What CLIENT LIST shows of a connection: redis-py with this package on it, and the client's name, unless told otherwise."""
 
 from __future__ import annotations
 
 import pytest
 import redis
 import servers
+from redis.asyncio import ConnectionPool
 from redis.driver_info import DriverInfo
 
+import agent_memory
 from agent_memory.redis.asyncio import Redis as AsyncRedis
+from agent_memory.storage.async_redis_client import AsyncResilientRedisClient
+
+OURS = (f"redis-py(agent-memory_v{agent_memory.__version__})", redis.__version__)
+
+
+@pytest.fixture(params=[servers.VALKEY, servers.REDIS])
+def announced_to(request, start_server):
+    """A server that knows CLIENT SETINFO."""
+    return start_server(request.param, transport="tcp")
 
 
 async def announced(client):
@@ -18,15 +29,27 @@ async def announced(client):
         await client.aclose()
 
 
-async def test_the_driver_is_redis_py_of_the_installed_version(start_server):
-    arguments = start_server(servers.VALKEY).connection_kwargs
-    assert await announced(AsyncRedis(**arguments)) == ("redis-py", redis.__version__)
+async def test_the_driver_is_redis_py_with_this_package_on_it(start_server):
+    assert await announced(AsyncRedis(**start_server(servers.VALKEY).connection_kwargs)) == OURS
 
 
-async def test_the_driver_is_the_same_for_a_url(start_server):
-    arguments = dict(start_server(servers.VALKEY, transport="tcp").connection_kwargs)
-    url = f"redis://{arguments.pop('host')}:{arguments.pop('port')}"
-    assert await announced(AsyncRedis.from_url(url, **arguments)) == ("redis-py", redis.__version__)
+async def test_the_driver_is_the_same_for_a_url_and_for_a_pool(start_server):
+    server = start_server(servers.VALKEY, transport="tcp")
+    assert await announced(AsyncRedis.from_url(server.url)) == OURS
+    assert await announced(AsyncRedis.from_pool(ConnectionPool.from_url(server.url))) == OURS
+
+
+async def test_client_list_shows_driver_and_name(announced_to):
+    arguments = announced_to.connection_kwargs
+    client = AsyncRedis(**arguments, client_name="checkout")
+    resilient = AsyncResilientRedisClient("orders", **arguments, connection_name="orders-1")
+    await resilient.set("key", 1)
+    listed = {row["name"]: row for row in await client.client_list()}
+    assert {"checkout", "orders-1"} <= listed.keys()
+    if "lib-name" in listed["checkout"]:  # since Redis 7.2
+        assert {(row["lib-name"], row["lib-ver"]) for row in listed.values()} == {OURS}
+    await client.aclose()
+    await resilient.close()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from __future__ import annotations
 import pytest
 import redis
 
-from agent_memory import ResilientRedisClient
+from agent_memory import ResilientRedisClient, __version__
 from agent_memory.redis import Redis
 
 # redis-py would rather have driver_info=, which a URL cannot hold.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to '__init__' function with deprecated usage:DeprecationWarning")
+
+OUR_DRIVER = f"redis-py(agent-memory_v{__version__})"
 
 
 def url_of(server, query):
@@ -29,7 +31,7 @@ def facts_of(client):
 @pytest.mark.parametrize(
     ("query", "known"),
     [
-        ("client_name=app", ("app", "redis-py", redis.__version__)),
+        ("client_name=app", ("app", OUR_DRIVER, redis.__version__)),
         ("lib_name=app&lib_version=9", ("", "app", "9")),
         ("lib_name=app", ("", "app", redis.__version__)),
     ],
