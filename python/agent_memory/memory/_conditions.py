@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict
 
+from agent_memory import _check
 from agent_memory.memory._copy import encode_namespace
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.stores.operations import MemoryQuery
@@ -17,6 +18,7 @@ __all__ = [
     "RetrievalConditions",
     "SharedConditions",
     "TierConditions",
+    "check_limit",
     "filters_of",
     "query_of",
     "restricts",
@@ -103,6 +105,12 @@ def query_of(agent_id: str | None, conditions: Mapping[str, Any]) -> MemoryQuery
         if name not in _ORDERING:
             _check_condition(name, value)
     return MemoryQuery(agent_id=agent_id, **conditions)
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises ValueError unless `limit` is None or a whole number, not below 0."""
+    if limit is not None:
+        _check.whole("limit", limit, 0)
 
 
 def restricts(conditions: Mapping[str, Any]) -> bool:

@@ -130,7 +130,7 @@ class EmbeddingSpaceError(MemorySystemError, ValueError):
 
 
 class DurabilityError(MemorySystemError):
-    """A write did not reach the durability asked for. `asked` and, where something was reached, `reached` say so.
+    """A write reached no level that its `minimum` accepts: nothing was stored. `asked` is the level that refused it.
 
     `fault` says what SQL's error meant, where it was SQL's.
     """

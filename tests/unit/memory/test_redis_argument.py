@@ -72,7 +72,7 @@ def test_what_is_no_client_and_no_url_is_refused(system, tmp_path):
         with pytest.raises(TypeError, match="redis must be a"):
             system(tmp_path, redis=given)
     for given in ("localhost:6379", "http://:secret@localhost", "", "Embedded"):
-        with pytest.raises(ValueError, match="redis must be 'embedded', a URL") as refusal:
+        with pytest.raises(ValueError, match="redis must be 'embedded', a redis://") as refusal:
             system(tmp_path, redis=given)
         assert "secret" not in str(refusal.value)
     with pytest.raises(ValueError, match="without decode_responses"):

@@ -21,6 +21,7 @@ from agent_memory.memory._conditions import (
     UNSET,
     QueryConditions,
     RetrievalConditions,
+    check_limit,
     filters_of,
     query_of,
     restricts,
@@ -60,7 +61,7 @@ class MemorySystem:
                 print(entry.score, entry.content)
 
     - `path`: the folder of the embedded server, of the SQLite file and of index snapshots; made if missing. One process owns
-      the server, others on the machine attach to it.
+      the server, others on the machine attach to it. Default `"./agent_memory"`.
     - `redis`: a client, redis-py compatible and without `decode_responses` (ours, or a RedisCluster; it stays the
       caller's), a URL, `"embedded"` (default: a private server in `path`), or None for no Redis.
     - `store`: `"sqlite:///FILE"`, `"postgresql://..."`, a store object of `agent_memory.memory.stores` (opened and closed
@@ -68,12 +69,14 @@ class MemorySystem:
     - `embed`: called with a list of texts in a thread (or a function); gives an array of shape
       (len(texts), dimensions). With it, memories and questions without an embedding get one; where it fails, memories are
       stored all the same, found by words, and embedded later (`maintain()`). Its model is named by `IndexSettings.model`.
-    - `config`: the `MemorySettings`.
+      Default None: ranking by words.
+    - `config`: the `MemorySettings`; default `MemorySettings()`.
 
-    The first use opens it, once, however many callers come at a time; `with` closes it at its end, and `close()` does
-    where it is used without. Nothing runs in the background before `start()`. Any number of threads may use one object. Methods
-    raise ValueError and TypeError for bad arguments before anything changes, MemoryStoreUnavailableError where SQL is away and
-    needed, DurabilityError where a write did not reach the level asked for, MemoryStoreClosedError after `close()`.
+    The first use opens it, once for all concurrent callers; `with` closes it at its end, `close()` where it is used
+    without. Nothing runs in the background before `start()`. Any number of threads may use one object. All methods raise
+    ValueError and TypeError for bad arguments before anything changes, MemoryStoreUnavailableError where SQL is away and
+    needed, DurabilityError where a write did not reach its `minimum`, MemoryStoreClosedError after `close()`. A cancelled write
+    may have been made.
     """
 
     def __init__(
@@ -234,10 +237,10 @@ class MemorySystem:
     # --- reading ---
 
     def get(self, agent_id: str, memory_id: str) -> MemoryEntry | None:
-        """A memory by its id: from Redis, else from SQL; None where it is not there, was deleted, or is expired.
+        """Returns the memory `memory_id` of `agent_id`, from Redis, else from SQL; None if absent, deleted or expired.
 
         Raises MemoryStoreUnavailableError where that cannot be known: Redis has no copy and SQL is away, or SQL has none and
-        Redis is away, which may alone have it. Raises CorruptMemoryError where its newest copy is damaged.
+        Redis, which may have the only one, is away. Raises CorruptMemoryError where its newest copy is damaged.
         """
         parts = self._lifecycle.opened()
         copy = parts.reader.read_one(agent_id, memory_id)
@@ -249,7 +252,11 @@ class MemorySystem:
     def get_by_key(
         self, agent_id: str, key: str, namespace: Sequence[str] = (), *, user_id: str | None = None
     ) -> MemoryEntry | None:
-        """The memory that was stored with `key` for this user, or None; without `user_id` the one that was stored for none."""
+        """Returns the memory that `agent_id` stored with `key`, from SQL; None if absent.
+
+        `namespace`: the whole of it; default `()`. `user_id`: the user it was stored for; default None, the memory of no user.
+        Raises MemoryStoreUnavailableError where SQL is away, CorruptMemoryError where the memory is damaged.
+        """
         parts = self._lifecycle.opened()
         return parts.queries.by_key(agent_id, key, namespace, user_id)
 
@@ -284,7 +291,7 @@ class MemorySystem:
         and so on, TypeError for one that there is not, and MemoryStoreUnavailableError where nothing could be read.
         """
         parts = self._lifecycle.opened()
-        check_question(ranking, text, min_relevance)
+        check_question(ranking, text, k, min_relevance)
         moment = time.time() if ranking.now is None else ranking.now
         wanted = filters_of(conditions)
         question = Question(agent_id, text, embedding, k, wanted, min_relevance, ranking, moment)
@@ -295,14 +302,19 @@ class MemorySystem:
     def query(
         self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[QueryConditions]
     ) -> Iterator[MemoryEntry]:
-        """Memories that meet all conditions, which are those of `MemoryQuery`; an iterator that reads page by page.
+        """Yields the memories that meet all conditions, read from SQL page by page.
 
-        Time range (`since`, `until`), steps (`step_from`, `step_to`), `min_importance`, `memory_types`, `tags`, `any_tags`,
-        `attributes` of the metadata, `user_id`, `session_id`, `namespace`, `tiers`, `key`, `order_by`, `descending`. From
-        SQL: what Redis accepted while SQL was away is not in it before it has been synchronised.
+        - `agent_id`: the agent; default None, all agents, which needs a `user_id`.
+        - `limit`: the most memories, >= 0; default None, all.
+        - `conditions`: `since`, `until` (seconds since the epoch), `step_from`, `step_to`, `min_importance`, `max_importance`,
+          `memory_types`, `tags`, `any_tags`, `attributes` of the metadata, `user_id`, `session_id`, `namespace`,
+          `namespace_exact`, `key`, `tiers`, and the order, `order_by` and `descending`: see `QueryConditions`.
 
-        Raises ValueError for a condition that restricts nothing: None, or an empty collection.
+        What Redis accepted while SQL was away is not in it before it has been synchronised. Damaged memories are left out.
+        Raises ValueError for a condition that is None or empty, TypeError for one that there is not, and
+        MemoryStoreUnavailableError where SQL is away.
         """
+        check_limit(limit)
         wanted = query_of(agent_id, conditions)
         parts = self._lifecycle.opened()
         for page in parts.queries.pages(wanted, limit):
@@ -310,7 +322,10 @@ class MemorySystem:
                 yield entry_of(copy)
 
     def history(self, agent_id: str, *, limit: int = 100, session_id: str = UNSET) -> list[MemoryEntry]:
-        """The latest memories, the newest last: of the agent, or of one of its sessions."""
+        """Returns the latest `limit` memories (>= 0, default 100), the newest last: of `agent_id`, or of its `session_id`.
+
+        Raises as `query` does.
+        """
         conditions: QueryConditions = {"order_by": "timestamp", "descending": True}
         if session_id is not UNSET:
             conditions["session_id"] = session_id
@@ -318,22 +333,24 @@ class MemorySystem:
         return list(found)[::-1]
 
     def count(self, agent_id: str | None = None, **conditions: Unpack[QueryConditions]) -> int:
-        """How many memories meet the conditions of `query`."""
+        """Returns how many memories of `agent_id` (None: of all agents) meet the `conditions` of `query`; raises as it does."""
         parts = self._lifecycle.opened()
         return parts.queries.count(query_of(agent_id, conditions))
 
     def namespaces(self, agent_id: str, prefix: Sequence[str] = ()) -> list[NamespaceCount]:
-        """The namespaces in use that begin with `prefix`, sorted."""
+        """Returns the namespaces of `agent_id` that begin with `prefix` (default: all), sorted, with the number of memories."""
         parts = self._lifecycle.opened()
         return parts.queries.namespaces(agent_id, prefix)
 
     # --- forgetting ---
 
     def forget(self, agent_id: str, *, dry_run: bool = False, **conditions: Unpack[QueryConditions]) -> int:
-        """Deletes the memories that meet the conditions of `query`, in batches; returns how many (with `dry_run`: would).
+        """Deletes the memories of `agent_id` that meet the `conditions` of `query`, 500 in one transaction.
 
-        Raises ValueError, before anything is deleted, without any condition, which is `delete_agent`, and for one that
-        restricts nothing: `user_id=None` does not stand for the memories of all users.
+        `dry_run`: delete nothing; default False. Returns how many were, or would be, deleted. Raises ValueError, before
+        anything is deleted, without any condition, which is `delete_agent`, and for one that restricts nothing: `user_id=None`
+        does not stand for the memories of all users. Raises MemoryStoreUnavailableError or DurabilityError where SQL is away;
+        earlier batches stay deleted then.
         """
         wanted = query_of(agent_id, conditions)
         if not restricts(conditions):
@@ -347,7 +364,7 @@ class MemorySystem:
         return forgotten
 
     def delete_agent(self, agent_id: str) -> int:
-        """Erases everything of an agent: SQL, Redis, journal, index and snapshots; returns how many memories.
+        """Erases everything of `agent_id`: SQL, Redis, journal, index and snapshots; returns how many memories.
 
         Writes that began before are refused. Its text is in no file of the system's folder when this returns, unless another
         process is just reading the log of SQLite: then after the next `maintain()`. An interrupted erasure is finished by
@@ -357,7 +374,7 @@ class MemorySystem:
         return parts.erasure.erase("agent", agent_id)
 
     def delete_user(self, user_id: str) -> int:
-        """Erases the memories of a user from all agents; returns how many.
+        """Erases the memories of `user_id` from all agents; returns how many.
 
         From the moment on at which SQL knows of it they are no longer read here, and by other processes after
         `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. Otherwise as `delete_agent`.
@@ -369,8 +386,9 @@ class MemorySystem:
     # --- export and import ---
 
     def export(self, agent_id: str) -> Iterator[str]:
-        """All of an agent's memories as JSON lines, one memory each. `import_` keeps their ids, versions, keys and
-        idempotency keys, and whether they take part in deduplication.
+        """Yields all memories of `agent_id` as JSON lines, one memory each, read from SQL page by page.
+
+        `import_` keeps their ids, versions, keys and idempotency keys, and whether they take part in deduplication.
         """
         parts = self._lifecycle.opened()
         for page in parts.transfer.pages(agent_id):
@@ -378,11 +396,11 @@ class MemorySystem:
                 yield exported(copy)
 
     def import_(self, lines: Iterable[str], *, new_ids: bool = False) -> ImportReport:
-        """Stores what `export` gave, with its ids and versions; returns how many, and what was not stored and why.
+        """Stores `lines` of `export`, with their ids and versions; returns how many, and what was not stored and why.
 
-        With `new_ids` what was deleted or erased since, or belongs to another agent, is stored as a new memory: for an
-        export that is restored after an erasure, or copied to another agent by changing `agent_id` in its lines. What is
-        skipped is logged, too.
+        With `new_ids` (default False) what was deleted or erased since, or belongs to another agent, is stored as a new
+        memory: for an export that is restored after an erasure, or copied to another agent by changing `agent_id` in its lines.
+        What is skipped is logged, too.
         """
         parts = self._lifecycle.opened()
         return parts.transfer.import_(lines, new_ids)
@@ -416,11 +434,12 @@ class MemorySystem:
         return parts.maintenance.run()
 
     def check(self, agent_id: str | None = None, *, limit: int = 1_000) -> CheckReport:
-        """Reads all memories, or one agent's, and verifies their checksums; names at most `limit` (>= 1) damaged ones.
+        """Reads all memories, or one agent's, and verifies their checksums; names at most `limit` damaged ones.
 
         A damaged memory is left out of every list and raised (CorruptMemoryError) by its id; `delete` still works. Damaged
         copies in Redis that SQL has not got are put aside, where no synchronisation meets them again. Nothing is deleted.
-        Reads everything there is: for quiet hours. Raises MemoryStoreUnavailableError where SQL is away.
+        Reads everything there is: for quiet hours. `limit`: >= 1, default 1,000. Raises MemoryStoreUnavailableError where SQL
+        is away.
         """
         if limit < 1:
             raise ValueError(f"limit must be >= 1, got {limit!r}")
@@ -432,7 +451,7 @@ class MemorySystem:
         return report
 
     def rebuild_indices(self, agent_id: str) -> int:
-        """Makes the agent's index anew from SQL, leaving aside any snapshot; returns how many memories it holds."""
+        """Makes the index of `agent_id` anew from SQL, leaving aside any snapshot; returns how many memories it holds."""
         parts = self._lifecycle.opened()
         parts.loaded.drop(agent_id)
         parts.snapshots.delete(agent_id)

@@ -97,6 +97,22 @@ async def test_collections_may_be_lists_and_sets(memory):
     assert await memory.forget(AGENT, tags=["t"]) == 1
 
 
+async def test_the_words_of_a_retrieval_are_checked_though_there_is_no_memory(memory):
+    for wrong in (0, -1, True, 1.5, None):
+        with pytest.raises(ValueError, match="k must be a whole number >= 1, got"):
+            await memory.retrieve(AGENT, "tea", k=wrong)
+    with pytest.raises(TypeError, match="text must be a str or None, got bytes"):
+        await memory.retrieve(AGENT, b"tea")
+    with pytest.raises(TypeError, match="ranking must be a Ranking, got dict"):
+        await memory.retrieve(AGENT, "tea", ranking={"pool": 3})
+    for wrong in (-1, 1.5, "x"):
+        with pytest.raises(ValueError, match="limit must be"):
+            await collect(memory.query(AGENT, limit=wrong))
+        with pytest.raises(ValueError, match="limit must be"):
+            await memory.history(AGENT, limit=wrong)
+    assert await collect(memory.query(AGENT, limit=0)) == []
+
+
 async def test_filters_are_a_mapping_of_the_metadata(memory):
     with pytest.raises(TypeError, match="filters must be a mapping of names in the metadata, got list"):
         await memory.retrieve(AGENT, "tea", filters=["user"])
