@@ -1,12 +1,9 @@
 """Keeps some words out of comments, docstrings, messages and documents: the thing is the subject, by the field's term.
 
-    python tools/check_language.py             list the lines that have such a word; exit 1 if a file has more than it may
-    python tools/check_language.py --update    write the counts that files have now, if none of them has grown
+    python tools/check_language.py             list the lines with such a word; exit 1 if there is one
 
-Looked at: documents; the comments and all strings of Python, of tests only the comments and docstrings; the comments of Rust;
+Checked: documents; the comments and all strings of Python, of tests only the comments and docstrings; the comments of Rust;
 the names of functions in both.
-`tools/check_language.txt` holds the files that are not clean yet, each with its number of such lines, which must not grow and
-is lowered with each line that is rewritten. A file that is not in it must be clean.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COUNTS = ROOT / "tools" / "check_language.txt"
 
 LEFT_OUT = ("tests/behaviour/spec/examples.md", "tools/check_language.py", "tests/unit/project/test_check_language.py")
 GENERATED = ("/_sync/", "redis/_typing.pyi")
@@ -127,30 +123,18 @@ def names() -> list[str]:
     )
 
 
-def allowed() -> dict[str, int]:
-    rows = (line.rsplit(" ", 1) for line in COUNTS.read_text().splitlines()) if COUNTS.exists() else ()
-    return {name: int(count) for name, count in rows}
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Keep some words out of comments, docstrings, messages and documents.")
-    parser.add_argument("--update", action="store_true", help="write the present counts, if none has grown")
-    parser.add_argument("--all", action="store_true", help="list the lines of all files, also those that may be there")
-    arguments = parser.parse_args()
-    before, found = allowed(), {name: found_in(name, (ROOT / name).read_text()) for name in names()}
-    grown = {name: lines for name, lines in found.items() if len(lines) > before.get(name, 0)}
-    for name, lines in (found if arguments.all else grown).items():
-        text = (ROOT / name).read_text().splitlines()
-        for number, rule in lines:
-            print(f"{name}:{number}: {rule}\n    {text[number - 1].strip()}")
-    now = {name: len(lines) for name, lines in found.items() if lines}
-    shrunk = {name for name, count in before.items() if now.get(name, 0) < count}
-    if arguments.update and not (grown and before):
-        COUNTS.write_text("".join(f"{name} {count}\n" for name, count in now.items()))
-    elif shrunk:
-        print(f"cleaner than tools/check_language.txt says (run with --update): {', '.join(sorted(shrunk))}")
-    print(f"{sum(now.values())} lines in {len(now)} files")
-    return bool(grown or (shrunk and not arguments.update))
+    argparse.ArgumentParser(
+        description="Keep some words out of comments, docstrings, messages and documents."
+    ).parse_args()
+    count = 0
+    for name in names():
+        source = (ROOT / name).read_text()
+        for number, rule in found_in(name, source):
+            count += 1
+            print(f"{name}:{number}: {rule}\n    {source.splitlines()[number - 1].strip()}")
+    print(f"{count} lines")
+    return bool(count)
 
 
 if __name__ == "__main__":
