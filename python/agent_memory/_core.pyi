@@ -11,6 +11,21 @@ from typing_extensions import disjoint_base
 
 __all__ = [
     "ANALYZER_VERSION",
+    "ASKING",
+    "CLUSTER_ASK",
+    "CLUSTER_FULL",
+    "CLUSTER_RAISE",
+    "CLUSTER_REJECT",
+    "CLUSTER_RESOLVE",
+    "CLUSTER_ROUTE",
+    "CLUSTER_SEND",
+    "CLUSTER_WAIT",
+    "CLUSTER_WAIT_ROUTE",
+    "ClusterBatch",
+    "ClusterCore",
+    "ClusterPipeline",
+    "key_slot",
+    "slot_tag",
     "Backoff",
     "Breaker",
     "BreakerRules",
@@ -61,8 +76,31 @@ __all__ = [
 __version__: Final[str]
 DEBUG_BUILD: Final[bool]
 
+ASKING: Final[bytes]
+"""ASKING, packed: it goes ahead of its command in one write."""
+CLUSTER_RAISE: Final[int]
+"""`ClusterCore.redirect`: the reply is the call's answer."""
+CLUSTER_SEND: Final[int]
+"""`ClusterCore.redirect`: send to the node."""
+CLUSTER_ASK: Final[int]
+"""`ClusterCore.redirect`: send to the node, behind an ASKING in the same write."""
+CLUSTER_ROUTE: Final[int]
+"""`ClusterCore.redirect`: route the slot anew."""
+CLUSTER_RESOLVE: Final[int]
+"""`ClusterCore.redirect`: let the node resolve its name anew, and send to it."""
+CLUSTER_WAIT_ROUTE: Final[int]
+"""`ClusterCore.wait_or_reject`: route the slot anew."""
+CLUSTER_WAIT: Final[int]
+"""`ClusterCore.wait_or_reject`: wait; `end_waiting` is owed."""
+CLUSTER_REJECT: Final[int]
+"""`ClusterCore.wait_or_reject`: raise the error."""
+CLUSTER_FULL: Final[int]
+"""`ClusterCore.wait_or_reject`: as many calls wait as may."""
+
 _State: TypeAlias = Literal["closed", "open", "half_open"]
 _Listener: TypeAlias = Callable[[str, _State, _State], object]
+
+_Key: TypeAlias = str | bytes | bytearray | memoryview | float
 
 _R = TypeVar("_R")
 
@@ -76,6 +114,8 @@ def read_client_line(line: str) -> tuple[int, str, int | None, int | None] | Non
 def verdict_of_offset(executed_bytes: int | None, end_bytes: int) -> int: ...
 def verdict_of_marker(is_the_same: bool, is_set: bool) -> int: ...
 def next_step(category: int, fenced: bool, verdict: int | None) -> int: ...
+def key_slot(key: _Key, /) -> int: ...
+def slot_tag(slot: int, /) -> str: ...
 def pack_command(words: tuple[Any, ...], /) -> bytes: ...
 def accept_copy(
     copy: tuple[Any, ...], version: int, writer: int, created_us: int, seq: int, generation: int, /
@@ -90,6 +130,131 @@ def decode_copy(
 def encode_vector(vector: object, max_dimensions: int, /) -> bytes | None: ...
 def split_export_line(line: object, /) -> tuple[str, bytes] | None: ...
 def exponential_backoff(attempt: int, base_delay: float = 0.5, max_delay: float = 30.0) -> float: ...
+
+@final
+class ClusterCore:
+    """What the clients of one cluster share: nodes, slots, refreshes, waiting calls. Thread-safe; no method waits."""
+
+    def __new__(
+        cls,
+        seeds: Sequence[tuple[str, int]],
+        make_handle: Callable[[int, str, int], object],
+        *,
+        remap: Callable[[tuple[str, int]], tuple[str, int]] | None = None,
+        wake: Callable[[list[int]], object] | None = None,
+        refresh_due: Callable[[], object] | None = None,
+        is_tls: bool = False,
+        failover_wait_s: float = 20.0,
+        max_waiting_commands: int = ...,
+        period_s: float = 60.0,
+        seed: int | None = None,
+    ) -> ClusterCore: ...
+    def route(self, key: _Key, /) -> Any:
+        """The handle of the owner of the key's slot; None where no owner is known."""
+
+    def route_slot(self, slot: int, /) -> Any: ...
+    def owner(self, slot: int, /) -> int | None: ...
+    def handle(self, node: int, /) -> Any:
+        """The handle of a node. KeyError for one that is not known."""
+
+    def number_of(self, host: str, port: int, /) -> int | None: ...
+    def any_primary(self) -> int | None:
+        """A primary for a command without keys, one that is well if there is one."""
+
+    def plan(self, name: str, keys: Iterable[_Key], /) -> int | list[tuple[int, list[int]]] | None:
+        """The slot of all keys; -1 without keys; (slot, positions) of a command that is split; None for CROSSSLOT."""
+
+    def split(self, keys: Iterable[_Key], /) -> list[tuple[int, list[int]]]:
+        """(slot, positions) by slot, in the order of each slot's first key."""
+
+    def redirect(
+        self, error: BaseException, node: int, progress: int, sent_ns: int, deadline_ns: int, /
+    ) -> tuple[int, int, float, int]:
+        """What follows an error reply: (action, node, pause in seconds, progress for the call's next redirect)."""
+
+    def node_failed(self, node: int, /) -> None: ...
+    def node_opened(self, node: int, /) -> None: ...
+    def node_closed(self, node: int, /) -> None: ...
+    def wait_or_reject(self, node: int, slot: int, is_open: bool, /) -> int:
+        """What a call does that the node could not take: it routes anew, waits, or fails."""
+
+    def end_waiting(self, node: int, /) -> None:
+        """Ends a wait: once for each that was counted, also after cancellation."""
+
+    def want_refresh(
+        self, reason: Literal["asked", "failure", "unknown", "moved", "unserved"] = "asked", /
+    ) -> None: ...
+    def next_questions(self, connected: Sequence[int] = ..., /) -> tuple[float, int, list[tuple[int, bool]]]:
+        """(delay in seconds, 0, []), or (0.0, round, [(node, whether slots are asked for)])."""
+
+    def answer(
+        self, round: int, node: int, asked_ns: int, slots: object, info: str | bytes | None, /
+    ) -> Literal["accepted", "unchanged", "stale", "wanted"]:
+        """An answer of CLUSTER SLOTS or SHARDS and CLUSTER INFO. ValueError for what is neither: then it counts as none."""
+
+    def no_answer(self, round: int, node: int, /) -> None: ...
+    @property
+    def version(self) -> int: ...
+    def nodes(self) -> list[tuple[int, str, int, str | None, str | None, str | None, int | None, bool]]:
+        """(node, host, port, id, hostname, zone, its primary or None, whether a view or redirect names it)."""
+
+    def slot_ranges(self) -> list[tuple[int, int, int, list[int]]]:
+        """(first, last, owner, replicas), ascending."""
+
+    @property
+    def uncovered(self) -> int: ...
+    def retirable(self) -> list[int]: ...
+    def retire(self, node: int, /) -> Any: ...
+    def stats(self) -> dict[str, Any]: ...
+
+@final
+class ClusterBatch:
+    """What goes to one node in one write."""
+
+    @property
+    def node(self) -> int: ...
+    @property
+    def handle(self) -> Any: ...
+    @property
+    def packed(self) -> bytes: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def positions(self) -> list[int]: ...
+    @property
+    def reply_places(self) -> list[int]: ...
+    @property
+    def slot(self) -> int: ...
+
+@final
+class ClusterPipeline:
+    """One execution of a pipeline over the nodes of a cluster, for one caller at a time."""
+
+    def __new__(
+        cls,
+        core: ClusterCore,
+        commands: Iterable[tuple[Any, ...]],
+        places: Mapping[Any, int] | Sequence[int],
+        deadline_ns: int = 0,
+        slots: dict[int, int] | None = None,
+        /,
+    ) -> ClusterPipeline: ...
+    def next_round(self) -> tuple[float, list[ClusterBatch], int] | None:
+        """(pause in seconds, batches, a slot without an owner or -1); None when every command has its result."""
+
+    def answered(self, batch: ClusterBatch, replies: Iterable[Any], sent_ns: int, /) -> None: ...
+    def failed(
+        self,
+        batch: ClusterBatch,
+        replies: Iterable[Any],
+        error: BaseException,
+        is_sent: bool,
+        sent_ns: int,
+        /,
+    ) -> None: ...
+    def give_up(self, error: BaseException, /) -> int: ...
+    def results(self, barred: object = None, /) -> list[Any]: ...
+    def barred(self) -> list[int]: ...
 
 @final
 class Backoff:

@@ -1,12 +1,13 @@
 //! The extension module `agent_memory._core`: converts between Python and `agent-memory-core`; it decides nothing.
 //!
-//! * `guard`, `fence`, `recovery`, `memory`, `scoring`, `protocol`: the Python side of the core's module of that name.
+//! * `cluster`, `guard`, `fence`, `recovery`, `memory`, `scoring`, `protocol`: the Python side of the core's module of that name.
 //! * `clock`: the monotonic clock. `errors`: exceptions. `convert`: small conversions. `raw`: the only unsafe code
 //!   beside the raw types of `round_trip`: the awaitable of the asyncio client, its slots and wakes.
 
 use pyo3::prelude::*;
 
 mod clock;
+mod cluster;
 mod convert;
 mod errors;
 mod fence;
@@ -20,6 +21,7 @@ mod scoring;
 
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    cluster::register(module)?;
     scoring::register(module)?;
     round_trip::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

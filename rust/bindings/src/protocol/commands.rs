@@ -49,28 +49,34 @@ pub(crate) fn pack_command<'py>(words: &Bound<'py, PyTuple>) -> PyResult<Bound<'
 fn made_plain<'py>(words: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyTuple>> {
     let py = words.py();
     let plain = |(position, word): (usize, Bound<'py, PyAny>)| {
-        if with_word(&word, |_| ()).is_some() {
-            return Ok(word);
-        }
-        if let Ok(text) = word.cast::<PyString>() {
-            return Ok(PyBytes::new(py, text.to_str()?.as_bytes()).into_any());
-        }
-        if let Ok(bytes) = word.cast::<PyBytes>() {
-            return Ok(PyBytes::new(py, bytes.as_bytes()).into_any());
-        }
-        if word.is_instance_of::<PyByteArray>() || word.is_instance_of::<PyMemoryView>() {
-            // bytes() walks the strides of a view, and holds the buffer while it does.
-            return py.get_type::<PyBytes>().call1((word,));
-        }
-        let is_number = word.is_instance_of::<PyFloat>() || word.is_exact_instance_of::<PyInt>();
-        if is_number && !word.is_instance_of::<PyBool>() {
-            let text = word.repr()?;
-            return Ok(PyBytes::new(py, text.to_str()?.as_bytes()).into_any());
-        }
-        Err(refused(words, position, &word))
+        plain_word(&word)?.ok_or_else(|| refused(words, position, &word))
     };
     let plain: Vec<Bound<'py, PyAny>> = words.iter().enumerate().map(plain).collect::<PyResult<_>>()?;
     PyTuple::new(py, plain)
+}
+
+/// One word as str, bytes or int; None for what cannot be sent.
+pub(crate) fn plain_word<'py>(word: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = word.py();
+    if with_word(word, |_| ()).is_some() {
+        return Ok(Some(word.clone()));
+    }
+    if let Ok(text) = word.cast::<PyString>() {
+        return Ok(Some(PyBytes::new(py, text.to_str()?.as_bytes()).into_any()));
+    }
+    if let Ok(bytes) = word.cast::<PyBytes>() {
+        return Ok(Some(PyBytes::new(py, bytes.as_bytes()).into_any()));
+    }
+    if word.is_instance_of::<PyByteArray>() || word.is_instance_of::<PyMemoryView>() {
+        // bytes() walks the strides of a view, and holds the buffer while it does.
+        return Ok(Some(py.get_type::<PyBytes>().call1((word,))?));
+    }
+    let is_number = word.is_instance_of::<PyFloat>() || word.is_exact_instance_of::<PyInt>();
+    if is_number && !word.is_instance_of::<PyBool>() {
+        let text = word.repr()?;
+        return Ok(Some(PyBytes::new(py, text.to_str()?.as_bytes()).into_any()));
+    }
+    Ok(None)
 }
 
 fn refused(words: &Bound<'_, PyTuple>, position: usize, word: &Bound<'_, PyAny>) -> PyErr {

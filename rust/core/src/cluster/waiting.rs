@@ -1,0 +1,178 @@
+//! Whether a call for a node that does not answer waits, goes elsewhere or fails.
+//!
+//! A node is *well*; *suspect* from a failure of the transport until it answers; *open* from when its circuit opened until it
+//! closed. A call for a slot of a suspect or open node
+//!
+//! * goes elsewhere as soon as another node owns the slot;
+//! * waits until a view is accepted whose question was sent after the trouble began;
+//! * waits on while a failover can be under way: the node has replicas, and less than `failover_wait` is over since the trouble
+//!   began, or the servers say themselves that slots are failing;
+//! * is rejected otherwise: the cluster stands by a node that this client cannot reach.
+//!
+//! At most `max_waiting` calls wait for one node. A call bound to the node itself (no slot) never waits.
+
+use super::Rules;
+use super::nodes::NodeNumber;
+
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Routes anew: another node owns the slot, or this one is well again.
+    Route,
+    /// Waits, and has been counted.
+    Wait,
+    /// Fails.
+    Reject,
+    /// Fails: as many wait as may.
+    Full,
+}
+
+/// What is known of one node's trouble.
+#[derive(Debug, Clone, Copy, Default)]
+struct Health {
+    suspect_ns: Option<u64>,
+    open_ns: Option<u64>,
+    waiting: u32,
+}
+
+/// What the topology says of the node that a call is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// The present owner of the slot.
+    pub owner: Option<NodeNumber>,
+    /// Whether the node has replicas.
+    pub has_replicas: bool,
+    /// When the question of the latest view was sent that holds.
+    pub confirmed_ns: Option<u64>,
+    /// Whether the servers hold slots to be failing.
+    pub is_failing: bool,
+}
+
+/// The nodes in trouble and the calls that wait for them.
+#[derive(Debug)]
+pub struct Waiting {
+    rules: Rules,
+    /// How many calls may wait for one node.
+    bound: u32,
+    failover_wait_ns: u64,
+    nodes: Vec<Health>,
+}
+
+impl Waiting {
+    /// All are well.
+    #[must_use]
+    pub fn new(rules: Rules, max_waiting: u32, failover_wait_ns: u64) -> Self {
+        Self { rules, bound: max_waiting, failover_wait_ns, nodes: Vec::new() }
+    }
+
+    fn health(&mut self, node: NodeNumber) -> &mut Health {
+        let place = usize::from(node);
+        if place >= self.nodes.len() {
+            self.nodes.resize(place + 1, Health::default());
+        }
+        &mut self.nodes[place]
+    }
+
+    fn known(&self, node: NodeNumber) -> Health {
+        self.nodes.get(usize::from(node)).copied().unwrap_or_default()
+    }
+
+    /// The transport failed; whether the node was well before.
+    pub fn failed(&mut self, node: NodeNumber, now_ns: u64) -> bool {
+        let health = self.health(node);
+        let was_well = health.suspect_ns.is_none() && health.open_ns.is_none();
+        health.suspect_ns.get_or_insert(now_ns);
+        was_well
+    }
+
+    /// Its circuit opened.
+    pub fn opened(&mut self, node: NodeNumber, now_ns: u64) {
+        self.health(node).open_ns.get_or_insert(now_ns);
+    }
+
+    /// It answered, or its circuit closed; whether calls wait for it.
+    pub fn recovered(&mut self, node: NodeNumber) -> bool {
+        let health = self.health(node);
+        (health.suspect_ns, health.open_ns) = (None, None);
+        health.waiting > 0
+    }
+
+    /// It answered a question, which says nothing of its circuit; whether calls wait for it.
+    pub fn heard_from(&mut self, node: NodeNumber) -> bool {
+        let health = self.health(node);
+        health.suspect_ns.take().is_some() && health.open_ns.is_none() && health.waiting > 0
+    }
+
+    /// Whether it is suspect or open.
+    #[must_use]
+    pub fn is_suspect(&self, node: NodeNumber) -> bool {
+        let health = self.known(node);
+        health.suspect_ns.is_some() || health.open_ns.is_some()
+    }
+
+    /// The nodes that are suspect or open.
+    pub fn suspects(&self) -> impl Iterator<Item = NodeNumber> {
+        let is_suspect = |health: &Health| health.suspect_ns.is_some() || health.open_ns.is_some();
+        (0..).zip(&self.nodes).filter(move |(_, health)| is_suspect(health)).map(|(number, _)| number)
+    }
+
+    /// How many calls wait for it.
+    #[must_use]
+    pub fn waiting_for(&self, node: NodeNumber) -> u32 {
+        self.known(node).waiting
+    }
+
+    /// How many calls wait altogether.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.nodes.iter().map(|health| u64::from(health.waiting)).sum()
+    }
+
+    /// The nodes for which calls wait.
+    pub fn awaited(&self) -> impl Iterator<Item = NodeNumber> {
+        (0..).zip(&self.nodes).filter(|(_, health)| health.waiting > 0).map(|(number, _)| number)
+    }
+
+    /// What a call for `node` does, for a slot or (`is_bound`) for the node itself.
+    pub fn verdict(&mut self, node: NodeNumber, is_bound: bool, standing: Standing, now_ns: u64) -> Verdict {
+        let (rules, bound, failover_wait_ns) = (self.rules, self.bound, self.failover_wait_ns);
+        let health = self.health(node);
+        let Some(since_ns) = health.open_ns.or(health.suspect_ns) else {
+            // Well, or never in trouble: without an owner there is nowhere to go yet.
+            let goes = is_bound || standing.owner.is_some();
+            return if goes { Verdict::Route } else { Self::count(health, rules, bound) };
+        };
+        if is_bound {
+            return Verdict::Reject;
+        }
+        if standing.owner.is_some_and(|owner| owner != node) {
+            return Verdict::Route;
+        }
+        let is_confirmed = standing.confirmed_ns.is_some_and(|confirmed_ns| confirmed_ns > since_ns);
+        let began_ns = health.suspect_ns.map_or(since_ns, |suspect_ns| suspect_ns.min(since_ns));
+        let in_time = now_ns.saturating_sub(began_ns) < failover_wait_ns;
+        let may_fail_over = standing.has_replicas && (in_time || standing.is_failing);
+        let waits = !is_confirmed || may_fail_over || standing.owner.is_none() || !rules.waiting_ends;
+        if waits && rules.calls_wait_for_failover { Self::count(health, rules, bound) } else { Verdict::Reject }
+    }
+
+    fn count(health: &mut Health, rules: Rules, bound: u32) -> Verdict {
+        if rules.waiting_is_bounded && health.waiting >= bound {
+            return Verdict::Full;
+        }
+        health.waiting += 1;
+        Verdict::Wait
+    }
+
+    /// A call waits no longer.
+    pub fn end(&mut self, node: NodeNumber) {
+        let health = self.health(node);
+        debug_assert!(health.waiting > 0, "each wait ends once");
+        health.waiting = health.waiting.saturating_sub(1);
+    }
+
+    /// Forgets a node.
+    pub fn forget(&mut self, node: NodeNumber) {
+        *self.health(node) = Health::default();
+    }
+}
