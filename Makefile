@@ -14,7 +14,8 @@
 #                 LangGraph store beside LangGraph's own (MACHINE_EXAMPLES)
 #   make streams  generated streams of replies, right and wrong, against both transports (STREAM_EXAMPLES)
 #   make interrupts   interruptions at every place where a signal can strike, cancellation at every suspension
-#   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS)
+#   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS),
+#                 each scenario of a cluster from 2,000 (CLUSTER_SEEDS)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright (also over the documents and tests/typing), the stub, the generated files
 #   make wheel    the release wheel, in dist/
@@ -28,6 +29,7 @@ PYTEST_ARGS ?=
 SEEDS ?= 100000
 KILLS ?= 200
 CLIENT_SEEDS ?= 10000
+CLUSTER_SEEDS ?= 2000
 DEMO_ARGS ?=
 COMPAT_ARGS ?=
 LOADED_RUNS ?= 3
@@ -166,6 +168,7 @@ generate: $(STAMPS)/extra-lint $(STAMPS)/installed
 sim: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python tests/sim/memory_simulation.py --seeds $(SEEDS)
 	$(BIN)/python tests/sim/client_simulation.py --seeds $(CLIENT_SEEDS)
+	CLUSTER_SEEDS=$(CLUSTER_SEEDS) cargo test --release --quiet --package agent-memory-core --test cluster_simulation
 
 # Random programs over the memory system on each database, against a model, for long (docs/how-to/long-tests.md).
 MACHINE_EXAMPLES ?= 500

@@ -9,7 +9,8 @@
 //!
 //! # Rules
 //!
-//! Each can be switched off by [`Rules`], for simulations that have to find what breaks then.
+//! Each can be switched off by [`Rules`]: the simulation in `rust/core/tests/cluster_simulation/` has to find what breaks then, and
+//! `rust/core/tests/cluster_pipeline.rs` for pipelines.
 //!
 //! | rule | without it |
 //! |---|---|

@@ -12,7 +12,7 @@
 //! | anything else | it is the answer | |
 //!
 //! The first [`FREE_REDIRECTS`] redirects of a call cost no pause, the others 2 ms doubling to 64 ms; after [`MAX_REDIRECTS`] the
-//! reply is the answer. Waits pause 4 ms doubling to 256 ms and are bounded by the deadline (without one: [`MAX_WAITS`]). No pause
+//! reply is the answer. A wait begins their count anew. Waits pause 4 ms doubling to 256 ms and are bounded by the deadline (without one: [`MAX_WAITS`]). No pause
 //! reaches beyond the deadline.
 
 use super::address::Address;
@@ -114,6 +114,8 @@ impl Progress {
             return None;
         }
         let pause_ns = pause(WAIT_PAUSES_MS, self.waits, random);
+        // ASK, TRYAGAIN, ASK … is no loop, but a key that has not arrived yet.
+        self.redirects = 0;
         self.waits = self.waits.saturating_add(1);
         in_time(pause_ns, now_ns, deadline_ns)
     }
@@ -176,6 +178,7 @@ mod tests {
         }
         assert_eq!(pauses[8], None);
         assert!(progress.wait(0, 0, &mut random).is_some(), "redirects do not use up the waits");
+        assert_eq!(progress.redirect(Rules::ALL, 0, 0, &mut random), Some(0), "a wait begins their count anew");
     }
 
     proptest! {

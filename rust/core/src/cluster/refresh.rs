@@ -6,7 +6,7 @@
 //! * One round at a time, and at most [`MAX_QUESTIONS`] questions in any second.
 //! * The first round asks two nodes, because one of them may know less. Those that follow ask one.
 //! * Between rounds there is a pause: [`MIN_PAUSE_NS`], doubled by every round that brings nothing new, up to [`MAX_PAUSE_NS`];
-//!   up to [`PRESSING_PAUSE_NS`] while calls wait. Each pause is drawn between its half and its whole.
+//!   [`PRESSING_PAUSE_NS`] while calls wait. Each pause is shortened by up to a third.
 //! * While calls wait, or a node that owns slots is suspect, a round that is over is followed by another.
 //! * No caller waits for a round.
 
@@ -26,6 +26,8 @@ pub const MIN_PAUSE_NS: u64 = 100 * MILLISECOND_NS;
 pub const MAX_PAUSE_NS: u64 = 2 * SECOND_NS;
 /// The longest pause while calls wait.
 pub const PRESSING_PAUSE_NS: u64 = 400 * MILLISECOND_NS;
+/// Each pause is drawn between this part of it and all of it.
+const SHORTEST_SHARE: f64 = 0.65;
 /// After that long without a wish, the next one is served as if it were the first.
 const CALM_NS: u64 = 2 * MAX_PAUSE_NS;
 /// How many nodes the first round asks.
@@ -126,7 +128,8 @@ impl Refresh {
         self.schedule(soonest_ns, random)
     }
 
-    /// What to do at `now_ns`. `candidates` are the nodes in the order in which they are asked, best first; `all` any of them.
+    /// What to do at `now_ns`. `candidates(widen)` gives the nodes in the order in which they are asked, best first; `widen` asks for
+    /// all of them to be as good as each other, as the best ones bring nothing new.
     pub fn next(
         &mut self,
         need: Need,
@@ -204,7 +207,8 @@ impl Refresh {
             self.fruitless += 1;
         }
         if need == Need::Pressing {
-            self.pause_ns = self.pause_ns.min(PRESSING_PAUSE_NS);
+            // Evenly: questions that come in bursts are followed by a second without any.
+            self.pause_ns = PRESSING_PAUSE_NS;
         }
         let goes_on = need != Need::None && self.rules.waiting_keeps_asking;
         if answer == Answer::Nothing || goes_on {
@@ -213,7 +217,7 @@ impl Refresh {
     }
 
     fn schedule(&mut self, soonest_ns: u64, random: &mut Random) -> bool {
-        let pause_ns = share(self.pause_ns, random.uniform(0.5, 1.0));
+        let pause_ns = share(self.pause_ns, random.uniform(SHORTEST_SHARE, 1.0));
         let after_pause_ns = self.began_ns.map_or(0, |began_ns| began_ns + pause_ns);
         let due_ns = soonest_ns.max(after_pause_ns);
         let is_earlier = self.due_ns.is_none_or(|present_ns| due_ns < present_ns);

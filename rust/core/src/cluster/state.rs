@@ -245,7 +245,7 @@ impl Cluster {
         self.counters.moved += 1;
         let target = self.nodes.ensure(address);
         let before = self.topology.owner(slot);
-        let is_named = target.is_some_and(|target| self.topology.names(target));
+        let is_named = target.and_then(|target| self.nodes.get(target)).is_some_and(|node| node.role != Role::Unnamed);
         self.want(if is_named { Reason::Moved } else { Reason::Unknown }, now_ns);
         let pause_ns = progress.redirect(self.rules, now_ns, deadline_ns, &mut self.random)?;
         let target = target?;
@@ -295,23 +295,29 @@ impl Cluster {
         if is_open && node != NOWHERE {
             self.waiting.opened(node, now_ns);
         }
-        let standing = Standing {
-            owner: slot.and_then(|slot| self.topology.owner(slot)),
-            has_replicas: !self.topology.replicas(node).is_empty(),
-            confirmed_ns: self.topology.asked_ns(),
-            is_failing: self.info.is_some_and(|(_, info)| info.failing_slots > 0 || !info.is_ok),
-        };
+        let standing = self.standing(node, slot.and_then(|slot| self.topology.owner(slot)));
         let verdict = self.waiting.verdict(node, slot.is_none(), standing, now_ns);
         match verdict {
             Verdict::Route => {}
             Verdict::Wait => {
                 self.counters.waits += 1;
-                self.want(Reason::Failure, now_ns);
+                if self.rules.waiting_keeps_asking {
+                    self.want(Reason::Failure, now_ns);
+                }
             }
             Verdict::Reject => self.counters.waits_rejected += 1,
             Verdict::Full => self.counters.waits_full += 1,
         }
         verdict
+    }
+
+    fn standing(&self, node: NodeNumber, owner: Option<NodeNumber>) -> Standing {
+        Standing {
+            owner,
+            has_replicas: !self.topology.replicas(node).is_empty(),
+            confirmed_ns: self.topology.asked_ns(),
+            is_failing: self.info.is_some_and(|(_, info)| info.failing_slots > 0 || !info.is_ok),
+        }
     }
 
     /// A call that waited for `node` routes anew, or has ended.
@@ -397,8 +403,12 @@ impl Cluster {
             Heard::Wanted => {}
         }
         if view.is_some() && heard != Heard::Stale {
-            // Calls wait for what a view says of their node, also where it says nothing new.
-            self.effects.wake.extend(self.waiting.awaited());
+            // Waking all for each answer would cost the healthy nodes more than the failover does.
+            let looks = |node: &NodeNumber| {
+                heard == Heard::Accepted || self.waiting.must_look(*node, self.standing(*node, Some(*node)), now_ns)
+            };
+            let awaited: Vec<_> = self.waiting.awaited().filter(looks).collect();
+            self.effects.wake.extend(awaited);
         }
         let answer = match heard {
             Heard::Accepted => Answer::New,

@@ -135,12 +135,6 @@ impl Topology {
         self.version
     }
 
-    /// Whether any slot has no owner.
-    #[must_use]
-    pub fn has_gaps(&self) -> bool {
-        (0..SLOTS).any(|slot| self.owner(slot).is_none())
-    }
-
     /// A MOVED in answer to a command that was sent at `sent_ns`: whether it holds. It does not where a newer fact is known.
     pub fn moved(&mut self, slot: u16, owner: NodeNumber, sent_ns: u64) -> bool {
         if slot >= SLOTS {
@@ -253,7 +247,8 @@ impl Topology {
         for (slot, owner) in (0..SLOTS).zip(owners) {
             changed |= self.table.set(slot, owner);
         }
-        changed |= describe(view, &numbers, &replicas, nodes);
+        let patched: BTreeSet<_> = self.patches.values().map(|patch| patch.owner).collect();
+        changed |= describe(view, &numbers, &replicas, &patched, nodes);
         self.replicas = replicas;
         changed
     }
@@ -264,9 +259,11 @@ fn describe(
     view: &View,
     numbers: &[Option<NodeNumber>],
     replicas: &BTreeMap<NodeNumber, Vec<NodeNumber>>,
+    patched: &BTreeSet<NodeNumber>,
     nodes: &mut Nodes,
 ) -> bool {
-    let mut roles: BTreeMap<NodeNumber, Role> = replicas.keys().map(|primary| (*primary, Role::Primary)).collect();
+    let mut roles: BTreeMap<NodeNumber, Role> =
+        replicas.keys().chain(patched).map(|primary| (*primary, Role::Primary)).collect();
     for (primary, copies) in replicas {
         for copy in copies {
             roles.entry(*copy).or_insert(Role::Replica(*primary));

@@ -35,6 +35,17 @@ struct Health {
     waiting: u32,
 }
 
+impl Health {
+    /// Whether calls wait for a node that has been in trouble since `since_ns` and still owns their slot.
+    fn waits(&self, since_ns: u64, standing: Standing, now_ns: u64, failover_wait_ns: u64) -> bool {
+        let is_confirmed = standing.confirmed_ns.is_some_and(|confirmed_ns| confirmed_ns > since_ns);
+        let began_ns = self.suspect_ns.map_or(since_ns, |suspect_ns| suspect_ns.min(since_ns));
+        let in_time = now_ns.saturating_sub(began_ns) < failover_wait_ns;
+        let may_fail_over = standing.has_replicas && (in_time || standing.is_failing);
+        !is_confirmed || may_fail_over || standing.owner.is_none()
+    }
+}
+
 /// What the topology says of the node that a call is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing {
@@ -148,12 +159,16 @@ impl Waiting {
         if standing.owner.is_some_and(|owner| owner != node) {
             return Verdict::Route;
         }
-        let is_confirmed = standing.confirmed_ns.is_some_and(|confirmed_ns| confirmed_ns > since_ns);
-        let began_ns = health.suspect_ns.map_or(since_ns, |suspect_ns| suspect_ns.min(since_ns));
-        let in_time = now_ns.saturating_sub(began_ns) < failover_wait_ns;
-        let may_fail_over = standing.has_replicas && (in_time || standing.is_failing);
-        let waits = !is_confirmed || may_fail_over || standing.owner.is_none() || !rules.waiting_ends;
+        let waits = health.waits(since_ns, standing, now_ns, failover_wait_ns) || !rules.waiting_ends;
         if waits && rules.calls_wait_for_failover { Self::count(health, rules, bound) } else { Verdict::Reject }
+    }
+
+    /// Whether the calls that wait for a node have to look again after a view that says what was known: they fail now, or the
+    /// node is suspect only, so that one of them may try it.
+    #[must_use]
+    pub fn must_look(&self, node: NodeNumber, standing: Standing, now_ns: u64) -> bool {
+        let health = self.known(node);
+        health.open_ns.is_none_or(|open_ns| !health.waits(open_ns, standing, now_ns, self.failover_wait_ns))
     }
 
     fn count(health: &mut Health, rules: Rules, bound: u32) -> Verdict {
