@@ -3,8 +3,8 @@
     python benches/python/bench_cluster_routing.py
 
 Each figure is the best and the median of interleaved rounds, the bare loop subtracted: nanoseconds a call, microseconds a
-pipeline of 100 commands over three nodes. `python` stands for the same in Python: `crc_hqx`, the hash tag, a list of owners. The process
-pins itself to one core. Target: 60 ns to route a key of a usual length.
+pipeline of 100 commands over three nodes. `python` stands for the same in Python: `crc_hqx`, the hash tag, a list of owners.
+The process pins itself to one core. Target: 60 ns to route a key of a usual length.
 """
 
 from __future__ import annotations
