@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
+import redis.cluster
 
 PROBE_ENDS_S = 2.0
 """How long the end of a probe under way is waited for."""
@@ -54,7 +56,7 @@ def _take_the_place_of_redis_py() -> None:
 
     # CLIENT LIST shows this package behind redis-py's name, on purpose; redis-py's tests compare the whole of it.
     settings._driver = lambda: settings.DriverInfo(lib_version=redis.__version__)
-    for method in ("call", "call_within", "call_leased", "call_many"):
+    for method in ("call", "call_within", "call_leased", "call_many", "send_batch"):
         _count(BlockingTransport, method)
     for method in ("send", "send_window"):
         _count(MultiplexedConnection, method)
@@ -67,6 +69,9 @@ def _take_the_place_of_redis_py() -> None:
     Prober._start = noted  # type: ignore[method-assign]
     redis.Redis = redis.client.Redis = agent_memory.redis.Redis  # type: ignore[misc]
     redis.asyncio.Redis = redis.asyncio.client.Redis = agent_memory.redis.asyncio.Redis  # type: ignore[misc]
+    redis.RedisCluster = redis.cluster.RedisCluster = agent_memory.redis.RedisCluster  # type: ignore[misc]
+    redis.asyncio.RedisCluster = agent_memory.redis.asyncio.RedisCluster  # type: ignore[misc]
+    redis.asyncio.cluster.RedisCluster = agent_memory.redis.asyncio.RedisCluster  # type: ignore[misc]
 
 
 if os.environ["COMPAT_CLIENT"] == "ours":

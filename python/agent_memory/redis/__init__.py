@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agent_memory.redis.client import Pipeline, PubSub, Redis
+from agent_memory.redis.cluster.client import RedisCluster
 from agent_memory.redis.subscriptions.gap import SubscriptionGap
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = [
     "Pipeline",
     "PubSub",
     "Redis",
+    "RedisCluster",
     "SubscriptionGap",
     "install",
     "is_installed",

@@ -339,7 +339,19 @@ class EmbeddedCluster:
                 return f"node {node.index} sees other owners or replicas than node {running[0].index}"
             if views[node.id].primary is not None and "master_link_status:up" not in node.ask("INFO", "replication"):
                 return f"replica {node.index} is not in step"
+            listed = {shown[2] for row in node.ask("CLUSTER", "SLOTS") for shown in row[3:]}
+            for view in views.values():
+                if view.primary in ids and view.id in ids and view.id not in listed:
+                    self._write_something(self.node(str(view.primary)), views)
+                    return f"node {node.index} does not list replica {self.node(view.id).index} yet"
         return None
+
+    def _write_something(self, primary: ClusterServer, views: dict[str, NodeView]) -> None:
+        """Servers list a replica only when its primary has replicated something."""
+        ranges = views[primary.id].slots
+        if ranges:
+            key = next(key for number in range(SLOTS * SLOTS) if self.slot_of(key := f"{number}") == ranges[0][0])
+            primary.ask("SET", key, "", "PX", 1)
 
     def _missing_in(self, node: ClusterServer, views: dict[str, NodeView], running: set[str]) -> str | None:
         if len(views) != len(self.nodes):

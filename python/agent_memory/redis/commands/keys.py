@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KNOWN_NAMES",
+    "ONE_KEY",
     "check_queueable",
     "is_absolute",
     "keys_of",
@@ -52,6 +53,12 @@ _ANY_KEY: Final = frozenset(
 """Reads whose keys do not follow from their words."""
 _KEY_AFTER: Final = frozenset({("MEMORY", "USAGE"), ("XINFO", "CONSUMERS"), ("XINFO", "GROUPS"), ("XINFO", "STREAM")})
 _CHANNELS: Final = frozenset("PUBLISH SPUBLISH".split())
+ONE_KEY: Final = {
+    name: 1
+    for name in (READS | ABSOLUTE_WRITES | RELATIVE_WRITES) - _SEVERAL_KEYS - _SEVERAL_READ - _ANY_KEY - _TOUCH_NO_KEY
+    if " " not in name
+}
+"""The commands that name exactly one key, by name, with its place among the words."""
 _NOT_QUEUEABLE: Final = frozenset("FLUSHALL FLUSHDB SWAPDB MIGRATE SHUTDOWN FAILOVER REPLICAOF SLAVEOF DEBUG".split())
 """Writes without keys that order could be kept by, and commands for the server rather than for its data."""
 

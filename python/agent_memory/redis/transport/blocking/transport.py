@@ -329,6 +329,52 @@ class BlockingTransport(ChannelPool):
         self.release(channel, started_ns)
         return replies
 
+    def send_batch(self, packed: bytes, timeout_s: float) -> tuple[Channel, int | None]:
+        """Send packed commands on a channel that the caller owns from now on, whose replies `receive_batch` reads.
+
+        Returns the channel and the end of the call (of `_core.monotonic_ns`), `timeout_s` from now.
+        """
+        started_ns = monotonic_ns()
+        channel = self.acquire(started_ns, self.patience_s(timeout_s))
+        sent = 0
+        try:
+            until_ns = self._begin(channel, started_ns, timeout_s)
+            try:
+                sent = channel.send(packed)
+                if sent != len(packed):
+                    send_rest(channel, packed, sent, until_ns)
+            except BROKEN_STREAM as error:
+                failure = self._broken(channel, error, sent > 0)
+                if sent:
+                    failure.outcome = Outcome.UNKNOWN
+                raise failure from error
+        except BaseException:
+            self._give_up(channel)
+            raise
+        return channel, until_ns
+
+    def receive_batch(self, channel: Channel, count: int, raw: frozenset[int], until_ns: int | None) -> list[Any]:
+        """The `count` replies to what `send_batch` has sent; the channel goes back, or is closed where that fails."""
+        replies: list[Any] = []
+        try:
+            try:
+                receive_many(channel, count, replies, until_ns, raw)
+            except BROKEN_STREAM as error:
+                failure = self._broken(channel, error, True)
+                failure.replies = replies  # type: ignore[union-attr]
+                failure.outcome = Outcome.UNKNOWN
+                raise failure from error
+            self._check_rest(channel)
+        except BaseException:
+            self._give_up(channel)
+            raise
+        self.release(channel, monotonic_ns())
+        return replies
+
+    def forget_batch(self, channel: Channel) -> None:
+        """The replies to what `send_batch` has sent are not wanted any more."""
+        self._give_up(channel)
+
 
 _TRANSPORTS: weakref.WeakSet[BlockingTransport] = weakref.WeakSet()
 

@@ -1,0 +1,605 @@
+"""The asyncio client for Redis Cluster: redis.asyncio's `RedisCluster` with our routing, transports and guards below."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+from redis.asyncio.cluster import ClusterNode as RedisPyClusterNode
+from redis.asyncio.cluster import ClusterPipeline as RedisPyClusterPipeline
+from redis.asyncio.cluster import PipelineCommand
+from redis.asyncio.cluster import PipelineStrategy as RedisPyPipelineStrategy
+from redis.asyncio.cluster import RedisCluster as RedisPyCluster
+from redis.asyncio.cluster import TransactionStrategy as RedisPyTransactionStrategy
+from redis.asyncio.connection import ConnectionPool
+from redis.cluster import SLOT_ID
+from redis.commands import READ_COMMANDS
+from redis.exceptions import (
+    CrossSlotTransactionError,
+    RedisClusterException,
+    ResponseError,
+    SlotNotCoveredError,
+    WatchError,
+)
+
+from agent_memory._concurrency import AsyncKeyedLocks
+from agent_memory._core import CLUSTER_ASK, CLUSTER_RAISE, CLUSTER_ROUTE, ClusterCore, key_slot, monotonic_ns
+from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
+from agent_memory.redis.asyncio.client import Redis
+from agent_memory.redis.cluster._async.node import AsyncNodeCalls
+from agent_memory.redis.cluster._async.pipeline import AsyncPipelineRun, async_run_transaction
+from agent_memory.redis.cluster._async.refresher import AsyncRefresher
+from agent_memory.redis.cluster._async.router import NO_SLOT, AsyncRouter
+from agent_memory.redis.cluster.arguments import (
+    check_cluster,
+    check_policy,
+    deadline_s_of,
+    max_retries_of,
+    with_deadline,
+)
+from agent_memory.redis.cluster.views import (
+    MOVED_WHILE_WATCHING,
+    ONE_SLOT,
+    Chosen,
+    annotate,
+    check_coverage,
+    cluster_stats,
+    fill_manager,
+    is_himport,
+    listener_of,
+    slot_of_node,
+    weakly,
+)
+from agent_memory.redis.commands.keys import ONE_KEY
+from agent_memory.redis.commands.packing import refused_words
+from agent_memory.redis.redis_py_internals.cluster import RequestPolicy, announce_view_async
+from agent_memory.redis.redis_py_internals.settings import fill_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping, Sequence
+
+    from agent_memory.redis.commands.bound_command import BoundCommand
+
+__all__ = ["ClusterNode", "RedisCluster"]
+
+UNCOVERED_S: Final = 2.0
+"""How long a call waits for its slot to get an owner."""
+LOOK_S: Final = 0.05
+
+
+class NodeClient(AsyncNodeCalls, Redis[Any]):  # type: ignore[misc]
+    """The client of one node. Its failures go to the cluster's router; commands that reach it name one key, the first word."""
+
+    def __init__(self, router: AsyncRouter, number: int, pool: Any, resilience: ResiliencePolicy | None) -> None:
+        super().__init__(connection_pool=pool, resilience=resilience)
+        self.auto_close_connection_pool = True
+        self.number = number
+        self._router = weakref.ref(router)
+        if self._foreign:
+            raise ValueError("the connections of a cluster client must be redis-py's own, got others")
+
+    def barrier(self) -> bytes | None:
+        """See `AsyncNodeCalls`."""
+        return self._the_router().barrier_of(self.number)
+
+    def _the_router(self) -> AsyncRouter:
+        router = self._router()
+        assert router is not None  # the client that calls holds it
+        return router
+
+    async def _execute_ordinarily(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return await self._the_router().execute(self, args, options, _slot_of_first(args))
+
+    async def _recover_direct(
+        self,
+        transport: Any,
+        command: BoundCommand,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        permit: int,
+        error: Exception,
+    ) -> Any:
+        del transport, command
+        return await self._the_router().go_on(self, args, options, _slot_of_first(args), permit, error)
+
+    async def execute_here(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """A command for this node, guarded; redirects are errors."""
+        command = self.bound_commands[args[0]]
+
+        async def attempt(permit: int, timeout_s: float | None) -> Any:
+            left_s = self._deadline_s if timeout_s is None else timeout_s
+            return await self.attempt(command, args, options, permit, left_s, False)
+
+        return await self.shape(command, await self.guarded(command, attempt), options)
+
+
+def _on_connect_of(method: weakref.WeakMethod[Any]) -> Any:
+    async def on_connect(connection: Any) -> None:
+        bound = method()
+        if bound is not None:
+            await bound(connection)
+
+    return on_connect
+
+
+def _slot_of_first(args: tuple[Any, ...]) -> Any:
+    async def slot_of() -> int:
+        return key_slot(args[1])
+
+    return slot_of
+
+
+async def _no_slot() -> int:
+    return NO_SLOT
+
+
+def _no_route(_key: Any) -> None:
+    return None
+
+
+class ClusterNode(RedisPyClusterNode):
+    """redis-py's node; its commands travel on the cluster client's connection to it."""
+
+    __slots__ = ("_client",)
+
+    _client: NodeClient | None
+
+    async def execute_command(self, *args: Any, asking: bool = False, **kwargs: Any) -> Any:
+        """One command for this node; a redirect is raised."""
+        client = getattr(self, "_client", None)
+        if client is None or is_himport(args):
+            return await super().execute_command(*args, asking=asking, **kwargs)
+        return await client.execute_here(args, kwargs)
+
+
+class RedisCluster(RedisPyCluster):
+    """redis.asyncio's `RedisCluster` on one shared connection per node and event loop, with resilience built in.
+
+    Takes every argument of `redis.asyncio.RedisCluster`, and by keyword:
+
+    - `resilience`: the `ResiliencePolicy` of each node (breaker, budget, probe) and of the calls (retries, deadline). Without
+      a `deadline_s` a call has max(2 x `socket_timeout`, 20 s): a failover costs time, not errors. None: no guards; redirects
+      are followed, failures are raised.
+
+    A write whose outcome is UNKNOWN is raised at once and never repeated. `retry` and `cluster_error_retry_attempts` bound how
+    often a call goes on after failures; without them its deadline does. Not there yet, and refused: `exactly_once`,
+    `cache`, maintenance notifications.
+
+    Raises ValueError for arguments outside their rule. Any number of tasks and event loops may share one client.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        resilience: ResiliencePolicy | None = DEFAULT_RESILIENCE,
+        exactly_once: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_policy(resilience, exactly_once)
+        given = check_cluster(RedisPyCluster, args, kwargs, asynchronous=True)
+        super().__init__(*args, **kwargs)
+        deadline_s = deadline_s_of(resilience, given)
+        self._resilience = with_deadline(resilience, deadline_s)
+        self._router = AsyncRouter(weakly(self._make_node), exchange, deadline_s, max_retries_of(given))
+        self._refresher = AsyncRefresher(self._router, weakly(self._view_changed))
+        seeds = [(node.host, int(node.port)) for node in self.startup_nodes]
+        self._core = self._router.core = ClusterCore(
+            seeds,
+            weakly(self._router.node),
+            remap=self.nodes_manager.address_remap,
+            wake=weakly(self._router.waiters.wake),
+            refresh_due=weakly(self._refresher.hurry),
+            failover_wait_s=deadline_s,
+            is_tls="ssl_ca_certs" in self.connection_kwargs,
+        )
+        self._opening = AsyncKeyedLocks()
+        self._route: Any = _no_route
+        self._filled = -1
+        self._reads_elsewhere = bool(self.read_from_replicas or self.load_balancing_strategy)
+        self.startup_nodes = [self._node_of(number, *seed, None) for number, seed in enumerate(seeds)]
+        cast(Any, self.nodes_manager).startup_nodes = {node.name: node for node in self.startup_nodes}
+
+    # --- nodes ----------------------------------------------------------------------------------------------------
+
+    def _make_node(self, number: int, host: str, port: int) -> NodeClient:
+        arguments = dict(self.connection_kwargs)
+        callbacks = arguments.pop("response_callbacks")
+        arguments.pop("retry", None)
+        fill_arguments(arguments, asynchronous=True)
+        if "redis_connect_func" in arguments:
+            arguments["redis_connect_func"] = _on_connect_of(weakref.WeakMethod(self.on_connect))
+        pool = ConnectionPool(host=host, port=port, **arguments)
+        client = NodeClient(self._router, number, pool, self._resilience)
+        client.response_callbacks = callbacks
+        if client.guard is not None:
+            client.guard.add_listener(listener_of(weakref.ref(self._router), weakref.ref(client.guard), number))
+        return client
+
+    def _node_of(self, number: int, host: str, port: int, role: str | None) -> ClusterNode:
+        """redis-py's node object for a node, the one that users have already where there is one."""
+        node = self.nodes_manager.nodes_cache.get(f"{host}:{port}")
+        if not isinstance(node, ClusterNode):
+            node = ClusterNode(host, port, role, **self.connection_kwargs)
+        node.server_type = role
+        node._client = self._core.handle(number)
+        return node
+
+    async def initialize(
+        self,
+        additional_startup_nodes_info: list[tuple[str, int]] | None = None,
+        last_failed_node_name: str | None = None,
+    ) -> Self:
+        """Ask the startup nodes for the topology, unless it is known.
+
+        Raises RedisClusterException where none answers, or where slots have no owner though `require_full_coverage` is set.
+        """
+        del additional_startup_nodes_info, last_failed_node_name  # the core knows which nodes to ask
+        if self._initialize:
+            async with self._opening.hold("open"):
+                if self._initialize:
+                    await self._open()
+        return self
+
+    async def _open(self) -> None:
+        try:
+            await self._refresher.first_view(self._router.deadline_s)
+            self._fill()
+            check_coverage(self.nodes_manager)
+            await self.commands_parser.initialize(self.nodes_manager.default_node)
+        except BaseException:
+            await self._close_nodes()
+            raise
+        self._initialize = False
+        self._route = self._core.route
+        self._refresher.ensure_running()
+
+    def _fill(self) -> None:
+        """Give `nodes_manager` what the core knows."""
+        self._filled = self._core.version
+        fill_manager(self.nodes_manager, self._core, self._node_of)
+        self.commands_parser.node = self.nodes_manager.default_node
+
+    async def _view_changed(self) -> None:
+        """The core has accepted another view."""
+        if self._initialize:
+            return
+        self._fill()
+        await announce_view_async(self)
+        for number in self._core.retirable():
+            retired = self._core.retire(number)
+            if retired is not None:
+                await retired.connection_pool.disconnect(inuse_connections=False)
+
+    def _client_of(self, node: Any) -> NodeClient | None:
+        """The client of a node object, also of one that a user has made; None where the cluster has no such node."""
+        client = getattr(node, "_client", None)
+        if client is None:
+            known = self.nodes_manager.nodes_cache.get(node.name)
+            client = getattr(known, "_client", None)
+        return client
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def execute_command(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:  # type: ignore[override]
+        """Send one command to the node of its key, or to those that its policy or `target_nodes` name."""
+        name = args[0]
+        if name in ONE_KEY and not ("target_nodes" in kwargs or (self._reads_elsewhere and name in READ_COMMANDS)):
+            try:
+                node = self._route(args[1])
+            except (IndexError, TypeError):
+                node = None
+            if node is not None:
+                return node.execute_command(*args, **kwargs)  # type: ignore[no-any-return]
+        return self._execute_anyhow(args, kwargs)
+
+    async def _execute_anyhow(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """The same where there is no node to send it to at once."""
+        if self._initialize:
+            await self.initialize()
+        elif self._filled != self._core.version:
+            self._fill()
+        name = args[0]
+        if name not in ONE_KEY or "target_nodes" in options or len(args) == 1:
+            return await super().execute_command(*args, **options)
+        if self._reads_elsewhere and name in READ_COMMANDS:
+            return await super().execute_command(*args, **options)
+        try:
+            slot = key_slot(args[1])
+        except TypeError as error:
+            raise refused_words(error) from None
+        node = await self._owner_of(slot)
+        return await node.execute_command(*args, **options)
+
+    async def _owner_of(self, slot: int) -> NodeClient:
+        """The node of a slot; waits a little where it has none. Raises SlotNotCoveredError."""
+        until_ns = monotonic_ns() + int(UNCOVERED_S * 1e9)
+        while (node := self._core.route_slot(slot)) is None:
+            if monotonic_ns() >= until_ns:
+                raise SlotNotCoveredError(
+                    f'Slot "{slot}" not covered by the cluster. '
+                    f'"require_full_coverage={self.nodes_manager.require_full_coverage}"'
+                )
+            self._core.want_refresh("unknown")
+            await asyncio.sleep(LOOK_S)
+        return cast(NodeClient, node)
+
+    def _parse_target_nodes(self, target_nodes: Any) -> list[Any]:
+        return [Chosen(node) for node in super()._parse_target_nodes(target_nodes)]
+
+    async def _execute_command(self, target_node: Any, *args: Any, **kwargs: Any) -> Any:
+        """What redis-py's `execute_command` sends to one node."""
+        chosen = isinstance(target_node, Chosen)
+        node = target_node.node if chosen else target_node
+        client = self._client_of(node)
+        if client is None or is_himport(args):
+            return await super()._execute_command(node, *args, **kwargs)
+        return await self._router.execute(client, args, kwargs, _no_slot if chosen else self._slot_finder(args))
+
+    def _slot_finder(self, args: tuple[Any, ...]) -> Any:
+        """Finds out the slot of a command that redis-py has placed."""
+
+        async def slot_of() -> int:
+            flag = self.command_flags.get(args[0])
+            if flag in self._command_flags_mapping and flag != SLOT_ID:
+                return NO_SLOT
+            try:
+                return await self._determine_slot(*args)
+            except Exception:  # no keys, or no node that could say which: it stays with its node
+                return NO_SLOT
+
+        return slot_of
+
+    # --- pipelines ------------------------------------------------------------------------------------------------
+
+    def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
+        """A pipeline over all nodes, or with `transaction` a transaction on the node of its keys' slot."""
+        if shard_hint:
+            raise RedisClusterException("shard_hint is deprecated in cluster mode")
+        return ClusterPipeline(self, transaction)
+
+    async def _run_pipeline(self, commands: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
+        """The results of commands by position, errors as values."""
+        if self._initialize:
+            await self.initialize()
+        elif self._filled != self._core.version:
+            self._fill()
+        places: list[int] = []
+        slots: dict[int, int] = {}
+        for number, (args, options) in enumerate(commands):
+            targets = options.pop("target_nodes", None)
+            if targets is None and args[0] in ONE_KEY and len(args) > 1:
+                places.append(1)
+                continue
+            slots[number] = await self._slot_in_pipeline(args, targets)
+            places.append(0)
+        return await AsyncPipelineRun(self._router, commands, places, slots).run()
+
+    async def _slot_in_pipeline(self, args: tuple[Any, ...], targets: Any) -> int:
+        """The slot of a command that redis-py places: that of its keys, or one of the node that it is for."""
+        if targets and not self._is_node_flag(targets):
+            nodes = [chosen.node for chosen in self._parse_target_nodes(targets)]
+        else:
+            policies = await self._policy_resolver.resolve(args[0].lower())
+            policy = None if policies is None else policies.request_policy
+            flag = targets or self.command_flags.get(args[0])
+            if (policy in (None, RequestPolicy.DEFAULT_KEYED) and flag is None) or flag == SLOT_ID:
+                return int(await self._determine_slot(*args))
+            nodes = await self._determine_nodes(*args, request_policy=cast(Any, policy), node_flag=targets)
+        if len(nodes) > 1:
+            raise RedisClusterException(f"Too many targets for command {args}")
+        return slot_of_node(self.nodes_manager, nodes[0])
+
+    async def _execute_pipeline_by_slot(  # type: ignore[override]  # redis-py's mixin is that of threads
+        self, command: str, slots_to_args: Mapping[int, Any]
+    ) -> list[Any]:
+        if self._initialize:
+            await self.initialize()
+        if len(slots_to_args) == 1:
+            ((slot, words),) = slots_to_args.items()
+            node = await self._owner_of(slot)
+            return [await node.execute_command(command, *words)]
+        results = await self._run_pipeline([((command, *words), {}) for words in slots_to_args.values()])
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """The figures of the topology under `cluster`, and those of each node's guard under `nodes`, by "host:port"."""
+        return cluster_stats(self._core, self._router.nodes())
+
+    async def aclose(self) -> None:
+        """Close the connections to all nodes, in every event loop; calls under way end with ClientClosedError.
+
+        The client may be used again afterwards: it connects anew.
+        """
+        self._route = _no_route
+        await self._close_nodes()
+        await super().aclose()
+
+    async def _close_nodes(self) -> None:
+        self._router.shared.end()
+        self._router.waiters.wake_all()
+        await self._refresher.stop(0)
+        for node in self._router.nodes():
+            await node.aclose()
+
+
+class PipelineStrategy(RedisPyPipelineStrategy):
+    """How a pipeline that is no transaction is executed."""
+
+    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> list[Any]:
+        """Results by position; raises the first error among them unless `raise_on_error` is false."""
+        if not allow_redirections:
+            raise ValueError("allow_redirections must be True: redirects are always followed, got False")
+        queue, self._command_queue = self._command_queue, []
+        if not queue:
+            return []
+        client: Any = self._pipe.cluster_client
+        results: list[Any] = await client._run_pipeline([(one.args, one.kwargs) for one in queue])
+        if raise_on_error:
+            for one, result in zip(queue, results, strict=True):
+                if isinstance(result, Exception):
+                    annotate(result, one.position + 1, one.args)
+                    raise result
+        return results
+
+
+class TransactionStrategy(RedisPyTransactionStrategy):
+    """How a transaction is executed: MULTI to EXEC in one buffer; with WATCH on a leased connection of the slot's owner."""
+
+    def __init__(self, pipe: Any) -> None:
+        super().__init__(pipe)
+        self._client: Any = pipe.cluster_client
+        self._leased: Any = None
+        self._slot: int | None = None
+
+    def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Collect a command, or send it at once where WATCH has begun and MULTI has not."""
+        if (self._leased is not None or args[0] in self.IMMEDIATE_EXECUTE_COMMANDS) and not self._explicit_transaction:
+            return self._execute_at_once(args, kwargs)
+        self._command_queue.append(PipelineCommand(len(self._command_queue), *args, **kwargs))
+        return self._pipe
+
+    async def _slot_of(self, args: tuple[Any, ...]) -> int:
+        if args[0] in ONE_KEY and len(args) > 1:
+            return key_slot(args[1])
+        return int(await self._client._determine_slot(*args))
+
+    async def _execute_at_once(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if self._client._initialize:
+            await self._client.initialize()
+        if args[0] == "UNWATCH":
+            if self._leased is not None:
+                await self.reset_lease()
+            return True
+        slots = {key_slot(key) for key in args[1:]} if args[0] == "WATCH" else {await self._slot_of(args)}
+        if self._slot is not None:
+            slots.add(self._slot)
+        if len(slots) > 1:
+            raise CrossSlotTransactionError("Cannot watch or send commands on different slots")
+        (self._slot,) = slots
+        if self._leased is None:
+            self._watching = True
+            return await self._begin_watching(args, options)
+        try:
+            return await self._leased.execute_command(*args, **options)
+        except self.SLOT_REDIRECT_ERRORS as error:
+            raise WatchError(MOVED_WHILE_WATCHING) from error
+
+    async def _begin_watching(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """The first WATCH, which goes where the slot is now."""
+        assert self._slot is not None
+        router = self._client._router
+        started_ns = monotonic_ns()
+        deadline_ns = started_ns + int(router.deadline_s * 1e9)
+        node = await self._client._owner_of(self._slot)
+        progress = 0
+        while True:
+            leased = node.pipeline(True)
+            sent_ns = monotonic_ns()
+            try:
+                reply = await leased.execute_command(*args, **options)
+            except ResponseError as error:
+                await leased.reset()
+                action, number, pause_s, progress = router.core.redirect(
+                    error, node.number, progress, sent_ns, deadline_ns
+                )
+                if action in (CLUSTER_RAISE, CLUSTER_ASK):
+                    raise
+                await asyncio.sleep(pause_s)
+                node = router.core.route_slot(self._slot) if action == CLUSTER_ROUTE else router.core.handle(number)
+            except BaseException:
+                await leased.reset()
+                raise
+            else:
+                self._leased = leased
+                return reply
+
+    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> list[Any]:
+        """Results by position. Raises WatchError where watched keys have changed or moved, and the first error among them."""
+        if not allow_redirections:
+            raise ValueError("allow_redirections must be True: redirects are always followed, got False")
+        queue = self._command_queue
+        if self._leased is None:
+            return await self._execute_unwatched(queue, raise_on_error) if queue else []
+        leased = self._leased
+        if not leased.explicit_transaction:
+            leased.multi()
+        for one in queue:
+            if await self._slot_of(one.args) != self._slot:
+                raise CrossSlotTransactionError(ONE_SLOT)
+            leased.execute_command(*one.args, **one.kwargs)
+        try:
+            return cast("list[Any]", await leased.execute(raise_on_error))
+        except self.SLOT_REDIRECT_ERRORS as error:
+            raise WatchError(MOVED_WHILE_WATCHING) from error
+
+    async def _execute_unwatched(self, queue: list[Any], raise_on_error: bool) -> list[Any]:
+        if self._client._initialize:
+            await self._client.initialize()
+        slots = {await self._slot_of(one.args) for one in queue}
+        if len(slots) > 1:
+            raise CrossSlotTransactionError(ONE_SLOT)
+        commands = [(one.args, one.kwargs) for one in queue]
+        return await async_run_transaction(self._client._router, self, commands, slots.pop(), raise_on_error)
+
+    # What shaping the replies asks for.
+
+    async def owner_of(self, slot: int) -> Any:
+        """The node of a slot."""
+        return await self._client._owner_of(slot)
+
+    def annotate_exception(self, error: Exception, number: int, args: tuple[Any, ...]) -> None:
+        """Name the command in its error."""
+        cast(Any, self)._annotate_exception(error, number, args)
+
+    def raise_first_error(self, commands: Any, results: list[Any]) -> None:
+        """Raise the first error of a transaction."""
+        for number, ((args, _), result) in enumerate(zip(commands, results, strict=True)):
+            if isinstance(result, ResponseError):
+                cast(Any, self)._annotate_exception(result, number + 1, args)
+                raise result
+
+    async def reset_lease(self) -> None:
+        """Give the leased connection back, unwatched."""
+        leased, self._leased, self._slot = self._leased, None, None
+        self._watching = False
+        if leased is not None:
+            await leased.reset()
+
+    async def reset(self) -> None:
+        """Empty the transaction and end its WATCH."""
+        await self.reset_lease()
+        await cast(Any, super()).reset()
+
+
+class ClusterPipeline(RedisPyClusterPipeline):
+    """redis.asyncio's cluster pipeline on our transports.
+
+    Each node gets its commands in one buffer; all are written before a reply is read; results come by position. A redirected
+    command goes again, in the order of its slot. What may have been executed is never sent again: its result is an error with
+    outcome UNKNOWN, unless the pipeline only reads.
+    """
+
+    def __init__(self, client: RedisCluster, transaction: bool | None = None) -> None:
+        super().__init__(client, transaction)
+        self._event_dispatcher = client._event_dispatcher
+        self._execution_strategy = TransactionStrategy(self) if transaction else PipelineStrategy(self)
+
+
+async def exchange(batches: Sequence[tuple[Any, bytes, int, list[int]]], timeout_s: float) -> list[Any]:
+    """Send packed commands to several nodes, all before any reply is read; a list of replies or an error for each."""
+
+    async def send(node: Any, packed: bytes, count: int, raw: list[int]) -> Any:
+        try:
+            return await node.send_many(packed, count, raw, timeout_s)
+        except Exception as error:
+            return error
+
+    if len(batches) == 1:
+        return [await send(*batches[0])]
+    return await asyncio.gather(*(send(*batch) for batch in batches))

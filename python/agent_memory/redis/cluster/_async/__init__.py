@@ -1,0 +1,1 @@
+"""See `agent_memory.redis.cluster`."""

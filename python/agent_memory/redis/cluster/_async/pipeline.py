@@ -1,0 +1,231 @@
+"""Pipelines and transactions of a cluster: carried out round by round, as the core's `ClusterPipeline` splits them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ExecAbortError,
+    MovedError,
+    ReadOnlyError,
+    ResponseError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
+
+from agent_memory._concurrency import ASYNC
+from agent_memory._core import CLUSTER_WAIT, CLUSTER_WAIT_ROUTE, ClusterBatch, ClusterPipeline, monotonic_ns
+from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisUnavailableError
+from agent_memory.policy import FailureKind
+from agent_memory.redis.cluster._async.router import LOOK_AGAIN_S, AsyncRoutedCall
+from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.prepared_pipeline import (
+    PreparedPipeline,
+    pipeline_operation,
+    pipeline_results,
+    prepare_pipeline,
+)
+from agent_memory.redis.error_outcomes import classify, describe
+from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
+
+if TYPE_CHECKING:
+    from agent_memory.redis.cluster._async.router import AsyncRouter
+
+    Command = tuple[tuple[Any, ...], dict[str, Any]]
+
+__all__ = ["AsyncPipelineRun", "async_run_transaction"]
+
+MAX_READS_REPEATED: Final = 3
+"""How often a pipeline that only reads is sent again to a node after its connection was lost."""
+NO_NODE: Final = -1
+"""Stands for the node of a slot without an owner."""
+BARRED: Final = "not sent: the outcome of a command before it, in the same slot, is unknown"
+REDIRECTS: Final = (MovedError, AskError, TryAgainError, ClusterDownError, ReadOnlyError)
+"""Error replies after which a transaction that was aborted goes to another node, or waits."""
+
+
+class AsyncPipelineRun:
+    """One execution of a pipeline. Used by one caller."""
+
+    def __init__(
+        self, router: AsyncRouter, commands: Sequence[Command], places: Sequence[int], slots: dict[int, int]
+    ) -> None:
+        self._router, self._commands = router, commands
+        self._started_ns = monotonic_ns()
+        self._deadline_ns = self._started_ns + int(router.deadline_s * 1e9)
+        self._pipeline = ClusterPipeline(
+            router.core, [args for args, _ in commands], places, self._deadline_ns, slots or None
+        )
+        self._operation = ""
+        self._reads = 0
+        self._has_raw = any(NEVER_DECODE in options for _, options in commands)
+        self._nodes: list[Any] = [None] * len(commands)
+
+    async def run(self) -> list[Any]:
+        """The results by position: replies as redis-py's nodes show them, or errors."""
+        pipeline = self._pipeline
+        while (due := pipeline.next_round()) is not None:
+            pause_s, batches, homeless = due
+            if pause_s > 0 and await self._router.shared.pause(self._started_ns, pause_s):
+                pipeline.give_up(ClientClosedError(outcome=Outcome.NOT_SENT))
+                continue
+            await self._send(batches)
+            if homeless >= 0:
+                covered = SlotNotCoveredError(f'Slot "{homeless}" not covered by the cluster.')
+                await self._wait(NO_NODE, homeless, covered)
+        results = pipeline.results(RedisUnavailableError(BARRED, outcome=Outcome.NOT_SENT))
+        if ASYNC:
+            return [await one if hasattr(one, "__await__") else one for one in self._shaped(results)]
+        return self._shaped(results)
+
+    async def _send(self, batches: list[ClusterBatch]) -> None:
+        """One round: every batch is written before a reply is read."""
+        admitted: list[tuple[ClusterBatch, Any, int]] = []
+        stuck: list[tuple[ClusterBatch, Exception]] = []
+        for batch in batches:
+            node = batch.handle
+            command = node.bound_commands[self._name_of(node)]
+            try:
+                admitted.append((batch, command, command.admit()))
+            except CircuitOpenError as error:
+                node._note_rejection()
+                self._pipeline.failed(batch, [], error, False, monotonic_ns())
+                stuck.append((batch, error))
+        left_s = max(0.001, (self._deadline_ns - monotonic_ns()) / 1e9)
+        try:
+            outcomes = await self._router.exchange(
+                [(batch.handle, batch.packed, batch.count, self._raw_of(batch)) for batch, _, _ in admitted], left_s
+            )
+        except BaseException:
+            for _, command, permit in admitted:
+                command.abandon(permit)
+            raise
+        for (batch, command, permit), answer in zip(admitted, outcomes, strict=True):
+            if isinstance(answer, Exception):
+                if self._fail(batch, command, permit, answer):
+                    stuck.append((batch, answer))
+                continue
+            command.success(permit)
+            for place in batch.positions:
+                self._nodes[place] = batch.handle
+            self._pipeline.answered(batch, answer, permit)
+        for batch, reason in stuck:
+            await self._wait(batch.node, batch.slot, reason)
+
+    def _name_of(self, node: Any) -> str:
+        if not self._operation:
+            self._operation = pipeline_operation(node.bound_commands, self._commands, False)
+        return self._operation
+
+    def _raw_of(self, batch: ClusterBatch) -> list[int]:
+        """Which of the replies stay bytes."""
+        if not self._has_raw:
+            return []
+        return [
+            reply
+            for place, reply in zip(batch.positions, batch.reply_places, strict=True)
+            if NEVER_DECODE in self._commands[place][1]
+        ]
+
+    def _fail(self, batch: ClusterBatch, command: Any, permit: int, error: Exception) -> bool:
+        """A batch was lost; returns whether what is left of it goes again."""
+        kind, outcome = classify(error)
+        if kind is None:
+            command.abandon(permit)
+            kind = FailureKind.OTHER
+        else:
+            command.failure(permit, kind, outcome, 0, permit, permit)  # past its deadline: only counted
+        if kind is not FailureKind.CLIENT:
+            self._router.core.node_failed(batch.node)
+        describe(error, batch.handle.guard, self._operation)
+        again = outcome is Outcome.NOT_SENT
+        if not again and command.only_reads and self._reads < MAX_READS_REPEATED:
+            self._reads += 1
+            again = True
+        if isinstance(error, ClientClosedError) or self._router.shared.was_closed_since(self._started_ns):
+            again = False
+        self._pipeline.failed(batch, [] if again else list(getattr(error, "replies", ())), error, not again, permit)
+        return again
+
+    async def _wait(self, node: int, slot: int, error: Exception) -> None:
+        """Before what was not sent to this node goes again."""
+        router = self._router
+        left_s = (self._deadline_ns - monotonic_ns()) / 1e9
+        if left_s <= 0 or router.shared.was_closed_since(self._started_ns):
+            self._pipeline.give_up(error)
+            return
+        verdict = router.core.wait_or_reject(node, slot, isinstance(error, CircuitOpenError))
+        if verdict == CLUSTER_WAIT:
+            try:
+                await router.waiters.wait(node, min(LOOK_AGAIN_S, left_s))
+            finally:
+                router.core.end_waiting(node)
+        elif verdict != CLUSTER_WAIT_ROUTE:
+            self._pipeline.give_up(error)
+
+    def _shaped(self, results: list[Any]) -> list[Any]:
+        """The results as redis-py's nodes show them; asyncio's callbacks may give awaitables."""
+        callbacks: dict[int, Any] = {}
+        shaped = []
+        for (args, options), node, reply in zip(self._commands, self._nodes, results, strict=True):
+            if isinstance(reply, Exception):
+                empty = EMPTY_RESPONSE in options and isinstance(reply, ResponseError)
+                shaped.append(options[EMPTY_RESPONSE] if empty else reply)
+                continue
+            known = callbacks.get(node.number)
+            if known is None:
+                known = callbacks[node.number] = node.callbacks_for(node.transport_here().protocol)
+            callback = callback_of(known, args[0])
+            shaped.append(reply if callback is None else call_back(callback, reply, options))
+        return shaped
+
+
+class _RoutedTransaction(AsyncRoutedCall):
+    """MULTI … EXEC in one buffer, which goes from node to node as a whole."""
+
+    __slots__ = ("_commands", "_prepared")
+
+    _commands: Sequence[Command]
+    _prepared: PreparedPipeline
+
+    async def _attempt(self, node: Any, command: Any, permit: int, left_s: float, asking: bool) -> Any:
+        prepared = prepare_pipeline(node.bound_commands, self._commands, True)
+        if prepared is None:
+            raise NotImplementedError("a transaction of a cluster must not hold blocking commands, nor over 4,000")
+        self._prepared = prepared
+        packed, count = next(prepared.windows())
+        replies = await node.send_transaction(packed, count, prepared.raw, left_s, asking)
+        last = replies[-1]
+        if isinstance(last, ExecAbortError):
+            # It was not executed: what was refused while queueing says why.
+            return next((reply for reply in replies if isinstance(reply, REDIRECTS)), replies)
+        return last if isinstance(last, REDIRECTS) else replies
+
+    async def _shape(self, node: Any, command: Any, reply: Any) -> Any:
+        return (node, self._prepared, reply)
+
+
+async def async_run_transaction(
+    router: AsyncRouter, pipeline: Any, commands: Sequence[Command], slot: int, raise_on_error: bool
+) -> list[Any]:
+    """The results of a transaction whose keys are all in `slot`.
+
+    Raises the first error among them if `raise_on_error`, CircuitOpenError, and what the connection raises.
+    """
+
+    async def slot_of() -> int:
+        return slot
+
+    node = await pipeline.owner_of(slot)
+    operation = pipeline_operation(node.bound_commands, commands, False)
+    call = _RoutedTransaction(router, node, (operation,), {}, slot_of)
+    call._commands = commands
+    node, prepared, replies = cast("tuple[Any, PreparedPipeline, list[Any]]", await call.run())
+    callbacks = node.callbacks_for(node.transport_here().protocol)
+    if ASYNC:
+        results = pipeline_results(pipeline, callbacks, prepared, replies, raise_on_error)
+        return [await one if hasattr(one, "__await__") else one for one in results]
+    return pipeline_results(pipeline, callbacks, prepared, replies, raise_on_error)
