@@ -233,6 +233,16 @@ def test_a_loop_of_redirects_ends():
     assert actions == [CLUSTER_SEND] * 8 + [CLUSTER_RAISE]
 
 
+def test_a_key_that_has_not_arrived_yet_is_no_loop():
+    core = covered()
+    progress, one = 0, core.owner(0)
+    for _ in range(20):
+        action, target, _, progress = core.redirect(error("ASK 0 10.0.0.4:7004"), one, progress, monotonic_ns(), 0)
+        assert action == CLUSTER_ASK
+        action, _, _, progress = core.redirect(error("TRYAGAIN Multiple keys"), target, progress, monotonic_ns(), 0)
+        assert action == CLUSTER_ROUTE
+
+
 def test_waiting_calls_are_woken_by_the_view_that_moves_their_slot():
     woken, due = [], []
     core = covered(wake=woken.append, refresh_due=lambda: due.append(1), max_waiting_commands=2)
