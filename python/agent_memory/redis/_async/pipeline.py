@@ -21,6 +21,7 @@ from agent_memory.redis.commands.prepared_pipeline import (
 from agent_memory.redis.error_outcomes import as_ours, classify
 from agent_memory.redis.redis_py_internals.leases import drop_idle
 from agent_memory.redis.redis_py_internals.replies import lost_while_watching
+from agent_memory.redis.redis_py_internals.versions import is_open
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
     async def reset(self) -> None:  # type: ignore[override]  # the command of that name is not a pipeline's
         """Empty the pipeline and give its connection back."""
         connection: Any = self.connection
-        if connection is not None and not connection.is_connected:
+        if connection is not None and not is_open(connection):
             self.watching = False  # it ended with its connection: nothing is to be undone on a new one
         await cast(Any, super()).reset()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from redis.asyncio.connection import SSLConnection
-from redis.asyncio.sentinel import MasterNotFoundError, ReplicaNotFoundError, SlaveNotFoundError
+from redis.asyncio.sentinel import MasterNotFoundError, SlaveNotFoundError
 from redis.asyncio.sentinel import SentinelConnectionPool as RedisPySentinelConnectionPool
 from redis.asyncio.sentinel import SentinelManagedConnection as RedisPySentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisPyConnectionError
@@ -27,6 +27,7 @@ from agent_memory.redis.originals import AsyncRedisPySentinel
 from agent_memory.redis.redis_py_internals.pools import trust_async_pool
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
+from agent_memory.redis.redis_py_internals.versions import AsyncReplicaNotFoundError as ReplicaNotFoundError
 
 __all__ = [
     "MasterNotFoundError",

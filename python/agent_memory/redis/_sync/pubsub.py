@@ -59,6 +59,7 @@ from agent_memory.redis.redis_py_internals.subscribers import (
     read_push,
     sending_lock,
 )
+from agent_memory.redis.redis_py_internals.versions import is_open
 from agent_memory.redis.subscriptions.gap import SubscriptionGap
 from agent_memory.redis.subscriptions.pending_replies import Asker, PendingReplies, is_confirmation
 from agent_memory.redis.transport.failures import connect_failure
@@ -264,7 +265,7 @@ class PubSub(RedisPyPubSub):
             if self._held_back is not None:
                 reply, self._held_back = self._held_back, None
                 return reply
-            if not connection.is_connected:
+            if not is_open(connection):
                 taken, unreadable = _INCOMPLETE, None  # of the connection that was lost
                 if not self._restore(until_ns):
                     return None
@@ -479,7 +480,7 @@ class PubSub(RedisPyPubSub):
         """Connect, and subscribe to what was subscribed to; returns whether there was need."""
         with self._connecting:
             connection = self.connection
-            if connection is not None and connection.is_connected:
+            if connection is not None and is_open(connection):
                 return False
             if connection is not None:
                 self._lose(None)

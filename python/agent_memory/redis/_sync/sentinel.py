@@ -18,7 +18,7 @@ from typing import Any, cast
 from redis.connection import SSLConnection
 from redis.exceptions import ConnectionError as RedisPyConnectionError
 from redis.exceptions import ResponseError
-from redis.sentinel import MasterNotFoundError, ReplicaNotFoundError, SlaveNotFoundError
+from redis.sentinel import MasterNotFoundError, SlaveNotFoundError
 from redis.sentinel import SentinelConnectionPool as RedisPySentinelConnectionPool
 from redis.sentinel import SentinelManagedConnection as RedisPySentinelManagedConnection
 
@@ -28,6 +28,7 @@ from agent_memory.redis.originals import RedisPySentinel
 from agent_memory.redis.redis_py_internals.pools import trust_pool
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
+from agent_memory.redis.redis_py_internals.versions import ReplicaNotFoundError
 
 __all__ = [
     "MasterNotFoundError",

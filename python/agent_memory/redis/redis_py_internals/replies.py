@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import hiredis
 from redis._parsers.base import BaseParser
-from redis._parsers.response_callbacks import get_response_callbacks
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
 from redis.exceptions import ResponseError, WatchError
 from redis.utils import str_if_bytes
+
+from agent_memory.redis.redis_py_internals.versions import get_response_callbacks
 
 __all__ = [
     "EMPTY_RESPONSE",

@@ -11,13 +11,13 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis._defaults import DEFAULT_SOCKET_TIMEOUT
 from redis.connection import parse_url
 from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 
 from agent_memory._core import __version__ as VERSION  # noqa: N812
 from agent_memory.redis.redis_py_internals.retries import no_async_retries, no_retries
+from agent_memory.redis.redis_py_internals.versions import DEFAULT_SOCKET_TIMEOUT
 
 __all__ = [
     "DEFAULT_SOCKET_TIMEOUT",
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 # A notice that a server is about to move would relax the timeouts of a redis-py connection; ours are swept elsewhere.
+_ASYNC_MAINTENANCE = int(redis.__version__.split(".")[0]) >= 8
+"""Whether redis-py's asyncio connections know maintenance notifications."""
 _MAINTENANCE_ARGUMENTS = frozenset(
     {
         "maint_notifications_pool_handler",
@@ -49,7 +51,8 @@ def connection_arguments(pool: Any) -> dict[str, Any]:
     arguments = {name: value for name, value in pool.connection_kwargs.items() if name not in _MAINTENANCE_ARGUMENTS}
     arguments["health_check_interval"] = 0
     _fill_driver(arguments, arguments)
-    arguments["maint_notifications_config"] = no_maintenance_notifications()
+    if _ASYNC_MAINTENANCE or not inspect.iscoroutinefunction(pool.get_connection):
+        arguments["maint_notifications_config"] = no_maintenance_notifications()
     return arguments
 
 
@@ -126,7 +129,7 @@ def fill_arguments(arguments: dict[str, Any], given: Mapping[str, Any] | None = 
     given = arguments if given is None else given  # by position, too
     if "retry" not in given:
         arguments["retry"] = no_async_retries() if asynchronous else no_retries()
-    if given.get("maint_notifications_config") is None:
+    if given.get("maint_notifications_config") is None and (not asynchronous or _ASYNC_MAINTENANCE):
         arguments["maint_notifications_config"] = no_maintenance_notifications()
     _fill_driver(arguments, given)
 
@@ -148,7 +151,8 @@ _DRIVER_ARGUMENTS = frozenset({"driver_info", "lib_name", "lib_version"})
 
 def hide_arguments(pool: Any) -> None:
     """Leave what `fill_arguments` chose, which the user did not ask for, out of the pool's repr."""
-    pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry", "driver_info"}
+    if hasattr(pool, "OMIT_REPR_KEYS"):  # redis-py 7's asyncio pools show all
+        pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry", "driver_info"}
 
 
 def no_maintenance_notifications() -> MaintNotificationsConfig:

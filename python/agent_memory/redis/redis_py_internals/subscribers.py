@@ -154,10 +154,11 @@ def can_read(connection: Any, timeout_s: float) -> bool:
 
 async def async_can_read(connection: Any, timeout_s: float) -> bool:
     """The same for asyncio."""
-    if await connection.can_read():
+    look = getattr(connection, "can_read", None) or connection.can_read_destructive  # the latter in redis-py 7
+    if await look():
         return True
     await asyncio.sleep(timeout_s)  # the loop reads meanwhile
-    return bool(await connection.can_read())
+    return bool(await look())
 
 
 def announce_subscriber(subscriber: Any, asynchronous: bool) -> None:
