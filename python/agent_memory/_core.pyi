@@ -54,6 +54,7 @@ __all__ = [
     "choose_level",
     "copy_checksum",
     "decode_copy",
+    "decode_dirty_copies",
     "encode_copy",
     "encode_vector",
     "erase_agent",
@@ -127,6 +128,9 @@ def encode_copy(copy: tuple[Any, ...], epoch: str, is_dirty: bool, /) -> bytes: 
 def decode_copy(
     value: bytes, memory_id: str, agent_id: str, /
 ) -> tuple[tuple[Any, ...], bool, tuple[str, int, int, int, str]]: ...
+def decode_dirty_copies(
+    values: list[bytes | None], ids: list[str], agent_id: str, /
+) -> tuple[list[tuple[Any, ...]], str, list[int], list[int]]: ...
 def encode_vector(vector: object, max_dimensions: int, /) -> bytes | None: ...
 def split_export_line(line: object, /) -> tuple[str, bytes] | None: ...
 def exponential_backoff(attempt: int, base_delay: float = 0.5, max_delay: float = 30.0) -> float: ...

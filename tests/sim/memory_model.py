@@ -51,7 +51,7 @@ def rules_without(*names):
     rules.deletes_leave_tombstones = rules.carried_epochs_are_checked = rules.read_epochs_are_checked = True
     rules.late_floors_follow_the_clock = rules.sync_drops_the_beaten = rules.redis_follows_the_feed = True
     rules.cursor_precedes_the_epoch = rules.dirty_copies_are_compared = rules.sequence_is_taken_in_order = True
-    rules.epochs_have_a_nonce = True
+    rules.epochs_have_a_nonce = rules.puts_follow_only_what_is_next = rules.puts_follow_with_late_floors = True
     rules.leases_are_trusted = False
     for name in names:
         ABLATIONS[name](rules)
@@ -85,6 +85,8 @@ ABLATIONS = {
     "R7 leases are not trusted": _set(leases_are_trusted=True),
     "the feed reaches Redis": _set(redis_follows_the_feed=False),
     "the cursor precedes the epoch": _set(cursor_precedes_the_epoch=False),
+    "puts follow only what is next in the feed": _set(puts_follow_only_what_is_next=False),
+    "puts that follow raise late floors": _set(puts_follow_with_late_floors=False),
     "sequence numbers are taken in order": _set(sequence_is_taken_in_order=False),
 }
 
@@ -145,6 +147,10 @@ class ModelSQL:
             return
         stamp = seen.stamp._replace(version=self.rules.moved_version(seen.stamp.version))
         self._commit(memory, Row(stamp, seen.payload, tier))
+
+    def seq_of(self, memory):
+        """The last place of a memory in the feed."""
+        return max((seq for seq, one in self.feed if one == memory), default=0)
 
     def changes(self, after):
         """The feed after a sequence number: the highest number and the memories, each with the row it has now."""
@@ -216,12 +222,25 @@ class ModelRedis:
     def current_epoch(self):
         return self._current()
 
-    def put_clean(self, memory, stamp, payload, epoch):
-        """A copy that SQL holds; dropped unless it beats what is here and is of this epoch."""
+    def put_clean(self, memory, stamp, payload, epoch, seq=0):
+        """A copy that SQL holds, at this place of its feed; dropped unless it beats what is here and is of this epoch."""
+        if self.rules.carried_epochs_are_checked and (epoch is None or epoch != self._current()):
+            return "epoch"
+        answer = self._put_clean(memory, stamp, payload)
+        self._follow_next(epoch, memory, stamp, seq)
+        return answer
+
+    def _follow_next(self, epoch, memory, stamp, seq):
+        """Where a row that was just written is the next of the feed, the feed need not bring it."""
+        if seq and (self.cursor == seq - 1 or not self.rules.puts_follow_only_what_is_next):
+            if self.rules.puts_follow_with_late_floors:
+                self.follow(epoch, seq, {memory: stamp})
+            elif epoch == self._current():
+                self.cursor = max(self.cursor, seq)
+
+    def _put_clean(self, memory, stamp, payload):
         rules = self.rules
         current = self._current()
-        if rules.carried_epochs_are_checked and (epoch is None or epoch != current):
-            return "epoch"
         held = self._valid(memory)
         if rules.redis_is_guarded:
             if rules.floor_refuses(self.floors.get(memory), stamp):
@@ -268,8 +287,12 @@ class ModelRedis:
         self.copies[memory] = Held(stamp, payload, True, None)
         return "ok"
 
-    def mark_clean(self, memory, stamp, epoch):
+    def mark_clean(self, memory, stamp, epoch, seq=0):
         """After SQL took the copy: clean it is, if it is still the same one. A tombstone leaves its floor only."""
+        self._mark_clean(memory, stamp, epoch)
+        self._follow_next(epoch, memory, stamp, seq)
+
+    def _mark_clean(self, memory, stamp, epoch):
         rules = self.rules
         held = self.copies.get(memory)
         if held is None or not held.dirty or not rules.unchanged(held.stamp, stamp):

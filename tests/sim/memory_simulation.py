@@ -131,10 +131,10 @@ class World:
             cursor = yield "sql", sql.highest, False
         process.epoch = yield "redis", lambda: redis.open_epoch(nonce, cursor), True
 
-    def bring(self, process, memory, stamp, payload, epoch):
+    def bring(self, process, memory, stamp, payload, epoch, seq):
         """Puts a clean copy; returns whether Redis has seen this stamp."""
         redis = self.redis
-        answer = yield "redis", lambda: redis.put_clean(memory, stamp, payload, epoch), True
+        answer = yield "redis", lambda: redis.put_clean(memory, stamp, payload, epoch, seq), True
         if answer == "epoch":
             process.epoch = None
         return answer != "epoch"
@@ -157,7 +157,11 @@ class World:
         writer = self.writer(process, 0)
         try:
             if self.rules.sequence_is_taken_in_order:
-                stamp = yield "sql", lambda: sql.fresh(memory, payload, writer, deleted, expected), False
+                stamp, seq = yield (
+                    "sql",
+                    lambda: (sql.fresh(memory, payload, writer, deleted, expected), sql.seq),
+                    False,
+                )
             else:
                 sql.seq += 1
                 seq = sql.seq
@@ -172,7 +176,7 @@ class World:
         self.note(process.number, "committed", memory, stamp, payload)
         process.learn(memory, stamp)
         self.acknowledged.append((memory, stamp))
-        if (yield from self.bring(process, memory, stamp, payload, epoch)):
+        if (yield from self.bring(process, memory, stamp, payload, epoch, seq)):
             self.must_see(memory, stamp)
 
     def write_dirty(self, process, memory, deleted, create):
@@ -232,12 +236,12 @@ class World:
                 epoch = process.epoch
         except Away:
             pass
-        row = yield "sql", lambda: sql.rows.get(memory), False
+        row, seq = yield "sql", lambda: (sql.rows.get(memory), sql.seq_of(memory)), False
         if held is not None and held.dirty and (row is None or held.stamp > row.stamp):
             return self.judge_read(process, memory, held, due)
         self.judge_read(process, memory, row, due)
         if row is not None:
-            yield from self.bring(process, memory, row.stamp, row.payload, epoch)
+            yield from self.bring(process, memory, row.stamp, row.payload, epoch, seq)
         return None
 
     def judge_read(self, process, memory, found, due):
@@ -255,9 +259,15 @@ class World:
         for memory, held in dirty.items():
             yield from self.open_epoch(process)
             epoch = process.epoch
-            row = yield "sql", lambda m=memory, h=held: sql.absolute(m, h.stamp, h.payload), True
+
+            def commit(m=memory, h=held):
+                before = sql.seq
+                row = sql.absolute(m, h.stamp, h.payload)
+                return row, 0 if sql.seq == before else sql.seq
+
+            row, seq = yield "sql", commit, True
             if row is None or row.stamp == held.stamp:
-                yield "redis", lambda m=memory, h=held, e=epoch: redis.mark_clean(m, h.stamp, e), True
+                yield "redis", lambda m=memory, h=held, e=epoch, s=seq: redis.mark_clean(m, h.stamp, e, s), True
             elif self.rules.sync_drops_the_beaten:
                 yield "redis", lambda m=memory, h=held, r=row: redis.drop_beaten(m, h.stamp, r.stamp), True
 

@@ -20,7 +20,8 @@ Two consequences that the simulation of `tests/sim/` insists on, beyond the rule
 
 - Redis follows the change feed with a cursor per agent: for every row after the cursor the floor is raised and a lower
   copy is dropped. Otherwise a writer that dies between its commit and its put leaves a stale copy for ever. The cursor
-  is set when an epoch begins, before any process may put a clean copy of that epoch.
+  is set when an epoch begins, before any process may put a clean copy of that epoch. A put or a mark of exactly the rows
+  that come next does the same, and moves the cursor past them.
 - A reader that knows a version (its index, its own writes) takes a lower copy for a miss, and a dirty copy
   is compared with SQL while SQL is there: it may have come back with an old snapshot of Redis.
 

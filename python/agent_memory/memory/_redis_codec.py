@@ -17,6 +17,7 @@ __all__ = [
     "TOMBSTONE",
     "RedisHeader",
     "decode_copy",
+    "decode_dirty_copies",
     "encode_copy",
 ]
 
@@ -49,7 +50,17 @@ def decode_copy(value: bytes, memory_id: str, agent_id: str) -> tuple[Copy, Redi
     except ValueError:
         raise CorruptMemoryError(memory_id, "Redis") from None
     copy = Copy._make(words)
-    if has_hash:
-        digest = hash_of(copy.namespace, copy.user_id, copy.content_kind, copy.content)
-        copy = copy._replace(content_hash=digest)
-    return copy, RedisHeader._make(prefix)
+    return _with_hash(copy) if has_hash else copy, RedisHeader._make(prefix)
+
+
+def decode_dirty_copies(values: list[bytes | None], ids: list[str], agent_id: str) -> tuple[list[Copy], str, list[int]]:
+    """The dirty copies among values, their orders (33 characters each), and the places of values that are no intact copies."""
+    words, orders, hashed, damaged = _core.decode_dirty_copies(values, ids, agent_id)
+    copies = list(map(Copy._make, words))
+    for at in hashed:
+        copies[at] = _with_hash(copies[at])
+    return copies, orders, damaged
+
+
+def _with_hash(copy: Copy) -> Copy:
+    return copy._replace(content_hash=hash_of(copy.namespace, copy.user_id, copy.content_kind, copy.content))

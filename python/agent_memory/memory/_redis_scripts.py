@@ -68,11 +68,12 @@ local function member_of(key) return string.sub(key, 11) end
 local function id_of(key) return string.sub(key, id_from) end
 
 local function current_epoch()
-  local epoch = redis.call('HGET', agent, 'e')
+  local state = redis.call('HMGET', agent, 'e', 'c')
+  local epoch = state[1]
   if not epoch then return nil end
   local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
   if string.sub(epoch, 1, 24) ~= string.sub(run_id, 1, 24) then return nil end
-  return epoch
+  return epoch, state[2]
 end
 
 -- state (c, d, t), order (deleted, version, writer: greater as text is greater), version, all that was read; nil where
@@ -129,7 +130,7 @@ end
 local first = 7
 local count = #KEYS - 6
 local answers = {}
-local epoch = current_epoch()
+local epoch, cursor = current_epoch()
 """
 ).lstrip()
 
@@ -150,27 +151,34 @@ return {epoch, state[1] or '0', state[2] or '0', whole(clock)}
 
 PUT_CLEAN: Final = Script(
     "put_clean",
-    # ARGV[4]: residency in microseconds; then the values. Copies that SQL holds: R1, R3, R4.
+    # Copies that SQL holds: R1, R3, R4. ARGV[4]: residency in microseconds; ARGV[5], ARGV[6]: where SQL's feed stood before the
+    # copies and after them, "" where they are no unbroken part of it; then the values.
     _PRELUDE
     + """
 if not epoch or epoch ~= given_epoch then return {string.rep('e', count), '0', '0'} end
 local residency = tonumber(ARGV[4])
 local backstop = whole(math.ceil(residency / 500) + 60000)
+-- The rows that come next in the feed: this does what FOLLOW would do with them, too.
+local follows = ARGV[5] ~= '' and ARGV[5] == cursor
 -- Formatting a number and a call of the server cost about as much as all else that is done for a copy.
 local now, due_at = whole(clock), whole(clock + residency)
-local floor_pairs, time_pairs, due_pairs = {}, {}, {}
+local floor_pairs, time_pairs, due_pairs, ids = {}, {}, {}, {}
+for i = 1, count do ids[i] = id_of(KEYS[first + i - 1]) end
+local held_floors = redis.call('ZMSCORE', floors, unpack(ids))
 for i = 1, count do
-  local key, value = KEYS[first + i - 1], ARGV[4 + i]
-  local id, order = id_of(key), order_of(value)
+  local key, value = KEYS[first + i - 1], ARGV[6 + i]
+  local id, order = ids[i], order_of(value)
   local state, held = header(key, epoch)
-  local floor = tonumber(redis.call('ZSCORE', floors, id))
+  local floor = tonumber(held_floors[i])
   local deleted = string.sub(order, 1, 1) == '1'
   local refused = floor and not deleted and (floor % 2 == 1 or 2 * tonumber(string.sub(order, 2, 17)) < floor)
   local is_cleaned = state == 'd' and held == order
   if refused then
     if held and order > held then drop(key, state) end
+    if follows then raise_floor(id, order, true) end
     answers[i] = 'f'
   elseif held and order <= held and not is_cleaned then
+    if follows then raise_floor(id, order, true) end
     answers[i] = 'h'
   elseif deleted then
     drop(key, state)
@@ -179,7 +187,7 @@ for i = 1, count do
   else
     if state == 'd' then drop(key, state) end
     redis.call('SET', key, value, 'PX', backstop)
-    local highest = raised_floor(floor or 0, order, state == 'd')
+    local highest = raised_floor(floor or 0, order, state == 'd' or follows)
     if highest ~= floor then
       floor_pairs[#floor_pairs + 1] = whole(highest)
       floor_pairs[#floor_pairs + 1] = id
@@ -196,6 +204,7 @@ if #time_pairs > 0 then
   redis.call('ZADD', times, unpack(time_pairs))
   redis.call('ZADD', due, unpack(due_pairs))
 end
+if follows then redis.call('HSET', agent, 'c', ARGV[6]) end
 forget_floors(count + """
     + str(_TRIMMED_BESIDES)
     + """)
@@ -241,40 +250,53 @@ return {table.concat(answers), redis.call('HINCRBY', agent, 'h', 1), redis.call(
 
 MARK: Final = Script(
     "mark",
-    # ARGV[4]: residency; then by turns the order that went to SQL (33 characters) and the one that SQL holds now ("": it):
-    # the dirty copy becomes clean, or goes where SQL holds a greater one. R5.
+    # A dirty copy becomes clean, or goes where SQL holds a greater one: R5. ARGV[4]: residency; ARGV[5], [6]: as in PUT_CLEAN;
+    # ARGV[7]: the orders that went to SQL, 33 characters each; then by turns the number of a copy of which SQL holds a
+    # greater one, and that one's order.
     _PRELUDE
     + """
-local residency = tonumber(ARGV[4])
+local residency, orders = tonumber(ARGV[4]), ARGV[7]
+local is_current = epoch and epoch == given_epoch
+local follows = is_current and ARGV[5] ~= '' and ARGV[5] == cursor
 local backstop = whole(math.ceil(residency / 500) + 60000)
 local now, due_at = whole(clock), whole(clock + residency)
+local greater, ids = {}, {}
+for i = 8, #ARGV, 2 do greater[tonumber(ARGV[i])] = ARGV[i + 1] end
+for i = 1, count do ids[i] = id_of(KEYS[first + i - 1]) end
+local held_floors = redis.call('ZMSCORE', floors, unpack(ids))
 local floor_pairs, time_pairs, due_pairs, cleaned, cleaned_bytes = {}, {}, {}, {}, 0
 for i = 1, count do
-  local key, seen, in_sql = KEYS[first + i - 1], ARGV[3 + 2 * i], ARGV[4 + 2 * i]
-  if in_sql == '' then in_sql = seen end
-  local id, member = id_of(key), member_of(key)
-  local state, held, _, head = header(key, epoch)
-  if (state ~= 'd' and state ~= 't') or held ~= seen then
+  local key, id = KEYS[first + i - 1], ids[i]
+  local seen = string.sub(orders, 33 * i - 32, 33 * i)
+  local head = redis.call('GETRANGE', key, 0, 147)
+  local state, held = string.sub(head, 2, 2), order_of(head)
+  if #head < 148 or (state ~= 'd' and state ~= 't') or held ~= seen then
+    if follows and not greater[i] then
+      state, held = header(key, epoch)
+      if held and seen > held and (state == 'c' or string.sub(seen, 1, 1) == '1') then drop(key, state) end
+      raise_floor(id, seen, true)
+    end
     answers[i] = 'x'
-  elseif in_sql ~= seen or state == 't' or not epoch or epoch ~= given_epoch then
+  elseif greater[i] or state == 't' or not is_current then
     drop(key, state)
-    raise_floor(id, in_sql, true)
+    raise_floor(id, greater[i] or seen, true)
     answers[i] = 'o'
   else
-    cleaned_bytes = cleaned_bytes + redis.call('STRLEN', key)
+    -- The lengths that the header tells: to ask for the value's would be one more call.
+    local vector, texts, content = struct.unpack('<I4I4I4', head, 137)
+    cleaned_bytes = cleaned_bytes + 148 + vector + texts + content
     redis.call('SETRANGE', key, 1, 'c' .. string.sub(head, 3, 36) .. epoch)
     redis.call('PEXPIRE', key, backstop)
-    local floor = tonumber(redis.call('ZSCORE', floors, id) or 0)
-    local highest = raised_floor(floor, in_sql, true)
+    local floor = tonumber(held_floors[i] or 0)
+    local highest = raised_floor(floor, seen, true)
     if highest ~= floor then
       floor_pairs[#floor_pairs + 1] = whole(highest)
       floor_pairs[#floor_pairs + 1] = id
     end
-    cleaned[#cleaned + 1] = member
-    time_pairs[#time_pairs + 1] = now
-    time_pairs[#time_pairs + 1] = id
-    due_pairs[#due_pairs + 1] = due_at
-    due_pairs[#due_pairs + 1] = member
+    local member, at = member_of(key), #cleaned + 1
+    cleaned[at] = member
+    time_pairs[2 * at - 1], time_pairs[2 * at] = now, id
+    due_pairs[2 * at - 1], due_pairs[2 * at] = due_at, member
     answers[i] = 'o'
   end
 end
@@ -285,6 +307,7 @@ if #cleaned > 0 then
   redis.call('ZADD', times, unpack(time_pairs))
   redis.call('ZADD', due, unpack(due_pairs))
 end
+if follows then redis.call('HSET', agent, 'c', ARGV[6]) end
 forget_floors(count + """
     + str(_TRIMMED_BESIDES)
     + """)

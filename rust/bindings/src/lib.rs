@@ -35,6 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(memory::copy::encode_copy, module)?)?;
     module.add_function(wrap_pyfunction!(memory::copy::is_expired, module)?)?;
     module.add_function(wrap_pyfunction!(memory::copy::decode_copy, module)?)?;
+    module.add_function(wrap_pyfunction!(memory::copy::decode_dirty_copies, module)?)?;
     module.add_function(wrap_pyfunction!(memory::copy::encode_vector, module)?)?;
     module.add_function(wrap_pyfunction!(memory::copy::split_export_line, module)?)?;
     module.add_function(wrap_pyfunction!(fence::choose_level, module)?)?;

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_memory.memory import CorruptMemoryError, MemoryId, Tier, _copy, _redis_codec
+from agent_memory.memory._async import redis_tier
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 NAMES = TEXT.filter(lambda text: text and "\0" not in text)
@@ -129,6 +130,27 @@ def test_a_tombstone_keeps_nothing_but_its_place():
     assert len(value) == _redis_codec.HEADER_LENGTH
     decoded, header = _redis_codec.decode_copy(value, "m1", "agent")
     assert (decoded, header.state) == (tombstone, _redis_codec.TOMBSTONE)
+
+
+def test_of_many_values_the_dirty_copies_are_decoded_with_their_orders():
+    made = {"agent_id": "agent", "timestamp": 0.0, "created_us": 1, "writer": 0xAB}
+    dirty = _copy.make_copy(content="x", memory_id="dirty", version=5, deduplicate=True, embedding=[1.0], **made)
+    clean = _copy.make_copy(content="x", memory_id="clean", version=6, **made)
+    tombstone = _copy.tombstone_of("gone", "agent", 7, 2**63 - 1)
+    value = _redis_codec.encode_copy(dirty, dirty=True)
+    values = [None, _redis_codec.encode_copy(tombstone), value, _redis_codec.encode_copy(clean), value[:-1], value]
+    ids = ["absent", "gone", "dirty", "clean", "dirty", "another"]
+
+    copies, orders, damaged = _redis_codec.decode_dirty_copies(values, ids, "agent")
+
+    assert copies == [tombstone, dirty]
+    assert isinstance(copies[0], _copy.Copy)
+    assert copies[1].content_hash
+    assert orders == "10000000000000007" + "7fffffffffffffff" + "00000000000000005" + "00000000000000ab"
+    assert [redis_tier.order_text(copy.stamp) for copy in copies] == [orders[:33], orders[33:]]
+    assert damaged == [4, 5]
+    with pytest.raises(ValueError, match="values must be as many as ids, got 1 and 2"):
+        _redis_codec.decode_dirty_copies([None], ["a", "b"], "agent")
 
 
 def make(**changes):

@@ -6,20 +6,20 @@ twice (R7).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from agent_memory._concurrency import async_gather, async_spawn
+from agent_memory._concurrency import AsyncEvent, async_gather, async_spawn
 from agent_memory.memory._async.clean_copies import AsyncCleanCopies
 from agent_memory.memory._async.dirty_copies import AsyncDirtyCopies
+from agent_memory.memory._async.dirty_parts import AsyncDirtyParts, DirtyPart, Turn
 from agent_memory.memory._async.erasure import AsyncEraser
 from agent_memory.memory._async.feed import AsyncFeed
 from agent_memory.memory._async.indexes import AsyncIndexes
 from agent_memory.memory._async.journal_replay import AsyncJournalReplay
 from agent_memory.memory._async.loader import AsyncDataLoader
 from agent_memory.memory._async.redis_gateway import AsyncRedisGateway
-from agent_memory.memory._async.redis_tier import BUCKETS
+from agent_memory.memory._async.redis_tier import BUCKETS, DirtyReply, Synced
 from agent_memory.memory._async.sql_gateway import AsyncSqlGateway
 from agent_memory.memory._copy_rules import Stamp
 from agent_memory.memory._outcomes import holds, repeated
@@ -28,15 +28,12 @@ from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 from agent_memory.memory.reports import SyncReport
 from agent_memory.memory.settings import SyncSettings
-from agent_memory.memory.stores.operations import WriteStatus
+from agent_memory.memory.stores.operations import WriteResult, WriteStatus
 
 __all__ = ["AsyncSynchronisation"]
 
-PARTS_AT_ONCE: Final = 3
+PARTS_AT_ONCE: Final = 4
 """The most parts of one bucket that are synchronised concurrently; a part has at most `SyncSettings.batch_entries` copies."""
-
-PARTS_OF_A_LOOK: Final = 8
-"""The most parts for which one look at a bucket reads ids."""
 
 
 class AsyncSynchronisation:
@@ -110,99 +107,92 @@ class AsyncSynchronisation:
             self._dirty.note_sizes({bucket: sizes[0][1]})
 
     async def _sync_members(self, bucket: int, report: SyncReport) -> None:
-        tier = self._redis.tier
-        assert tier is not None
-        seen: set[tuple[str, str]] = set()
-        size = min(self._settings.batch_entries, MAX_ENTRIES)
-        while True:
-            members = await self._redis.ask(tier.dirty_members, bucket, limit=PARTS_OF_A_LOOK * size)
-            if members is None:
-                report.remaining = True
-                return
-            fresh = [member for member in members if member not in seen]
-            if not fresh:
-                report.remaining |= bool(members)
-                return
-            seen.update(fresh)
-            by_agent: dict[str, list[str]] = {}
-            for agent_id, memory_id in fresh:
-                by_agent.setdefault(agent_id, []).append(memory_id)
-            parts = deque(
-                (agent_id, ids[start : start + size])
-                for agent_id, ids in by_agent.items()
-                for start in range(0, len(ids), size)
-            )
-            await self._sync_parts(parts, report)
+        parts = AsyncDirtyParts(self._redis, bucket, min(self._settings.batch_entries, MAX_ENTRIES))
+        while await parts.look():
+            if len(parts) == 1:
+                await self._work_off(parts, report)
+            else:
+                await self._work_together(parts, report)
+        report.remaining |= parts.are_left
 
-    async def _sync_parts(self, parts: deque[tuple[str, list[str]]], report: SyncReport) -> None:
+    async def _work_together(self, parts: AsyncDirtyParts, report: SyncReport) -> None:
         """Brings parts into SQL, some at a time: while SQL writes one, Redis answers about others."""
-        if len(parts) == 1:
-            await self.sync_agent(*parts.popleft(), report)
-            return
         reports = [SyncReport() for _ in range(min(PARTS_AT_ONCE, len(parts)))]
         workers = [async_spawn(self._work_off, parts, one, name="agent-memory-sync-part") for one in reports]
         try:
             await async_gather(*workers)
         finally:
-            parts.clear()
+            parts.stop()
             for one in reports:
                 report.synced += one.synced
                 report.beaten += one.beaten
                 report.remaining |= one.remaining
 
-    async def _work_off(self, parts: deque[tuple[str, list[str]]], report: SyncReport) -> None:
-        while True:
+    async def _work_off(self, parts: AsyncDirtyParts, report: SyncReport) -> None:
+        while (part := await parts.take()) is not None:
             try:
-                agent_id, ids = parts.popleft()
-            except IndexError:
-                return
-            try:
-                await self.sync_agent(agent_id, ids, report)
+                await self._sync_part(part, report)
             except BaseException:
-                parts.clear()  # what has stopped this one would stop the others
+                parts.stop()  # what has stopped this one would stop the others
                 raise
+            finally:
+                parts.finish(part)
 
-    async def sync_agent(self, agent_id: str, ids: Sequence[str], report: SyncReport) -> None:
+    async def sync_agent(self, agent_id: str, ids: list[str], report: SyncReport) -> None:
         """Brings dirty copies of one agent, at most MAX_ENTRIES, into SQL."""
+        await self._sync_part(DirtyPart(agent_id, ids, Turn(AsyncEvent(), AsyncEvent()), None), report)
+
+    async def _sync_part(self, part: DirtyPart, report: SyncReport) -> None:
+        """Reads dirty copies from Redis, writes them to SQL, and marks them in Redis.
+
+        Parts that are marked in the order of SQL's feed are known to Redis: it need not follow the feed there.
+        """
+        agent_id, ids, turn, before = part
         tier = self._redis.tier
         assert tier is not None
         epoch = await self._clean.epoch_for(agent_id)
-        reply = await self._redis.ask(tier.read, agent_id, ids)
+        reply = await self._redis.ask(tier.read_dirty, agent_id, ids)
         if reply is None or epoch is None:
             report.remaining = True
             return
         if reply.damaged:
             await self._dirty.quarantine(agent_id, reply.damaged)
-        dirty = [
-            copy for copy, is_dirty in zip(reply.copies, reply.dirty, strict=True) if copy is not None and is_dirty
-        ]
-        if not dirty:
+        if not reply.copies:
             return
-        operations = [repeated(copy) for copy in dirty]
+        operations = [repeated(copy) for copy in reply.copies]
+        if before is not None:
+            await before.written.wait()
+        turn.written.set()
         results = await self._sql.write(operations)
-        seen: list[tuple[str, Stamp, Stamp]] = []
-        changed: list[str] = []
-        for copy, result in zip(dirty, results, strict=True):
+        if before is not None:
+            await before.done.wait()
+        await self._mark(agent_id, reply, results, epoch, report)
+
+    async def _mark(
+        self, agent_id: str, read: DirtyReply, results: Sequence[WriteResult], epoch: str, report: SyncReport
+    ) -> None:
+        tier = self._redis.tier
+        assert tier is not None
+        dirty = read.copies
+        greater: dict[int, Stamp] = {}
+        seqs: list[int] = []
+        for at, (copy, result) in enumerate(zip(dirty, results, strict=True)):
             self._loader.forget_absent(copy.id)
-            stamp = copy.stamp
-            if holds(result, copy):
-                seen.append((copy.id, stamp, stamp))
-                report.synced += 1
-            else:
+            if not holds(result, copy):
                 # Beaten, deleted, erased, or standing for another memory: what SQL holds counts.
                 is_gone = result.status is not WriteStatus.STALE
-                version = max(result.version, copy.version + 1)
-                seen.append((copy.id, stamp, Stamp(is_gone, version, 0)))
-                changed.append(copy.id)
-                report.beaten += 1
-        for start in range(0, len(seen), MAX_ENTRIES):
-            part = seen[start : start + MAX_ENTRIES]
-            answer = await self._redis.ask(tier.mark, agent_id, part, epoch, self._clean.residency_s(Tier.STM))
-            if answer is None:
-                report.remaining = True
-            else:
-                self._dirty.note_bytes(agent_id, answer.number)
-        await self._indexes.forget_beaten(agent_id, changed)
+                greater[at] = Stamp(is_gone, max(result.version, copy.version + 1), 0)
+            elif result.seq and result.id == copy.id:
+                seqs.append(result.seq)
+        report.synced += len(dirty) - len(greater)
+        report.beaten += len(greater)
+        synced = Synced([copy.id for copy in dirty], read.orders, greater, seqs)
+        answer = await self._redis.ask(tier.mark, agent_id, synced, epoch, self._clean.residency_s(Tier.STM))
+        if answer is None:
+            report.remaining = True
+        else:
+            self._dirty.note_bytes(agent_id, answer.number)
+        await self._indexes.forget_beaten(agent_id, [dirty[at].id for at in greater])
 
     async def _evict_bucket(self, bucket: int, now_us: int, report: SyncReport) -> None:
         tier = self._redis.tier

@@ -28,12 +28,22 @@ from agent_memory._concurrency import sleep
 from agent_memory.memory import _redis_scripts
 from agent_memory.memory._copy import Copy
 from agent_memory.memory._copy_rules import MAX_VERSION, REPLAY_LIFETIME_US, Stamp
-from agent_memory.memory._redis_codec import decode_copy, encode_copy
+from agent_memory.memory._redis_codec import decode_copy, decode_dirty_copies, encode_copy
 from agent_memory.memory._redis_scripts import MAX_ENTRIES, Script, parse_answers
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import CorruptMemoryError
 
-__all__ = ["BUCKETS", "RedisTier", "DamagedCopy", "ReadReply", "RedisAnswer", "bucket_of"]
+__all__ = [
+    "BUCKETS",
+    "RedisTier",
+    "DamagedCopy",
+    "DirtyReply",
+    "ReadReply",
+    "RedisAnswer",
+    "Synced",
+    "bucket_of",
+    "order_text",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +84,18 @@ class DamagedCopy(NamedTuple):
     """The SHA-1 of its bytes."""
 
 
+class Synced(NamedTuple):
+    """Dirty copies that went to SQL, and what SQL holds now."""
+
+    ids: Sequence[str]
+    orders: str
+    """Of what went to SQL, as `order_text` gives them, one after the other."""
+    greater: Mapping[int, Stamp]
+    """By their places: what SQL holds of those of which it holds another copy."""
+    seqs: Sequence[int]
+    """The places in SQL's feed that this write gave to copies that it holds now."""
+
+
 class ReadReply(NamedTuple):
     """Copies read from Redis; None where there is no valid one."""
 
@@ -84,6 +106,16 @@ class ReadReply(NamedTuple):
     dirty: list[bool]
     damaged: dict[str, DamagedCopy]
     """Of ids without a valid copy: those with a damaged one that SQL need not have."""
+
+
+class DirtyReply(NamedTuple):
+    """Dirty copies read from Redis."""
+
+    copies: list[Copy]
+    orders: str
+    """Of the copies, as `order_text` gives them, one after the other."""
+    damaged: dict[str, DamagedCopy]
+    """As in `ReadReply`."""
 
 
 def bucket_of(agent_id: str) -> int:
@@ -192,13 +224,16 @@ class RedisTier:
     # --- writing ---
 
     def put_clean(self, copies: Sequence[Copy], epoch: str, residency_s: float) -> RedisAnswer:
-        """Puts copies that SQL holds (tombstones too): at most MAX_ENTRIES, of one agent, with distinct ids."""
+        """Puts copies that SQL holds (tombstones too): at most MAX_ENTRIES, of one agent, with distinct ids.
+
+        Copies that are the next rows of SQL's feed need not be followed any more.
+        """
         values = [encode_copy(copy, epoch) for copy in copies]
         return self._apply(
             _redis_scripts.PUT_CLEAN,
             copies[0].agent_id,
             [copy.id for copy in copies],
-            [_microseconds(residency_s), *values],
+            [_microseconds(residency_s), *_part_of_feed([copy.seq for copy in copies]), *values],
             epoch,
         )
 
@@ -209,14 +244,12 @@ class RedisTier:
             arguments += (encode_copy(copy, dirty=True), "" if base is None else f"{base:016d}")
         return self._apply(_redis_scripts.PUT_DIRTY, copies[0].agent_id, [copy.id for copy in copies], arguments)
 
-    def mark(
-        self, agent_id: str, seen: Sequence[tuple[str, Stamp, Stamp]], epoch: str, residency_s: float
-    ) -> RedisAnswer:
-        """After a sync: (id, stamp that went to SQL, stamp that SQL holds) of dirty copies; clean they are, or gone."""
-        arguments: list[Any] = [_microseconds(residency_s)]
-        for _, went, holds in seen:
-            arguments += (order_text(went), "" if holds is went or holds == went else order_text(holds))
-        return self._apply(_redis_scripts.MARK, agent_id, [memory_id for memory_id, _, _ in seen], arguments, epoch)
+    def mark(self, agent_id: str, synced: Synced, epoch: str, residency_s: float) -> RedisAnswer:
+        """After a sync of at most MAX_ENTRIES dirty copies: those that are unchanged are clean now, or gone."""
+        arguments: list[Any] = [_microseconds(residency_s), *_part_of_feed(synced.seqs), synced.orders]
+        for at, stamp in synced.greater.items():
+            arguments += (at + 1, order_text(stamp))
+        return self._apply(_redis_scripts.MARK, agent_id, synced.ids, arguments, epoch)
 
     def follow(self, agent_id: str, stamps: Sequence[tuple[str, Stamp]], cursor: int, epoch: str) -> RedisAnswer:
         """Rows of SQL's feed up to `cursor`: lower copies go, floors rise."""
@@ -265,6 +298,17 @@ class RedisTier:
             logger.warning("%d cached copies in Redis were damaged, and are read from SQL", len(spoilt))
             self.evict(agent_id, spoilt)
         return ReadReply(epoch, int(reply[1]), int(reply[2]), copies, dirty, damaged)
+
+    def read_dirty(self, agent_id: str, ids: list[str]) -> DirtyReply:
+        """The dirty copies among at most MAX_ENTRIES ids. Damaged clean ones are taken out, as `read` does."""
+        prefix, _ = _agent_keys(agent_id)
+        # Without a script: what is dirty is valid in every epoch, and a script would copy each value once more.
+        values = self.client.execute_command("MGET", *[prefix + _quote_id(memory_id) for memory_id in ids])
+        copies, orders, places = decode_dirty_copies(values, ids, agent_id)
+        damaged: dict[str, DamagedCopy] = {}
+        if places:
+            damaged = self.read(agent_id, [ids[at] for at in places]).damaged
+        return DirtyReply(copies, orders, damaged)
 
     def quarantine(self, agent_id: str, damaged: Mapping[str, DamagedCopy]) -> int:
         """Takes damaged copies out of the way of synchronisation, unless they were replaced; returns how many."""
@@ -395,6 +439,15 @@ def _damaged(value: bytes) -> DamagedCopy:
 def _member(member: bytes) -> tuple[str, str]:
     agent, _, memory_id = member.decode().partition(":")
     return (unquote(agent), unquote(memory_id)) if b"%" in member else (agent, memory_id)
+
+
+def _part_of_feed(seqs: Sequence[int]) -> tuple[str, str]:
+    """Where the feed stood before rows of different memories, and after them; "" where they are no unbroken part of it."""
+    if not seqs:
+        return "", ""
+    first, last = min(seqs), max(seqs)
+    is_unbroken = first > 0 and last - first == len(seqs) - 1
+    return (str(first - 1), str(last)) if is_unbroken else ("", "")
 
 
 def _microseconds(seconds: float) -> str:

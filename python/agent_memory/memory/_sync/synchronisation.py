@@ -8,37 +8,34 @@ twice (R7).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from agent_memory._concurrency import gather, spawn
+from agent_memory._concurrency import Event, gather, spawn
 from agent_memory.memory._copy_rules import Stamp
 from agent_memory.memory._outcomes import holds, repeated
 from agent_memory.memory._redis_scripts import MAX_ENTRIES
 from agent_memory.memory._sync.clean_copies import CleanCopies
 from agent_memory.memory._sync.dirty_copies import DirtyCopies
+from agent_memory.memory._sync.dirty_parts import DirtyPart, DirtyParts, Turn
 from agent_memory.memory._sync.erasure import Eraser
 from agent_memory.memory._sync.feed import Feed
 from agent_memory.memory._sync.indexes import Indexes
 from agent_memory.memory._sync.journal_replay import JournalReplay
 from agent_memory.memory._sync.loader import DataLoader
 from agent_memory.memory._sync.redis_gateway import RedisGateway
-from agent_memory.memory._sync.redis_tier import BUCKETS
+from agent_memory.memory._sync.redis_tier import BUCKETS, DirtyReply, Synced
 from agent_memory.memory._sync.sql_gateway import SqlGateway
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.errors import MemoryStoreUnavailableError
 from agent_memory.memory.reports import SyncReport
 from agent_memory.memory.settings import SyncSettings
-from agent_memory.memory.stores.operations import WriteStatus
+from agent_memory.memory.stores.operations import WriteResult, WriteStatus
 
 __all__ = ["Synchronisation"]
 
-PARTS_AT_ONCE: Final = 3
+PARTS_AT_ONCE: Final = 4
 """The most parts of one bucket that are synchronised concurrently; a part has at most `SyncSettings.batch_entries` copies."""
-
-PARTS_OF_A_LOOK: Final = 8
-"""The most parts for which one look at a bucket reads ids."""
 
 
 class Synchronisation:
@@ -112,99 +109,92 @@ class Synchronisation:
             self._dirty.note_sizes({bucket: sizes[0][1]})
 
     def _sync_members(self, bucket: int, report: SyncReport) -> None:
-        tier = self._redis.tier
-        assert tier is not None
-        seen: set[tuple[str, str]] = set()
-        size = min(self._settings.batch_entries, MAX_ENTRIES)
-        while True:
-            members = self._redis.ask(tier.dirty_members, bucket, limit=PARTS_OF_A_LOOK * size)
-            if members is None:
-                report.remaining = True
-                return
-            fresh = [member for member in members if member not in seen]
-            if not fresh:
-                report.remaining |= bool(members)
-                return
-            seen.update(fresh)
-            by_agent: dict[str, list[str]] = {}
-            for agent_id, memory_id in fresh:
-                by_agent.setdefault(agent_id, []).append(memory_id)
-            parts = deque(
-                (agent_id, ids[start : start + size])
-                for agent_id, ids in by_agent.items()
-                for start in range(0, len(ids), size)
-            )
-            self._sync_parts(parts, report)
+        parts = DirtyParts(self._redis, bucket, min(self._settings.batch_entries, MAX_ENTRIES))
+        while parts.look():
+            if len(parts) == 1:
+                self._work_off(parts, report)
+            else:
+                self._work_together(parts, report)
+        report.remaining |= parts.are_left
 
-    def _sync_parts(self, parts: deque[tuple[str, list[str]]], report: SyncReport) -> None:
+    def _work_together(self, parts: DirtyParts, report: SyncReport) -> None:
         """Brings parts into SQL, some at a time: while SQL writes one, Redis answers about others."""
-        if len(parts) == 1:
-            self.sync_agent(*parts.popleft(), report)
-            return
         reports = [SyncReport() for _ in range(min(PARTS_AT_ONCE, len(parts)))]
         workers = [spawn(self._work_off, parts, one, name="agent-memory-sync-part") for one in reports]
         try:
             gather(*workers)
         finally:
-            parts.clear()
+            parts.stop()
             for one in reports:
                 report.synced += one.synced
                 report.beaten += one.beaten
                 report.remaining |= one.remaining
 
-    def _work_off(self, parts: deque[tuple[str, list[str]]], report: SyncReport) -> None:
-        while True:
+    def _work_off(self, parts: DirtyParts, report: SyncReport) -> None:
+        while (part := parts.take()) is not None:
             try:
-                agent_id, ids = parts.popleft()
-            except IndexError:
-                return
-            try:
-                self.sync_agent(agent_id, ids, report)
+                self._sync_part(part, report)
             except BaseException:
-                parts.clear()  # what has stopped this one would stop the others
+                parts.stop()  # what has stopped this one would stop the others
                 raise
+            finally:
+                parts.finish(part)
 
-    def sync_agent(self, agent_id: str, ids: Sequence[str], report: SyncReport) -> None:
+    def sync_agent(self, agent_id: str, ids: list[str], report: SyncReport) -> None:
         """Brings dirty copies of one agent, at most MAX_ENTRIES, into SQL."""
+        self._sync_part(DirtyPart(agent_id, ids, Turn(Event(), Event()), None), report)
+
+    def _sync_part(self, part: DirtyPart, report: SyncReport) -> None:
+        """Reads dirty copies from Redis, writes them to SQL, and marks them in Redis.
+
+        Parts that are marked in the order of SQL's feed are known to Redis: it need not follow the feed there.
+        """
+        agent_id, ids, turn, before = part
         tier = self._redis.tier
         assert tier is not None
         epoch = self._clean.epoch_for(agent_id)
-        reply = self._redis.ask(tier.read, agent_id, ids)
+        reply = self._redis.ask(tier.read_dirty, agent_id, ids)
         if reply is None or epoch is None:
             report.remaining = True
             return
         if reply.damaged:
             self._dirty.quarantine(agent_id, reply.damaged)
-        dirty = [
-            copy for copy, is_dirty in zip(reply.copies, reply.dirty, strict=True) if copy is not None and is_dirty
-        ]
-        if not dirty:
+        if not reply.copies:
             return
-        operations = [repeated(copy) for copy in dirty]
+        operations = [repeated(copy) for copy in reply.copies]
+        if before is not None:
+            before.written.wait()
+        turn.written.set()
         results = self._sql.write(operations)
-        seen: list[tuple[str, Stamp, Stamp]] = []
-        changed: list[str] = []
-        for copy, result in zip(dirty, results, strict=True):
+        if before is not None:
+            before.done.wait()
+        self._mark(agent_id, reply, results, epoch, report)
+
+    def _mark(
+        self, agent_id: str, read: DirtyReply, results: Sequence[WriteResult], epoch: str, report: SyncReport
+    ) -> None:
+        tier = self._redis.tier
+        assert tier is not None
+        dirty = read.copies
+        greater: dict[int, Stamp] = {}
+        seqs: list[int] = []
+        for at, (copy, result) in enumerate(zip(dirty, results, strict=True)):
             self._loader.forget_absent(copy.id)
-            stamp = copy.stamp
-            if holds(result, copy):
-                seen.append((copy.id, stamp, stamp))
-                report.synced += 1
-            else:
+            if not holds(result, copy):
                 # Beaten, deleted, erased, or standing for another memory: what SQL holds counts.
                 is_gone = result.status is not WriteStatus.STALE
-                version = max(result.version, copy.version + 1)
-                seen.append((copy.id, stamp, Stamp(is_gone, version, 0)))
-                changed.append(copy.id)
-                report.beaten += 1
-        for start in range(0, len(seen), MAX_ENTRIES):
-            part = seen[start : start + MAX_ENTRIES]
-            answer = self._redis.ask(tier.mark, agent_id, part, epoch, self._clean.residency_s(Tier.STM))
-            if answer is None:
-                report.remaining = True
-            else:
-                self._dirty.note_bytes(agent_id, answer.number)
-        self._indexes.forget_beaten(agent_id, changed)
+                greater[at] = Stamp(is_gone, max(result.version, copy.version + 1), 0)
+            elif result.seq and result.id == copy.id:
+                seqs.append(result.seq)
+        report.synced += len(dirty) - len(greater)
+        report.beaten += len(greater)
+        synced = Synced([copy.id for copy in dirty], read.orders, greater, seqs)
+        answer = self._redis.ask(tier.mark, agent_id, synced, epoch, self._clean.residency_s(Tier.STM))
+        if answer is None:
+            report.remaining = True
+        else:
+            self._dirty.note_bytes(agent_id, answer.number)
+        self._indexes.forget_beaten(agent_id, [dirty[at].id for at in greater])
 
     def _evict_bucket(self, bucket: int, now_us: int, report: SyncReport) -> None:
         tier = self._redis.tier

@@ -10,7 +10,7 @@ use numpy::{PyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::raw;
 
@@ -258,18 +258,28 @@ pub(crate) fn decode_copy<'py>(
     memory_id: &Bound<'py, PyString>,
     agent_id: &Bound<'py, PyString>,
 ) -> PyResult<(Bound<'py, PyTuple>, bool, Bound<'py, PyTuple>)> {
-    let py = value.py();
     let (prefix, read) =
         core::read_value(value.as_bytes(), memory_id.to_str()?, agent_id.to_str()?).map_err(no_copy)?;
-    let (numbers, texts, vector, content) = match read {
-        Read::Tombstone(numbers) => (numbers, [""; VALUE_TEXTS], &[][..], &[][..]),
-        Read::Living(copy) => (copy.numbers, copy.texts, copy.vector, copy.content),
+    let (words, has_hash) = read_words(memory_id, agent_id, &read)?;
+    Ok((words, has_hash, prefix_words(value.py(), &prefix)?))
+}
+
+/// The words of what a value holds, without its content hash, and whether it has one.
+fn read_words<'py>(
+    memory_id: &Bound<'py, PyString>,
+    agent_id: &Bound<'py, PyString>,
+    read: &Read<'_>,
+) -> PyResult<(Bound<'py, PyTuple>, bool)> {
+    let py = memory_id.py();
+    let (numbers, is_deleted, texts, vector, content) = match read {
+        Read::Tombstone(numbers) => (numbers, 1_u8, [""; VALUE_TEXTS], &[][..], &[][..]),
+        Read::Living(copy) => (&copy.numbers, 0_u8, copy.texts, copy.vector, copy.content),
     };
     let [memory_type, namespace, user, session, key, idempotency_key, tags, metadata] = texts;
     let no_hash = PyBytes::new(py, b"");
     let parts = [
         (memory_id, agent_id, numbers.version, numbers.writer).into_pyobject(py)?,
-        (u8::from(prefix.state == State::Tombstone), numbers.tier, numbers.created_us).into_pyobject(py)?,
+        (is_deleted, numbers.tier, numbers.created_us).into_pyobject(py)?,
         (numbers.timestamp, numbers.step, numbers.importance).into_pyobject(py)?,
         (memory_type, namespace, user, session, key, idempotency_key).into_pyobject(py)?,
         (numbers.expires_at, tags, metadata).into_pyobject(py)?,
@@ -277,7 +287,49 @@ pub(crate) fn decode_copy<'py>(
         (PyBytes::new(py, vector), numbers.seq, numbers.generation).into_pyobject(py)?,
     ];
     let words: Vec<_> = parts.iter().flat_map(|part| part.iter_borrowed()).collect();
-    Ok((PyTuple::new(py, words)?, numbers.has_hash, prefix_words(py, &prefix)?))
+    Ok((PyTuple::new(py, words)?, numbers.has_hash))
+}
+
+/// Of the dirty copies among values: the words of each without its content hash, their orders as the scripts compare them,
+/// one after the other, and which of them have a hash; then the places of the values that are no copies.
+#[pyfunction]
+#[pyo3(signature = (values, ids, agent_id, /))]
+#[expect(clippy::type_complexity, reason = "what Python takes apart at once")]
+pub(crate) fn decode_dirty_copies<'py>(
+    values: &Bound<'py, PyList>,
+    ids: &Bound<'py, PyList>,
+    agent_id: &Bound<'py, PyString>,
+) -> PyResult<(Vec<Bound<'py, PyTuple>>, Bound<'py, PyString>, Vec<usize>, Vec<usize>)> {
+    if values.len() != ids.len() {
+        return Err(PyValueError::new_err(format!(
+            "values must be as many as ids, got {} and {}",
+            values.len(),
+            ids.len()
+        )));
+    }
+    let (mut copies, mut orders) =
+        (Vec::with_capacity(values.len()), String::with_capacity(core::ORDER_LEN * values.len()));
+    let (mut hashed, mut damaged) = (Vec::new(), Vec::new());
+    let agent = agent_id.to_str()?;
+    for (at, (value, id)) in values.iter().zip(ids.iter()).enumerate() {
+        if value.is_none() {
+            continue;
+        }
+        let (value, id) = (value.cast::<PyBytes>()?, id.cast::<PyString>()?);
+        match core::read_value(value.as_bytes(), id.to_str()?, agent) {
+            Ok((Prefix { state: State::Clean, .. }, _)) => {}
+            Ok((prefix, read)) => {
+                let (words, has_hash) = read_words(id, agent_id, &read)?;
+                if has_hash && prefix.state == State::Dirty {
+                    hashed.push(copies.len());
+                }
+                copies.push(words);
+                prefix.write_order(&mut orders);
+            }
+            Err(NoCopyError) => damaged.push(at),
+        }
+    }
+    Ok((copies, PyString::new(agent_id.py(), &orders), hashed, damaged))
 }
 
 /// The bytes of a vector (float32, little endian) that is a contiguous numpy array of float32 with one dimension and

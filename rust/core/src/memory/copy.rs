@@ -19,6 +19,7 @@
 //! SETRANGE. State, tier, epoch, seq and generation may change without a new version and are not covered by the
 //! checksum; everything else is. A tombstone ends at offset 148 and has checksum 0.
 
+use std::fmt::Write;
 use std::ops::Range;
 
 /// How many characters an epoch has.
@@ -290,6 +291,18 @@ pub struct Prefix<'a> {
     pub epoch: &'a str,
 }
 
+/// How many characters an order has.
+pub const ORDER_LEN: usize = 33;
+
+impl Prefix<'_> {
+    /// Appends the copy's place among the copies of its memory, as the scripts compare it: a greater one is greater as text.
+    pub fn write_order(&self, text: &mut String) {
+        let deleted = u8::from(self.state == State::Tombstone);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{deleted}{:016}{:016x}", self.version, self.writer);
+    }
+}
+
 /// The prefix of a value.
 ///
 /// # Errors
@@ -501,6 +514,25 @@ mod tests {
             elements[at] = bad;
             prop_assert!(!is_finite_vector(&bytes(&elements)));
         }
+    }
+
+    #[test]
+    fn an_order_is_greater_as_text_where_the_copy_is() {
+        let order = |state, version, writer| {
+            let mut text = String::new();
+            Prefix { state, tier: 0, version, writer, epoch: "" }.write_order(&mut text);
+            assert_eq!(text.len(), ORDER_LEN);
+            text
+        };
+        let orders = [
+            order(State::Dirty, 9, u64::MAX >> 1),
+            order(State::Dirty, 10, 9),
+            order(State::Clean, 10, 10),
+            order(State::Dirty, 9_999_999_999_999_999, 0),
+            order(State::Tombstone, 1, 1),
+        ];
+        assert!(orders.is_sorted_by(|one, next| one < next), "{orders:?}");
+        assert_eq!(orders[2], "00000000000000010000000000000000a");
     }
 
     #[test]

@@ -31,6 +31,8 @@ from agent_memory.memory import (
     SyncSettings,
     Tier,
 )
+from agent_memory.memory._copy import make_copy
+from agent_memory.memory.stores.operations import Put
 from agent_memory.memory.stores.sqlite import AsyncSqliteStore, _engine
 from agent_memory.redis.asyncio import Redis as AsyncRedis
 from agent_memory.scoring import ScoreWeights
@@ -765,6 +767,60 @@ async def test_many_dirty_copies_go_to_sql_in_parts(open_memory):
     report = await memory.sync()
     assert (report.synced, report.beaten, report.remaining) == (len(stored), 0, False)
     assert [await memory.count(agent_id) for agent_id in ("many", "few", "one")] == [40, 4, 1]
+    assert (await memory.stats())["redis"]["dirty_bytes"] == 0
+
+
+async def test_redis_follows_only_what_no_process_has_put_there(open_memory):
+    memory = await open_memory()
+    stored = [await memory.store(AGENT, f"text {n}") for n in range(3)]
+    await memory.update(AGENT, stored[0], content="changed")
+    await memory.delete(AGENT, stored[1])
+    await memory.store_many(AGENT, [{"content": f"many {n}"} for n in range(700)])
+    await memory._lifecycle.parts.clean.flush()
+    for n in range(3):
+        await memory.store(AGENT, f"dirty {n}", durability="redis")
+    report = await memory.sync()
+    assert (report.synced, report.followed) == (3, 0)
+    assert (await memory.sync()).followed == 0
+
+    # As a process that dies before it puts what it has committed.
+    copy = make_copy(AGENT, "put nowhere", memory_id="lost", timestamp=0.0, created_us=1, writer=1)
+    await memory._lifecycle.parts.sql.store.write([Put(copy)])
+    await memory.store(AGENT, "after a gap")
+    await memory._lifecycle.parts.clean.flush()
+    await memory.store(AGENT, "dirty after a gap", durability="redis")
+    report = await memory.sync()
+    assert (report.synced, report.followed) == (1, 2)
+    assert (await memory.sync()).followed == 0
+
+
+async def test_a_copy_that_changes_while_sql_gets_it_stays_dirty(divided):
+    memory, store = divided
+    first = await memory.store(AGENT, "first", durability="redis")
+    write = store.write
+
+    async def write_and_be_overtaken(operations):
+        del store.write
+        results = await write(operations)
+        store.is_away = True
+        await memory.update(AGENT, first, content="second", minimum="redis")
+        store.is_away = False
+        return results
+
+    async def is_healthy():
+        return await memory.health() == "healthy"
+
+    store.write = write_and_be_overtaken
+    assert (await memory.sync()).synced == 1
+    dirty_bytes = (await memory.stats())["redis"]["dirty_bytes"]
+    await until(is_healthy)
+    content = (await memory.get(AGENT, first)).content
+    report = await memory.sync()
+
+    assert dirty_bytes > 0
+    assert content == "second"
+    assert (report.synced, report.remaining) == (1, False)
+    assert [entry.content async for entry in memory.query(AGENT)] == ["second"]
     assert (await memory.stats())["redis"]["dirty_bytes"] == 0
 
 

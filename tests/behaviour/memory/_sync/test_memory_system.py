@@ -32,6 +32,8 @@ from agent_memory.memory import (
     SyncSettings,
     Tier,
 )
+from agent_memory.memory._copy import make_copy
+from agent_memory.memory.stores.operations import Put
 from agent_memory.memory.stores.sqlite import SqliteStore, _engine
 from agent_memory.redis import Redis
 from agent_memory.scoring import ScoreWeights
@@ -760,6 +762,60 @@ def test_many_dirty_copies_go_to_sql_in_parts(open_memory):
     report = memory.sync()
     assert (report.synced, report.beaten, report.remaining) == (len(stored), 0, False)
     assert [memory.count(agent_id) for agent_id in ("many", "few", "one")] == [40, 4, 1]
+    assert memory.stats()["redis"]["dirty_bytes"] == 0
+
+
+def test_redis_follows_only_what_no_process_has_put_there(open_memory):
+    memory = open_memory()
+    stored = [memory.store(AGENT, f"text {n}") for n in range(3)]
+    memory.update(AGENT, stored[0], content="changed")
+    memory.delete(AGENT, stored[1])
+    memory.store_many(AGENT, [{"content": f"many {n}"} for n in range(700)])
+    memory._lifecycle.parts.clean.flush()
+    for n in range(3):
+        memory.store(AGENT, f"dirty {n}", durability="redis")
+    report = memory.sync()
+    assert (report.synced, report.followed) == (3, 0)
+    assert memory.sync().followed == 0
+
+    # As a process that dies before it puts what it has committed.
+    copy = make_copy(AGENT, "put nowhere", memory_id="lost", timestamp=0.0, created_us=1, writer=1)
+    memory._lifecycle.parts.sql.store.write([Put(copy)])
+    memory.store(AGENT, "after a gap")
+    memory._lifecycle.parts.clean.flush()
+    memory.store(AGENT, "dirty after a gap", durability="redis")
+    report = memory.sync()
+    assert (report.synced, report.followed) == (1, 2)
+    assert memory.sync().followed == 0
+
+
+def test_a_copy_that_changes_while_sql_gets_it_stays_dirty(divided):
+    memory, store = divided
+    first = memory.store(AGENT, "first", durability="redis")
+    write = store.write
+
+    def write_and_be_overtaken(operations):
+        del store.write
+        results = write(operations)
+        store.is_away = True
+        memory.update(AGENT, first, content="second", minimum="redis")
+        store.is_away = False
+        return results
+
+    def is_healthy():
+        return memory.health() == "healthy"
+
+    store.write = write_and_be_overtaken
+    assert memory.sync().synced == 1
+    dirty_bytes = memory.stats()["redis"]["dirty_bytes"]
+    until(is_healthy)
+    content = memory.get(AGENT, first).content
+    report = memory.sync()
+
+    assert dirty_bytes > 0
+    assert content == "second"
+    assert (report.synced, report.remaining) == (1, False)
+    assert [entry.content for entry in memory.query(AGENT)] == ["second"]
     assert memory.stats()["redis"]["dirty_bytes"] == 0
 
 

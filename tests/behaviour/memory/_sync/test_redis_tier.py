@@ -12,7 +12,7 @@ from memory_model import LIFETIME, ModelRedis, rules_without
 
 from agent_memory.memory._copy import make_copy, tombstone_of
 from agent_memory.memory._copy_rules import Stamp
-from agent_memory.memory._sync.redis_tier import RedisTier, bucket_of
+from agent_memory.memory._sync.redis_tier import RedisTier, Synced, bucket_of, order_text
 from agent_memory.memory.entries import Tier
 from agent_memory.redis import Redis
 
@@ -59,36 +59,52 @@ class Both:
         chance, model, tier = self.random, self.model, self.tier
         self.clock += chance.choice((1, 50, 700, 2_500))
         model.clock = tier.clock_us = self.clock
-        memory = f"m{chance.randrange(3)}"
+        memories = chance.sample(["m0", "m1", "m2"], chance.choice((1, 1, 1, 2, 3)))
+        memory = memories[0]
         stamp = self.stamp(chance.random() < 0.15)
         copy = copy_of(memory, stamp)
+        first_seq = chance.choice((None, model.cursor + 1, model.cursor + 1, model.cursor + 2))
+        seqs = [0 if first_seq is None else first_seq + at for at in range(len(memories))]
         epoch = chance.choice([*self.epochs][-2:])
         known = self.epochs[epoch]
         is_current = epoch is not None and model.current_epoch() == epoch
         kind = chance.choice(("clean", "clean", "clean", "dirty", "dirty", "mark", "follow", "evict", "open", "flush"))
         if kind == "clean":
-            expected = LETTERS[model.put_clean(memory, stamp, copy.content, epoch)]
-            assert tier.put_clean([copy], known, 3_600).letters == expected
+            stamps = [self.stamp(chance.random() < 0.15) for _ in memories]
+            copies = [copy_of(*one)._replace(seq=seq) for *one, seq in zip(memories, stamps, seqs, strict=True)]
+            answers = [model.put_clean(one.id, one.stamp, one.content, epoch, one.seq) for one in copies]
+            expected = "".join(LETTERS[answer] for answer in answers)
+            assert tier.put_clean(copies, known, 3_600).letters == expected
         elif kind == "dirty":
             held = model.get(memory)
             base = chance.choice((None, held.stamp.version if held else 7))
             expected = LETTERS[model.put_dirty(memory, stamp, copy.content, base)]
             assert tier.put_dirty([copy], [base]).letters == expected
         elif kind == "mark":
-            held = model.copies.get(memory)
-            if held is None:
-                return
-            seen = chance.choice((held.stamp, stamp))
-            if chance.random() < 0.5:
-                model.mark_clean(memory, seen, epoch)
-                tier.mark(AGENT, [(memory, seen, seen)], known, 3_600)
-            else:
-                in_sql = max(seen, stamp._replace(version=seen.version + 1))
-                model.drop_beaten(memory, seen, in_sql)
-                tier.mark(AGENT, [(memory, seen, in_sql)], known, 3_600)
+            held = [model.copies.get(memory) for memory in memories]
+            seen = [chance.choice((stamp if one is None else one.stamp, stamp)) for one in held]
+            greater = {}
+            for at, memory in enumerate(memories):
+                if chance.random() < 0.3:
+                    greater[at] = max(seen[at], stamp._replace(version=seen[at].version + 1))
+                    seqs[at] = 0
+                    model.drop_beaten(memory, seen[at], greater[at])
+                else:
+                    model.mark_clean(memory, seen[at], epoch)
+            taken = [seq for seq in seqs if seq]
+            if taken and taken[-1] - taken[0] == len(taken) - 1 and model.cursor == taken[0] - 1:
+                stamps = {
+                    one: at
+                    for number, (one, at) in enumerate(zip(memories, seen, strict=True))
+                    if number not in greater
+                }
+                model.follow(epoch, taken[-1], stamps)
+            orders = "".join(order_text(one) for one in seen)
+            tier.mark(AGENT, Synced(memories, orders, greater, taken), known, 3_600)
         elif kind == "follow":
-            model.follow(epoch, 1, {memory: stamp})
-            tier.follow(AGENT, [(memory, stamp)], 1, known)
+            cursor = model.cursor + chance.randrange(3)
+            model.follow(epoch, cursor, {memory: stamp})
+            tier.follow(AGENT, [(memory, stamp)], cursor, known)
         elif kind == "evict":
             model.evict(memory)
             tier.evict(AGENT, [memory])
@@ -112,6 +128,7 @@ class Both:
                 assert (copy.stamp, copy.content, is_dirty) == (held.stamp, held.payload or b"", held.dirty)
         dirty = set(self.tier.dirty_ids(AGENT))
         assert dirty == set(self.model.dirty())
+        assert reply.cursor == self.model.cursor
         floors = self.tier.client.zrange(FLOORS, 0, -1, withscores=True)
         assert {name.decode(): int(floor) for name, floor in floors} == self.model.floors
         ((dirty_count, dirty_bytes, _),) = self.tier.sizes([bucket_of(AGENT)])
