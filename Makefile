@@ -16,6 +16,7 @@
 #   make interrupts   interruptions at every place where a signal can strike, cancellation at every suspension
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS),
 #                 each scenario of a cluster from 2,000 (CLUSTER_SEEDS)
+#   make instructions   what a GET and a SET cost in instructions, held against what they are to cost (needs valgrind)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright (also over the documents and tests/typing), the stub, the generated files
 #   make wheel    the release wheel, in dist/
@@ -247,6 +248,12 @@ bench: $(STAMPS)/extra-bench $(STAMPS)/installed
 		echo "--- $$bench"; $(BIN)/python "$$bench" || exit 1; \
 	done
 	$(if $(BENCH),,$(BIN)/python -m pytest benches/python --benchmark-only $(PYTEST_ARGS))
+
+# Load does not move it: CI holds the ratios to the ceiling scripts within 3 %.
+.PHONY: instructions
+instructions: $(STAMPS)/extra-test $(STAMPS)/installed
+	@command -v valgrind >/dev/null || { echo "missing: valgrind; on Debian: apt-get install valgrind"; exit 1; }
+	$(BIN)/python benches/python/count_instructions.py --check
 
 clean:
 	rm -rf $(VENV) target dist demo-report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -27,6 +27,7 @@ __all__ = [
     "key_slot",
     "slot_tag",
     "Backoff",
+    "BlockingCalls",
     "Breaker",
     "BreakerRules",
     "BudgetRules",
@@ -34,8 +35,10 @@ __all__ = [
     "DirectCommand",
     "DEBUG_BUILD",
     "DirectCalls",
+    "DirectListed",
     "Entrance",
     "Exchange",
+    "Face",
     "Guard",
     "Journal",
     "MemoryPlan",
@@ -52,6 +55,7 @@ __all__ = [
     "__version__",
     "accept_copy",
     "choose_level",
+    "command_face",
     "copy_checksum",
     "decode_copy",
     "decode_dirty_copies",
@@ -659,6 +663,9 @@ class ReplyScanner:
 class Exchange:
     accepting: bool
     sweeping: bool
+    busy: bool
+    suspect: bool
+    _partial_since_s: float
     def __new__(cls, *_arguments: Any, **_named: Any) -> Self: ...
     def _begin(
         self,
@@ -678,7 +685,9 @@ class Exchange:
     ) -> None: ...
     def _write_to(self, write: Callable[[bytes], object]) -> None: ...
     def _wake(self) -> None: ...
-    def wake(self) -> None: ...
+    def buffer_updated(self, nbytes: int) -> None: ...
+    @property
+    def last_read_s(self) -> float: ...
     def get_buffer(self, sizehint: int) -> memoryview: ...
     @property
     def closed(self) -> bool: ...
@@ -701,7 +710,6 @@ class Exchange:
     def append(self, slot: Any, packed: bytes, raw: bool = False, /) -> None: ...
     def append_all(self, slot: Any, packed: bytes, count: int, raw: Sequence[int], /) -> None: ...
     def flush(self) -> None: ...
-    def receive(self, count: int, /) -> bool: ...
     def has_part(self) -> bool: ...
     def sweep(
         self, now_s: float, moved_s: float, timeout_s: float, patience_s: float, /
@@ -719,8 +727,39 @@ class DirectCalls:
     _foreign: bool
     _detour: bool
     _asked_protocol: int
+    _transport: Any
+    _stock_reading: Any
+    _deadline_s: Any
     def __new__(cls, *_arguments: Any, **_named: Any) -> Self: ...
     def execute_command(self, *args: Any, keys: Any = ..., **options: Any) -> Coroutine[Any, Any, Any]: ...
+
+class BlockingCalls(DirectCalls):
+    def __new__(cls, *arguments: Any, **named: Any) -> Self: ...
+    def execute_command(self, *args: Any, **options: Any) -> Any: ...
+
+@disjoint_base
+class DirectListed:
+    _direct_client: Any
+    _direct_note: Any
+    _double_await: bool
+    def __new__(cls, *_arguments: Any, **_named: Any) -> Self: ...
+
+@final
+class Face:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+def command_face(
+    ordinary: Callable[..., Any],
+    word: str,
+    *,
+    asynchronous: bool,
+    shape: tuple[str, int, int | None],
+    stock: Iterable[tuple[type | None, str, object]],
+    fill: object = None,
+    named: Sequence[tuple[str, str, bool]] = ...,
+    base: tuple[type, str] | None = None,
+    listed: tuple[Iterable[tuple[type | None, str, object]], str, object] | None = None,
+) -> Any: ...
 
 @final
 class DirectCommand:

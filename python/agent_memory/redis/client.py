@@ -9,6 +9,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 from agent_memory import _check
+from agent_memory._core import BlockingCalls
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis._sync.guarded import GuardedCalls
@@ -17,7 +18,8 @@ from agent_memory.redis._sync.pipeline import Pipeline
 from agent_memory.redis._sync.pubsub import PubSub
 from agent_memory.redis._typing import ReplyT, TypedCommands
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
-from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.callbacks import call_back, callback_of, note_applied
+from agent_memory.redis.commands.direct import add_direct_commands
 from agent_memory.redis.commands.packing import pack_command, refused_words
 from agent_memory.redis.default_policy import policy_of
 from agent_memory.redis.originals import RedisPy
@@ -31,12 +33,13 @@ from agent_memory.redis.transport.blocking import BlockingTransport
 if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.redis._typing import RedisOptions
+    from agent_memory.redis.commands.bound_command import BoundCommand
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
 
 
-class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
+class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
     """redis-py's client on a transport of our own, with resilience built in.
 
     Takes every argument of `redis.Redis`, and by keyword:
@@ -129,6 +132,9 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
         self._transport = transport_of(self.connection_pool) if stock else None
         if not stock:
             mark_unsent(self.connection_pool)
+        self._foreign = self._transport is None
+        self._direct_commands = self.bound_commands.direct
+        self._stock_reading = RedisPy.parse_response
         if self._once is not None and (self._transport is None or self.connection is not None):
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
 
@@ -160,11 +166,11 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send one command, guarded, and return its reply as redis-py would show it."""
+    def _execute_ordinarily(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """One command from its beginning, where the fast path of `execute_command` is not free."""
         command = self.bound_commands[args[0]]
         transport = self._transport
-        if transport is None or self.connection is not None:
+        if transport is None or self.connection is not None or self._reads_itself():
             return self._execute_foreign(command, args, options)
         head = command.head
         try:
@@ -194,11 +200,37 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
                 reply = self._recover(transport, command, packed, raw, permit, reply)
             else:
                 command.success(permit)
+        return self._shape_direct(transport, command, reply, options)
+
+    # What `BlockingCalls` hands over to.
+
+    def _recover_direct(
+        self,
+        transport: BlockingTransport,
+        command: BoundCommand,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        permit: int,
+        error: Exception,
+    ) -> Any:
+        """It was admitted and sent, and ended with `error`."""
+        head = command.head
+        packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
+        reply = self._recover(transport, command, packed, False, permit, error)
+        return self._shape_direct(transport, command, reply, options)
+
+    def _shape_direct(
+        self, transport: BlockingTransport, command: BoundCommand, reply: Any, options: dict[str, Any]
+    ) -> Any:
+        """The reply as redis-py would show it."""
         callbacks = self.response_callbacks
         if transport.protocol != self._asked_protocol:
             callbacks = self.callbacks_for(transport.protocol)
         callback = callback_of(callbacks, command.name)
         return reply if callback is None else call_back(callback, reply, options)
+
+    _call_back = staticmethod(call_back)
+    _note_applied = staticmethod(note_applied)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""
@@ -227,6 +259,9 @@ class Redis(GuardedCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]
             if getattr(self, "_transport", None) is not None:
                 cast(BlockingTransport, self._transport).close()
         super().close()
+
+
+add_direct_commands(Redis, RedisPy, asynchronous=False)
 
 
 def transport_of(pool: Any) -> BlockingTransport:

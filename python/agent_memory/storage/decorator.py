@@ -20,7 +20,7 @@ from agent_memory._concurrency import async_settle
 from agent_memory._core import Call
 from agent_memory.policy._decoration import compile_passing_on
 
-__all__ = ["Command", "Settled", "joins_a_call", "resilient_operation"]
+__all__ = ["Command", "Settled", "current_call", "joins_a_call", "resilient_operation"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -36,12 +36,12 @@ class _Mark:
         self.active = True
 
 
-_current: ContextVar[_Mark | None] = ContextVar("agent_memory_admitted_call", default=None)
+current_call: ContextVar[_Mark | None] = ContextVar("agent_memory_admitted_call", default=None)
 
 
 def joins_a_call(client: object) -> bool:
     """Whether the running code is part of a call that `client` has admitted already."""
-    mark = _current.get()
+    mark = current_call.get()
     return mark is not None and mark.active and mark.client is client
 
 
@@ -120,7 +120,7 @@ def _wrap_command(operation_name: str, function: Callable[..., Any]) -> Callable
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         direct = self._direct
-        if direct is None or (_current.get() is not None and joins_a_call(self)):
+        if direct is None or (current_call.get() is not None and joins_a_call(self)):
             return self._execute_with_circuit_breaker(operation_name, Command(function, self, *args, **kwargs))
         try:
             return function(direct, *args, **kwargs)
@@ -151,7 +151,7 @@ def _wrap_async_command(operation_name: str, function: Callable[..., Any]) -> Ca
         raise error
 
     call = compile_passing_on(function)(
-        function, operation_name, go_the_long_way, settle, fail, _current.get, joins_a_call, Call
+        function, operation_name, go_the_long_way, settle, fail, current_call.get, joins_a_call, Call
     )
     # It is called as a coroutine function is, and `inspect.iscoroutinefunction` says so.
     if sys.version_info >= (3, 12):
@@ -174,12 +174,12 @@ def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def marked(client: object, *args: Any, **kwargs: Any) -> Any:
         mark = _Mark(client)
-        token = _current.set(mark)
+        token = current_call.set(mark)
         try:
             value = function(client, *args, **kwargs)
         finally:
             mark.active = False
-            _current.reset(token)
+            current_call.reset(token)
         # A plain `def` on an asyncio client: its work begins when what it returned is awaited.
         return _settle_marked(client, value) if hasattr(value, "__await__") else value
 
@@ -188,9 +188,9 @@ def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 async def _settle_marked(client: object, value: Any) -> Any:
     mark = _Mark(client)
-    token = _current.set(mark)
+    token = current_call.set(mark)
     try:
         return await async_settle(value)
     finally:
         mark.active = False
-        _current.reset(token)
+        current_call.reset(token)

@@ -148,6 +148,10 @@ class GuardedCalls:
         command.success(permit)
         return reply
 
+    def _reads_itself(self) -> bool:
+        """Whether something has been put in the place of redis-py's `parse_response`, in the class or in this client."""
+        return type(self).parse_response is not RedisPy.parse_response or "parse_response" in self.__dict__  # type: ignore[attr-defined]
+
     def _note_rejection(self) -> None:
         """The circuit is open: makes sure that something probes, which may have ended with its thread or with a fork."""
         if self._prober is not None:

@@ -22,6 +22,7 @@ from agent_memory.redis._async.pubsub import PubSub
 from agent_memory.redis._typing import AsyncTypedCommands, ReplyT
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of, note_applied
+from agent_memory.redis.commands.direct import add_direct_commands
 from agent_memory.redis.commands.packing import pack_command, refused_words
 from agent_memory.redis.default_policy import policy_of
 from agent_memory.redis.originals import AsyncRedisPy as RedisPy
@@ -142,6 +143,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
         self._transports: TransportsByLoop = transports_of(self.connection_pool)
         self._direct_commands = self.bound_commands.direct
+        self._stock_reading = RedisPy.parse_response
         if not self._foreign:
             self._transports.be_patient(self._deadline_s)
 
@@ -176,7 +178,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     async def _execute_ordinarily(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """One command from its beginning, where the fast path of `execute_command` is not free."""
         command = self.bound_commands[args[0]]
-        if self._foreign or self.connection is not None:
+        if self._foreign or self.connection is not None or self._reads_itself():
             return await self._execute_foreign(command, args, options)
         head = command.head
         try:
@@ -280,6 +282,8 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             await self._transports.aclose()
         await super().aclose(close_connection_pool)
 
+
+add_direct_commands(Redis, RedisPy, asynchronous=True)
 
 CLOSING_TURNS: Final = 10
 """Turns of the loop that closing gives connections which are being opened to end."""

@@ -40,6 +40,7 @@ from agent_memory.recovery.results import Health
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._typing import TextT
 from agent_memory.redis.asyncio import Redis
+from agent_memory.redis.commands.direct import add_listed_commands
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.originals import AsyncRedisPy
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
@@ -47,7 +48,7 @@ from agent_memory.storage import argument_checks
 from agent_memory.storage._async.commands import AsyncListedCommands
 from agent_memory.storage._async.injected import AsyncInjectedCommands
 from agent_memory.storage._async.runner import AsyncOperationRunner
-from agent_memory.storage.decorator import Command, joins_a_call, resilient_operation
+from agent_memory.storage.decorator import Command, current_call, joins_a_call, resilient_operation
 from agent_memory.storage.urls import arguments_of_url
 
 if ASYNC:
@@ -344,7 +345,8 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
     def _wrap(self, wrapped: Any) -> None:
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
         self._commands: Any
-        self._direct: SimpleNamespace | None = None
+        self._straight: SimpleNamespace | None = None
+        self._direct_client = None
         self._runner.shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
             if type(wrapped) is AsyncRedisPy:
@@ -358,8 +360,13 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         self._commands.leave_retries_to_policy()
         self._commands.response_callbacks = wrapped.response_callbacks
         self._commands.subscribers_reconnect = True
-        if type(self)._execute_with_circuit_breaker is AsyncResilientRedisClient._execute_with_circuit_breaker:
-            self._direct = SimpleNamespace(client=self._commands, note=self._runner.note_error)
+        self._straight = SimpleNamespace(client=self._commands, note=self._runner.note_error)
+        self._direct_client, self._direct_note = self._commands, self._runner.note_error
+
+    @property
+    def _direct(self) -> SimpleNamespace | None:
+        """What listed commands are called on at the drop-in's own speed; None where an operation has to be run."""
+        return self._straight if type(self)._execute_with_circuit_breaker is _RUN else None
 
     def _make_prober(self, interval_s: float | None) -> AsyncProber | None:
         if interval_s is None or not isinstance(self._owned, Redis):
@@ -593,6 +600,18 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         async def execute_with_double_await(coro: Awaitable[Any]) -> Any:
             """Awaits `coro` and what it gives, to any depth, and returns the value."""
             return await async_settle(coro)
+
+
+_RUN: Final = AsyncResilientRedisClient._execute_with_circuit_breaker
+add_listed_commands(
+    AsyncListedCommands,
+    AsyncResilientRedisClient,
+    "_execute_with_circuit_breaker",
+    current_call,
+    drop_in=Redis,
+    base=AsyncRedisPy,
+    asynchronous=ASYNC,
+)
 
 
 async def _call_ping(client: Any) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from agent_memory._concurrency import async_settle
+from agent_memory._core import DirectListed
 from agent_memory.redis._typing import AsyncTypedCommands, TextT
 from agent_memory.storage.decorator import resilient_operation
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncListedCommands"]
 
 
-class AsyncListedCommands(AsyncTypedCommands[TextT]):
+class AsyncListedCommands(DirectListed, AsyncTypedCommands[TextT]):
     """Commands by name. Replies are `str` unless the client was made with `decode_responses=False`.
 
     Each raises CircuitOpenError, RedisUnavailableError, RedisTimeoutError, or what the server answered.

@@ -42,6 +42,7 @@ from agent_memory.recovery.results import Health
 from agent_memory.redis import Redis
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
 from agent_memory.redis._typing import TextT
+from agent_memory.redis.commands.direct import add_listed_commands
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.originals import RedisPy
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
@@ -49,7 +50,7 @@ from agent_memory.storage import argument_checks
 from agent_memory.storage._sync.commands import ListedCommands
 from agent_memory.storage._sync.injected import InjectedCommands
 from agent_memory.storage._sync.runner import OperationRunner
-from agent_memory.storage.decorator import Command, joins_a_call, resilient_operation
+from agent_memory.storage.decorator import Command, current_call, joins_a_call, resilient_operation
 from agent_memory.storage.urls import arguments_of_url
 
 if TYPE_CHECKING:
@@ -341,7 +342,8 @@ class ResilientRedisClient(ListedCommands[TextT]):
     def _wrap(self, wrapped: Any) -> None:
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
         self._commands: Any
-        self._direct: SimpleNamespace | None = None
+        self._straight: SimpleNamespace | None = None
+        self._direct_client = None
         self._runner.shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
             if type(wrapped) is RedisPy:
@@ -355,8 +357,13 @@ class ResilientRedisClient(ListedCommands[TextT]):
         self._commands.leave_retries_to_policy()
         self._commands.response_callbacks = wrapped.response_callbacks
         self._commands.subscribers_reconnect = True
-        if type(self)._execute_with_circuit_breaker is ResilientRedisClient._execute_with_circuit_breaker:
-            self._direct = SimpleNamespace(client=self._commands, note=self._runner.note_error)
+        self._straight = SimpleNamespace(client=self._commands, note=self._runner.note_error)
+        self._direct_client, self._direct_note = self._commands, self._runner.note_error
+
+    @property
+    def _direct(self) -> SimpleNamespace | None:
+        """What listed commands are called on at the drop-in's own speed; None where an operation has to be run."""
+        return self._straight if type(self)._execute_with_circuit_breaker is _RUN else None
 
     def _make_prober(self, interval_s: float | None) -> Prober | None:
         if interval_s is None or not isinstance(self._owned, Redis):
@@ -577,6 +584,18 @@ class ResilientRedisClient(ListedCommands[TextT]):
         return self._storing.store(
             agent_id, state_data, store_func, Priority(priority), attempts, base_delay, max_delay
         )
+
+
+_RUN: Final = ResilientRedisClient._execute_with_circuit_breaker
+add_listed_commands(
+    ListedCommands,
+    ResilientRedisClient,
+    "_execute_with_circuit_breaker",
+    current_call,
+    drop_in=Redis,
+    base=RedisPy,
+    asynchronous=False,
+)
 
 
 def _call_ping(client: Any) -> Any:

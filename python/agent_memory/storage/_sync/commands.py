@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from agent_memory._concurrency import settle
+from agent_memory._core import DirectListed
 from agent_memory.redis._typing import TextT, TypedCommands
 from agent_memory.storage.decorator import resilient_operation
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ListedCommands"]
 
 
-class ListedCommands(TypedCommands[TextT]):
+class ListedCommands(DirectListed, TypedCommands[TextT]):
     """Commands by name. Replies are `str` unless the client was made with `decode_responses=False`.
 
     Each raises CircuitOpenError, RedisUnavailableError, RedisTimeoutError, or what the server answered.

@@ -26,22 +26,31 @@ pub(crate) fn with_word<T>(word: &Bound<'_, PyAny>, use_word: impl FnOnce(Word<'
 #[pyfunction]
 #[pyo3(signature = (words, /))]
 pub(crate) fn pack_command<'py>(words: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyBytes>> {
-    let py = words.py();
+    match pack_plain(words)? {
+        Some(packed) => Ok(packed),
+        None => pack_command(&made_plain(words)?),
+    }
+}
+
+/// The same where all words are exact str, bytes or int; `None` where one is not.
+#[inline]
+pub(crate) fn pack_plain<'py>(words: &Bound<'py, PyTuple>) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let count = words.len();
     let mut len = header_len(count);
     for word in words.iter_borrowed() {
         match with_word(&word, |word| word.packed_len()) {
             Some(word_len) => len += word_len,
-            None => return pack_command(&made_plain(words)?),
+            None => return Ok(None),
         }
     }
-    PyBytes::new_with(py, len, |buffer| {
+    PyBytes::new_with(words.py(), len, |buffer| {
         let mut writer = Writer::new(buffer, count);
         for word in words.iter_borrowed() {
             with_word(&word, |word| writer.word(word));
         }
         Ok(())
     })
+    .map(Some)
 }
 
 /// The words as str, bytes and int. Code of the words' classes may run here, and may raise: nothing has been written yet, and

@@ -2,11 +2,12 @@
 
 use pyo3::exceptions::PyAttributeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
-use super::call;
 use super::exchange::Exchange;
+use super::{blocking, call, face};
 use crate::guard::Operation;
 
 /// A client whose commands are awaitables of the extension.
@@ -36,6 +37,15 @@ pub(crate) struct DirectCalls {
     #[pyo3(get, set, name = "_asked_protocol")]
     pub(super) asked_protocol: i64,
     pub(super) response_callbacks: Option<Py<PyAny>>,
+    /// The transport of a sync client; None where commands travel redis-py's own way.
+    #[pyo3(get, set, name = "_transport")]
+    pub(super) blocking: Option<Py<PyAny>>,
+    /// redis-py's `parse_response`: another one has to see every reply, which only redis-py's own way leads to.
+    #[pyo3(get, set, name = "_stock_reading")]
+    pub(super) reading: Option<Py<PyAny>>,
+    /// How long a call may take, in seconds.
+    #[pyo3(get, set, name = "_deadline_s")]
+    pub(super) deadline: Option<Py<PyAny>>,
     /// `del client.connection`, and of the callbacks: `mock.patch.object` deletes what it has replaced, and sets what was there
     /// before only where the attribute is missing then.
     deleted: Deleted,
@@ -60,6 +70,9 @@ impl DirectCalls {
             connection: None,
             asked_protocol: 0,
             response_callbacks: None,
+            blocking: None,
+            deadline: None,
+            reading: None,
             deleted: Deleted::default(),
         }
     }
@@ -102,14 +115,19 @@ impl DirectCalls {
         keys: Option<Bound<'py, PyAny>>,
         options: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        call::new(slf, args, keys, options)
+        let made = call::new(slf, args, keys, options)?;
+        if reads_itself(slf)? {
+            call::leave_straight(&made);
+        }
+        Ok(made)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.commands)?;
         visit.call(&self.transports)?;
         visit.call(&self.connection)?;
-        visit.call(&self.response_callbacks)
+        visit.call(&self.response_callbacks)?;
+        visit.call(&self.blocking)
     }
 
     fn __clear__(&mut self) {
@@ -117,6 +135,82 @@ impl DirectCalls {
         self.transports = None;
         self.connection = None;
         self.response_callbacks = None;
+        self.blocking = None;
+    }
+}
+
+/// Whether a client has a `parse_response` that is not redis-py's.
+fn reads_itself(client: &Bound<'_, DirectCalls>) -> PyResult<bool> {
+    let py = client.py();
+    let name = intern!(py, "parse_response");
+    let Some(stock) = client.try_borrow()?.reading.as_ref().map(|stock| stock.bind(py).clone()) else {
+        return Ok(false);
+    };
+    Ok(!client.get_type().getattr(name)?.is(&stock) || face::has_own(client.as_any(), [name]))
+}
+
+/// The same for a sync client, whose commands give their replies.
+///
+/// - `_execute_ordinarily(args, options)`: the whole command.
+/// - `_recover_direct(transport, command, args, options, permit, error)`, `_shape_direct(transport, command, reply, options)`,
+///   `_call_back(callback, reply, options)`: as above.
+#[pyclass(subclass, extends = DirectCalls, module = "agent_memory._core")]
+pub(crate) struct BlockingCalls;
+
+#[pymethods]
+impl BlockingCalls {
+    #[new]
+    #[pyo3(signature = (*arguments, **named))]
+    fn new(arguments: &Bound<'_, PyTuple>, named: Option<&Bound<'_, PyAny>>) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(DirectCalls::new(arguments, named)).add_subclass(Self)
+    }
+
+    /// Send one command, guarded, and return its reply as redis-py would show it.
+    #[pyo3(signature = (*args, **options))]
+    fn execute_command<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        options: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if !reads_itself(slf.as_super())?
+            && let Some(reply) = blocking::call(slf.as_super(), args, options.as_ref())?
+        {
+            return Ok(reply);
+        }
+        let options = options.unwrap_or_else(|| PyDict::new(slf.py()));
+        slf.call_method1(intern!(slf.py(), "_execute_ordinarily"), (args, options))
+    }
+}
+
+/// A resilient client, so far as its listed commands ask for it where they go to the drop-in behind it.
+#[pyclass(subclass, module = "agent_memory._core")]
+pub(crate) struct DirectListed {
+    /// The drop-in with the same guard; None where commands go another way.
+    #[pyo3(get, set, name = "_direct_client")]
+    pub(super) commands: Option<Py<PyAny>>,
+    /// `note(name, error)` gets each error.
+    #[pyo3(get, set, name = "_direct_note")]
+    pub(super) note: Option<Py<PyAny>>,
+    #[pyo3(get, set, name = "_double_await")]
+    pub(super) double_await: bool,
+}
+
+#[pymethods]
+impl DirectListed {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_named))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _named: Option<&Bound<'_, PyAny>>) -> Self {
+        Self { commands: None, note: None, double_await: false }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.commands)?;
+        visit.call(&self.note)
+    }
+
+    fn __clear__(&mut self) {
+        self.commands = None;
+        self.note = None;
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Call {
     permit: u64,
     state: State,
     running: c_char,
+    /// Whether the fast path is not to be tried.
+    leaves: bool,
 }
 
 static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -87,9 +89,34 @@ pub(super) fn new<'py>(
         (*call).permit = 0;
         (*call).state = State::New;
         (*call).running = 0;
+        (*call).leaves = false;
         ffi::PyObject_GC_Track(object.cast());
         Ok(Bound::from_owned_ptr(py, object))
     }
+}
+
+/// It does not try the fast path.
+pub(super) fn leave_straight(made: &Bound<'_, PyAny>) {
+    // SAFETY: it is a call.
+    unsafe { (*made.as_ptr().cast::<Call>()).leaves = true };
+}
+
+/// The same; `note(name, error)` gets its error, too.
+#[inline]
+pub(super) fn new_noted<'py>(
+    client: &Bound<'py, DirectCalls>,
+    args: Bound<'py, PyTuple>,
+    note: Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let made = new(client, args, None, None)?;
+    // SAFETY: it is a call, new, whose fields own what they hold.
+    unsafe {
+        let call = made.as_ptr().cast::<Call>();
+        (*call).note = note.into_ptr();
+        (*call).note_name = name.clone().into_ptr();
+    }
+    Ok(made)
 }
 
 /// What a step has led to.
@@ -209,7 +236,9 @@ impl<'py> This<'py> {
     // --- the first step -----------------------------------------------------------------------------------------------
 
     fn start(self) -> PyResult<Step<'py>> {
-        if let Some(waiter) = self.start_straight()? {
+        if !self.fields().leaves
+            && let Some(waiter) = self.start_straight()?
+        {
             return Ok(Step::Wait(waiter));
         }
         let coroutine =
@@ -845,5 +874,5 @@ fn make(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
         slot(ffi::Py_tp_members, members.leak().as_mut_ptr().cast()),
         slot(ffi::Py_tp_getset, getters.leak().as_mut_ptr().cast()),
     ];
-    objects::make_class(py, c"agent_memory._core.Call", size_of::<Call>(), slots)
+    objects::make_class(py, c"agent_memory._core.Call", size_of::<Call>(), slots, ffi::Py_TPFLAGS_HAVE_GC)
 }

@@ -14,7 +14,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use super::objects::{self, Held, call_soon, call_within};
+use super::objects::{self, Held, call_soon, call_within, known};
 use super::waiter;
 use crate::raw;
 
@@ -39,7 +39,11 @@ pub(super) fn waking_loop() -> *mut ffi::PyObject {
 pub(super) struct LoopFace {
     pub(super) event_loop: Py<PyAny>,
     pub(super) call_soon: Py<PyAny>,
+    /// `get_loop()` of its waiters.
+    pub(super) get_loop: Py<PyAny>,
     time: Py<PyAny>,
+    /// Whether the loop's clock is asyncio's own: `time.monotonic()`.
+    has_plain_clock: bool,
     /// What our own callbacks run in.
     context: Py<PyAny>,
 }
@@ -49,8 +53,36 @@ impl LoopFace {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         visit.call(&self.call_soon)?;
+        visit.call(&self.get_loop)?;
         visit.call(&self.time)?;
         visit.call(&self.context)
+    }
+}
+
+impl LoopFace {
+    fn new(event_loop: &Bound<'_, PyAny>, context: Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = event_loop.py();
+        let time = event_loop.getattr(intern!(py, "time"))?;
+        let plain = py.import("asyncio")?.getattr("BaseEventLoop")?.getattr(intern!(py, "time"))?;
+        Ok(Self {
+            has_plain_clock: time.getattr("__func__").is_ok_and(|function| function.is(&plain)),
+            call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
+            get_loop: waiter::loop_giver(event_loop)?.unbind(),
+            time: time.unbind(),
+            event_loop: event_loop.clone().unbind(),
+            context: context.unbind(),
+        })
+    }
+
+    /// The loop's clock.
+    fn now_s(&self, py: Python<'_>) -> PyResult<f64> {
+        let now_s = if self.has_plain_clock {
+            // Looked up every time, as asyncio does: tests put other clocks there.
+            objects::call(&known(py).time_module.bind(py).getattr(intern!(py, "monotonic"))?, [])
+        } else {
+            objects::call(self.time.bind(py), [])
+        };
+        now_s?.extract()
     }
 }
 
@@ -116,6 +148,18 @@ pub(crate) struct Exchange {
     /// Whether a sweep of the deadlines is armed, or there are none; otherwise `_begin_sweep` is called at the next hand-over.
     #[pyo3(get, set)]
     sweeping: bool,
+    /// When bytes last arrived, by the loop's clock.
+    #[pyo3(get)]
+    last_read_s: f64,
+    /// Since when the reply to the oldest slot has been arriving; 0: it has not begun.
+    #[pyo3(get, set, name = "_partial_since_s")]
+    partial_since_s: f64,
+    /// Whether it carries something large, and the second connection relieves it.
+    #[pyo3(get, set)]
+    busy: bool,
+    /// Whether it was silent past a deadline, and no byte has arrived since.
+    #[pyo3(get, set)]
+    suspect: bool,
 }
 
 #[pymethods]
@@ -146,6 +190,10 @@ impl Exchange {
             accepting: false,
             closed: false,
             sweeping: true,
+            last_read_s: 0.0,
+            partial_since_s: 0.0,
+            busy: false,
+            suspect: false,
         }
     }
 
@@ -173,12 +221,7 @@ impl Exchange {
         large_write_bytes: usize,
     ) -> PyResult<()> {
         let py = slf.py();
-        let face = LoopFace {
-            call_soon: event_loop.getattr(intern!(py, "call_soon"))?.unbind(),
-            time: event_loop.getattr(intern!(py, "time"))?.unbind(),
-            event_loop: event_loop.clone().unbind(),
-            context: context.unbind(),
-        };
+        let face = LoopFace::new(event_loop, context)?;
         let held = PyBuffer::<u8>::get(buffer)?;
         let ways = Ways {
             feed: Held::taken(reader.getattr(intern!(py, "feed"))?),
@@ -295,31 +338,25 @@ impl Exchange {
         flush(slf)
     }
 
-    /// asyncio has read `count` bytes: matches the replies in them to the slots. Tells whether one was complete.
+    /// asyncio has read `nbytes`: matches the replies in them to the slots, and wakes the tasks that wait for them.
     ///
-    /// Those whose replies they are go on with `wake`, which has to follow. Raises what the parser raises, and `surplus`.
-    #[pyo3(signature = (count, /))]
-    fn receive(slf: &Bound<'_, Self>, count: usize) -> PyResult<bool> {
-        let before = slf.try_borrow()?.slots.answered();
-        read(slf, count)?;
-        let mut this = slf.try_borrow_mut()?;
-        let settled = this.slots.settle();
-        let moved = this.slots.answered() != before;
-        drop(this);
-        drop(settled);
-        Ok(moved)
+    /// What cannot be read is for `_refuse(error)`. `_note_part(now_s)` is called for bytes that complete no reply,
+    /// `_note_through(now_s)` for a reply while `busy`, `_note_alive()` for any bytes while `suspect`, `_note_room()` for any while
+    /// commands are not accepted.
+    #[pyo3(signature = (nbytes))]
+    fn buffer_updated(slf: &Bound<'_, Self>, nbytes: usize) -> PyResult<()> {
+        if slf.try_borrow()?.closed {
+            return Ok(()); // it is open only until it is fenced
+        }
+        let taken = take_in(slf, nbytes);
+        wake_in_read(slf)?;
+        taken
     }
 
     /// Whether the reader holds a part of something.
     fn has_part(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let has_data = slf.try_borrow()?.ways()?.has_data.clone_ref();
         objects::call(&has_data.bind(slf.py()), [])?.is_truthy()
-    }
-
-    /// The end of a read: wakes those whose replies have come.
-    #[pyo3(name = "wake")]
-    fn wake_now(slf: &Bound<'_, Self>) -> PyResult<()> {
-        wake_in_read(slf)
     }
 
     /// Wakes the waiters whose replies have come and that have not resumed.
@@ -584,7 +621,7 @@ pub(super) fn ask_flush(slf: &Bound<'_, Exchange>) -> PyResult<()> {
 fn now_s(slf: &Bound<'_, Exchange>) -> PyResult<f64> {
     let py = slf.py();
     let face = slf.try_borrow()?.face()?.bind(py).clone();
-    objects::call(face.get().time.bind(py), [])?.extract()
+    face.get().now_s(py)
 }
 
 /// Hands everything over that waits.
@@ -721,6 +758,43 @@ fn read(slf: &Bound<'_, Exchange>, count: usize) -> PyResult<()> {
     }
     if parts.is_some() {
         slf.call_method0(intern!(py, "_check_scanned"))?;
+    }
+    Ok(())
+}
+
+/// Matches what has been read, and notes what it says of the connection.
+fn take_in(slf: &Bound<'_, Exchange>, count: usize) -> PyResult<()> {
+    let py = slf.py();
+    let before = slf.try_borrow()?.slots.answered();
+    match read(slf, count) {
+        Ok(()) => {}
+        Err(error) if error.is_instance_of::<PyException>(py) => {
+            return slf.call_method1(intern!(py, "_refuse"), (error.into_value(py),)).map(drop);
+        }
+        Err(error) => return Err(error),
+    }
+    let now_s = now_s(slf)?;
+    let (settled, moved) = {
+        let mut this = slf.try_borrow_mut()?;
+        this.last_read_s = now_s;
+        let settled = this.slots.settle();
+        let moved = this.slots.answered() != before;
+        if moved {
+            this.partial_since_s = 0.0;
+        }
+        (settled, moved)
+    };
+    drop(settled);
+    if !moved {
+        slf.call_method1(intern!(py, "_note_part"), (now_s,))?;
+    } else if slf.try_borrow()?.busy {
+        slf.call_method1(intern!(py, "_note_through"), (now_s,))?;
+    }
+    if slf.try_borrow()?.suspect {
+        slf.call_method0(intern!(py, "_note_alive"))?;
+    }
+    if !slf.try_borrow()?.accepting {
+        slf.call_method0(intern!(py, "_note_room"))?;
     }
     Ok(())
 }

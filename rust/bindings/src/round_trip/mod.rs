@@ -5,11 +5,15 @@
 //! - [`waiter`] is what a task waits for: an `asyncio.Future` for that task alone.
 //! - [`call`] is the awaitable. It goes the fast path (closed circuit, shared connection with room, plain words, a plain
 //!   reply) by itself and hands everything else to a coroutine of the client's.
+//! - [`face`] are the command methods that make one without a frame of Python's, and those of the sync client, whose round trip
+//!   [`blocking`] admits, records and shapes.
 //! - [`bases`] is what the Python classes inherit whose attributes are read on that way.
 
 pub(crate) mod bases;
+mod blocking;
 pub(crate) mod call;
 pub(crate) mod exchange;
+mod face;
 mod objects;
 mod waiter;
 
@@ -19,8 +23,12 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     objects::prepare(module.py())?;
     module.add_class::<exchange::Exchange>()?;
     module.add_class::<bases::DirectCalls>()?;
+    module.add_class::<bases::BlockingCalls>()?;
+    module.add_class::<bases::DirectListed>()?;
     module.add_class::<bases::DirectCommand>()?;
     module.add_class::<bases::Entrance>()?;
+    module.add("Face", face::class(module.py())?)?;
+    module.add_function(wrap_pyfunction!(face::command_face, module)?)?;
     module.add("Call", call::class(module.py())?)?;
     module.add("Waiter", waiter::class(module.py())?)
 }

@@ -10,7 +10,7 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::{PyString, PyTuple, PyType};
 
 /// A strong reference that is released at once. These types are only dropped while the thread is attached to Python. `PyO3`'s own
 /// reference would be released later if it is dropped in a slot function.
@@ -77,12 +77,24 @@ impl Drop for Held {
     }
 }
 
+/// The names of what a task asks of what it waits for.
+pub(super) struct Names {
+    pub(super) blocking: Py<PyString>,
+    pub(super) get_loop: Py<PyString>,
+    pub(super) add_done_callback: Py<PyString>,
+}
+
 /// What is looked up once.
 pub(super) struct Known {
     pub(super) cancelled_error: Py<PyAny>,
     pub(super) invalid_state: Py<PyAny>,
     pub(super) get_running_loop: Py<PyAny>,
     pub(super) coroutine_type: Py<PyAny>,
+    pub(super) time_module: Py<PyAny>,
+    /// The names by which a task asks a waiter, interned.
+    pub(super) names: Names,
+    #[cfg(Py_LIMITED_API)]
+    pub(super) method_type: Py<PyAny>,
     #[cfg(any(Py_3_12, not(Py_LIMITED_API)))]
     context_name: Py<PyTuple>,
 }
@@ -98,6 +110,14 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
             invalid_state: asyncio.getattr("InvalidStateError")?.unbind(),
             get_running_loop: asyncio.getattr("get_running_loop")?.unbind(),
             coroutine_type: py.import("types")?.getattr("CoroutineType")?.unbind(),
+            time_module: py.import("time")?.into_any().unbind(),
+            names: Names {
+                blocking: PyString::intern(py, "_asyncio_future_blocking").unbind(),
+                get_loop: PyString::intern(py, "get_loop").unbind(),
+                add_done_callback: PyString::intern(py, "add_done_callback").unbind(),
+            },
+            #[cfg(Py_LIMITED_API)]
+            method_type: py.import("types")?.getattr("MethodType")?.unbind(),
             #[cfg(any(Py_3_12, not(Py_LIMITED_API)))]
             context_name: PyTuple::new(py, [intern!(py, "context")])?.unbind(),
         })
@@ -125,6 +145,45 @@ pub(super) fn call<'py, const N: usize>(
     }
     #[cfg(not(any(Py_3_12, not(Py_LIMITED_API))))]
     callable.call1(tuple_of(py, &arguments)?)
+}
+
+/// `arguments[0].name(*arguments[1:])`.
+#[inline]
+pub(super) fn call_method<'py, const N: usize>(
+    py: Python<'py>,
+    name: &Bound<'py, PyString>,
+    arguments: [*mut ffi::PyObject; N],
+) -> PyResult<Bound<'py, PyAny>> {
+    #[cfg(any(Py_3_12, not(Py_LIMITED_API)))]
+    // SAFETY: all are alive, and so many.
+    unsafe {
+        let reply = ffi::PyObject_VectorcallMethod(name.as_ptr(), arguments.as_ptr(), N, ptr::null_mut());
+        Bound::from_owned_ptr_or_err(py, reply)
+    }
+    #[cfg(not(any(Py_3_12, not(Py_LIMITED_API))))]
+    {
+        let [object, rest @ ..] = &arguments[..] else { return Err(runtime_error("no object")) };
+        // SAFETY: it is alive.
+        unsafe { Bound::from_borrowed_ptr(py, *object) }.call_method1(name, tuple_of(py, rest)?)
+    }
+}
+
+/// Whether a context variable has a value, and not None.
+#[inline]
+pub(super) fn is_set(variable: &Py<PyAny>, py: Python<'_>) -> PyResult<bool> {
+    #[cfg(not(Py_LIMITED_API))]
+    {
+        let mut value = ptr::null_mut();
+        // SAFETY: it is a context variable: the maker of the face says so, and CPython looks.
+        let failed = unsafe { ffi::PyContextVar_Get(variable.as_ptr(), ffi::Py_None(), &raw mut value) } != 0;
+        if failed {
+            return Err(PyErr::fetch(py));
+        }
+        // SAFETY: a new reference.
+        Ok(unsafe { Bound::from_owned_ptr_or_opt(py, value) }.is_some_and(|value| !value.is_none()))
+    }
+    #[cfg(Py_LIMITED_API)]
+    variable.bind(py).call_method1(intern!(py, "get"), (py.None(),)).map(|value| !value.is_none())
 }
 
 #[cfg(not(any(Py_3_12, not(Py_LIMITED_API))))]
@@ -322,16 +381,15 @@ pub(super) fn make_class<'py>(
     name: &'static CStr,
     size: usize,
     mut slots: Vec<ffi::PyType_Slot>,
+    flags: std::ffi::c_ulong,
 ) -> PyResult<Bound<'py, PyType>> {
     slots.push(ffi::PyType_Slot::default());
     let mut spec = ffi::PyType_Spec {
         name: name.as_ptr(),
         basicsize: c_int::try_from(size).map_err(|_| runtime_error("too large"))?,
         itemsize: 0,
-        flags: u32::try_from(
-            ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION,
-        )
-        .map_err(|_| runtime_error("flags"))?,
+        flags: u32::try_from(ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION | flags)
+            .map_err(|_| runtime_error("flags"))?,
         slots: slots.as_mut_ptr(),
     };
     // SAFETY: the slots end with an empty one, and what they point to lives for ever.

@@ -3,7 +3,7 @@
 //! A class of slots: one is made and forgotten per command. It belongs to one loop, whose thread is the only one that uses it.
 #![expect(unsafe_code, reason = "a class of slots")]
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
 use pyo3::exceptions::PyTypeError;
@@ -173,6 +173,102 @@ unsafe extern "C" fn get_loop(this: *mut ffi::PyObject, _: *mut ffi::PyObject) -
     // SAFETY: called while attached.
     let py = unsafe { Python::assume_attached() };
     face_of(py, this).get().event_loop.bind(py).clone().into_ptr()
+}
+
+unsafe extern "C" fn give_itself(this: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the caller holds it.
+    unsafe { ffi::Py_INCREF(this) };
+    this
+}
+
+unsafe extern "C" fn give_none(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    none()
+}
+
+struct Definition(ffi::PyMethodDef);
+
+// SAFETY: it is never changed.
+unsafe impl Sync for Definition {}
+
+static GET_LOOP: Definition = Definition(plain(c"get_loop", give_itself, ffi::METH_NOARGS));
+static RESULT: Definition = Definition(plain(c"result", give_none, ffi::METH_NOARGS));
+static ADD_DONE_CALLBACK: Definition = Definition(keywords(c"add_done_callback", add_done_callback));
+/// What `result` is of a waiter that is done.
+static DONE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// A function with a definition that lives for ever.
+fn function_of<'py>(
+    py: Python<'py>,
+    definition: &'static Definition,
+    this: *mut ffi::PyObject,
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: as said; what it is bound to is alive, or null.
+    unsafe {
+        let definition = ptr::from_ref(&definition.0).cast_mut();
+        Bound::from_owned_ptr_or_err(py, ffi::PyCFunction_NewEx(definition, this, ptr::null_mut()))
+    }
+}
+
+/// What `get_loop` is of all waiters of a loop.
+pub(super) fn loop_giver<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    function_of(event_loop.py(), &GET_LOOP, event_loop.as_ptr())
+}
+
+/// What a task asks for on its way is answered without a look at the class.
+unsafe extern "C" fn get_attribute(this: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: called while attached; names that are not the interned ones go the ordinary way.
+    unsafe {
+        let py = Python::assume_attached();
+        let names = &known(py).names;
+        if name == names.blocking.as_ptr() {
+            return boolean(of(this).blocking != 0);
+        }
+        if name == names.get_loop.as_ptr() {
+            return face_of(py, this).get().get_loop.clone_ref(py).into_ptr();
+        }
+        if name == names.add_done_callback.as_ptr() {
+            let method = ptr::from_ref(&ADD_DONE_CALLBACK.0).cast_mut();
+            return ffi::PyCFunction_NewEx(method, this, ptr::null_mut());
+        }
+        ffi::PyObject_GenericGetAttr(this, name)
+    }
+}
+
+/// The same by a name in C, as a task asks for `result` when it is woken.
+unsafe extern "C" fn get_attribute_by_text(this: *mut ffi::PyObject, name: *mut c_char) -> *mut ffi::PyObject {
+    // SAFETY: called while attached, with a text that ends.
+    unsafe {
+        let py = Python::assume_attached();
+        if matches!(state(this), State::Done | State::Failed) && CStr::from_ptr(name) == c"result" {
+            match DONE.get_or_try_init(py, || function_of(py, &RESULT, ptr::null_mut()).map(Bound::unbind)) {
+                Ok(done) => return done.clone_ref(py).into_ptr(),
+                Err(error) => return raise(py, error),
+            }
+        }
+        let name = ffi::PyUnicode_FromString(name);
+        if name.is_null() {
+            return ptr::null_mut();
+        }
+        let found = ffi::PyObject_GenericGetAttr(this, name);
+        ffi::Py_DECREF(name);
+        found
+    }
+}
+
+unsafe extern "C" fn set_attribute(
+    this: *mut ffi::PyObject,
+    name: *mut ffi::PyObject,
+    value: *mut ffi::PyObject,
+) -> c_int {
+    // SAFETY: called while attached, with a value, or null to delete.
+    unsafe {
+        let is_blocking = name == known(Python::assume_attached()).names.blocking.as_ptr();
+        if is_blocking && (value == ffi::Py_False() || value == ffi::Py_True()) {
+            of(this).blocking = c_char::from(value == ffi::Py_True());
+            return 0;
+        }
+        ffi::PyObject_GenericSetAttr(this, name, value)
+    }
 }
 
 unsafe extern "C" fn loop_getter(this: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
@@ -445,20 +541,25 @@ pub(super) fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     CLASS.get_or_try_init(py, || make(py).map(Bound::unbind)).map(|class| class.bind(py).clone())
 }
 
-fn make(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    let fast = ffi::METH_FASTCALL | ffi::METH_KEYWORDS;
-    let plain = |name: &'static std::ffi::CStr, function: ffi::PyCFunction, flags: c_int| ffi::PyMethodDef {
+const fn plain(name: &'static CStr, function: ffi::PyCFunction, flags: c_int) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
         ml_name: name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
         ml_flags: flags,
         ml_doc: ptr::null(),
-    };
-    let keywords = |name: &'static std::ffi::CStr, function: ffi::PyCFunctionFastWithKeywords| ffi::PyMethodDef {
+    }
+}
+
+const fn keywords(name: &'static CStr, function: ffi::PyCFunctionFastWithKeywords) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
         ml_name: name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: function },
-        ml_flags: fast,
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
         ml_doc: ptr::null(),
-    };
+    }
+}
+
+fn make(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     let methods = vec![
         plain(c"get_loop", get_loop, ffi::METH_NOARGS),
         keywords(c"add_done_callback", add_done_callback),
@@ -491,10 +592,12 @@ fn make(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
         slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
         slot(ffi::Py_tp_traverse, traverse as *mut c_void),
         slot(ffi::Py_tp_clear, clear_fields as *mut c_void),
+        slot(ffi::Py_tp_getattro, get_attribute as *mut c_void),
+        slot(ffi::Py_tp_getattr, get_attribute_by_text as *mut c_void),
+        slot(ffi::Py_tp_setattro, set_attribute as *mut c_void),
         slot(ffi::Py_tp_methods, methods.leak().as_mut_ptr().cast()),
         slot(ffi::Py_tp_members, members.leak().as_mut_ptr().cast()),
         slot(ffi::Py_tp_getset, getters.leak().as_mut_ptr().cast()),
     ];
-    let class = objects::make_class(py, c"agent_memory._core.Waiter", size_of::<Waiter>(), slots)?;
-    Ok(class)
+    objects::make_class(py, c"agent_memory._core.Waiter", size_of::<Waiter>(), slots, ffi::Py_TPFLAGS_HAVE_GC)
 }

@@ -82,21 +82,17 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
         "_deadlines",
         "_departures",
         "_health",
-        "_last_read_s",
         "_loop",
         "_owner",
-        "_partial_since_s",
         "_transport",
         "_writable",
         "_writer",
-        "busy",
         "in_doubt",
         "order",
         "protocol",
         "renewal",
         "retired",
         "stream",
-        "suspect",
         "writes",
     )
 
@@ -122,13 +118,8 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
             large_write_bytes=LARGE_WRITE_BYTES,
         )
         self._writable = True
-        self._last_read_s = 0.0
-        self._partial_since_s = 0.0  # since when the reply to the oldest slot has been arriving; 0: it has not begun
-        self.busy = False
-        """Whether it carries something large, and the second connection relieves it."""
         self.order: Unanswered | None = None
         """What its unanswered commands touch, while there is a second connection to choose from."""
-        self.suspect = False
         self.retired = False
         self.renewal: bytes | None = None
         """The AUTH that it was last sent since its handshake."""
@@ -178,14 +169,9 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
         self._deadlines.change_to(timeout_s)
 
     @property
-    def last_read_s(self) -> float:
-        """When bytes last arrived, by the loop's clock."""
-        return self._last_read_s
-
-    @property
     def last_moved_s(self) -> float:
         """When bytes last arrived, or bytes of a large write left, by the loop's clock."""
-        return max(self._last_read_s, self._departures.last_left_s)
+        return max(self.last_read_s, self._departures.last_left_s)
 
     @property
     def keeps_all(self) -> bool:
@@ -202,35 +188,23 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
 
     # --- the loop's side ------------------------------------------------------------------------------------------
 
-    def buffer_updated(self, nbytes: int) -> None:
-        """asyncio has read `nbytes`: match the replies in them to the slots, and wake the tasks that wait for them."""
-        if self.closed:
-            return  # it is open only until it is fenced
-        try:
-            self._take_in(nbytes)
-        finally:
-            self.wake()
+    # What `buffer_updated` of the extension reports.
 
-    def _take_in(self, nbytes: int) -> None:
-        try:
-            answered = self.receive(nbytes)
-        except UNREADABLE as error:
-            # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
-            reason = f"protocol error: {str(error) or type(error).__name__}"
-            self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
-            return
-        now_s = self._last_read_s = self._loop.time()
-        if not answered:
-            self._note_part(now_s)
-        else:
-            if self._partial_since_s:
-                self._partial_since_s = 0.0
-            if self.busy:
-                self._note_through(now_s)
-        if self.suspect:
-            self._owner.trust_again(self)
-        if not self.accepting:
-            self._owner.admit_waiters(self)
+    def _refuse(self, error: Exception) -> None:
+        """What was read raised `error`."""
+        if not isinstance(error, UNREADABLE):
+            raise error
+        # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
+        reason = f"protocol error: {str(error) or type(error).__name__}"
+        self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
+
+    def _note_alive(self) -> None:
+        """Bytes have arrived on a suspect."""
+        self._owner.trust_again(self)
+
+    def _note_room(self) -> None:
+        """Bytes have arrived while no commands are accepted: there may be room for some."""
+        self._owner.admit_waiters(self)
 
     def _check_scanned(self) -> None:
         """What has arrived was not all for the parser."""
