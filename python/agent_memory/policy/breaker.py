@@ -25,8 +25,8 @@ Counts: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Call
 """Which exceptions are failures: a class, a tuple of classes, or a function of the exception."""
 
 
-def counts_by_default(error: Exception) -> bool:
-    """Is this a failure of a server? OSError (so ConnectionError and TimeoutError), and redis-py's connection and
+def counts_by_default(error: object) -> bool:
+    """Whether `error` is a failure of a server: OSError (so ConnectionError and TimeoutError), and redis-py's connection and
     timeout errors.
 
     Not counted, though they are ConnectionErrors of redis-py: a pool without a free connection, a wrong password, a
@@ -66,7 +66,24 @@ class _ConfiguredBreaker(_core.Breaker):
         counts: Counts = counts_by_default,
         clock: Callable[[], int] | None = None,
     ) -> Self:
-        """The numbers are those of `BreakerSettings`; `clock` replaces the monotonic clock in tests (nanoseconds)."""
+        """Parameters of both breakers. The numbers and their rules are those of `BreakerSettings`.
+
+        - `name`: the name in errors and logs.
+        - `failure_threshold` (3): failures in a row that open the circuit; None switches that off.
+        - `reset_timeout_s` (300.0), `max_reset_timeout_s` (None, no growth): how long it stays open at first and at most, in
+          seconds.
+        - `failure_rate`, `slow_call_rate` (None, off): shares of calls, 0..1, that open it.
+        - `slow_call_duration_s` (None): seconds after which a call is slow.
+        - `window_calls`, `window_s` (None, the last 100 calls): what rates are taken over, in calls or in seconds.
+        - `minimum_calls` (None): results that a window needs before a rate counts.
+        - `half_open_max_calls` (1): probes that are admitted, and successes that close the circuit.
+        - `probe_timeout_s` (30.0): seconds after which a probe makes room for another.
+        - `counts` (`counts_by_default`): which exceptions are failures: a class, a tuple of classes, or a function of the
+          exception.
+        - `clock` (None, the monotonic clock): a callable that returns nanoseconds, for tests.
+
+        Raises TypeError or ValueError for an argument outside its rule.
+        """
         settings = BreakerSettings(
             failure_threshold,
             reset_timeout_s,
@@ -111,6 +128,8 @@ class CircuitBreaker(_ConfiguredBreaker):
     While the circuit is open it raises `CircuitOpenError`, whose `retry_after_s` tells when a probe will be admitted.
     Which exceptions are failures is said by `counts`; all others pass through and count as neither failure nor
     success, and so does what is no `Exception` (KeyboardInterrupt, CancelledError, GeneratorExit).
+
+    Thread-safe: any number of threads and tasks may share a breaker, and no call of it waits.
     """
 
     __slots__ = ()
@@ -140,13 +159,19 @@ class AsyncCircuitBreaker(_ConfiguredBreaker):
 
         await breaker.execute(lambda: fetch(url))
 
-    A call that is cancelled counts as neither failure nor success.
+    Any number of tasks, event loops and threads may share a breaker. A call that is cancelled counts as neither failure nor
+    success.
     """
 
     __slots__ = ()
 
     async def execute(self, operation: Callable[[], Awaitable[R]]) -> R:
-        """Await `operation()` under the breaker and return its result."""
+        """Await `operation()` under the breaker and return its result.
+
+        Raises CircuitOpenError while the circuit is open, what `operation` raises, and TypeError for what cannot be called.
+        """
+        if not callable(operation):
+            raise TypeError(f"operation must be callable, got {operation!r}")
         permit = self.admit()
         try:
             result = await operation()

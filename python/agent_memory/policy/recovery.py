@@ -20,7 +20,7 @@ _FSYNC_NAMES: Final = get_args(FsyncName)
 class RecoveryConfig:
     """Bounds, pace and durability of the recovery queue; `recovery=` of both resilient clients.
 
-    Immutable, so one object may serve many clients. Raises ValueError for a value outside its rule.
+    All times are seconds. Immutable, so one object may serve many clients. Raises ValueError for a value outside its rule.
     docs/reference/recovery.md says what each setting promises.
     """
 

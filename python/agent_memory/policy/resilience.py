@@ -34,6 +34,8 @@ class ResiliencePolicy:
     - `categories`: what commands do that this package does not know, a module's or a renamed one, by upper-case name
       ({"JSON.GET": CommandCategory.READ}); they win over the built-in table. A command that is in neither counts as a relative
       write, which is never sent twice. BLOCKING and CONNECTION_STATE choose the connection, too.
+
+    Raises TypeError for a value of the wrong type, ValueError for one outside its rule.
     """
 
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
@@ -61,7 +63,10 @@ class ResiliencePolicy:
         object.__setattr__(self, "categories", dict(self.categories))
 
     def make_guard(self, name: str, endpoint: str | None = None) -> Guard:
-        """A guard of these settings; clients that share it are admitted and rejected together."""
+        """A guard of these settings; clients that share it are admitted and rejected together.
+
+        `name` is the name in errors, logs and metrics, `endpoint` the address in errors. Raises TypeError for what is no str.
+        """
         return make_guard(name, endpoint=endpoint, breaker=self.breaker, retry=self.retry, budget=self.budget)
 
 

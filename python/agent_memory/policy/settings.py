@@ -40,6 +40,8 @@ class BreakerSettings:
     It stays open for `reset_timeout_s` seconds, doubled after each failed probe up to `max_reset_timeout_s` (None: no
     growth). Then `half_open_max_calls` probes are admitted; as many successes close the circuit, one failure opens it
     again. A probe that has not come back after `probe_timeout_s` seconds makes room for another.
+
+    Raises TypeError for what is no number, ValueError for a number outside its rule.
     """
 
     failure_threshold: int | None = 3
@@ -55,7 +57,8 @@ class BreakerSettings:
     max_reset_timeout_s: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check.numbers({known.name: getattr(self, known.name) for known in fields(self)})
+        values = {known.name: getattr(self, known.name) for known in fields(self)}
+        _check.numbers(values, required=("reset_timeout_s", "half_open_max_calls", "probe_timeout_s"))
         for count in ("failure_threshold", "window_calls", "minimum_calls", "half_open_max_calls"):
             _check.whole_or_none(count, getattr(self, count))
         self.rules()
@@ -84,14 +87,16 @@ _RETRY_NUMBERS = ("max_retries", "base_delay", "backoff_factor", "max_delay", "d
 class RetryPolicy:
     """How often a failed command is tried again, and after which delays.
 
-    Attempt n (from 0) is followed by a delay of `min(base_delay * backoff_factor**n, max_delay)` seconds, spread by
-    `jitter` ("none", "full", "equal" or "decorrelated"). Other strategies are "linear", "constant", "fibonacci" and a
-    callable of the attempt, whose result is capped and spread in the same way. `deadline_s` bounds the whole call in
-    seconds. `overrides` maps operation names ("get", or a command's "GET") to policies of their own, or to a
-    `RetryDecision`.
+    A command is repeated at most `max_retries` times. Attempt n (from 0) is followed by a delay of
+    `min(base_delay * backoff_factor**n, max_delay)` seconds, spread by `jitter` ("none", "full", "equal" or "decorrelated").
+    `strategy` is "exponential"; others are "linear", "constant", "fibonacci" and a callable of the attempt, whose result is
+    capped and spread in the same way. `deadline_s` bounds the whole call in seconds. `overrides` maps operation names ("get",
+    or a command's "GET") to policies of their own, or to a `RetryDecision`.
 
     Whatever the policy says, a command is repeated only where that is safe: it was not sent, the server rejected it,
     or it only reads.
+
+    Raises TypeError for a value of the wrong type, ValueError for one outside its rule.
     """
 
     max_retries: int = 3
@@ -104,7 +109,7 @@ class RetryPolicy:
     overrides: Mapping[str, RetryPolicy | RetryDecision] = field(default_factory=dict, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
-        _check.numbers({name: getattr(self, name) for name in _RETRY_NUMBERS})
+        _check.numbers({name: getattr(self, name) for name in _RETRY_NUMBERS}, required=_RETRY_NUMBERS[:-1])
         _check.whole_or_none("max_retries", self.max_retries)
         if not isinstance(self.jitter, str):
             raise TypeError(f"jitter must be one of {', '.join(get_args(JitterName))}, got {self.jitter!r}")
@@ -132,7 +137,7 @@ class RetryPolicy:
         return _restore_policy, ({**values, "overrides": dict(self.overrides)},)
 
     def override_rules(self) -> dict[str, _core.RetryRules | RetryDecision]:
-        """The overrides in the form the core takes.
+        """The overrides in the form the core takes; raises TypeError or ValueError for what makes no sense.
 
         Each stands under its name and under the name in capitals: "get" means the command, which counts as GET.
         """
@@ -161,6 +166,8 @@ class RetryBudget:
 
     A retry costs `retry_cost` tokens; a success gives `success_refund` back, and time `refill_per_s`, up to
     `capacity`. By default: a burst of 35 retries, then one for 14 successes plus one a second.
+
+    Raises TypeError for what is no number, ValueError for a number outside its rule.
     """
 
     capacity: float = 500.0
@@ -169,7 +176,8 @@ class RetryBudget:
     refill_per_s: float = field(default=14.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check.numbers({known.name: getattr(self, known.name) for known in fields(self)})
+        names = [known.name for known in fields(self)]
+        _check.numbers({name: getattr(self, name) for name in names}, required=names)
         self.rules()
 
     def rules(self) -> _core.BudgetRules:
@@ -198,10 +206,17 @@ def make_guard(
     """A guard for one client, made of settings; None means the defaults, except that `budget=None` lets every retry
     pass.
 
+    `name` is the name in errors, logs and metrics, `endpoint` the address in errors. `breaker`, `retry` and `budget` are the
+    settings.
+
     `seed` makes the jitter repeatable, `clock` replaces the monotonic clock (a callable that returns nanoseconds):
-    both are for tests. Raises TypeError for what is no such settings.
+    both are for tests. Raises TypeError for what is no such settings, ValueError for a seed below 0.
     """
     _check.instance("name", name, str)
+    if endpoint is not None:
+        _check.instance("endpoint", endpoint, str)
+    if seed is not None:
+        _check.whole("seed", seed, 0)
     for parameter, settings, kind in (
         ("breaker", breaker, BreakerSettings),
         ("retry", retry, RetryPolicy),

@@ -27,7 +27,7 @@ class StoreStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
-    """A write in the recovery queue, without the value that it would store."""
+    """A write in the recovery queue, with its `priority`, without the value that it would store."""
 
     agent_id: str
     """The agent_id of `store_with_retry`, or the first key of a command."""
@@ -44,7 +44,7 @@ class PendingWrite:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A write that was given up, for `recovery.retry()`. What it would have stored is kept there, and not shown."""
+    """A write that was given up, for `recovery.retry()`, by its `id` and `priority`. What it would have stored is not shown."""
 
     id: int
     agent_id: str

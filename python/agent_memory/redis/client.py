@@ -28,7 +28,7 @@ from agent_memory.redis.redis_py_internals.credentials import on_renewal, regist
 from agent_memory.redis.redis_py_internals.pools import guard_connections, is_stock_pool, mark_unsent, on_disconnect
 from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
 from agent_memory.redis.redis_py_internals.settings import fill_arguments, pool_from_url
-from agent_memory.redis.transport.blocking import BlockingTransport
+from agent_memory.redis.transport.blocking.transport import BlockingTransport
 
 if TYPE_CHECKING:
     from agent_memory._core import Guard
@@ -56,7 +56,7 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
     how often, how soon and after which errors, the guard still decides what is safe to repeat. Without them redis-py's own
     retries are off.
 
-    Arguments that are unknown, outside their rule, or that a given pool would win over raise TypeError or ValueError here.
+    Raises TypeError or ValueError for an argument that is unknown, outside its rule, or that a given pool would win over.
 
     Errors are redis-py's types (`RedisUnavailableError` is a `redis.ConnectionError`, …) and carry `.outcome`. Thread-safe
     and fork-safe as `redis.Redis` is.
@@ -142,7 +142,7 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
     def from_url(cls, url: str, **kwargs: Any) -> Self:
         """As `redis.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
         own = own_arguments(kwargs)
-        _check.text("url", url)
+        _check.url(url)
         check_guarding(**own)
         check_named(kwargs, asynchronous=False)
         single = kwargs.pop("single_connection_client", False)

@@ -199,7 +199,7 @@ def _seconds_or_zero(name: str, value: Any) -> None:
 
 
 def _secret(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, str | bytes | int):
+    if not isinstance(value, str | bytes):
         raise ValueError(f"{name} must be str or bytes, got a {type(value).__name__}")
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from agent_memory import _core
-from agent_memory.scoring._score import float_vector
+from agent_memory import _check, _core
+from agent_memory.scoring._score import check_array, check_how, float_vector
 from agent_memory.scoring._settings import (
     DEFAULT_DECAY,
     DEFAULT_WEIGHTS,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Fusion = Literal["minmax", "sum", "rrf"]
 Embedder = Callable[[list[str]], "ArrayLike"]
 _NO_FILTERS = Filters()
+_FUSIONS: Final = ("minmax", "sum", "rrf")
 
 
 _PARTS: Final = ("similarity", "lexical", "recency", "importance", "access")
@@ -63,6 +64,7 @@ class SearchResult:
 def _strings(name: str, values: Iterable[str]) -> list[str]:
     if isinstance(values, str):
         raise TypeError(f"{name} must be a collection of str, got a str")
+    _check.iterable(name, values, "str")
     found = list(values)
     if set(map(type, found)) <= {str}:
         return found
@@ -73,8 +75,22 @@ def _strings(name: str, values: Iterable[str]) -> list[str]:
 
 
 def _check_len(name: str, values: Sequence[object] | None, expected: int) -> None:
-    if values is not None and len(values) != expected:
+    if values is None:
+        return
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise TypeError(f"{name} must be a sequence with one element per id, got {values!r}")
+    if len(values) != expected:
         raise ValueError(f"{name} must have one element per id ({expected}), got {len(values)}")
+
+
+def _check_embedder(embedder: object) -> None:
+    if embedder is not None:
+        _check.function("embedder", embedder)
+
+
+def _check_pair(pair: object) -> None:
+    if pair is not None and not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
+        raise TypeError(f"sequence must hold pairs (session, step) or None, got {pair!r}")
 
 
 class MemoryIndex:
@@ -85,7 +101,7 @@ class MemoryIndex:
     - `language`: whose Snowball stemmer words in Latin letters have: `"english"` (with a long stop list), another of
       `languages()`, or `"none"` for words as they are. `"auto"` is English for Latin letters. Words of other scripts are
       stemmed or cut into n-grams by their script, whatever the language.
-    - `k1` >= 0 and `b` in 0..1 are BM25's constants; the defaults suit short texts.
+    - `k1` (0.9, >= 0) and `b` (0.15, in 0..1) are BM25's constants; the defaults suit short texts.
     - `context`: whether memories with a `sequence` lend their words to their neighbours. Words that stand in more than a
       fifth of the texts are not lent.
     - `model`: the name of the embedding model; a loaded snapshot of another model is refused.
@@ -94,6 +110,8 @@ class MemoryIndex:
 
     Rankings are exact: an int8 shadow of the vectors is scanned, and every vector that its error bound does not rule
     out is ranked by float64 sums. There is no approximate index: the time of a search grows with the number of rows.
+
+    Raises `TypeError` or `ValueError` for an argument outside its rule.
 
     Thread safety: every method may be called from any number of threads. Writes take turns; a search sees the index as
     it was when the search began, never waits for a write to finish, and runs without the GIL.
@@ -112,6 +130,12 @@ class MemoryIndex:
         embedder: Embedder | None = None,
     ) -> None:
         check_count("dimensions", dimensions)
+        for name, number in (("k1", k1), ("b", b)):
+            _check.number(name, number)
+        for name, word in (("similarity", similarity), ("language", language), ("model", model)):
+            _check.instance(name, word, str)
+        _check.flag("context", context)
+        _check_embedder(embedder)
         if not (math.isfinite(k1) and k1 >= 0):
             raise ValueError(f"k1 must be finite and >= 0, got {k1}")
         if not 0 <= b <= 1:
@@ -179,32 +203,51 @@ class MemoryIndex:
         Raises `TypeError` or `ValueError` naming what is wrong; then nothing was written. Large batches are fastest.
         """
         names = _strings("ids", ids)
+        check_array("vectors", vectors)
         count = len(names)
-        given_texts = None if texts is None else list(texts)
-        for name, values in (("texts", given_texts), ("attributes", attributes), ("sequence", sequence)):
+        for name, values in (("texts", texts), ("attributes", attributes), ("sequence", sequence)):
             _check_len(name, values, count)
+        given_texts = None if texts is None else list(texts)
+        for text in given_texts or ():
+            if not isinstance(text, str | None):
+                raise TypeError(f"texts must hold str or None, got {type(text).__name__}")
+        for pair in sequence or ():
+            _check_pair(pair)
         if vectors is None and given_texts is not None and self._embedder is not None:
             vectors = self._embed(_strings("texts", given_texts))  # type: ignore[arg-type]
         encoded = None
         if attributes is not None:
+            for one in attributes:
+                _check.instance("attributes", one, Mapping)
             encoded = [encode_attributes(one) for one in attributes]
 
-        def numbers(values: ArrayLike | None) -> NDArray[np.float64] | None:
-            return None if values is None else np.asarray(values, dtype=np.float64)
+        def numbers(name: str, values: ArrayLike | None) -> NDArray[np.float64] | None:
+            if values is None:
+                return None
+            try:
+                array = np.asarray(values, dtype=np.float64)
+            except (TypeError, ValueError, OverflowError):
+                array = np.empty(())
+            if array.ndim == 0:
+                raise TypeError(f"{name} must be an array of numbers, got {values!r}")
+            return array
 
         self._core.upsert(
             names,
             vectors,
             given_texts,
-            numbers(importance),
-            numbers(access_counts),
-            numbers(timestamps),
+            numbers("importance", importance),
+            numbers("access_counts", access_counts),
+            numbers("timestamps", timestamps),
             encoded,
             None if sequence is None else list(sequence),
         )
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Takes memories out; unknown ids are passed over. Returns how many there were."""
+        """Takes the memories of `ids` out; unknown ids are passed over. Returns how many there were.
+
+        Raises `TypeError` for what is no collection of str; then nothing was taken out.
+        """
         return self._core.delete(_strings("ids", ids))
 
     def search(
@@ -226,9 +269,9 @@ class MemoryIndex:
 
         With one part of non-zero weight, scores are that part's: the similarity, or BM25
         (`sum of idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean length))`, `idf = ln(1 + (N - df + 0.5) /
-        (df + 0.5))`, Robertson and Zaragoza, 2009). With several, `fusion` puts them together:
+        (df + 0.5))`, Robertson and Zaragoza, 2009). With several, `fusion` ("minmax") puts them together:
 
-        - `"minmax"`: each part is scaled to 0..1 over the memories that take part, then the weighted sum is taken.
+        - `"minmax"` (the default): each part is scaled to 0..1 over the memories that take part, then the sum is weighted.
         - `"sum"`: the weighted sum of the parts as they are.
         - `"rrf"`: `weight / (60 + rank)` of the vector's and the text's rankings, each `max(100, 10 k)` deep (Cormack
           et al., 2009).
@@ -239,9 +282,18 @@ class MemoryIndex:
         an embedder and no `vector`, the text is embedded too. With `components` the result tells the parts of each score.
         A zero vector has cosine 0 with everything.
 
+        - `k` (10): the most memories of the answer.
+        - `weights`: the `ScoreWeights`. `decay`: a `HalfLife` (the default) or a `PowerLaw`.
+        - `diversity` (None): a `Diversity`, which spreads the answer out.
+        - `kernel` (None, the fastest): forces one of `kernel_tiers()`; results do not depend on it.
+
         Raises `TypeError` or `ValueError` naming what is wrong, also if neither `vector` nor `text` is given and no
         other part has a weight.
         """
+        if text is not None:
+            _check.instance("text", text, str)
+        _check.flag("components", components)
+        check_how(weights, decay, kernel)
         if vector is None and text is not None and self._embedder is not None and weights.similarity > 0:
             vector = self._embed([text])[0]
         if vector is None and text is None and not (weights.recency or weights.importance or weights.access):
@@ -276,8 +328,13 @@ class MemoryIndex:
     ) -> list[SearchResult]:
         """As `search` for every row of `vectors` (shape (m, dimensions)) and every one of m `texts`, over one state of
         the index. Searches by vector alone share one pass over the codes, which is several times faster.
+
+        `k` (10), `weights`, `filters`, `now`, `decay`, `fusion` ("minmax"), `diversity` and `kernel` are those of `search`;
+        `threads` (1) share the pass. Raises `TypeError` or `ValueError` naming what is wrong.
         """
         given = None if texts is None else _strings("texts", texts)
+        check_array("vectors", vectors)
+        check_how(weights, decay, kernel)
         if vectors is None and given and self._embedder is not None and weights.similarity > 0:
             vectors = self._embed(given)
         if vectors is None and given is None:
@@ -299,9 +356,15 @@ class MemoryIndex:
         kernel: str | None,
     ) -> dict[str, Any]:
         check_count("k", k)
+        _check.one_of("fusion", fusion, _FUSIONS)
+        if diversity is not None:
+            _check.instance("diversity", diversity, Diversity)
+        _check.numbers({"now": now})
         if filters is None:
             filters = _NO_FILTERS
         elif not isinstance(filters, Filters):
+            if not isinstance(filters, Mapping):
+                raise TypeError(f"filters must be a Filters or a mapping of attributes, got {filters!r}")
             filters = Filters(filters)
         now_s = time.time() if now is None else float(now)
         if not math.isfinite(now_s):
@@ -340,14 +403,18 @@ class MemoryIndex:
         gets `embedder([texts[id]])` as its vector. An index keeps words, not texts: hence `texts`. A memory whose id is
         not in `texts` is carried over without a vector.
 
-        - `embedder`: as in the constructor, called with at most `batch` texts at once; the new index keeps it.
+        - `embedder`: as in the constructor, called with at most `batch` (1024) texts at once; the new index keeps it.
         - `model`, `dimensions`: of the new vectors.
 
         What is written to this index after the call began may or may not be carried over: write to both meanwhile.
-        Raises what `embedder` raises, and `ValueError` for an array of another shape or with values that are not finite.
+        Raises what `embedder` raises, `TypeError` for an argument of the wrong type, and `ValueError` for an array of another
+        shape or with values that are not finite.
         """
         check_count("dimensions", dimensions)
         check_count("batch", batch)
+        _check.function("embedder", embedder)
+        _check.instance("texts", texts, Mapping)
+        _check.instance("model", model, str)
         new = type(self).__new__(type(self))
         new._core = self._core.emptied(dimensions, model)
         new._embedder = embedder
@@ -365,15 +432,18 @@ class MemoryIndex:
     def save(self, path: str | PathLike[str], *, vectors: Literal["memory", "mapped"] = "memory") -> None:
         """Writes a snapshot: beside `path`, synced, renamed over it. `path` always leads to a whole snapshot.
 
-        With `vectors="mapped"` the float32 elements are then left to the file, as after `load(path, vectors="mapped")`,
+        `vectors` is "memory" (the default) or "mapped". With "mapped" the float32 elements are then left to the file, as after
+        `load(path, vectors="mapped")`,
         and their memory is given back. An index of more memories than fit in memory is written in rounds: upsert, save
         mapped, upsert on. Segments of which memories were replaced or deleted stay in memory until they are compacted
         (more than a quarter dead) and saved again.
 
-        Writers wait meanwhile, searches do not. Raises `OSError`; then `path` is as it was.
+        Writers wait meanwhile, searches do not. Raises `OSError`; then `path` is as it was. Raises `TypeError` or `ValueError`
+        for an argument outside its rule.
         """
         if vectors not in ("memory", "mapped"):
             raise ValueError(f"vectors must be 'memory' or 'mapped', got {vectors!r}")
+        _check.path("path", path)
         self._core.save(path, vectors == "mapped")
 
     @classmethod
@@ -385,18 +455,23 @@ class MemoryIndex:
         model: str | None = None,
         embedder: Embedder | None = None,
     ) -> MemoryIndex:
-        """An index from a snapshot; its settings are in the file.
+        """An index from the snapshot at `path`; its settings are in the file. `embedder` is that of the constructor.
 
-        With `vectors="mapped"` the float32 elements (1,536 bytes a memory at 384 dimensions) stay in the file, which is
+        `vectors` is "memory" (the default) or "mapped". With "mapped" the float32 elements (1,536 bytes a memory at 384
+        dimensions) stay in the file, which is
         mapped and can be shared by processes; only candidates are read from it. What is written after loading is in
         memory. The file must not be truncated or written in place while it is mapped (`save` never does).
         All of the file is read and its checksums compared, by as many threads as there are processors, 4 at most.
 
         Raises `OSError` if the file cannot be read, and `ValueError` if it is foreign, damaged or of another version,
-        or if `model` is given and the snapshot's is another.
+        or if `model` is given and the snapshot's is another, and `TypeError` for an argument of the wrong type.
         """
         if vectors not in ("memory", "mapped"):
             raise ValueError(f"vectors must be 'memory' or 'mapped', got {vectors!r}")
+        _check.path("path", path)
+        if model is not None:
+            _check.instance("model", model, str)
+        _check_embedder(embedder)
         core = _core.IndexCore.load(path, vectors == "mapped")
         if model is not None and core.model != model:
             raise ValueError(f"model must be the snapshot's, {core.model!r}, got {model!r}")

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from agent_memory import _core
-from agent_memory.scoring._settings import DEFAULT_DECAY, DEFAULT_WEIGHTS, Decay, ScoreWeights, check_count
+from agent_memory import _check, _core
+from agent_memory.scoring._settings import (
+    DEFAULT_DECAY,
+    DEFAULT_WEIGHTS,
+    MOST,
+    Decay,
+    HalfLife,
+    PowerLaw,
+    ScoreWeights,
+    check_count,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,11 +36,36 @@ def kernel_tiers() -> list[str]:
 
 def float_vector(name: str, values: ArrayLike) -> NDArray[Any]:
     array = values if type(values) is np.ndarray else np.asarray(values)
+    if array.ndim == 0:
+        raise TypeError(f"{name} must be an array of one dimension, got {values!r}")
     if array.dtype.char in "efd":
         return array
     if array.dtype.kind in "iub":
         return array.astype(np.float64)
-    raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    raise TypeError(f"{name} must hold real numbers, got a {type(values).__name__} of dtype {array.dtype}")
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises TypeError for what is no number, ValueError for nan."""
+    _check.number("threshold", threshold)
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got nan")
+
+
+def check_array(name: str, values: object) -> None:
+    """Raises TypeError for bytes and text, which are buffers or sequences and no arrays."""
+    if isinstance(values, str | bytes | bytearray):
+        raise TypeError(f"{name} must be a numpy array, got a {type(values).__name__}")
+
+
+def check_how(weights: ScoreWeights, decay: Decay, kernel: str | None) -> None:
+    """Raises TypeError for what says how to score and is of another kind."""
+    if type(weights) is not ScoreWeights:
+        _check.instance("weights", weights, ScoreWeights)
+    if not isinstance(decay, HalfLife | PowerLaw):
+        raise TypeError(f"decay must be a HalfLife or a PowerLaw, got {decay!r}")
+    if kernel is not None:
+        _check.instance("kernel", kernel, str)
 
 
 @overload
@@ -114,11 +148,12 @@ def score(
       `access_count`: shape (n,), >= 0. A part whose array is missing is left out; a weight other than 0 for a missing
       `age_s`, `importance` or `access_count` is an error.
     - `mask`: shape (n,), bool; only rows that are True take part. Nothing of the others is read.
-    - `similarity`: `"cosine"` (in -1..1; 0 if a vector is zero), `"inner_product"`, or `"euclidean"`
+    - `similarity`: `"cosine"` (the default; in -1..1; 0 if a vector is zero), `"inner_product"`, or `"euclidean"`
       (`1 / (1 + distance)`, in 0..1).
     - `decay`: `HalfLife` (0.995 an hour) or `PowerLaw`.
-    - `threshold`: rows with a lower score are left out. `k`: >= 1; fewer rows than `k` give a shorter answer.
-    - `threads`: >= 1; threads that share the pass over the rows.
+    - `weights`: the `ScoreWeights`: similarity and words 1.0 each, the others off.
+    - `threshold`: rows with a lower score are left out. `k` (10): >= 1; fewer rows than `k` give a shorter answer.
+    - `threads` (1): >= 1; threads that share the pass over the rows.
     - `kernel`: forces one of `kernel_tiers()`; results do not depend on it.
 
     Returns `(indices, scores)`: int64 and float64, sorted by descending score, ties by ascending index; with
@@ -135,14 +170,22 @@ def score(
     threads meanwhile: the answer then mixes old and new values, and nothing worse happens. They cannot be resized.
     """
     # At 1,000 rows every Python step shows: the checks are called where they have something to say.
-    if type(k) is not int or k < 1:
+    if type(k) is not int or not 1 <= k <= MOST:
         check_count("k", k)
-    if type(threads) is not int or threads < 1:
+    if type(threads) is not int or not 1 <= threads <= MOST:
         check_count("threads", threads)
     if normalize is not None and normalize != "minmax":
         raise ValueError(f"normalize must be None or 'minmax', got {normalize!r}")
-    if threshold is not None and math.isnan(threshold):
-        raise ValueError("threshold must be a number, got nan")
+    if threshold is not None:
+        check_threshold(threshold)
+    if weights is not DEFAULT_WEIGHTS or decay is not DEFAULT_DECAY or kernel is not None:
+        check_how(weights, decay, kernel)
+    if type(components) is not bool or not isinstance(similarity, str):
+        _check.flag("components", components)
+        _check.instance("similarity", similarity, str)
+    if type(vectors) is not np.ndarray or (mask is not None and type(mask) is not np.ndarray):
+        check_array("vectors", vectors)
+        check_array("mask", mask)
     parts: list[tuple[str, float, NDArray[Any]]] = []
     names = ["similarity"]
     if (
@@ -161,7 +204,9 @@ def score(
             if values is None:
                 if weight != 0 and name != "lexical":
                     raise ValueError(f"{argument} must be given when weights.{name} is not 0, got weight {weight}")
-            elif weight != 0:
+            elif weight == 0:
+                float_vector(argument, values)  # not read, and refused all the same if it is none
+            else:
                 parts.append((argument, weight, float_vector(argument, values)))
                 names.append(name)
     indices, scores, values_of_parts = _core.score_rows(

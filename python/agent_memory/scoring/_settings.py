@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 
-from agent_memory import _core
+from agent_memory import _check, _core
 
 
 def languages() -> list[str]:
@@ -14,16 +14,23 @@ def languages() -> list[str]:
     return _core.languages()
 
 
+MOST = 2**31 - 1
+"""Bound of every count."""
+
+
 def check_positive(name: str, value: float) -> None:
+    _check.number(name, value)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be finite and > 0, got {value}")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an int, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be >= {least}, got {value}")
+    if value > MOST:
+        raise ValueError(f"{name} must be <= {MOST}, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class ScoreWeights:
     `similarity` weighs the vectors, `lexical` the words in common, `recency` the age, `importance` what the caller
     says of a memory, `access` how often it was used. Recency, importance and access are off unless asked for: on
     dialogue they cost more recall than they give.
+
+    Raises TypeError for what is no number, ValueError for one below 0 or not finite.
     """
 
     similarity: float = 1.0
@@ -44,15 +53,17 @@ class ScoreWeights:
     def __post_init__(self) -> None:
         for weight in fields(self):
             value = getattr(self, weight.name)
+            _check.number(weight.name, value)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{weight.name} must be finite and >= 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
 class HalfLife:
-    """Exponential decay: `recency = 2 ** (-age_s / half_life_s)`.
+    """Exponential decay: `recency = 2 ** (-age_s / half_life_s)`, both in seconds.
 
-    The default keeps 0.995 an hour, as in Park et al., *Generative Agents* (2023), section 4.1.
+    The default keeps 0.995 an hour, as in Park et al., *Generative Agents* (2023), section 4.1. Raises TypeError or ValueError
+    for a half-life that is no finite number above 0.
     """
 
     half_life_s: float = 3600.0 * math.log(0.5) / math.log(0.995)
@@ -66,10 +77,10 @@ class HalfLife:
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """Power-law decay: `recency = (1 + age_s / scale_s) ** -exponent`.
+    """Power-law decay: `recency = (1 + age_s / scale_s) ** -exponent`, `age_s` and `scale_s` in seconds.
 
     Human forgetting follows a power law; the exponent 0.5 is ACT-R's (Anderson and Schooler, *Reflections of the
-    environment in memory*, 1991).
+    environment in memory*, 1991). Raises TypeError or ValueError for what is no finite number above 0.
     """
 
     scale_s: float = 3600.0
@@ -97,6 +108,8 @@ class Filters:
     memory has a list, any of its elements may match.
     Values are str, int, float or bool, and match by type and value. `time_from_s` (included) and `time_to_s`
     (excluded) are seconds since the epoch; a memory without a timestamp never matches a time range.
+
+    Raises TypeError for a value of the wrong type, ValueError for nan or a name with a separator in it.
     """
 
     attributes: Mapping[str, AttributeValue | Collection[AttributeValue]] = field(default_factory=dict)
@@ -105,8 +118,10 @@ class Filters:
 
     def __post_init__(self) -> None:
         for name, value in (("time_from_s", self.time_from_s), ("time_to_s", self.time_to_s)):
+            _check.numbers({name: value})
             if value is not None and math.isnan(value):
                 raise ValueError(f"{name} must be a number, got nan")
+        _check.instance("attributes", self.attributes, Mapping)
         for name, wanted in self.attributes.items():
             if isinstance(wanted, Mapping):
                 raise TypeError(
@@ -130,16 +145,19 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """Spreads an answer out: of the `pool` most relevant, one after the other the memory is taken for which
+    """Spreads an answer out: of the `pool` (50) most relevant, one after the other the memory is taken for which
     `relevance_share * relevance - (1 - relevance_share) * likeness` is greatest, where relevance is scaled to 0..1 over
     the pool and likeness is the largest cosine to a memory already taken (Carbonell and Goldstein, *The use of MMR*,
     1998).
+
+    Raises TypeError for what is no number, ValueError for a share outside 0..1 or a pool below 1.
     """
 
     relevance_share: float = 0.7
     pool: int = 50
 
     def __post_init__(self) -> None:
+        _check.number("relevance_share", self.relevance_share)
         if not 0 <= self.relevance_share <= 1:
             raise ValueError(f"relevance_share must be in 0..1, got {self.relevance_share}")
         check_count("pool", self.pool)

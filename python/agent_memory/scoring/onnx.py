@@ -60,8 +60,9 @@ class OnnxEmbedder:
     ) -> None:
         for name, value in (("max_tokens", max_tokens), ("batch", batch), ("threads", threads)):
             check_count(name, value)
-        if pooling not in ("mean", "first"):
-            raise ValueError(f"pooling must be 'mean' or 'first', got {pooling!r}")
+        _check.one_of("pooling", pooling, ("mean", "first"))
+        _check.flag("normalize", normalize)
+        _check.path("folder", folder)
         root = Path(folder)
         candidates = [root / "model.onnx", root / "onnx" / "model.onnx"]
         model = next((path for path in candidates if path.is_file()), None)

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from agent_memory._check import above, at_least, flag, text, whole
 from agent_memory._core import Guard
-from agent_memory.policy import RecoveryConfig, RetryPolicy
+from agent_memory.policy import Priority, RecoveryConfig, RetryPolicy
 from agent_memory.redis.client_arguments import check_named, parameters_of
 from agent_memory.redis.exactly_once.settings import settings_of
 
-__all__ = ["client_arguments", "connection_arguments", "exactly_once", "policies"]
+__all__ = ["client_arguments", "connection_arguments", "exactly_once", "policies", "priority"]
 
 
 def client_arguments(
@@ -46,7 +46,7 @@ def client_arguments(
     text("host", host)
     whole("port", port, 0, 65_535)
     whole("db", db, 0)
-    whole("circuit_threshold", circuit_threshold, 1)
+    whole("circuit_threshold", circuit_threshold, 1, 2**32 - 1)
     above("circuit_reset_timeout", circuit_reset_timeout, 0)
     whole("critical_retry_attempts", critical_retry_attempts, 0)
     at_least("retry_base_delay", retry_base_delay, 0)
@@ -65,6 +65,13 @@ def client_arguments(
     for parameter, seconds in optional.items():
         if seconds is not None:
             above(parameter, seconds, 0)
+
+
+def priority(value: Any) -> Priority:
+    """The Priority that `value` is, or the number of. Raises ValueError for another."""
+    if isinstance(value, bool) or value not in Priority.__members__.values():
+        raise ValueError(f"priority must be a Priority, got {value!r}")
+    return Priority(value)
 
 
 def policies(*, retry_policy: object, guard: object, recovery: object, client: object) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import Literal, TypeAlias
+
+from agent_memory import _check
 
 __all__ = ["DirectionFaults", "ReplyDrop", "RequestCut", "Then", "check_then"]
 
@@ -15,7 +16,7 @@ class DirectionFaults:
     """
     The faults of one direction of a proxy; each may be set at any time, from any thread, and acts on bytes yet to come.
 
-    All raise ValueError for a value out of range. Timings are kept to about a millisecond.
+    All raise ValueError for a value outside its rule. Timings are kept to about a millisecond.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class DirectionFaults:
 
     @property
     def latency_s(self) -> float:
-        """How long each chunk is held before it is passed on. Default 0."""
+        """Seconds that each chunk is held before it is passed on. Default 0."""
         return self._latency_s
 
     @latency_s.setter
@@ -38,7 +39,7 @@ class DirectionFaults:
 
     @property
     def jitter_s(self) -> float:
-        """Up to so much is added to the latency, evenly, from the proxy's seed; the order is kept. Default 0."""
+        """Seconds at the most that are added to the latency, evenly, from the proxy's seed; the order is kept. Default 0."""
         return self._jitter_s
 
     @jitter_s.setter
@@ -52,13 +53,13 @@ class DirectionFaults:
 
     @slice_bytes.setter
     def slice_bytes(self, value: int | None) -> None:
-        if value is not None and value < 1:
-            raise ValueError(f"slice_bytes must be at least 1 or None, not {value!r}")
+        if value is not None:
+            _check.whole("slice_bytes", value, 1)
         self._slice_bytes = value
 
     @property
     def slice_gap_s(self) -> float:
-        """The pause after each slice. Default 0: slices leave one by one, but the receiver may read several at once."""
+        """The pause after each slice, in seconds. Default 0: slices leave one by one, the receiver may read several."""
         return self._slice_gap_s
 
     @slice_gap_s.setter
@@ -72,8 +73,8 @@ class DirectionFaults:
 
     @bandwidth_bytes_per_s.setter
     def bandwidth_bytes_per_s(self, value: float | None) -> None:
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"bandwidth_bytes_per_s must be above 0 or None, not {value!r}")
+        if value is not None:
+            _check.above("bandwidth_bytes_per_s", value, 0)
         self._bandwidth = value
 
     @property
@@ -88,7 +89,8 @@ class DirectionFaults:
 
     @black_hole.setter
     def black_hole(self, value: bool) -> None:
-        self._black_hole = bool(value)
+        _check.flag("black_hole", value)
+        self._black_hole = value
 
     def clear(self) -> None:
         """Set everything to its default."""
@@ -101,19 +103,17 @@ class DirectionFaults:
 
 
 def _check_duration(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be at least 0, not {value!r}")
+    _check.at_least(name, value, 0)
     return float(value)
 
 
 def check_then(then: str, allowed: tuple[str, ...]) -> None:
     """Raise ValueError if `then` is not allowed."""
-    if then not in allowed:
-        raise ValueError(f"then must be one of {', '.join(map(repr, allowed))}, not {then!r}")
+    _check.one_of("then", then, allowed)
 
 
 class ReplyDrop:
-    """Replies to be dropped, as armed by FaultProxy.drop_replies()."""
+    """Replies to be dropped, as armed by FaultProxy.drop_replies(). Any thread may wait for it."""
 
     def __init__(self, count: int, commands: frozenset[str] | None, then: Then) -> None:
         """Made by FaultProxy.drop_replies()."""
@@ -130,7 +130,11 @@ class ReplyDrop:
         return self._dropped
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all `count` replies have been dropped; return False if they were not within `timeout_s`."""
+        """Wait until all `count` replies have been dropped; return False if they were not within `timeout_s` seconds.
+
+        Raises ValueError for a timeout that is no number >= 0.
+        """
+        _check.at_least("timeout_s", timeout_s, 0)
         return self._done.wait(timeout_s)
 
     def claim(self, command: str | None) -> bool:
@@ -148,7 +152,7 @@ class ReplyDrop:
 
 
 class RequestCut:
-    """A request to be torn, as armed by FaultProxy.cut_after_bytes()."""
+    """A request to be torn, as armed by FaultProxy.cut_after_bytes(). Any thread may wait for it."""
 
     def __init__(self, count_bytes: int, commands: frozenset[str] | None, then: Then) -> None:
         """Made by FaultProxy.cut_after_bytes()."""
@@ -158,7 +162,11 @@ class RequestCut:
         self._done = threading.Event()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until the connection has been cut; return False if it was not within `timeout_s`."""
+        """Wait until the connection has been cut; return False if it was not within `timeout_s` seconds.
+
+        Raises ValueError for a timeout that is no number >= 0.
+        """
+        _check.at_least("timeout_s", timeout_s, 0)
         return self._done.wait(timeout_s)
 
     def note_done(self) -> None:

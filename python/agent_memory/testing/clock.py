@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
+
+from agent_memory import _check
 
 __all__ = ["ManualClock"]
 
@@ -13,14 +14,13 @@ class ManualClock:
     A monotonic clock for tests: calling it returns nanoseconds, advance() moves it.
 
     Takes the place of `time.monotonic_ns` wherever a clock can be passed in. Thread-safe: each call sees a time at
-    least as late as any earlier call did. Starts at `start_ns` (default: one hour, so that subtracting a timeout never
-    gives a negative time).
+    least as late as any earlier call did. Starts at `start_ns` nanoseconds (3,600,000,000,000: one hour, so that subtracting a
+    timeout never gives a negative time). Raises ValueError for a start below 0.
     """
 
     def __init__(self, start_ns: int = 3_600_000_000_000) -> None:
-        """Set the clock. Raises ValueError below 0."""
-        if start_ns < 0:
-            raise ValueError(f"start_ns must be at least 0, not {start_ns!r}")
+        """See the class."""
+        _check.whole("start_ns", start_ns, 0)
         self._now_ns = start_ns
         self._lock = threading.Lock()
 
@@ -35,14 +35,12 @@ class ManualClock:
 
     def advance(self, seconds: float) -> int:
         """Move on by `seconds` (rounded to the nanosecond) and return the new time in ns. Raises ValueError below 0."""
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise ValueError(f"seconds must be at least 0, not {seconds!r}: a monotonic clock never goes back")
+        _check.at_least("seconds", seconds, 0)
         return self.advance_ns(round(seconds * 1e9))
 
     def advance_ns(self, nanoseconds: int) -> int:
-        """Move on by whole nanoseconds and return the new time in ns. Raises ValueError below 0."""
-        if nanoseconds < 0:
-            raise ValueError(f"nanoseconds must be at least 0, not {nanoseconds!r}: a monotonic clock never goes back")
+        """Move on by `nanoseconds`, whole ones, and return the new time in ns. Raises ValueError below 0."""
+        _check.whole("nanoseconds", nanoseconds, 0)
         with self._lock:
             self._now_ns += nanoseconds
             return self._now_ns

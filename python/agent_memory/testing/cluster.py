@@ -84,7 +84,9 @@ class ClusterServer(EmbeddedServer):
         return self._bus.port
 
     def ask(self, *words: str | int | bytes, timeout_s: float = _ASK_TIMEOUT_S) -> Any:
-        """Send one command on a new connection of its own; return its reply as RESP2 has it, decoded.
+        """Send the command `words` on a new connection of its own; return its reply as RESP2 has it, decoded.
+
+        `timeout_s` (10.0): seconds for connecting, and for the reply.
 
         Raises redis-py's ResponseError, ConnectionError and TimeoutError, and ServerError before start().
         """
@@ -132,12 +134,12 @@ class EmbeddedCluster:
     Parameters (all optional, keyword only but the first two):
 
     - `masters` (3), `replicas` (1): primaries, and replicas of each.
-    - `node_timeout_s` (2.0): `cluster-node-timeout`: how long a node is silent until it counts as failed.
+    - `node_timeout_s` (2.0): `cluster-node-timeout`: how many seconds a node is silent until it counts as failed.
     - `first_port` (0): the nodes listen on this port and the following ones; 0: on free ports.
     - `protected` (True): whether there is a password. `tls` (False): TLS only, between the nodes too.
     - `config`: further directives for all nodes, such as {"cluster-announce-hostname": "localhost"}.
     - `binary`: as for `EmbeddedServer`; Redis 7.0, Valkey 7.2 or newer.
-    - `ready_timeout_s` (60.0): how long start() and each other wait may take.
+    - `ready_timeout_s` (60.0): how many seconds start() and each other wait may take.
 
     The constructor raises ValueError for parameters outside their rule and ServerNotFoundError without a binary; it starts
     nothing.
@@ -212,7 +214,7 @@ class EmbeddedCluster:
         return f"<EmbeddedCluster {self.nodes[0].product} {self.nodes[0].version} {running} of {len(self.nodes)} nodes run>"
 
     def owner_of(self, slot: int) -> ClusterServer:
-        """The primary of a slot, as a running node sees it. Raises ServerError where there is none."""
+        """The primary of `slot`, as a running node sees it. Raises ServerError where there is none, ValueError for no slot."""
         if not 0 <= slot < SLOTS:
             raise ValueError(f"slot must be from 0 to {SLOTS - 1}, got {slot!r}")
         for view in self._view().values():
@@ -221,12 +223,12 @@ class EmbeddedCluster:
         raise ServerError(f"slot {slot} has no owner")
 
     def owner_of_key(self, key: str | bytes) -> ClusterServer:
-        """The primary of a key's slot, as a running node sees it."""
+        """The primary of the slot of `key`, as a running node sees it."""
         return self.owner_of(self.slot_of(key))
 
     @staticmethod
     def slot_of(key: str | bytes) -> int:
-        """The hash slot of a key."""
+        """The hash slot of `key`."""
         word = key.encode() if isinstance(key, str) else key
         opening = word.find(b"{")
         closing = word.find(b"}", opening + 1)
@@ -235,7 +237,7 @@ class EmbeddedCluster:
         return crc_hqx(word, 0) % SLOTS
 
     def node(self, node_id: str) -> ClusterServer:
-        """The node with this id. Raises KeyError."""
+        """The node with the id `node_id`. Raises KeyError."""
         for node in self.nodes:
             if node.id == node_id:
                 return node
@@ -246,7 +248,7 @@ class EmbeddedCluster:
         return self._by_index(view.id for view in self._view().values() if view.slots)
 
     def replicas_of(self, primary: ClusterServer) -> list[ClusterServer]:
-        """The running replicas of a node."""
+        """The running replicas of the node `primary`."""
         return self._by_index(view.id for view in self._view().values() if view.primary == primary.id)
 
     # Starting and stopping
@@ -369,7 +371,7 @@ class EmbeddedCluster:
 
     def failover(self, replica: ClusterServer, *, force: bool = False, takeover: bool = False) -> None:
         """
-        Make a replica the primary of its shard (CLUSTER FAILOVER) and wait until the cluster is whole again.
+        Make `replica` the primary of its shard (CLUSTER FAILOVER) and wait until the cluster is whole again.
 
         `force`: without its primary's help. `takeover`: without the other primaries' votes, too. Raises ValueError where
         the node is no replica, and what `wait_ok` raises.
@@ -387,9 +389,9 @@ class EmbeddedCluster:
 
     def begin_move(self, slot: int, target: ClusterServer) -> ClusterServer:
         """
-        Open a slot for moving, the legacy way (MIGRATING and IMPORTING); return the node that it leaves.
+        Open `slot` for moving to `target`, the legacy way (MIGRATING and IMPORTING); return the node that it leaves.
 
-        Until `end_move()` its present owner answers ASK for keys that it does not have.
+        Until `end_move()` its present owner answers ASK for keys that it does not have. Raises ValueError for the owner.
         """
         source = self.owner_of(slot)
         if source is target:
@@ -399,7 +401,7 @@ class EmbeddedCluster:
         return source
 
     def move_keys(self, slot: int, target: ClusterServer, *, count: int | None = None) -> int:
-        """Move `count` keys (None: all) of an open slot to `target` by MIGRATE; return how many have moved."""
+        """Move `count` keys (None: all) of the open `slot` to `target` by MIGRATE; return how many have moved."""
         source = self.owner_of(slot)
         host, port = target.address
         password = (
@@ -416,7 +418,7 @@ class EmbeddedCluster:
         return moved
 
     def end_move(self, slot: int, target: ClusterServer) -> None:
-        """Give an open slot to `target`; the other primaries learn it here, replicas from these."""
+        """Give the open `slot` to `target`; the other primaries learn it here, replicas from these."""
         source = self.owner_of(slot)
         target.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
         source.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
@@ -426,7 +428,7 @@ class EmbeddedCluster:
 
     def move_slots(self, slots: Iterable[int], target: ClusterServer, *, atomic: bool = False) -> None:
         """
-        Move slots with their keys to `target`, one after the other (legacy), or by Valkey's CLUSTER MIGRATESLOTS.
+        Move `slots` with their keys to `target`, one after the other (legacy), or by Valkey's CLUSTER MIGRATESLOTS.
 
         `atomic` needs Valkey 9; others raise redis-py's ResponseError. Returns when `target` owns them; the other nodes may
         not have heard of it yet: `wait_ok()` waits for that.

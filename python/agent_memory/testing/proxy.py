@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
+from agent_memory import _check
 from agent_memory.embedded.errors import ServerError
 from agent_memory.embedded.server import EmbeddedServer
 from agent_memory.testing._engine import Engine
@@ -44,17 +45,21 @@ class FaultProxy:
 
     Each direction of a connection holds at most `buffer_bytes` and then stops reading, so a latency bounds the
     throughput. The proxy has a thread of its own, which ends with stop(), at the end of a `with` block, when the object
-    is garbage collected and at interpreter exit. A forked child has no proxy: there, methods raise ServerError and
+    is garbage collected and at interpreter exit. Thread-safe. A forked child has no proxy: there, methods raise ServerError and
     stop() does nothing.
 
-    Parameters: `upstream`, and `seed` for the jitter (default 0). Raises OSError if a host name can't be resolved, and
-    TypeError for an upstream of another kind.
+    - `upstream`: an EmbeddedServer, (host, port), or the path of a unix socket.
+    - `seed` (0): of the jitter.
+
+    Raises OSError if a host name can't be resolved, TypeError for an upstream of another kind, ValueError for a seed that is no
+    whole number >= 0.
     """
 
     buffer_bytes = BUFFER_BYTES
 
     def __init__(self, upstream: Upstream, *, seed: int = 0) -> None:
         """See the class; nothing happens before start()."""
+        _check.whole("seed", seed, 0)
         self._upstream = upstream
         self._seed = seed
         self._lock = threading.Lock()
@@ -148,22 +153,22 @@ class FaultProxy:
 
     @property
     def connections_accepted(self) -> int:
-        """How many connections have been accepted."""
+        """How many connections have been accepted. Raises ServerError before start()."""
         return self._require_engine().connections_accepted
 
     @property
     def connections_open(self) -> int:
-        """How many connections have an end that is open."""
+        """How many connections have an end that is open. Raises ServerError before start()."""
         return len(self._require_engine().connections)
 
     @property
     def bytes_up(self) -> int:
-        """How many bytes clients have sent, swallowed ones included."""
+        """How many bytes clients have sent, swallowed ones included. Raises ServerError before start()."""
         return self._require_engine().bytes_up
 
     @property
     def bytes_down(self) -> int:
-        """How many bytes the server has sent, swallowed ones included."""
+        """How many bytes the server has sent, swallowed ones included. Raises ServerError before start()."""
         return self._require_engine().bytes_down
 
     @property
@@ -175,22 +180,23 @@ class FaultProxy:
 
     @property
     def up(self) -> DirectionFaults:
-        """The faults on the way from client to server."""
+        """The faults on the way from client to server. Raises ServerError before start()."""
         return self._require_engine().up
 
     @property
     def down(self) -> DirectionFaults:
-        """The faults on the way from server to client."""
+        """The faults on the way from server to client. Raises ServerError before start()."""
         return self._require_engine().down
 
     def black_hole(self, direction: Direction = "both") -> None:
         """
-        Let all bytes of a direction vanish while connections stay open; new ones are accepted and silent.
+        Let all bytes of a `direction` ("both", "up" or "down") vanish while connections stay open; new ones are silent.
 
-        See DirectionFaults.black_hole for what becomes of the connections afterwards.
+        Raises ValueError for another direction, ServerError before start(). See DirectionFaults.black_hole for what becomes
+        of the connections afterwards.
         """
         if direction not in ("both", "up", "down"):
-            raise ValueError(f"direction must be 'both', 'up' or 'down', not {direction!r}")
+            raise ValueError(f"direction must be 'both', 'up' or 'down', got {direction!r}")
 
         def set_flags(engine: Engine) -> None:
             engine.up.black_hole |= direction != "down"
@@ -236,14 +242,14 @@ class FaultProxy:
 
     def reset(self, side: Literal["both", "client"] = "both") -> None:
         """
-        Reset every connection (RST): the client sees ECONNRESET.
+        Reset every connection (RST) on a `side` ("both" or "client"): the client sees ECONNRESET.
 
-        With side="client" the server does not notice: its end stays open and still gets what the proxy has taken from
-        the client and not yet passed on, as with a network that delivers late. It closes with the server's end, or
-        stop().
+        Raises ValueError for another side. With side="client" the server does not notice: its end stays open and still gets
+        what the proxy has taken from the client and not yet passed on, as with a network that delivers late. It closes with
+        the server's end, or stop().
         """
         if side not in ("both", "client"):
-            raise ValueError(f"side must be 'both' or 'client', not {side!r}")
+            raise ValueError(f"side must be 'both' or 'client', got {side!r}")
         self._hang_up(client="reset", server="reset" if side == "both" else None)
 
     def close_connections(self) -> None:
@@ -260,21 +266,20 @@ class FaultProxy:
         self, count: int = 1, *, command: str | Iterable[str] | None = None, then: Then = "silence"
     ) -> ReplyDrop:
         """
-        Pass requests on, let the server execute them, and drop the next `count` replies.
+        Pass requests on, let the server execute them, and drop the next `count` (1) replies.
 
         `command` names the commands whose replies are meant (default: any, those of a connection's handshake included).
-        Pushes are no replies. A connection that has lost a reply gets `then` as soon as `count` is reached or it awaits
-        no other reply:
+        Pushes are no replies. A connection that has lost a reply gets `then` ("silence") as soon as `count` is reached or
+        it awaits no other reply:
 
         - "silence" (default): it stays open and delivers no more replies, as when the network has lost them;
         - "reset" or "close": RST or FIN to both sides, after what came before has been delivered;
         - "continue": later replies are delivered. No network does that: the client gets them in the wrong place.
 
         The returned handle counts what has been dropped and can be waited for: then the server has executed the
-        command. Several calls add up. Raises ValueError.
+        command. Several calls add up. Raises ValueError for an argument outside its rule.
         """
-        if count < 1:
-            raise ValueError(f"count must be at least 1, not {count!r}")
+        _check.whole("count", count, 1)
         check_then(then, ("silence", "reset", "close", "continue"))
         drop = ReplyDrop(count, _names(command), then)
         self._call(lambda engine: engine.drops.append(drop))
@@ -292,11 +297,11 @@ class FaultProxy:
 
         Without `command` that is the first connection to send anything, counted from there; with it, the first that
         sends one of these commands, counted from the command's first byte (in one piece with its name, as clients write
-        it). The server sees an orderly end after the bytes; the client gets RST ("reset", the default), FIN ("close")
-        or nothing ("silence"). The returned handle can be waited for. Raises ValueError.
+        it). The server sees an orderly end after the bytes; by `then` the client gets RST ("reset", the default), FIN
+        ("close") or nothing ("silence"). The returned handle can be waited for. Raises ValueError for an argument outside its
+        rule.
         """
-        if count_bytes < 0:
-            raise ValueError(f"count_bytes must be at least 0, not {count_bytes!r}")
+        _check.whole("count_bytes", count_bytes, 0)
         check_then(then, ("reset", "close", "silence"))
         cut = RequestCut(count_bytes, _names(command), then)
         self._call(lambda engine: engine.cuts.append(cut))
@@ -324,6 +329,11 @@ class FaultProxy:
 def _names(command: str | Iterable[str] | None) -> frozenset[str] | None:
     if command is None:
         return None
+    if not isinstance(command, str):
+        _check.iterable("command", command, "names")
+        command = list(command)
+        for name in command:
+            _check.text("command", name)
     return frozenset(name.upper() for name in ([command] if isinstance(command, str) else command))
 
 
@@ -338,4 +348,4 @@ def _resolve(upstream: Upstream) -> SocketAddress:
     if isinstance(upstream, tuple) and len(upstream) == 2:
         family, _, _, _, address = socket.getaddrinfo(*upstream, type=socket.SOCK_STREAM)[0]
         return family, (str(address[0]), int(address[1]))
-    raise TypeError("upstream must be an EmbeddedServer, (host, port) or the path of a unix socket")
+    raise TypeError(f"upstream must be an EmbeddedServer, (host, port) or the path of a unix socket, got {upstream!r}")

@@ -1,5 +1,6 @@
 //! Small conversions between Python's types and the core's.
 
+use agent_memory_core::config::{Decimal, seconds_to_ns};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
@@ -18,6 +19,14 @@ impl<'py> FromPyObject<'_, 'py> for Whole {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Seconds of an argument as nanoseconds. Raises `ValueError` below 0 and for nan.
+pub(crate) fn delay_ns(parameter: &str, seconds: f64) -> PyResult<u64> {
+    if seconds >= 0.0 {
+        return Ok(seconds_to_ns(seconds));
+    }
+    Err(PyValueError::new_err(format!("{parameter} must be >= 0, got {}", Decimal(seconds))))
 }
 
 /// A member of one of the core's numbered enums.

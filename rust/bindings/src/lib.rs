@@ -6,6 +6,7 @@
 
 use pyo3::prelude::*;
 
+mod arguments;
 mod clock;
 mod cluster;
 mod convert;

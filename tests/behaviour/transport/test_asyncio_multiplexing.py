@@ -12,7 +12,7 @@ import pytest
 from fake_server import FakeServer, bulk, error, integer
 
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
-from agent_memory.redis.transport.multiplexed import MAX_IN_FLIGHT
+from agent_memory.redis.transport.multiplexed.connection import MAX_IN_FLIGHT
 
 
 def transport_of(client):

@@ -131,7 +131,7 @@ def test_what_a_strategy_of_ones_own_returns_is_checked():
         ({"base_delay": -1}, "base_delay must be finite and >= 0, got -1.0"),
         ({"max_delay": math.inf}, "max_delay must be finite and >= 0, got inf"),
         ({"base_delay": 5, "max_delay": 1}, "max_delay must be >= base_delay (5.0), got 1.0"),
-        ({"factor": 0.5}, "backoff_factor must be finite and >= 1, got 0.5"),
+        ({"factor": 0.5}, "factor must be finite and >= 1, got 0.5"),
         ({"jitter": "some"}, "jitter must be 'none', 'full', 'equal' or 'decorrelated', got 'some'"),
         (
             {"strategy": "quadratic"},

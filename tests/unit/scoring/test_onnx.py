@@ -72,7 +72,7 @@ def test_what_is_not_an_encoder_is_refused(folder, tmp_path):
     save_model(tmp_path / "model.onnx", [None, 16])
     with pytest.raises(ValueError, match="model must take input_ids"):
         OnnxEmbedder(tmp_path)
-    with pytest.raises(ValueError, match="pooling must be 'mean' or 'first', got 'last'"):
+    with pytest.raises(ValueError, match="pooling must be one of mean, first, got 'last'"):
         OnnxEmbedder(folder, pooling="last")
     with pytest.raises(ValueError, match="batch must be >= 1, got 0"):
         OnnxEmbedder(folder, batch=0)

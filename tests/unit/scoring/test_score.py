@@ -173,11 +173,11 @@ GOOD = np.ones((3, 4), np.float32)
     ("error", "message", "arguments"),
     [
         (ValueError, "k must be >= 1, got 0", {"k": 0}),
-        (TypeError, "k must be an int, got float", {"k": 1.0}),
+        (TypeError, "k must be an int, got 1.0", {"k": 1.0}),
         (ValueError, "threads must be >= 1, got 0", {"threads": 0}),
         (ValueError, r"query must have 4 elements, got 3", {"query": np.ones(3)}),
         (ValueError, r"query must be finite, got NaN at 1", {"query": np.array([1, np.nan, 1, 1])}),
-        (TypeError, "query must hold real numbers, got dtype complex128", {"query": np.ones(4, complex)}),
+        (TypeError, "query must hold real numbers, got a ndarray of dtype complex128", {"query": np.ones(4, complex)}),
         (TypeError, "vectors must be a numpy array, got list", {"vectors": [[1.0]]}),
         (TypeError, "vectors must be an array of float16, float32 or float64", {"vectors": np.ones((3, 4), int)}),
         (TypeError, "native byte order", {"vectors": GOOD.astype(">f4")}),

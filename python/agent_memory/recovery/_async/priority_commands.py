@@ -28,7 +28,8 @@ class AsyncPriorityCommands(AsyncTypedResults[AsyncStoreResult], AsyncCoreComman
     """Every write command of redis-py, with a priority; each gives an `AsyncStoreResult` in place of the reply.
 
     None raises for a server that cannot be reached; what the server answers (WRONGTYPE, …) is raised. Raises ValueError for
-    what is not a write of keys. As safe to share as the client.
+    what is not a write of keys. Threads and tasks may share it as they share the client. A call that is cancelled leaves a
+    write that may have been sent to the queue.
     """
 
     # What redis-py's command classes want of a client and have no use for here; and what its own bases disagree on.
@@ -36,6 +37,7 @@ class AsyncPriorityCommands(AsyncTypedResults[AsyncStoreResult], AsyncCoreComman
     command_info: Any = AsyncCoreCommands.command_info
 
     def __init__(self, storing: AsyncStoring, client: AsyncRetryingClient, priority: Priority) -> None:
+        """Made by `client.with_priority(priority)`, of the client's `storing`."""
         self._storing = storing
         self._client = client
         self._priority = priority
@@ -50,7 +52,7 @@ class AsyncPriorityCommands(AsyncTypedResults[AsyncStoreResult], AsyncCoreComman
         return AsyncPriorityPipeline(self._storing, self._client, self._priority, transaction)
 
     async def hset_dict(self, name: Any, mapping: Mapping[Any, Any]) -> AsyncStoreResult:
-        """HSET of several fields."""
+        """HSET of several fields: those of `mapping`, in the hash `name`."""
         fields = [word for pair in mapping.items() for word in pair]
         return await self.execute_command("HSET", name, *fields)
 

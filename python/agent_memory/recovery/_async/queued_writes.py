@@ -51,7 +51,7 @@ class AsyncStoreResult:
 
     A queued write's result changes when the write is done with; `wait()` waits for that. A write that takes the place of an
     older one that still waits has that one's result too: a waiter for the older gets the newer's outcome. Safe to read
-    from any thread.
+    from any thread. A `wait()` that is cancelled leaves the write where it is.
     """
 
     __slots__ = ("_settled", "durable", "error", "status", "value")

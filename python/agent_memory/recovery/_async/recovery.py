@@ -20,12 +20,13 @@ __all__ = ["AsyncRecovery"]
 class AsyncRecovery:
     """Writes that wait for the server to come back, and those that were given up.
 
-    Bounded by RecoveryConfig; safe to use from any thread.
+    Bounded by RecoveryConfig. Safe to use from any thread and task. A `flush()` that is cancelled leaves the queue as it is.
     """
 
     __slots__ = ("_engine",)
 
     def __init__(self, engine: AsyncRecoveryEngine) -> None:
+        """Made by the client, of its `engine`."""
         self._engine = engine
 
     def register(
@@ -36,7 +37,7 @@ class AsyncRecovery:
         dumps: Callable[[Any], str | bytes] = json.dumps,
         loads: Callable[[bytes], Any] = json.loads,
     ) -> None:
-        """Gives a `store_func` a name, so that writes by it can be kept in the journal and repeated by another process.
+        """Gives `function`, a `store_func`, a `name`: the journal can then keep writes by it, and another process repeat them.
 
         Pass the function itself, or its name, to `store_with_retry`. `dumps` and `loads` make bytes of the data and back
         (default: JSON). Data that `dumps` cannot encode is queued in memory only (`StoreResult.durable` is False). What a
@@ -97,7 +98,7 @@ class AsyncRecovery:
         return [as_dead_letter(entry.payload, entry) for entry in entries]
 
     def retry(self, dead: DeadLetter) -> AsyncStoreResult:
-        """Queues a dead letter again, behind the queued writes of its key, and returns its result.
+        """Queues the dead letter `dead` again, behind the queued writes of its key, and returns its result.
 
         A write of unknown outcome is sent as if it had not been executed, so it may be executed twice. Raises ValueError if
         the dead letter is no longer kept, RecoveryQueueFullError if the queue is full.

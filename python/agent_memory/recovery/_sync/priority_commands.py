@@ -30,7 +30,8 @@ class PriorityCommands(TypedResults[StoreResult], CoreCommands, RedisModuleComma
     """Every write command of redis-py, with a priority; each gives an `StoreResult` in place of the reply.
 
     None raises for a server that cannot be reached; what the server answers (WRONGTYPE, …) is raised. Raises ValueError for
-    what is not a write of keys. As safe to share as the client.
+    what is not a write of keys. Threads and threads may share it as they share the client. A call that is cancelled leaves a
+    write that may have been sent to the queue.
     """
 
     # What redis-py's command classes want of a client and have no use for here; and what its own bases disagree on.
@@ -38,6 +39,7 @@ class PriorityCommands(TypedResults[StoreResult], CoreCommands, RedisModuleComma
     command_info: Any = CoreCommands.command_info
 
     def __init__(self, storing: Storing, client: RetryingClient, priority: Priority) -> None:
+        """Made by `client.with_priority(priority)`, of the client's `storing`."""
         self._storing = storing
         self._client = client
         self._priority = priority
@@ -52,7 +54,7 @@ class PriorityCommands(TypedResults[StoreResult], CoreCommands, RedisModuleComma
         return PriorityPipeline(self._storing, self._client, self._priority, transaction)
 
     def hset_dict(self, name: Any, mapping: Mapping[Any, Any]) -> StoreResult:
-        """HSET of several fields."""
+        """HSET of several fields: those of `mapping`, in the hash `name`."""
         fields = [word for pair in mapping.items() for word in pair]
         return self.execute_command("HSET", name, *fields)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from redis.exceptions import ReadOnlyError, ResponseError
 
+from agent_memory import _check
 from agent_memory._concurrency import ASYNC, Event
 from agent_memory._core import monotonic_ns
 from agent_memory._face import is_documented
@@ -273,12 +274,17 @@ class GuardedCalls:
         return settle
 
     def resolve_records(self, records: list[dict[str, Any]], timeout_s: float) -> list[Outcome]:
-        """What became of the writes of a process that has ended, by the `Ticket.record()`s it left; within `timeout_s`.
+        """What became of the writes of a process that has ended, by `records`; asks for `timeout_s` seconds.
+
+        `records` are the `Ticket.record()`s that it left.
 
         Its connections are fenced as this client's own are, so nothing of them can be executed afterwards. An outcome is
         UNKNOWN where nothing tells. Ask for all records of a connection at once: its markers are deleted afterwards.
-        Raises ValueError without exactly once, and what the connection raises.
+        Raises ValueError without exactly once or for a wrong `timeout_s`, TypeError for what is no list, and what the
+        connection raises.
         """
+        _check.instance("records", records, list)
+        _check.at_least("timeout_s", timeout_s, 0)
         transport = self.transport_here()
         if transport is None or transport.once is None:
             raise ValueError(
@@ -291,7 +297,7 @@ class GuardedCalls:
         for ticket in tickets:
             lost = RedisUnavailableError("its process has ended", endpoint=self.endpoint)
             lost.ticket = ticket
-            outcomes.append(self.resolve(lost, (deadline_ns - monotonic_ns()) / 1e9))
+            outcomes.append(self.resolve(lost, max(0.0, (deadline_ns - monotonic_ns()) / 1e9)))
         return outcomes
 
     def see_to(self, streams: list[Stream]) -> None:
@@ -301,11 +307,14 @@ class GuardedCalls:
             transport.once.lose(stream)
 
     def resolve(self, error: Exception, timeout_s: float) -> Outcome:
-        """What became of a write that failed with `error`, whose outcome was UNKNOWN; asks for `timeout_s` at the most.
+        """What became of a write that failed with `error`, whose outcome was UNKNOWN; asks for `timeout_s` seconds at the most.
 
         With exactly once: NOT_SENT where it was not executed and never will be, APPLIED where it was, UNKNOWN while that is
-        not known, or for ever (`error.ticket.verdict` is then UNRESOLVABLE). Does not send it again.
+        not known, or for ever (`error.ticket.verdict` is then UNRESOLVABLE). Does not send it again. Raises TypeError or
+        ValueError for an argument outside its rule.
         """
+        _check.instance("error", error, Exception)
+        _check.at_least("timeout_s", timeout_s, 0)
         transport = self.transport_here()
         if transport is None or transport.once is None or getattr(error, "ticket", None) is None:
             return classify(error)[1]

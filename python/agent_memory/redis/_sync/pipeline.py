@@ -36,6 +36,9 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
 
     It is retried by itself only where nothing can have been executed, or where it only reads. With WATCH it is bound to its
     connection, travels redis-py's way and is never retried.
+
+    For one thread, or thread, at a time. A cancelled `execute()` may have been executed in part, or as a whole; with MULTI as a
+    whole or not at all.
     """
 
     if TYPE_CHECKING:  # redis-py types its own as giving redis-py's class
@@ -43,6 +46,7 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
         def __enter__(self) -> Self: ...
 
     def __init__(self, client: GuardedCalls, transaction: bool, shard_hint: str | None) -> None:
+        """Made by `client.pipeline()`."""
         super().__init__(client.connection_pool, client.response_callbacks, transaction, shard_hint)
         self._client = client
         self.keep: Keep | None = None

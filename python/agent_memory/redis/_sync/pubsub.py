@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis.client import PubSub as RedisPyPubSub
 from redis.exceptions import InvalidResponse
 
+from agent_memory import _check
 from agent_memory._concurrency import Lock, settle
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisTimeoutError
@@ -119,10 +120,11 @@ class PubSub(RedisPyPubSub):
     A call that finds the connection broken may take as long as one attempt to connect, beyond its timeout.
 
     Raises ValueError for a `ping_interval` not above 0 or a `reconnect_timeout` below 0. May be used by one reader at a time;
-    other threads may subscribe and unsubscribe meanwhile.
+    other threads may subscribe and unsubscribe meanwhile. A reader that is cancelled while it
+    waits leaves the subscriptions as they are.
     """
 
-    connection: Any
+    connection: Any = None  # looked at by redis-py's __del__, also where __init__ refuses an argument
     channels: dict[Any, Any]
     patterns: dict[Any, Any]
     shard_channels: dict[Any, Any]
@@ -140,12 +142,15 @@ class PubSub(RedisPyPubSub):
         arguments = client.connection_pool.connection_kwargs
         if ping_interval is _UNSET:
             ping_interval = arguments.get("health_check_interval") or DEFAULT_PING_INTERVAL_S
-        elif ping_interval is not None and not ping_interval > 0:
-            raise ValueError(f"ping_interval must be > 0 or None, got {ping_interval!r}")
+        elif ping_interval is not None:
+            _check.above("ping_interval", ping_interval, 0)
         if reconnect_timeout is _UNSET:
             reconnect_timeout = None if client.keeps_subscribers() else 0.0
-        elif reconnect_timeout is not None and not reconnect_timeout >= 0:
-            raise ValueError(f"reconnect_timeout must be >= 0 or None, got {reconnect_timeout!r}")
+        elif reconnect_timeout is not None:
+            _check.at_least("reconnect_timeout", reconnect_timeout, 0)
+        if on_gap is not None:
+            _check.function("on_gap", on_gap)
+        _check.flag("gap_messages", gap_messages)
         self._client = client
         self._on_gap = on_gap
         self._gap_messages = gap_messages

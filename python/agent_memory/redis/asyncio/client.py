@@ -36,7 +36,7 @@ from agent_memory.redis.redis_py_internals.pools import (
 )
 from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
 from agent_memory.redis.redis_py_internals.settings import fill_arguments, hide_arguments, pool_from_url
-from agent_memory.redis.transport.multiplexed import MultiplexedTransport
+from agent_memory.redis.transport.multiplexed.transport import MultiplexedTransport
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -67,10 +67,11 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     how often, how soon and after which errors, the guard still decides what is safe to repeat. Without them redis-py's own
     retries are off.
 
-    Arguments that are unknown, outside their rule, or that a given pool would win over raise TypeError or ValueError here.
+    Raises TypeError or ValueError for an argument that is unknown, outside its rule, or that a given pool would win over.
 
     May be used from several event loops, also in several threads: each loop has its own connection. Any number of tasks may
-    share one client.
+    share one client. A call that is cancelled before it was sent is not sent; afterwards its reply is dropped, and the other
+    calls on the connection go on.
     """
 
     if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
         """As `redis.asyncio.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
         own = own_arguments(kwargs)
-        _check.text("url", url)
+        _check.url(url)
         check_guarding(**own)
         check_named(kwargs, asynchronous=True)
         pool = pool_from_url(ConnectionPool, url, kwargs, asynchronous=True)

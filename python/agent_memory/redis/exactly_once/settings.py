@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final, Literal
 
+from agent_memory import _check
 from agent_memory._enums import NamedIntEnum
 
 __all__ = ["ExactlyOnce", "Level", "settings_of"]
@@ -36,7 +37,7 @@ class ExactlyOnce:
       "best", the best it offers: marker, offset, gate, fence. "offset" costs the healthy path nothing, and resolves nothing
       once the server has closed the old connection: a reset or a restart makes dead letters.
     - `marker_prefix` ("agent_memory:once:"): what the keys of the markers begin with. The user needs write access to them.
-    - `marker_ttl_s` (86,400 s): when a marker that was not deleted expires. Writes can be resolved for that long.
+    - `marker_ttl_s` (86,400): seconds after which a marker that was not deleted expires. Writes can be resolved for that long.
 
     Raises ValueError for a value outside its rule.
     """
@@ -46,10 +47,8 @@ class ExactlyOnce:
     marker_ttl_s: int = 86_400
 
     def __post_init__(self) -> None:
-        if self.level not in _LEVELS:
-            raise ValueError(f"level must be one of {', '.join(_LEVELS)}, got {self.level!r}")
-        if not self.marker_prefix:
-            raise ValueError("marker_prefix must not be empty, got ''")
+        _check.one_of("level", self.level, _LEVELS)
+        _check.text("marker_prefix", self.marker_prefix)
         if isinstance(self.marker_ttl_s, bool) or not isinstance(self.marker_ttl_s, int) or self.marker_ttl_s < 60:
             raise ValueError(f"marker_ttl_s must be an int >= 60, got {self.marker_ttl_s!r}")
 
@@ -59,9 +58,9 @@ class ExactlyOnce:
         return _LEVELS[self.level]
 
 
-def settings_of(exactly_once: bool | ExactlyOnce | None) -> ExactlyOnce | None:
+def settings_of(exactly_once: bool | ExactlyOnce) -> ExactlyOnce | None:
     """The settings that an `exactly_once=` argument stands for; None for off."""
-    if exactly_once is None or exactly_once is False:
+    if exactly_once is False:
         return None
     if exactly_once is True:
         return ExactlyOnce()

@@ -111,6 +111,7 @@ class Ticket:
     __slots__ = ("_token", "_watchers", "bit", "end_bytes", "marker", "reply", "stream", "verdict")
 
     def __init__(self, stream: Stream, marker: Marker | None, bit: int) -> None:
+        """Made by the transport, of a `stream`, its `marker` and the `bit` of the write there."""
         self.stream = stream
         self.marker = marker
         self.bit = bit
@@ -130,12 +131,12 @@ class Ticket:
         return self._token
 
     def hold(self, by: object) -> None:
-        """`by` keeps this ticket where a later process will find it: its marker has to stay."""
+        """For the recovery queue: `by` keeps this ticket where a later process will find it: its marker has to stay."""
         if self.marker is not None:
             self.marker.holds.add((id(by), self.bit))
 
     def let_go(self, by: object) -> None:
-        """`by` does not keep it any more."""
+        """For the recovery queue: `by` does not keep it any more."""
         marker = self.marker
         if marker is not None:
             marker.holds.discard((id(by), self.bit))
@@ -143,7 +144,7 @@ class Ticket:
                 marker.stale_markers.append(marker.key)
 
     def conclude(self, verdict: Verdict, reply: Any = MISSING) -> None:
-        """What became of the write is known."""
+        """For the transport: what became of the write is known, a `verdict`, and its `reply` where that came."""
         if self.verdict is not None:
             return
         self.reply = reply
@@ -155,7 +156,7 @@ class Ticket:
             watcher()
 
     def watch(self, watcher: Callable[[], object]) -> None:
-        """Call `watcher` once the verdict is known: at once if it is. Only for the thread that resolves."""
+        """For the package: call `watcher` once the verdict is known: at once if it is. Only for the thread that resolves."""
         if self.verdict is None:
             self._watchers.append(watcher)
         else:
@@ -167,14 +168,14 @@ class Ticket:
         return {**self.stream.record(), "marker": marker, "bit": self.bit}
 
     def conclude_by_offset(self, executed_bytes: int | None) -> None:
-        """Resolve by what the server said of the connection's stream."""
+        """For the transport: resolve by the `executed_bytes` (bytes) that the server said of the connection's stream."""
         if self.end_bytes is None:
             self.conclude(Verdict.UNRESOLVABLE)
         else:
             self.conclude(Verdict(verdict_of_offset(executed_bytes, self.end_bytes)))
 
     def conclude_by_marker(self, is_the_same: bool, is_set: bool) -> None:
-        """Resolve by the two bits of the marker."""
+        """For the transport: resolve by the two bits of the marker, `is_the_same` and `is_set`."""
         self.conclude(Verdict(verdict_of_marker(is_the_same, is_set)))
 
 

@@ -19,11 +19,12 @@ class SubscriptionGap:
     error: Exception | None
     """The error that ended it; None where it was closed on this side."""
     heard_ns: int
-    """When something was received for the last time: what was published before it has been delivered or is about to be."""
+    """When something was received for the last time, in nanoseconds: what was published before it has been delivered or will
+    be."""
     noticed_ns: int
-    """When the loss was noticed."""
+    """When the loss was noticed, in nanoseconds."""
     restored_ns: int
-    """When the first word arrived on the new connection: what is published after it is delivered."""
+    """When the first word arrived on the new connection, in nanoseconds: what is published after it is delivered."""
     attempts: int
     """Attempts to connect that it took, the successful one included."""
 

@@ -51,55 +51,58 @@ class AsyncListedCommands(DirectListed, AsyncTypedCommands[TextT]):
 
     @resilient_operation("get")
     def get(self, key: KeyT) -> Coroutine[Any, Any, TextT | None]:
-        """GET: the value, None if there is none."""
+        """GET: the value of `key`, None if there is none."""
         return self.client.get(key)
 
     @resilient_operation("set")
     def set(
         self, key: KeyT, value: EncodableT, *args: ExpiryT | None, **options: Unpack[SetOptions]
     ) -> Coroutine[Any, Any, bool | TextT | None]:
-        """SET: True, or None if a condition kept it from being set; options as redis-py's: ex, px, nx, xx, keepttl, get."""
+        """SET `key` to `value`: True, or None if a condition kept it from being set.
+
+        `args` and `options` are redis-py's: ex, px, nx, xx, keepttl, get.
+        """
         return self.client.set(key, value, *args, **options)
 
     @resilient_operation("delete")
     def delete(self, *keys: KeyT) -> Coroutine[Any, Any, int]:
-        """DEL: how many keys were deleted."""
+        """DEL: how many of `keys` were deleted."""
         return self.client.delete(*keys)
 
     @resilient_operation("exists")
     def exists(self, *keys: KeyT) -> Coroutine[Any, Any, int]:
-        """EXISTS: how many of the keys exist."""
+        """EXISTS: how many of `keys` exist."""
         return self.client.exists(*keys)
 
     @resilient_operation("expire")
     def expire(self, key: KeyT, time: ExpiryT, **options: Unpack[ExpireOptions]) -> Coroutine[Any, Any, bool]:
-        """EXPIRE: whether the key now expires in `time` seconds; options as redis-py's: nx, xx, gt, lt."""
+        """EXPIRE: whether `key` now expires in `time` seconds; `options` are redis-py's: nx, xx, gt, lt."""
         return self.client.expire(key, time, **options)
 
     @resilient_operation("hset")
     def hset(
         self, name: KeyT, key: FieldT | None = None, value: EncodableT | None = None, **options: Unpack[HsetOptions]
     ) -> Coroutine[Any, Any, int]:
-        """HSET: how many fields are new; options as redis-py's: mapping, items."""
+        """HSET of `key` to `value` in the hash `name`: how many fields are new; `options` are redis-py's: mapping, items."""
         return self.client.hset(name, key, value, **options)
 
     @resilient_operation("hget")
     def hget(self, name: KeyT, key: FieldT) -> Coroutine[Any, Any, TextT | None]:
-        """HGET: the field's value, None if there is none."""
+        """HGET: the value of the field `key` of the hash `name`, None if there is none."""
         return self.client.hget(name, key)
 
     @resilient_operation("hgetall")
     def hgetall(self, name: KeyT) -> Coroutine[Any, Any, dict[TextT, TextT]]:
-        """HGETALL: all fields and values, empty if there is no such hash."""
+        """HGETALL: all fields and values of the hash `name`, empty if there is no such hash."""
         return self.client.hgetall(name)
 
     @resilient_operation("hset_dict")
     def hset_dict(self, name: KeyT, mapping: Mapping[Any, Any]) -> Coroutine[Any, Any, int]:
-        """HSET of several fields: how many of them are new."""
+        """HSET of the fields of `mapping` in the hash `name`: how many of them are new."""
         return self.client.hset(name, mapping=mapping)
 
     async def hmset(self, name: KeyT, mapping: Mapping[Any, Any]) -> int:
-        """HSET of several fields, under its deprecated name: use `hset_dict`."""
+        """As `hset_dict(name, mapping)`, under its deprecated name."""
         warnings.warn("hmset is deprecated, use hset_dict", DeprecationWarning, stacklevel=2)
         return await self._hmset(name, mapping)
 
@@ -109,38 +112,47 @@ class AsyncListedCommands(DirectListed, AsyncTypedCommands[TextT]):
 
     @resilient_operation("hdel")
     def hdel(self, name: KeyT, *keys: FieldT) -> Coroutine[Any, Any, int]:
-        """HDEL: how many fields were deleted."""
+        """HDEL: how many of the fields `keys` of the hash `name` were deleted."""
         return self.client.hdel(name, *keys)
 
     @resilient_operation("zadd")
     def zadd(
         self, name: KeyT, mapping: Mapping[Any, Any], **options: Unpack[ZaddOptions]
     ) -> Coroutine[Any, Any, int | float | None]:
-        """ZADD: how many members are new; options as redis-py's: nx, xx, ch, incr, gt, lt."""
+        """ZADD of `mapping` (member to score) to the sorted set `name`: how many members are new.
+
+        `options` are redis-py's: nx, xx, ch, incr, gt, lt.
+        """
         return self.client.zadd(name, mapping, **options)
 
     @resilient_operation("zrange")
     def zrange(
         self, name: KeyT, start: int, end: int, *args: Any, **options: Unpack[ZrangeOptions]
     ) -> Coroutine[Any, Any, list[Any]]:
-        """ZRANGE: the members by rank; options as redis-py's: desc, withscores, score_cast_func, byscore, …"""
+        """ZRANGE: the members of the sorted set `name` from rank `start` to `end`.
+
+        `args` and `options` are redis-py's: desc, withscores, score_cast_func, byscore, …
+        """
         return self.client.zrange(name, start, end, *args, **options)
 
     @resilient_operation("zrangebyscore")
     def zrangebyscore(
         self, name: KeyT, min: ZScoreBoundT, max: ZScoreBoundT, *args: Any, **options: Unpack[ZrangebyscoreOptions]
     ) -> Coroutine[Any, Any, list[Any]]:
-        """ZRANGEBYSCORE: the members by score; options as redis-py's: start, num, withscores, score_cast_func."""
+        """ZRANGEBYSCORE: the members of the sorted set `name` with scores from `min` to `max`.
+
+        `args` and `options` are redis-py's: start, num, withscores, score_cast_func.
+        """
         return self.client.zrangebyscore(name, min, max, *args, **options)
 
     @resilient_operation("zrem")
     def zrem(self, name: KeyT, *values: EncodableT) -> Coroutine[Any, Any, int]:
-        """ZREM: how many members were removed."""
+        """ZREM: how many of the members `values` of the sorted set `name` were removed."""
         return self.client.zrem(name, *values)
 
     @resilient_operation("zcard")
     def zcard(self, name: KeyT) -> Coroutine[Any, Any, int]:
-        """ZCARD: how many members the sorted set has."""
+        """ZCARD: how many members the sorted set `name` has."""
         return self.client.zcard(name)
 
     async def scan_iter(
@@ -148,6 +160,7 @@ class AsyncListedCommands(DirectListed, AsyncTypedCommands[TextT]):
     ) -> AsyncIterator[TextT]:
         """SCAN: all keys that match, each page one guarded call; a key may come twice, as Redis says.
 
+        `match` (None, all keys) is a pattern, `count` (None, the server's) the size of a page; `options` are redis-py's.
         An injected client's own `scan_iter` is collected in one guarded call instead.
         """
         if self._is_injected():

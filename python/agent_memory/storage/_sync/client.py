@@ -128,15 +128,16 @@ class ResilientRedisClient(ListedCommands[TextT]):
       only if it was not executed, by plain commands and by the recovery queue. An injected drop-in has its own setting, which
       then holds for the queue as well.
     - `connection_name` (None): what the server calls the connections (CLIENT SETNAME), as CLIENT LIST shows it.
-    - `username` (None), `decode_responses` (True), and any other argument of redis-py's client, such as `ssl=True`, except
-      `retry` and `retry_on_error`, for which there is `retry_policy`, and `connection_pool`.
+    - `username` (None), `decode_responses` (True), and as `connection` any other argument of redis-py's, such as `ssl=True`,
+      except `retry` and `retry_on_error`, for which there is `retry_policy`, and `connection_pool`.
 
     Raises ValueError or TypeError for an argument outside its rule, an unknown one, and one that would not be used. Methods
     raise CircuitOpenError (a RedisUnavailableError) while the circuit is open, RedisUnavailableError and RedisTimeoutError
     when the connection fails (each with `.outcome`), and redis-py's errors for what the server answered; those are logged,
     without keys or values.
 
-    Any number of threads may share a client, also in several event loops; a child of fork() may go on using it.
+    Any number of threads may share a client, also in several event loops; a child of fork() may go on using it. A command
+    that is cancelled after it was sent may have been executed; the others on its connection go on.
     """
 
     if TYPE_CHECKING:
@@ -422,15 +423,15 @@ class ResilientRedisClient(ListedCommands[TextT]):
 
     @classmethod
     def from_url(cls, url: str, client_name: str = "default", **options: Any) -> Any:
-        """A client for `redis://`, `rediss://`, `unix://` (or `valkey://`, `valkeys://`), `embedded://`, `embedded:///path`.
+        """A client for `url`: `redis://`, `rediss://`, `unix://` (or `valkey://`, `valkeys://`), `embedded://`, `embedded:///path`.
 
         An embedded server is private to this client: it is started here (which takes a fraction of a second) and stopped by
         `close()`; with a path its data stays there. `options` are the parameters of the class; those in the URL's query,
-        such as `?socket_timeout=5`, win over them, as in redis-py. `?client_name=` names this client and, as in redis-py,
-        its connections. Raises ValueError for any other URL, and what
+        such as `?socket_timeout=5`, win over them, as in redis-py. `client_name` ("default"), or `?client_name=`, names
+        this client and, the latter as in redis-py, its connections. Raises ValueError for any other URL, and what
         `agent_memory.embedded.EmbeddedServer` raises.
         """
-        _check.text("url", url)
+        _check.url(url)
         if not url.startswith("embedded:"):
             named: dict[str, Any] = {"client_name": client_name, **options, **arguments_of_url(url)}
             return cls(**named)
@@ -536,12 +537,13 @@ class ResilientRedisClient(ListedCommands[TextT]):
     def with_priority(self, priority: Priority) -> PriorityCommands:
         """Every write command, and pipelines of them, giving an `StoreResult`: `with_priority(Priority.HIGH).set(k, v)`.
 
-        None of them raises for a server that cannot be reached. What a failure leads to is as of `store_with_retry`, except
-        that a write of unknown outcome is repeated only if that leaves the same data, or if `exactly_once` resolves it; else
-        it is a dead letter. A relative expiry counts from the call. Writes of one key never overtake each other. A plain
-        write of a key that has queued writes waits for those, or raises RedisUnavailableError (NOT_SENT) at its deadline.
+        `priority` is a Priority; raises ValueError for another. No command of it raises for a server that cannot be
+        reached. What a failure leads to is as of `store_with_retry`, except that a write of unknown outcome is repeated
+        only if that leaves the same data, or if `exactly_once` resolves it; else it is a dead letter. A relative expiry
+        counts from the call. Writes of one key never overtake each other. A plain write of a key that has queued writes
+        waits for those, or raises RedisUnavailableError (NOT_SENT) at its deadline.
         """
-        return PriorityCommands(self._storing, self, Priority(priority))
+        return PriorityCommands(self._storing, self, argument_checks.priority(priority))
 
     def store_with_retry(
         self,
@@ -553,7 +555,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
         base_delay: float | None = None,
         max_delay: float | None = None,
     ) -> StoreResult:
-        """Calls `store_func(agent_id, state_data)`; what a failure leads to depends on `priority`.
+        """Calls `store_func(agent_id, state_data)`; what a failure leads to depends on `priority` (NORMAL).
 
         - CRITICAL: tried again at once, `retry_attempts` times, after exponential_backoff(attempt, base_delay, max_delay)
           seconds each; if that fails too it is queued.
@@ -580,10 +582,11 @@ class ResilientRedisClient(ListedCommands[TextT]):
         _check.at_least("max_delay", max_delay, 0)
         if isinstance(agent_id, bool) or not isinstance(agent_id, str | int):
             raise ValueError(f"agent_id must be str or int, got {agent_id!r}")
+        if not callable(store_func) and not isinstance(store_func, str):
+            raise ValueError(f"store_func must be a function or the name of a registered one, got {store_func!r}")
+        chosen = argument_checks.priority(priority)
         agent_id = agent_id if isinstance(agent_id, str) else str(int(agent_id))
-        return self._storing.store(
-            agent_id, state_data, store_func, Priority(priority), attempts, base_delay, max_delay
-        )
+        return self._storing.store(agent_id, state_data, store_func, chosen, attempts, base_delay, max_delay)
 
 
 _RUN: Final = ResilientRedisClient._execute_with_circuit_breaker

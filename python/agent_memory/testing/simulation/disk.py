@@ -47,9 +47,12 @@ class SimulatedDisk:
 
     - `forgets`: a process that is killed leaves nothing (to see that a test notices).
     - `without_notes`: notes are not kept (likewise).
+
+    For one thread, as the simulation is.
     """
 
     def __init__(self, dice: random.Random) -> None:
+        """Made by `Simulation`."""
         self.forgets = False
         self.without_notes = False
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # set by the simulation
@@ -62,11 +65,14 @@ class SimulatedDisk:
         return sum(len(segment.written["records"]) for segment in self._segments)
 
     def delay_s(self) -> float:
-        """How long a batch takes."""
+        """How long a batch takes, in seconds."""
         return self._dice.uniform(*BATCH_S)
 
     def open(self, process: JournalOwner, identity: str, fsync: str, interval_s: float) -> _Journal:
-        """A journal of a process: adopts what dead ones of the same identity left."""
+        """For the simulation: a journal of `process` named `identity`, by `fsync` and `interval_s` (seconds).
+
+        It adopts what dead ones of the same identity left.
+        """
         mine = [segment for segment in self._segments if segment.owner is None and segment.identity == identity]
         if not mine:
             mine = [_Segment(identity)]
@@ -74,7 +80,7 @@ class SimulatedDisk:
         return _Journal(self, process, mine, fsync, interval_s)
 
     def lose(self, journal: _Journal, *, power: bool) -> None:
-        """The process of a journal was killed."""
+        """For the simulation: the process of `journal` was killed; with `power` the machine went out."""
         for segment in journal.segments:
             segment.owner = None
             if self.forgets:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from agent_memory import _check
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterable
@@ -30,6 +32,8 @@ class Faults:
     - "crash": the server dies and comes back with its data
     - "fail_over": another server takes over, without the last writes
     - "clock": the server's wall clock jumps forward
+
+    For one thread, as the simulation is. `run()` ends when it is cancelled, and faults that last end by themselves.
     """
 
     KINDS: Final = (
@@ -54,7 +58,13 @@ class Faults:
         kinds: Iterable[str] | None = None,
         mean_gap_s: float = 0.1,
     ) -> None:
-        """Raise ValueError for a kind that is not known."""
+        """Made by `Simulation.faults(kinds, mean_gap_s=0.1)` (seconds), of its `network`, `server` and `dice`.
+
+        Raises ValueError for a kind that is not known, TypeError for what holds none.
+        """
+        if kinds is not None:
+            _check.iterable("kinds", kinds, "names")
+        _check.above("mean_gap_s", mean_gap_s, 0)
         self.kinds = tuple(kind for kind in self.KINDS if kind not in self.LOSING) if kinds is None else tuple(kinds)
         for kind in self.kinds:
             if kind not in self.KINDS:
@@ -80,7 +90,8 @@ class Faults:
         self._network.refusing = False
 
     def strike(self, kind: str) -> None:
-        """One fault, now."""
+        """One fault of this `kind`, now. Raises ValueError for one that is not known."""
+        _check.one_of("kind", kind, self.KINDS)
         self.struck.append((self._network.loop.time(), kind))
         links = self._network.open_links()
         getattr(self, f"_{kind}")(self._dice.choice(links) if links else None)

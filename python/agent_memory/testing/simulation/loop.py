@@ -42,12 +42,13 @@ class _Selector:
 class SimulatedLoop(asyncio.BaseEventLoop):
     """An event loop on simulated time, whose connections go to a `SimulatedNetwork`.
 
-    While it is open the clock of the extension (`agent_memory._core.monotonic_ns`, and with it breakers, deadlines and queues)
-    shows its time, for the whole process: run one simulation at a time, and no other client beside it. Not thread-safe.
+    While it is open the clock of the extension (`agent_memory._core.monotonic_ns`, and with it breakers, deadlines and
+    queues) shows its time, for the whole process: run one simulation at a time, and no other client beside it. Not
+    thread-safe. A cancellation arrives as in every asyncio loop.
     """
 
     def __init__(self, network: SimulatedNetwork, *, start_ns: int, limit_s: float) -> None:
-        """Start at `start_ns`; raise SimulationError `limit_s` seconds later."""
+        """Made by `Simulation`: starts at `start_ns` nanoseconds, raises SimulationError `limit_s` seconds later."""
         super().__init__()
         self._selector = _Selector(self._advance)
         self._network = network

@@ -111,10 +111,12 @@ class Link:
 class SimulatedNetwork:
     """Connects clients to one simulated server, with a latency drawn for each piece of data.
 
-    `refusing` refuses new connections, `silent` accepts them and passes nothing on.
+    `refusing` refuses new connections, `silent` accepts them and passes nothing on. For one thread, as the simulation is. A
+    cancelled connection attempt leaves no connection.
     """
 
     def __init__(self, server: Listener, dice: random.Random) -> None:
+        """Made by `Simulation`."""
         self.server = server
         self.refusing = False
         self.silent = False
@@ -130,13 +132,16 @@ class SimulatedNetwork:
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # set by the simulation
 
     def delay_s(self) -> float:
-        """A latency."""
+        """A latency, in seconds."""
         return self._dice.uniform(*self.latency_s)
 
     async def connect(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str = ""
     ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        """A new connection; raises ConnectionRefusedError while refusing, or while the server is down."""
+        """For the loop: a connection of `protocol_factory` from `host`.
+
+        Raises ConnectionRefusedError while refusing, or while the server is down.
+        """
         await asyncio.sleep(self.delay_s())
         if host in self.dead:
             await self.loop.create_future()  # the asking process is dead
@@ -154,7 +159,10 @@ class SimulatedNetwork:
         return transport, protocol
 
     def process_died(self, host: str) -> None:
-        """The kernel closes the connections of a dead process: what it had been handed still arrives, then the end."""
+        """For the simulation: the kernel closes the connections of a dead process, named `host`.
+
+        What it had been handed still arrives, then the end.
+        """
         self.dead.add(host)
         for link in self.links.values():
             if link.host == host and link.at_client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from agent_memory import _check
 from agent_memory.policy import RecoveryConfig
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ class SimulatedProcess:
     What is made with its `connection_kwargs` and a `recovery_config` belongs to it, and ends when it is killed.
 
     From then on nothing that its code still does reaches network or disk, and its connections tell it nothing; what it had
-    handed to the network arrives. Tasks begun by `run` are cancelled.
+    handed to the network arrives. Tasks begun by `run` are cancelled. For one thread, as the simulation is.
     """
 
     def __init__(self, number: int, network: SimulatedNetwork, disk: SimulatedDisk) -> None:
+        """Made by `Simulation.process()`."""
         self.host = f"process{number}.simulated.invalid"
         """The name under which it connects, by which the network knows whose a connection is."""
         self.alive = True
@@ -51,7 +53,7 @@ class SimulatedProcess:
         return journal, journal
 
     def run(self, program: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin something in this process."""
+        """Begin the coroutine `program` in this process. Raises TypeError for what is none."""
         task = asyncio.get_running_loop().create_task(program)
         self._tasks.append(task)
         return task
@@ -62,7 +64,11 @@ class SimulatedProcess:
             task.cancel()
 
     def kill(self, *, power: bool = False) -> None:
-        """It is dead at once, as by SIGKILL; with `power` the machine goes out, and what was not synced is lost."""
+        """It is dead at once, as by SIGKILL; with `power` the machine goes out, and what was not synced is lost.
+
+        Raises ValueError for a `power` that is no bool.
+        """
+        _check.flag("power", power)
         if not self.alive:
             return
         self.alive = False

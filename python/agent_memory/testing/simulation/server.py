@@ -10,6 +10,7 @@ import collections
 import itertools
 from typing import TYPE_CHECKING, Any, Final
 
+from agent_memory import _check
 from agent_memory.redis.exactly_once.tickets import GATE_SCRIPT, GATE_SHA
 
 if TYPE_CHECKING:
@@ -63,9 +64,12 @@ class SimulatedServer:
     - `forbidden` names commands that are answered NOPERM ("CLIENT KILL"), `honours_kill=False` makes CLIENT KILL a lie,
       `honours_setbit=False` SETBIT.
     - `product` ("valkey", "redis") decides whether CLIENT LIST counts bytes.
+
+    For one thread, as the simulation is.
     """
 
     def __init__(self, dice: random.Random, *, product: str = "valkey") -> None:
+        """Made by `Simulation(product="valkey")`."""
         self.data: dict[bytes, Any] = {}
         self.expires_s: dict[bytes, float] = {}
         self.up = True
@@ -94,7 +98,12 @@ class SimulatedServer:
     # --- what happens to it ---------------------------------------------------------------------------------------
 
     def crash(self, down_s: float, *, loses_tail: bool = False) -> None:
-        """Die now and come back after `down_s` seconds; what was written last is lost where `loses_tail`."""
+        """Die now and come back after `down_s` seconds; what was written last is lost where `loses_tail`.
+
+        Raises ValueError for a time below 0.
+        """
+        _check.at_least("down_s", down_s, 0)
+        _check.flag("loses_tail", loses_tail)
         self.up = False
         for end in list(self._ends.values()):
             end.link.at_server = False
@@ -113,21 +122,22 @@ class SimulatedServer:
         self.crash(0.0, loses_tail=True)
 
     def stall(self, seconds: float) -> None:
-        """Stand still: nothing is executed, connections stay open."""
+        """Stand still for `seconds`: nothing is executed, connections stay open. Raises ValueError below 0."""
+        _check.at_least("seconds", seconds, 0)
         self._stalled_until_s = max(self._stalled_until_s, self.loop.time() + seconds)
 
     # --- connections ----------------------------------------------------------------------------------------------
 
     def accept(self, link: Link) -> None:
-        """A client has connected."""
+        """For the network: a client has connected by `link`."""
         self._ends[link.number] = _End(link, next(self._numbers))
 
     def forget(self, link: Link) -> None:
-        """The connection is gone, and with it what was not executed yet."""
+        """For the network: the connection `link` is gone, and with it what was not executed yet."""
         self._ends.pop(link.number, None)
 
     def receive(self, link: Link, data: bytes) -> None:
-        """Bytes have arrived."""
+        """For the network: `data` has arrived by `link`."""
         end = self._ends.get(link.number)
         if end is None:
             return

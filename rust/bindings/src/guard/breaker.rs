@@ -10,6 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
+use crate::arguments;
 use crate::clock::Clock;
 use crate::errors::{RejectionFacts, circuit_open};
 use crate::guard::circuit::Circuit;
@@ -35,10 +36,10 @@ impl Breaker {
     #[pyo3(signature = (name, rules, counts, clock=None))]
     fn new(
         py: Python<'_>,
-        name: Bound<'_, PyString>,
+        #[pyo3(from_py_with = arguments::name)] name: Bound<'_, PyString>,
         rules: &Bound<'_, BreakerRules>,
         counts: Bound<'_, PyAny>,
-        clock: Option<Bound<'_, PyAny>>,
+        #[pyo3(from_py_with = arguments::clock)] clock: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let clock = Clock::new(clock);
         let now_ns = clock.now_ns(py)?;
@@ -84,27 +85,35 @@ impl Breaker {
         })
     }
 
-    /// The call succeeded.
+    /// The call of `permit` succeeded. Raises `TypeError` for what is no permit.
     #[pyo3(signature = (permit, /))]
     fn success(&self, py: Python<'_>, permit: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.settle_success(py, permit.extract()?)
+        self.settle_success(py, arguments::permit(permit)?)
     }
 
-    /// The call raised `error`: it counts as a failure or as neither.
+    /// The call of `permit` raised `error`: it counts as a failure or as neither.
     #[pyo3(signature = (permit, error, /))]
-    fn error(&self, py: Python<'_>, permit: u64, error: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.settle_error(py, permit, error)
+    fn error(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::permit)] permit: u64,
+        error: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.settle_error(py, permit, &arguments::error(error)?)
     }
 
-    /// The call was cancelled: it counts as neither.
+    /// The call of `permit` was cancelled: it counts as neither.
     #[pyo3(signature = (permit, /))]
-    fn abandon(&self, permit: u64) {
+    fn abandon(&self, #[pyo3(from_py_with = arguments::permit)] permit: u64) {
         self.circuit.core.abandon(self.operation, permit);
     }
 
     /// Calls `operation()` under the breaker and returns its result.
+    ///
+    /// Raises `CircuitOpenError` while the circuit is open, what `operation` raises, and `TypeError` for what cannot be called.
     #[pyo3(signature = (operation, /))]
     fn _execute<'py>(&self, py: Python<'py>, operation: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let operation = arguments::operation(operation)?;
         self.guarded(py, || operation.call0())
     }
 
@@ -171,7 +180,7 @@ impl Breaker {
         self.circuit.add_listener(listener)
     }
 
-    /// Undoes one `add_listener` of an equal callable. Tells whether there was one.
+    /// Undoes one `add_listener` of a callable equal to `listener`. Tells whether there was one.
     fn remove_listener(&self, listener: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.circuit.remove_listener(listener)
     }

@@ -8,7 +8,6 @@ pub(crate) mod stats;
 
 use std::collections::HashMap;
 
-use agent_memory_core::config::seconds_to_ns;
 use agent_memory_core::guard::breaker::{BreakerConfig, BreakerOptions};
 use agent_memory_core::guard::retry::{Category, FailureKind, RetryConfig};
 use agent_memory_core::guard::{self as core, FailedAttempt, OperationIndex, Wait};
@@ -18,8 +17,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::arguments;
 use crate::clock::Clock;
-use crate::convert::numbered;
+use crate::convert::{delay_ns, numbered};
 use crate::errors::{RejectionFacts, circuit_open, refused};
 use crate::guard::circuit::Circuit;
 use crate::guard::settings::{BreakerRules, BudgetRules, RetryRules};
@@ -45,10 +45,17 @@ impl OwnLogic {
 
 /// Breaker, retries, budget and metrics of one client, behind one lock that is never held while Python runs.
 ///
-/// `breaker`, `retry` and `budget` are the checked rules that the settings classes of `agent_memory.policy` carry.
-/// `budget=None` lets every retry pass. `overrides` maps operation names to `RetryRules`, or to a callable
-/// `decide(attempt, kind, outcome) -> seconds | None` that is asked only where repeating the command is safe. `clock`
-/// is a callable that returns nanoseconds, for tests.
+/// `agent_memory.policy.make_guard` makes one of settings.
+///
+/// - `name`: the name in errors, logs and metrics. `endpoint` (None): the address in errors.
+/// - `breaker`, `retry` (None, the defaults), `budget` (None, every retry passes): the checked rules that the settings classes of
+///   `agent_memory.policy` carry.
+/// - `overrides` (None): maps operation names to `RetryRules`, or to a callable `decide(attempt, kind, outcome) -> seconds | None`
+///   that is asked only where repeating the command is safe.
+/// - `seed` (None): makes the jitter repeatable. `clock` (None): a callable that returns nanoseconds, for tests.
+///
+/// Raises `TypeError` or `ValueError` for an argument outside its rule. Thread-safe, and shared by any number of clients, threads
+/// and tasks; no method waits.
 #[pyclass(frozen, module = "agent_memory._core", weakref)]
 pub(crate) struct Guard {
     circuit: Circuit,
@@ -66,14 +73,14 @@ impl Guard {
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
-        name: Bound<'_, PyString>,
-        endpoint: Option<Bound<'_, PyString>>,
-        breaker: Option<Bound<'_, BreakerRules>>,
-        retry: Option<Bound<'_, RetryRules>>,
-        budget: Option<Bound<'_, BudgetRules>>,
-        overrides: Option<Bound<'_, PyDict>>,
-        seed: Option<u64>,
-        clock: Option<Bound<'_, PyAny>>,
+        #[pyo3(from_py_with = arguments::name)] name: Bound<'_, PyString>,
+        #[pyo3(from_py_with = arguments::endpoint)] endpoint: Option<Bound<'_, PyString>>,
+        #[pyo3(from_py_with = arguments::breaker)] breaker: Option<Bound<'_, BreakerRules>>,
+        #[pyo3(from_py_with = arguments::retry)] retry: Option<Bound<'_, RetryRules>>,
+        #[pyo3(from_py_with = arguments::budget)] budget: Option<Bound<'_, BudgetRules>>,
+        #[pyo3(from_py_with = arguments::overrides)] overrides: Option<Bound<'_, PyDict>>,
+        #[pyo3(from_py_with = arguments::seed)] seed: Option<u64>,
+        #[pyo3(from_py_with = arguments::clock)] clock: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let clock = Clock::new(clock);
         let now_ns = clock.now_ns(py)?;
@@ -106,9 +113,14 @@ impl Guard {
         self.circuit.name.clone_ref(py)
     }
 
-    /// The handle of one command name. Make it once and keep it. Beyond 512 names, further ones are counted together.
+    /// The handle of the command `name`, whose `category` is a `CommandCategory`. Make it once and keep it. Beyond 512 names,
+    /// further ones are counted together. Raises `TypeError` or `ValueError` for another category.
     #[pyo3(signature = (name, *, category))]
-    fn operation(slf: &Bound<'_, Self>, name: Bound<'_, PyString>, category: i64) -> PyResult<Operation> {
+    fn operation(
+        slf: &Bound<'_, Self>,
+        #[pyo3(from_py_with = arguments::name)] name: Bound<'_, PyString>,
+        #[pyo3(from_py_with = arguments::category)] category: i64,
+    ) -> PyResult<Operation> {
         let guard = slf.get();
         let category: Category = numbered("category", category)?;
         let index = guard.circuit.core.operation(name.to_str()?);
@@ -144,13 +156,18 @@ impl Guard {
         self.circuit.state_and_retry_after_s(py)
     }
 
-    /// The prober `id` asks the server every `interval_s` at least while the circuit is open; errors report it.
-    fn expect_probes(&self, id: u64, interval_s: f64) {
-        self.circuit.core.expect_probes(id, seconds_to_ns(interval_s));
+    /// The prober `id` asks the server every `interval_s` seconds at least while the circuit is open; errors report it.
+    fn expect_probes(
+        &self,
+        #[pyo3(from_py_with = arguments::id)] id: u64,
+        #[pyo3(from_py_with = arguments::interval_s)] interval_s: f64,
+    ) -> PyResult<()> {
+        self.circuit.core.expect_probes(id, delay_ns("interval_s", interval_s)?);
+        Ok(())
     }
 
     /// The prober `id` has ended.
-    fn expect_no_probes(&self, id: u64) {
+    fn expect_no_probes(&self, #[pyo3(from_py_with = arguments::id)] id: u64) {
         self.circuit.core.expect_no_probes(id);
     }
 
@@ -160,9 +177,9 @@ impl Guard {
     }
 
     /// A background probe will ask the server in `delay_s` seconds; rejections report it as the time to wait.
-    fn announce_probe(&self, py: Python<'_>, delay_s: f64) -> PyResult<()> {
+    fn announce_probe(&self, py: Python<'_>, #[pyo3(from_py_with = arguments::delay_s)] delay_s: f64) -> PyResult<()> {
         let now_ns = self.circuit.clock.now_ns(py)?;
-        self.circuit.core.announce_probe(now_ns.saturating_add(seconds_to_ns(delay_s)));
+        self.circuit.core.announce_probe(now_ns.saturating_add(delay_ns("delay_s", delay_s)?));
         Ok(())
     }
 
@@ -187,7 +204,7 @@ impl Guard {
         self.circuit.add_listener(listener)
     }
 
-    /// Undoes one `add_listener` of an equal callable. Tells whether there was one.
+    /// Undoes one `add_listener` of a callable equal to `listener`. Tells whether there was one.
     fn remove_listener(&self, listener: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.circuit.remove_listener(listener)
     }

@@ -2,19 +2,20 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use agent_memory_core::config::{Decimal, ns_to_seconds, seconds_to_ns};
+use agent_memory_core::config::ns_to_seconds;
 use agent_memory_core::recovery::{
     self as core, DEFAULT_MAX_BYTES, DEFAULT_MAX_DEAD_LETTERS, DEFAULT_MAX_ENTRIES, DeadLetter, Lease, NewEntry,
     NotRevived, QueueFull, RecoveryConfig,
 };
-use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
+use crate::arguments;
 use crate::clock::Clock;
-use crate::convert::{Whole, numbered};
+use crate::convert::{Whole, delay_ns, numbered};
 use crate::errors::refused;
 
 type Queue = core::RecoveryQueue<Py<PyAny>>;
@@ -25,8 +26,12 @@ type Queue = core::RecoveryQueue<Py<PyAny>>;
 /// stay blocked until the entry is completed, retried or discarded. Keys are bytes, or str that stand for their
 /// UTF-8.
 ///
-/// Bounds: `max_entries`, `max_bytes` (the sum of the stated sizes), `max_age_s` in seconds (older entries become dead
-/// letters; None for no bound), `max_dead_letters`. `clock` is a callable that returns nanoseconds, for tests.
+/// - `max_entries` (10,000), `max_bytes` (67,108,864, the sum of the stated sizes), `max_dead_letters` (1,000): the bounds.
+/// - `max_age_s` (None, no bound): seconds after which an entry becomes a dead letter.
+/// - `clock` (None, the monotonic clock): a callable that returns nanoseconds, for tests.
+///
+/// Raises `TypeError` or `ValueError` for an argument outside its rule, here and in every method. Thread-safe: one lock, never
+/// held while Python runs. No method waits.
 #[pyclass(frozen, module = "agent_memory._core", weakref)]
 pub(crate) struct RecoveryQueue {
     queue: Mutex<Queue>,
@@ -42,11 +47,11 @@ impl RecoveryQueue {
     ))]
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
     fn new(
-        max_entries: Whole,
-        max_bytes: Whole,
-        max_age_s: Option<f64>,
-        max_dead_letters: Whole,
-        clock: Option<Bound<'_, PyAny>>,
+        #[pyo3(from_py_with = arguments::max_entries)] max_entries: Whole,
+        #[pyo3(from_py_with = arguments::max_bytes)] max_bytes: Whole,
+        #[pyo3(from_py_with = arguments::max_age_s)] max_age_s: Option<f64>,
+        #[pyo3(from_py_with = arguments::max_dead_letters)] max_dead_letters: Whole,
+        #[pyo3(from_py_with = arguments::clock)] clock: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let config = RecoveryConfig::new(max_entries.0, max_bytes.0, max_age_s, max_dead_letters.0);
         let queue = Queue::new(config.map_err(|error| refused(&error))?);
@@ -55,8 +60,13 @@ impl RecoveryQueue {
 
     /// Queues `payload` as a write of `keys` (one key, or an iterable of keys) and returns the id of its entry.
     ///
-    /// With `coalesce`, for an absolute write of one key, it may take the place of an older such write that is still
-    /// queued; the id is then that entry's. Raises `RecoveryQueueFullError` when the queue is at a bound.
+    /// - `priority`: the number of a `Priority`; a lower one is served first.
+    /// - `due_in_s` (0.0): seconds until it is due.
+    /// - `size_bytes` (0): what it counts for in `max_bytes`, in bytes.
+    /// - `coalesce` (False): whether, as an absolute write of one key, it may take the place of an older such write that is
+    ///   still queued; the id is then that entry's.
+    ///
+    /// Raises `RecoveryQueueFullError` when the queue is at a bound.
     #[pyo3(signature = (keys, payload, *, priority, due_in_s=0.0, size_bytes=0, coalesce=false))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn push(
@@ -64,10 +74,10 @@ impl RecoveryQueue {
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
         payload: Bound<'_, PyAny>,
-        priority: i64,
-        due_in_s: f64,
-        size_bytes: u64,
-        coalesce: bool,
+        #[pyo3(from_py_with = arguments::priority)] priority: i64,
+        #[pyo3(from_py_with = arguments::due_in_s)] due_in_s: f64,
+        #[pyo3(from_py_with = arguments::size_bytes)] size_bytes: u64,
+        #[pyo3(from_py_with = arguments::coalesce)] coalesce: bool,
     ) -> PyResult<u64> {
         let keys = extract_keys(keys)?;
         let names: Vec<&[u8]> = keys.iter().map(KeyName::as_bytes).collect();
@@ -79,8 +89,9 @@ impl RecoveryQueue {
         pushed.map_err(|full| queue_full(py, &full))
     }
 
-    /// As `push`, and returns beside the id the payload whose place was taken, or None. With `restored`, for an entry
-    /// that was accepted before by a process that has died, bounds are not asked.
+    /// As `push(keys, payload, priority=, due_in_s=, size_bytes=, coalesce=)` (seconds, bytes), and returns beside the id the
+    /// payload whose place was taken, or None. With `restored` (False), for an entry that was accepted before by a process that
+    /// has died, bounds are not asked.
     #[pyo3(signature = (keys, payload, *, priority, due_in_s=0.0, size_bytes=0, coalesce=false, restored=false))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn put(
@@ -88,11 +99,11 @@ impl RecoveryQueue {
         py: Python<'_>,
         keys: &Bound<'_, PyAny>,
         payload: Bound<'_, PyAny>,
-        priority: i64,
-        due_in_s: f64,
-        size_bytes: u64,
-        coalesce: bool,
-        restored: bool,
+        #[pyo3(from_py_with = arguments::priority)] priority: i64,
+        #[pyo3(from_py_with = arguments::due_in_s)] due_in_s: f64,
+        #[pyo3(from_py_with = arguments::size_bytes)] size_bytes: u64,
+        #[pyo3(from_py_with = arguments::coalesce)] coalesce: bool,
+        #[pyo3(from_py_with = arguments::restored)] restored: bool,
     ) -> PyResult<(u64, Option<Py<PyAny>>)> {
         let keys = extract_keys(keys)?;
         let names: Vec<&[u8]> = keys.iter().map(KeyName::as_bytes).collect();
@@ -111,9 +122,14 @@ impl RecoveryQueue {
         pushed.map(|id| (id, displaced)).map_err(|full| queue_full(py, &full))
     }
 
-    /// Leases up to `count` entries that are due to a worker, in the order they are to be tried.
+    /// Leases up to `count` entries that are due to a worker (its number is `worker`), in the order they are to be tried.
     #[pyo3(signature = (count, worker=0))]
-    fn pop_due_many(&self, py: Python<'_>, count: usize, worker: u16) -> PyResult<Vec<RecoveryEntry>> {
+    fn pop_due_many(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::count)] count: usize,
+        #[pyo3(from_py_with = arguments::worker)] worker: u16,
+    ) -> PyResult<Vec<RecoveryEntry>> {
         let now_ns = self.clock.now_ns(py)?;
         let leases: Vec<_> = self.with_queue(|queue| {
             std::iter::from_fn(|| queue.pop_due(worker, now_ns).map(|lease| Facts::of_lease(py, &lease)))
@@ -124,11 +140,16 @@ impl RecoveryQueue {
     }
 
     /// Leases the one entry of `key`, if an absolute write of it that is about to be tried would make it needless; else
-    /// None. `complete` it when that write succeeds, `release` it when it fails; `release_call` it by the number of the call
-    /// where that was interrupted before it had the entry.
+    /// None. `complete` it when that write succeeds, `release` it when it fails; `release_call` it by `call`, the
+    /// number of the call, where that was interrupted before it had the entry.
     #[pyo3(signature = (key, call=0))]
-    fn lease_superseded(&self, py: Python<'_>, key: &Bound<'_, PyAny>, call: u32) -> PyResult<Option<RecoveryEntry>> {
-        let key = extract_key(key)?;
+    fn lease_superseded(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        #[pyo3(from_py_with = arguments::call)] call: u32,
+    ) -> PyResult<Option<RecoveryEntry>> {
+        let key = extract_key("key", key)?;
         let now_ns = self.clock.now_ns(py)?;
         let lease = self.with_queue(|queue| {
             queue.lease_superseded(key.as_bytes(), call, now_ns).map(|lease| Facts::of_lease(py, &lease))
@@ -136,16 +157,24 @@ impl RecoveryQueue {
         lease.map(|facts| facts.into_entry(py)).transpose()
     }
 
-    /// Gives a lease back as it was. Raises `KeyError` when there is no such lease.
+    /// Gives the lease number `lease` of the entry `id` back as it was; None stands for whichever lease the entry has. Raises
+    /// `KeyError` when there is no such lease.
     #[pyo3(signature = (id, *, lease=None))]
-    fn release(&self, id: u64, lease: Option<u64>) -> PyResult<()> {
+    fn release(
+        &self,
+        #[pyo3(from_py_with = arguments::id)] id: u64,
+        #[pyo3(from_py_with = arguments::lease)] lease: Option<u64>,
+    ) -> PyResult<()> {
         self.with_queue(|queue| queue.release(id, lease)).map_err(|wrong| wrong_id(&wrong))
     }
 
-    /// `complete` for many leases, each an (id, lease); returns their payloads in the same order, None for a lease that has
+    /// `complete` for many `leases`, each an (id, lease); returns their payloads in the same order, None for a lease that has
     /// ended.
     #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
-    fn complete_many(&self, leases: Vec<(u64, Option<u64>)>) -> Vec<Option<Py<PyAny>>> {
+    fn complete_many(
+        &self,
+        #[pyo3(from_py_with = arguments::leases)] leases: Vec<(u64, Option<u64>)>,
+    ) -> Vec<Option<Py<PyAny>>> {
         self.with_queue(|queue| leases.iter().map(|(id, lease)| queue.complete(*id, *lease).ok()).collect())
     }
 
@@ -164,34 +193,54 @@ impl RecoveryQueue {
         entries.into_iter().map(|facts| facts.into_entry(py)).collect()
     }
 
-    /// Leases the next entry that is due to a worker; None when there is none.
+    /// Leases the next entry that is due to the worker number `worker`; None when there is none.
     #[pyo3(signature = (worker=0))]
-    fn pop_due(&self, py: Python<'_>, worker: u16) -> PyResult<Option<RecoveryEntry>> {
+    fn pop_due(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::worker)] worker: u16,
+    ) -> PyResult<Option<RecoveryEntry>> {
         let now_ns = self.clock.now_ns(py)?;
         let lease = self.with_queue(|queue| queue.pop_due(worker, now_ns).map(|lease| Facts::of_lease(py, &lease)));
         lease.map(|facts| facts.into_entry(py)).transpose()
     }
 
-    /// The write of a leased entry succeeded: it leaves the queue. Raises `KeyError` when there is no such lease.
+    /// The write of the leased entry `id` succeeded: it leaves the queue. Raises `KeyError` when there is no such lease.
     ///
     /// `lease` is the number of the lease, as its entry says; None stands for whichever lease the entry has.
     #[pyo3(signature = (id, *, lease=None))]
-    fn complete(&self, id: u64, lease: Option<u64>) -> PyResult<()> {
+    fn complete(
+        &self,
+        #[pyo3(from_py_with = arguments::id)] id: u64,
+        #[pyo3(from_py_with = arguments::lease)] lease: Option<u64>,
+    ) -> PyResult<()> {
         let payload = self.with_queue(|queue| queue.complete(id, lease)).map_err(|wrong| wrong_id(&wrong))?;
         drop(payload);
         Ok(())
     }
 
-    /// The write of a leased entry failed: it is due again in `delay_s` seconds, before the later entries of its keys.
+    /// The write of the leased entry `id` failed: it is due again in `delay_s` seconds (0.0), before the later entries of its
+    /// keys. `lease` as in `complete`. Raises `KeyError` when there is no such lease.
     #[pyo3(signature = (id, delay_s=0.0, *, lease=None))]
-    fn retry(&self, py: Python<'_>, id: u64, delay_s: f64, lease: Option<u64>) -> PyResult<()> {
+    fn retry(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::id)] id: u64,
+        #[pyo3(from_py_with = arguments::delay_s)] delay_s: f64,
+        #[pyo3(from_py_with = arguments::lease)] lease: Option<u64>,
+    ) -> PyResult<()> {
         let due_ns = self.clock.now_ns(py)?.saturating_add(delay_ns("delay_s", delay_s)?);
         self.with_queue(|queue| queue.retry(id, lease, due_ns)).map_err(|wrong| wrong_id(&wrong))
     }
 
-    /// Gives an entry up, leased or not: it becomes a dead letter with this reason. Returns the payloads of the dead
+    /// Gives the entry `id` up, leased or not: it becomes a dead letter with this `reason`. Returns the payloads of the dead
     /// letters that made room for it. Raises `KeyError` when there is no such entry.
-    fn discard(&self, py: Python<'_>, id: u64, reason: String) -> PyResult<Vec<Py<PyAny>>> {
+    fn discard(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::id)] id: u64,
+        #[pyo3(from_py_with = arguments::reason)] reason: String,
+    ) -> PyResult<Vec<Py<PyAny>>> {
         let now_ns = self.clock.now_ns(py)?;
         let mut queue = self.lock();
         let discarded = queue.discard(id, reason, now_ns);
@@ -202,18 +251,18 @@ impl RecoveryQueue {
 
     /// Removes the absolute writes that are queued for `key` alone, since a newer one has succeeded. Returns how many.
     fn cancel_superseded(&self, key: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let key = extract_key(key)?;
+        let key = extract_key("key", key)?;
         Ok(self.with_queue(|queue| queue.cancel_superseded(key.as_bytes())))
     }
 
-    /// Gives the leases of a worker back as they were, for another that takes over from it. Returns how many.
+    /// Gives the leases of the worker number `worker` back as they were, for another that takes over from it. Returns how many.
     #[pyo3(signature = (worker=0))]
-    fn release_leases(&self, worker: u16) -> usize {
+    fn release_leases(&self, #[pyo3(from_py_with = arguments::worker)] worker: u16) -> usize {
         self.with_queue(|queue| queue.release_leases(worker))
     }
 
-    /// Gives the lease of a call back as it was; returns whether there was one.
-    fn release_call(&self, call: u32) -> bool {
+    /// Gives the lease of the call number `call` back as it was; returns whether there was one.
+    fn release_call(&self, #[pyo3(from_py_with = arguments::call)] call: u32) -> bool {
         self.with_queue(|queue| queue.release_call(call))
     }
 
@@ -232,7 +281,7 @@ impl RecoveryQueue {
 
     /// Does an entry, queued or leased, write `key`?
     fn keys_queued(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let key = extract_key(key)?;
+        let key = extract_key("key", key)?;
         Ok(self.with_queue(|queue| queue.is_key_queued(key.as_bytes())))
     }
 
@@ -244,9 +293,9 @@ impl RecoveryQueue {
         letters.into_iter().map(|facts| facts.into_entry(py)).collect()
     }
 
-    /// Queues a dead letter again, as the newest entry of its keys, due at once, and returns its new id. Raises
+    /// Queues the dead letter `id` again, as the newest entry of its keys, due at once, and returns its new id. Raises
     /// `KeyError` when there is no such dead letter, `RecoveryQueueFullError` when there is no room.
-    fn retry_dead(&self, py: Python<'_>, id: u64) -> PyResult<u64> {
+    fn retry_dead(&self, py: Python<'_>, #[pyo3(from_py_with = arguments::id)] id: u64) -> PyResult<u64> {
         let now_ns = self.clock.now_ns(py)?;
         self.with_queue(|queue| queue.retry_dead(id, now_ns)).map_err(|reason| match reason {
             NotRevived::Unknown(wrong) => wrong_id(&wrong),
@@ -258,7 +307,7 @@ impl RecoveryQueue {
         self.with_queue(|queue| queue.len())
     }
 
-    /// The sum of the sizes of the entries.
+    /// The sum of the sizes of the entries, in bytes.
     #[getter]
     fn size_bytes(&self) -> u64 {
         self.with_queue(|queue| queue.size_bytes())
@@ -321,7 +370,7 @@ impl RecoveryQueue {
     }
 }
 
-/// An entry of a `RecoveryQueue`, as it was when it was leased or given up.
+/// An entry of a `RecoveryQueue`, as it was when it was leased or given up. Immutable: threads may share it.
 #[pyclass(frozen, get_all, module = "agent_memory._core")]
 pub(crate) struct RecoveryEntry {
     /// By which it is completed, retried, discarded, or brought back from the dead letters.
@@ -336,7 +385,7 @@ pub(crate) struct RecoveryEntry {
     priority: u8,
     /// How often it was retried.
     attempts: u32,
-    /// What it counts for in `max_bytes`.
+    /// What it counts for in `max_bytes`, in bytes.
     size_bytes: u64,
     /// Seconds since it was queued, or since it was given up.
     age_s: f64,
@@ -434,28 +483,27 @@ impl KeyName {
     }
 }
 
-fn extract_key(key: &Bound<'_, PyAny>) -> PyResult<KeyName> {
+fn extract_key(parameter: &str, key: &Bound<'_, PyAny>) -> PyResult<KeyName> {
     if let Ok(text) = key.cast::<PyString>() {
         return Ok(KeyName::Text(PyBackedStr::try_from(text.clone())?));
     }
     match key.extract::<PyBackedBytes>() {
         Ok(bytes) => Ok(KeyName::Bytes(bytes)),
-        Err(_) => Err(PyTypeError::new_err(format!("a key must be bytes or str, got {}", key.get_type().name()?))),
+        Err(_) => {
+            Err(PyTypeError::new_err(format!("{parameter} must be bytes or str, got {}", key.get_type().name()?)))
+        }
     }
 }
 
 fn extract_keys(keys: &Bound<'_, PyAny>) -> PyResult<Vec<KeyName>> {
     if keys.is_instance_of::<PyString>() || keys.is_instance_of::<PyBytes>() {
-        return Ok(vec![extract_key(keys)?]);
+        return Ok(vec![extract_key("keys", keys)?]);
     }
-    keys.try_iter()?.map(|key| extract_key(&key?)).collect()
-}
-
-fn delay_ns(parameter: &str, seconds: f64) -> PyResult<u64> {
-    if seconds >= 0.0 {
-        return Ok(seconds_to_ns(seconds));
-    }
-    Err(PyValueError::new_err(format!("{parameter} must be >= 0, got {}", Decimal(seconds))))
+    let Ok(each) = keys.try_iter() else {
+        let given = keys.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("keys must be bytes, str or an iterable of them, got {given}")));
+    };
+    each.map(|key| extract_key("keys", &key?)).collect()
 }
 
 fn wrong_id(wrong: &core::WrongId) -> PyErr {

@@ -77,6 +77,7 @@ impl DirectCalls {
         }
     }
 
+    /// As in redis-py: the client's own connection with `single_connection_client=True`, else None.
     #[getter]
     fn connection(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         attribute(py, self.connection.as_ref(), self.deleted.connection, "connection")
@@ -92,6 +93,7 @@ impl DirectCalls {
         (self.connection, self.deleted.connection) = (None, true);
     }
 
+    /// As in redis-py: what makes a command's result of its reply, by the command's name.
     #[getter]
     fn response_callbacks(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         attribute(py, self.response_callbacks.as_ref(), self.deleted.response_callbacks, "response_callbacks")
@@ -107,7 +109,8 @@ impl DirectCalls {
         (self.response_callbacks, self.deleted.response_callbacks) = (None, true);
     }
 
-    /// Send one command, guarded; awaited, it gives the reply as redis-py would show it.
+    /// Send the command of `args`, guarded; awaited, it gives the reply as redis-py would show it. `keys` and `options` are
+    /// redis-py's.
     #[pyo3(signature = (*args, keys=None, **options))]
     fn execute_command<'py>(
         slf: &Bound<'py, Self>,

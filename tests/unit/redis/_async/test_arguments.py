@@ -54,6 +54,7 @@ CONNECTION = [
 """Parameter, value, and the rule in the message."""
 REDIS_PYS = [
     ("password", 1.5, "str or bytes"),
+    ("password", 3, "str or bytes"),
     ("username", ["me"], "str or bytes"),
     ("ssl", "yes", "True or False"),
     ("encoding", 8, "non-empty str"),
@@ -155,7 +156,7 @@ async def test_positional_arguments_have_names_too():
 
 
 async def test_text_that_redis_py_can_use_is_used():
-    client = AsyncRedis(host="127.0.0.1", port="6390", db="2", password=5, username=b"me")
+    client = AsyncRedis(host="127.0.0.1", port="6390", db="2", password=b"5", username=b"me")
     assert client.endpoint == "127.0.0.1:6390"
     assert client.connection_pool.connection_kwargs["db"] == "2"
     assert AsyncRedis(db=None, socket_timeout=None).connection_pool is not None

@@ -9,8 +9,3 @@ From the bottom up; each module imports those above it only.
 - `pool`: which channels are idle, in use, being opened; the bound, and the waiters for a channel.
 - `transport`: the commands, with the hot path (`BlockingTransport.call`) and the rules.
 """
-
-from agent_memory.redis.transport.blocking.channel import Channel
-from agent_memory.redis.transport.blocking.transport import BlockingTransport
-
-__all__ = ["BlockingTransport", "Channel"]

@@ -17,8 +17,3 @@ From the bottom up; each module imports those above it only.
 - `windows`: pipelines.
 - `transport`: the face that joins them, with the states of a connection and the rules.
 """
-
-from agent_memory.redis.transport.multiplexed.connection import MAX_IN_FLIGHT, MultiplexedConnection
-from agent_memory.redis.transport.multiplexed.transport import MultiplexedTransport
-
-__all__ = ["MAX_IN_FLIGHT", "MultiplexedConnection", "MultiplexedTransport"]
