@@ -77,7 +77,7 @@ def numbers(values: Mapping[str, object], *, required: Collection[str] = ()) -> 
             raise ValueError(f"{parameter} must be a number within the range of float, got {value!r}")
 
 
-def number(parameter: str, value: object) -> None:
+def any_number(parameter: str, value: object) -> None:
     """Raises TypeError unless `value` is a number; its rule is checked elsewhere."""
     numbers({parameter: value}, required=(parameter,))
 

@@ -17,7 +17,7 @@ from agent_memory import _at_fork
 from agent_memory._core import monotonic_ns
 from agent_memory.redis._sync.probe import Prober
 from agent_memory.redis.redis_py_internals.settings import blocking_pool_like
-from agent_memory.redis.transport.blocking import BlockingTransport
+from agent_memory.redis.transport.blocking.transport import BlockingTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

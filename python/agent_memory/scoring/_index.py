@@ -131,7 +131,7 @@ class MemoryIndex:
     ) -> None:
         check_count("dimensions", dimensions)
         for name, number in (("k1", k1), ("b", b)):
-            _check.number(name, number)
+            _check.any_number(name, number)
         for name, word in (("similarity", similarity), ("language", language), ("model", model)):
             _check.instance(name, word, str)
         _check.flag("context", context)

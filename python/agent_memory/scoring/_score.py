@@ -47,7 +47,7 @@ def float_vector(name: str, values: ArrayLike) -> NDArray[Any]:
 
 def check_threshold(threshold: float) -> None:
     """Raises TypeError for what is no number, ValueError for nan."""
-    _check.number("threshold", threshold)
+    _check.any_number("threshold", threshold)
     if math.isnan(threshold):
         raise ValueError("threshold must be a number, got nan")
 

@@ -19,7 +19,7 @@ MOST = 2**31 - 1
 
 
 def check_positive(name: str, value: float) -> None:
-    _check.number(name, value)
+    _check.any_number(name, value)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be finite and > 0, got {value}")
 
@@ -53,7 +53,7 @@ class ScoreWeights:
     def __post_init__(self) -> None:
         for weight in fields(self):
             value = getattr(self, weight.name)
-            _check.number(weight.name, value)
+            _check.any_number(weight.name, value)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{weight.name} must be finite and >= 0, got {value}")
 
@@ -157,7 +157,7 @@ class Diversity:
     pool: int = 50
 
     def __post_init__(self) -> None:
-        _check.number("relevance_share", self.relevance_share)
+        _check.any_number("relevance_share", self.relevance_share)
         if not 0 <= self.relevance_share <= 1:
             raise ValueError(f"relevance_share must be in 0..1, got {self.relevance_share}")
         check_count("pool", self.pool)

@@ -54,7 +54,10 @@ class _Watcher(Redis):
 
 
 class SentinelManagedConnection(RedisPySentinelManagedConnection):
-    """redis-py's connection to what the sentinels name, which makes sure that a master is one."""
+    """redis-py's connection to what the sentinels name, which makes sure that a master is one. For one task at a time.
+
+    A handshake that is cancelled closes the connection.
+    """
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """Handshake, then ask for the role. Raises redis.ConnectionError for a master that is none."""
@@ -77,7 +80,10 @@ class SentinelManagedSSLConnection(SentinelManagedConnection, SSLConnection):
 
 
 class SentinelConnectionPool(RedisPySentinelConnectionPool):
-    """redis-py's pool of connections to a service that sentinels watch."""
+    """redis-py's pool of connections to a service that sentinels watch. Any number of tasks may share it.
+
+    A call that is cancelled gives its connection back.
+    """
 
     def __init__(self, service_name: str, sentinel_manager: Any, **kwargs: Any) -> None:
         kind = SentinelManagedSSLConnection if kwargs.pop("ssl", False) else SentinelManagedConnection

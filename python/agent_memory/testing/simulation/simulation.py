@@ -69,7 +69,7 @@ class Simulation:
 
         Raises TypeError for what is no number, ValueError for one that is not finite, SimulationError outside of `run()`.
         """
-        _check.number("seconds", seconds)
+        _check.any_number("seconds", seconds)
         if not math.isfinite(seconds):
             raise ValueError(f"seconds must be finite, got {seconds!r}")
         if self._loop is None:
