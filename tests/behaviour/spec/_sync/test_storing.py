@@ -126,7 +126,7 @@ def test_refused_parameters(client):
         ({"retry_attempts": -1}, "retry_attempts must be >= 0, got -1"),
         ({"base_delay": -1}, "base_delay must be >= 0, got -1"),
         ({"max_delay": float("inf")}, "max_delay must be >= 0, got inf"),
-        ({"priority": 9}, "9 is not a valid Priority"),
+        ({"priority": 9}, "priority must be a Priority, got 9"),
     ):
         with pytest.raises(ValueError, match=message):
             client.store_with_retry("agent", {}, setting(client), **arguments)
