@@ -583,7 +583,7 @@ class ResilientRedisClient(ListedCommands[TextT]):
         if isinstance(agent_id, bool) or not isinstance(agent_id, str | int):
             raise ValueError(f"agent_id must be str or int, got {agent_id!r}")
         if not callable(store_func) and not isinstance(store_func, str):
-            raise ValueError(f"store_func must be a function or the name of a registered one, got {store_func!r}")
+            raise ValueError(f"store_func must be a function, got {store_func!r}")
         chosen = argument_checks.priority(priority)
         agent_id = agent_id if isinstance(agent_id, str) else str(int(agent_id))
         return self._storing.store(agent_id, state_data, store_func, chosen, attempts, base_delay, max_delay)
