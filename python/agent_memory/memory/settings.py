@@ -284,7 +284,7 @@ _GROUPS: Final = {
 }
 
 
-def check_level(parameter: str, level: Durability, *, has_journal: bool) -> None:
+def check_level(parameter: str, level: str, *, has_journal: bool) -> None:
     """Raises ValueError for what is no level of durability, or cannot be reached without a journal."""
     if not isinstance(level, str) or level not in STRENGTHS:
         raise ValueError(f"{parameter} must be 'sql', 'redis' or 'journal', got {level!r}")
