@@ -166,8 +166,9 @@ class RedisCluster(RedisPyCluster):
     often a call goes on after failures; without them its deadline does. Not there yet, and refused: `exactly_once`,
     `cache`, maintenance notifications.
 
-    Raises ValueError for arguments outside their rule. Any number of tasks and event loops may share one client. A call
-    that is cancelled before it was sent is not sent; afterwards its reply is dropped, and the other calls of the connection go on.
+    Raises ValueError for arguments outside their rule. Any number of tasks and event loops may share one client. A
+    call that is cancelled before it was sent is not sent; afterwards its reply is dropped, and the other calls
+    of the connection go on.
     """
 
     def __init__(
