@@ -56,7 +56,7 @@ def connection_arguments(pool: Any) -> dict[str, Any]:
     return arguments
 
 
-_BLOCKING_KINDS = (
+_BLOCKING_KINDS: tuple[tuple[tuple[type, type], Any], ...] = (
     # The more special first: redis-py's SSLConnection is a Connection.
     ((redis.UnixDomainSocketConnection, redis.asyncio.UnixDomainSocketConnection), redis.UnixDomainSocketConnection),
     ((redis.SSLConnection, redis.asyncio.SSLConnection), redis.SSLConnection),
