@@ -1,4 +1,4 @@
-"""The examples of docs/how-to/testing.md work as pasted."""
+"""The examples of docs/how-to/testing.md and docs/how-to/cluster.md work as pasted."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ import sys
 import pytest
 from paths import DOCS
 
-PAGE = DOCS / "how-to/testing.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+PAGES = {"testing.md": 8, "cluster.md": 6}
+"""Pages of docs/how-to/, and how many examples each has."""
+EXAMPLES = [
+    pytest.param(example, id=f"{page.removesuffix('.md')}-{number}")
+    for page in PAGES
+    for number, example in enumerate(
+        re.findall(r"^```python\n(.*?)^```$", (DOCS / "how-to" / page).read_text(), re.M | re.S)
+    )
+]
 
 
-def test_the_page_has_examples():
-    assert len(EXAMPLES) == 8
+def test_the_pages_have_examples():
+    assert len(EXAMPLES) == sum(PAGES.values())
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_example(number, tmp_path):
-    script = tmp_path / f"test_example_{number}.py"
-    script.write_text(EXAMPLES[number])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example(example, tmp_path):
+    script = tmp_path / "test_example.py"
+    script.write_text(example)
     # Away from this project's configuration, as a reader would run it.
     command = [sys.executable, "-W", "error"]
-    if "import pytest" in EXAMPLES[number]:
+    if "import pytest" in example:
         (tmp_path / "pytest.ini").write_text("[pytest]\n")
         command = [sys.executable, "-m", "pytest", "-q"]
     finished = subprocess.run(
