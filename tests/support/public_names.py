@@ -31,8 +31,9 @@ REACHED = (
     "agent_memory.recovery._sync.recovery:Recovery",
     "agent_memory.recovery._async.priority_commands:AsyncPriorityCommands",
     "agent_memory.recovery._sync.priority_commands:PriorityCommands",
+    "agent_memory.memory.langgraph:AgentMemoryStore",
 )
-"""Classes that no package exports, whose objects a user holds: `client.recovery`, `client.with_priority(...)`."""
+"""Classes that no package exports: of objects that a user holds (`client.recovery`), and of a module that needs an extra."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,10 @@ class MemoryId(str):
     durability: Durability
 
     def __new__(cls, text: str, version: int = 0, durability: Durability = "sql") -> MemoryId:
-        """`text` with what is known about it."""
+        """The id `text` with what is known about it.
+
+        `version`: the version stored; default 0, unknown. `durability`: the level that was reached; default `"sql"`.
+        """
         made = super().__new__(cls, text)
         made.version = version
         made.durability = durability
@@ -64,7 +67,9 @@ class MemoryEntry:
     """A memory, as `get`, `retrieve` and the queries give it. Immutable; safe to share between threads."""
 
     id: str
+    """Its id, unique in the database."""
     agent_id: str
+    """The agent it belongs to."""
     content: Any
     """A str, bytes, or what json.loads gives for what was stored."""
     timestamp: float
@@ -72,18 +77,29 @@ class MemoryEntry:
     importance: float
     """0..1."""
     memory_type: str
+    """Its label; `""` for none."""
     step: int | None
+    """Its place in the session; None where none was given."""
     metadata: dict[str, Any]
+    """JSON values by name."""
     tags: tuple[str, ...]
+    """Its labels."""
     namespace: tuple[str, ...]
+    """Its path of labels; `()` for none."""
     user_id: str | None
+    """The user it belongs to; None for none."""
     session_id: str | None
+    """The conversation it was said in; None for none."""
     key: str | None
+    """The caller's name for it, by which `get_by_key` finds it; None for none."""
     tier: Tier
+    """Where it lives."""
     version: int
+    """Orders the copies of this memory: microseconds since the epoch, greater with each change."""
     created_at: float
     """When it was first stored, seconds since the epoch."""
     expires_at: float | None
+    """When it is forgotten, seconds since the epoch; None for never."""
     embedding: NDArray[np.float32] | None = field(compare=False, repr=False)
     """Read-only, shape (dimensions,)."""
     score: float | None = None

@@ -38,13 +38,14 @@ _TTL_NAMES: Final = frozenset(TTLConfig.__annotations__)
 class AgentMemoryStore(BaseStore):
     """LangGraph's store, sync and asyncio, on a `MemorySystem` or an `AsyncMemorySystem`, which stays the caller's.
 
-    - `agent_id`: whose memories the items are; graphs that use one name share them.
+    - `memory`: the memory system.
+    - `agent_id`: whose memories the items are; graphs that use one name share them. Default `"langgraph"`.
     - `embed`: called with a list of texts, gives vectors; or a LangChain `Embeddings`, or what `init_embeddings` takes.
       Default: the memory system's own `embed`. Without either a search by `query` ranks by words alone.
     - `fields`: the parts of a value that are searched, as LangGraph writes paths; `"$"` is all of it. `put(index=...)` says it
-      for one item. All of an item's parts have one vector together.
-    - `ttl`: as LangGraph's `TTLConfig`. Expired items are never given, whatever `omit_expired` says, and swept by the memory
-      system's `maintain()`, so `sweep_interval_minutes` changes nothing.
+      for one item. All of an item's parts have one vector together. Default `("$",)`.
+    - `ttl`: as LangGraph's `TTLConfig`; default None: only items that are put with a TTL expire. Expired items are never given,
+      whatever `omit_expired` says, and swept by the memory system's `maintain()`, so `sweep_interval_minutes` changes nothing.
 
     The operations of one batch see the items as they were before the batch; of several puts of one key the last counts; puts
     are one commit. Filters take LangGraph's operators ($eq, $ne, $gt, $gte, $lt, $lte). A search without a `query` gives the
@@ -52,7 +53,10 @@ class AgentMemoryStore(BaseStore):
     relevance, 0..1. Reading an item with a TTL begins its life anew and changes nothing else.
 
     Safe to use from any thread. With an `AsyncMemorySystem` the methods without `a` work from threads other than that of its
-    event loop, once the loop is known: where the store was made, or first used.
+    event loop, once the loop is known: where the store was made, or first used. A cancelled call may have made its puts.
+
+    Raises TypeError or ValueError for arguments outside their rules. The methods raise what the memory system raises, and
+    RuntimeError for a call without `a` where the loop of an `AsyncMemorySystem` cannot serve it.
     """
 
     supports_ttl = True

@@ -22,7 +22,7 @@ class ImportReport(int):
     skipped: dict[str, int]
 
     def __new__(cls, stored: int, unchanged: int = 0, skipped: dict[str, int] | None = None) -> ImportReport:
-        """A report of these numbers."""
+        """Made by `import_`, of what it `stored`."""
         made = super().__new__(cls, stored)
         made.unchanged = unchanged
         made.skipped = skipped or {}
@@ -49,7 +49,7 @@ class Health(str):
 
     @classmethod
     def of(cls, sql: str, redis: str) -> Health:
-        """The health of a system whose parts are in these states."""
+        """Returns the health of a system whose database is in the state `sql` and whose Redis is in the state `redis`."""
         if sql == "here" and redis != "away":
             word = "healthy"
         elif redis == "here" or sql in ("here", "full", "read-only", "locked"):
@@ -71,7 +71,9 @@ class DamagedMemory(NamedTuple):
     """A memory of which a copy does not match its checksum."""
 
     agent_id: str
+    """The agent it belongs to."""
     id: str
+    """The memory's id."""
     where: str
     """`"SQL"` or `"Redis"`."""
 
@@ -85,6 +87,7 @@ class CheckReport:
     damaged: list[DamagedMemory] = field(default_factory=list)
     """At most `check`'s `limit` of them; `damaged_count` counts all."""
     damaged_count: int = 0
+    """How many memories are damaged."""
     quarantined: int = 0
     """Damaged copies in Redis that are out of the way of synchronisation since this check."""
     database: list[str] = field(default_factory=list)
@@ -129,11 +132,18 @@ class MaintenanceReport:
     """What a pass did, in memories."""
 
     moved: dict[str, int] = field(default_factory=lambda: {"STM to IM": 0, "STM to LTM": 0, "IM to LTM": 0})
+    """Memories that changed their tier, by the two tiers."""
     expired: int = 0
+    """Memories that were forgotten because their time was over."""
     purged_tombstones: int = 0
+    """Tombstones older than `MaintenanceSettings.tombstone_ttl_s` that were removed."""
     erased: int = 0
+    """Memories that were erased for erasures begun earlier."""
     accesses: int = 0
+    """Memories whose statistics of use were written."""
     snapshots: int = 0
+    """Index snapshots that were written."""
     embedded: int = 0
     """Memories that got the embedding that could not be made before, or one of the model that `reembed()` has begun with."""
     sync: SyncReport = field(default_factory=SyncReport)
+    """What the round of synchronisation did with which the pass begins."""

@@ -53,7 +53,10 @@ STRENGTHS: Final[dict[Durability, int]] = {"journal": 0, "redis": 1, "sql": 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShortTermSettings:
-    """Residency in short-term memory. Raises ValueError or TypeError for a value outside its rule, like all settings here."""
+    """Residency in short-term memory.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     ttl_s: float = 3_600.0
     """Seconds after which a memory leaves short-term memory, > 0; default 3,600."""
@@ -67,7 +70,10 @@ class ShortTermSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntermediateSettings:
-    """Residency in intermediate memory, and what gets there."""
+    """Residency in intermediate memory, and what gets there.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     ttl_s: float = 86_400.0
     """Seconds since it was stored after which a memory moves to long-term memory, > 0; default 86,400."""
@@ -84,7 +90,10 @@ class IntermediateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongTermSettings:
-    """How long-term memory is kept in SQL."""
+    """How long-term memory is kept in SQL.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     vectors: Literal["f32", "f16"] = "f32"
     """Element type of its vectors; `"f16"` halves them and rounds them to 11 significant bits. Default `"f32"`."""
@@ -102,7 +111,10 @@ class LongTermSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncSettings:
-    """How copies that SQL does not hold yet get there, and how fresh answers are."""
+    """How copies that SQL does not hold yet get there, and how fresh answers are.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     interval_s: float = 1.0
     """Seconds between two rounds of synchronisation, after `start()`, > 0; default 1.0."""
@@ -123,7 +135,10 @@ class SyncSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSettings:
-    """The index in this process, which does all ranking."""
+    """The index in this process, which does all ranking.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     dimensions: int | None = None
     """Elements of an embedding, 1..65,536; default None: those of the first one."""
@@ -155,7 +170,10 @@ class IndexSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceSettings:
-    """The background passes: moves between tiers, expiry, unfinished erasures, statistics of use."""
+    """The background passes: moves between tiers, expiry, unfinished erasures, statistics of use.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     interval_s: float = 60.0
     """Seconds between two passes, after `start()`, > 0; default 60.0."""
@@ -179,7 +197,10 @@ class MaintenanceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqliteSettings:
-    """How the SQLite store works."""
+    """How the SQLite store works.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     max_pending_writes: int = 100_000
     """The most writes that wait for the writer thread, >= 1; one more is refused (MemoryStoreFullError). Default 100,000."""
@@ -204,7 +225,10 @@ class SqliteSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresSettings:
-    """How the PostgreSQL store works."""
+    """How the PostgreSQL store works.
+
+    Raises TypeError or ValueError for a value outside its rule.
+    """
 
     max_connections: int = 8
     """The most connections of this process, >= 2; default 8."""

@@ -23,7 +23,11 @@ SWEEP_INTERVAL_S: Final = 30.0
 
 
 class AsyncSyncService:
-    """Runs the work of one memory system in the intervals of its settings. Any number of tasks may call it."""
+    """Runs the background work of one memory system in the intervals of its settings.
+
+    Any number of tasks may use one service. A failed round is counted (`failures`) and repeated after the interval. A
+    cancelled `stop()` does not wait for the work, which ends all the same.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class AsyncSyncService:
         accesses: AsyncAccesses,
         settings: MemorySettings,
     ) -> None:
+        """Made by the memory system, of the parts whose work it runs."""
         self._redis = redis
         self._synchronisation = synchronisation
         self._maintenance = maintenance
@@ -42,9 +47,10 @@ class AsyncSyncService:
         self._tasks: list[AsyncTask[None]] = []
         self._swept_at = 0.0
         self.failures = 0
+        """Rounds that failed, since the service was made."""
 
     async def start(self) -> None:
-        """Begins to work in the intervals of the settings; does nothing where that has begun."""
+        """Begins the background work; does nothing while it runs."""
         if self._tasks:
             return
         self._stop.clear()
@@ -58,7 +64,7 @@ class AsyncSyncService:
             self._tasks.append(async_spawn(self._run, self._accesses.flush, INTERVAL_S, name="agent-memory-accesses"))
 
     async def stop(self) -> None:
-        """Ends the work in the background; what is under way is finished."""
+        """Ends the background work, after the rounds that are under way; does nothing while none runs."""
         self._stop.set()
         tasks, self._tasks = self._tasks, []
         for task in tasks:

@@ -25,7 +25,11 @@ SWEEP_INTERVAL_S: Final = 30.0
 
 
 class SyncService:
-    """Runs the work of one memory system in the intervals of its settings. Any number of threads may call it."""
+    """Runs the background work of one memory system in the intervals of its settings.
+
+    Any number of threads may use one service. A failed round is counted (`failures`) and repeated after the interval. A
+    cancelled `stop()` does not wait for the work, which ends all the same.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class SyncService:
         accesses: Accesses,
         settings: MemorySettings,
     ) -> None:
+        """Made by the memory system, of the parts whose work it runs."""
         self._redis = redis
         self._synchronisation = synchronisation
         self._maintenance = maintenance
@@ -44,9 +49,10 @@ class SyncService:
         self._tasks: list[Task[None]] = []
         self._swept_at = 0.0
         self.failures = 0
+        """Rounds that failed, since the service was made."""
 
     def start(self) -> None:
-        """Begins to work in the intervals of the settings; does nothing where that has begun."""
+        """Begins the background work; does nothing while it runs."""
         if self._tasks:
             return
         self._stop.clear()
@@ -60,7 +66,7 @@ class SyncService:
             self._tasks.append(spawn(self._run, self._accesses.flush, INTERVAL_S, name="agent-memory-accesses"))
 
     def stop(self) -> None:
-        """Ends the work in the background; what is under way is finished."""
+        """Ends the background work, after the rounds that are under way; does nothing while none runs."""
         self._stop.set()
         tasks, self._tasks = self._tasks, []
         for task in tasks:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from agent_memory import _check
 from agent_memory._face import is_documented
 from agent_memory.memory._arguments import check_changes
 from agent_memory.memory._conditions import (
@@ -434,15 +435,17 @@ class MemorySystem:
         return parts.maintenance.run()
 
     def check(self, agent_id: str | None = None, *, limit: int = 1_000) -> CheckReport:
-        """Reads all memories, or one agent's, and verifies their checksums; names at most `limit` damaged ones.
+        """Reads all memories and verifies their checksums.
+
+        - `agent_id`: read only the memories of this agent; default None, all.
+        - `limit`: the most damaged memories that the report names, >= 1; default 1,000.
 
         A damaged memory is left out of every list and raised (CorruptMemoryError) by its id; `delete` still works. Damaged
         copies in Redis that SQL has not got are put aside, where no synchronisation meets them again. Nothing is deleted.
-        Reads everything there is: for quiet hours. `limit`: >= 1, default 1,000. Raises MemoryStoreUnavailableError where SQL
-        is away.
+        Reads everything there is: for quiet hours. Raises ValueError for a `limit` outside its rule, and
+        MemoryStoreUnavailableError where SQL is away.
         """
-        if limit < 1:
-            raise ValueError(f"limit must be >= 1, got {limit!r}")
+        _check.whole("limit", limit, 1)
         parts = self._lifecycle.opened()
         check = Check(parts.sql, parts.redis, parts.dirty, parts.loaded, parts.damage, limit)
         report = check.run(agent_id)

@@ -22,19 +22,23 @@ class _Queried(Protocol):
 
 
 class _TierMemory:
-    """One tier of a memory system: a view on the memories with its label."""
+    """One tier of a memory system: a view on the memories with its label.
+
+    Any number of threads may use one view. It only reads: a cancelled call leaves nothing behind.
+    """
 
     tier: Tier
 
     def __init__(self, system: _Queried) -> None:
+        """Made by the memory system."""
         self._system = system
 
     def count(self, agent_id: str) -> int:
-        """How many memories of the agent are in this tier."""
+        """Returns how many memories of `agent_id` are in this tier; raises MemoryStoreUnavailableError where SQL is away."""
         return self._system.count(agent_id, tiers=(self.tier,))
 
     def query(self, agent_id: str, **conditions: Unpack[TierConditions]) -> Iterator[MemoryEntry]:
-        """As `MemorySystem.query`, in this tier."""
+        """Yields the memories of `agent_id` in this tier that meet the `conditions`; as `MemorySystem.query`."""
         return self._system.query(agent_id, tiers=(self.tier,), **conditions)
 
 

@@ -57,6 +57,7 @@ class Put(NamedTuple):
     """
 
     copy: Copy
+    """The copy."""
     if_version: int | None = None
     """Only over exactly this version: `CONFLICT` otherwise."""
     create: bool = False
@@ -64,14 +65,20 @@ class Put(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """Leave a tombstone. `version == 0`: the store assigns one."""
+    """Leave a tombstone."""
 
     id: str
+    """The memory's id."""
     agent_id: str
+    """The agent it belongs to."""
     version: int = 0
+    """The tombstone's version; default 0: the store assigns one."""
     writer: int = 0
+    """The writer of the deletion, below 2^63; breaks ties between equal versions."""
     if_version: int | None = None
+    """Only over exactly this version: `CONFLICT` otherwise."""
     generation: int = 0
+    """The agent's generation in which the deletion was made; default 0: any."""
     held_only: bool = False
     """Of an id that is not held leave none: `ABSENT`."""
     erases: bool = False
@@ -79,12 +86,16 @@ class Delete(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Put the label `tier` on the memory, if its version still is `version`."""
+    """Put another label on a memory."""
 
     id: str
+    """The memory's id."""
     agent_id: str
+    """The agent it belongs to."""
     version: int
+    """Only of exactly this version: `STALE` otherwise."""
     tier: Tier
+    """The label."""
 
 
 Operation: TypeAlias = Put | Delete | Move
@@ -112,17 +123,20 @@ class WriteStatus(NamedIntEnum):
 
 
 class WriteResult(NamedTuple):
-    """The answer to one operation: `id` is the memory's, which for `key`, idempotency and deduplication may be an older one."""
+    """The answer to one operation."""
 
     status: WriteStatus
+    """What became of it."""
     id: str
+    """The memory's id, which for `key`, idempotency and deduplication may be that of an older one."""
     version: int = 0
+    """The version held now; default 0: none."""
     seq: int = 0
     """The place in the change feed; 0 where nothing changed."""
     existed: bool = False
     """Whether a copy was held before, neither a tombstone nor expired."""
     created_us: int = 0
-    """Of a put that was applied: when the memory was first stored."""
+    """Of a put that was applied: when the memory was first stored, in microseconds since the epoch."""
     copy: Copy | None = None
     """Of a put that was applied: the copy as it is held now."""
 
@@ -131,32 +145,41 @@ class Cursor(NamedTuple):
     """Where the next page of a query begins."""
 
     value: int | float
+    """What the query orders by, of the last copy of the page before."""
     row: int
+    """The row of that copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryQuery:
     """Which memories: all conditions must hold. Tombstones and expired memories never match.
 
-    Raises ValueError where neither `agent_id` nor `user_id` is given, or a value is outside its rule.
+    Raises ValueError where neither `agent_id` nor `user_id` is given, or a value is outside its rule, and TypeError where a
+    condition of several values is no collection.
     """
 
     agent_id: str | None = None
+    """Memories of this agent; default None: of any."""
     user_id: str | None = None
+    """Memories of this user; default None: of any, and of none."""
     session_id: str | None = None
+    """Memories of this conversation; default None: of any, and of none."""
     namespace: tuple[str, ...] = ()
     """The first labels; with `namespace_exact` all of them."""
     namespace_exact: bool = False
+    """Whether `namespace` is the whole namespace."""
     since: float | None = None
     """`timestamp >= since`, seconds since the epoch."""
     until: float | None = None
-    """`timestamp < until`."""
+    """`timestamp < until`, seconds since the epoch."""
     step_from: int | None = None
     """`step >= step_from`."""
     step_to: int | None = None
     """`step <= step_to`."""
     min_importance: float | None = None
+    """`importance >= min_importance`, 0..1."""
     max_importance: float | None = None
+    """`importance <= max_importance`, 0..1."""
     memory_types: tuple[str, ...] = ()
     """One of these; empty: any."""
     tags: tuple[str, ...] = ()
@@ -166,10 +189,13 @@ class MemoryQuery:
     attributes: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     """Top-level values of the metadata, equal in type and value."""
     tiers: tuple[Tier, ...] = ()
+    """One of these; empty: any."""
     key: str | None = None
+    """The memory of this key; default None: any memory."""
     order_by: Literal["timestamp", "step", "importance", "seq", "created"] = "timestamp"
     """Ties are in the order in which they were stored. Memories without a step come first."""
     descending: bool = False
+    """Whether the greatest comes first."""
 
     def __post_init__(self) -> None:
         if self.agent_id is None and self.user_id is None:
@@ -202,24 +228,29 @@ def _members(name: str, value: Any) -> tuple[Any, ...]:
 
 
 class QueryPage(NamedTuple):
-    """Some of the copies that a query matches, and where the next page begins (None: there is none)."""
+    """A page of the copies that a query matches."""
 
     copies: list[Copy]
+    """The copies, in the query's order."""
     cursor: Cursor | None
+    """Where the next page begins; None: there is none."""
     damaged: tuple[str, ...] = ()
     """The ids of memories that would be among them and do not match their checksums."""
 
 
 class ChangePage(NamedTuple):
-    """The copies that changed after a place in the feed, tombstones among them, in the order of `seq`."""
+    """A page of an agent's change feed."""
 
     copies: list[Copy]
+    """The copies that changed, tombstones among them, in the order of `seq`."""
     seq: int
-    """Where to go on."""
+    """The place after which the next page begins."""
     generation: int
+    """The agent's generation."""
     reset: bool
     """The reader's place is older than what was purged, or of an erased generation: begin again from 0."""
     more: bool
+    """Whether there is a next page."""
     damaged: tuple[str, ...] = ()
     """The ids of memories that would be among them and do not match their checksums."""
 
@@ -228,43 +259,62 @@ class AgentState(NamedTuple):
     """An agent's row. The counts are of memories that are neither deleted nor erased."""
 
     agent_id: str
+    """The agent."""
     seq: int
+    """The end of its change feed."""
     last_version: int
+    """The greatest version that was assigned."""
     generation: int
+    """1, and one more with each erasure."""
     purged_seq: int
+    """The last place of the feed whose tombstone was purged."""
     erased_seq: int
+    """The last place of the feed that was erased."""
     counts: tuple[int, int, int]
     """Memories in STM, IM and LTM."""
     touched_us: int
-    """When `seq` moved last."""
+    """When `seq` moved last, in microseconds since the epoch."""
 
 
 class Access(NamedTuple):
-    """Use of a memory: how often since the last report, and when last (seconds since the epoch)."""
+    """The use of a memory."""
 
     id: str
+    """The memory's id."""
     uses: int
+    """How often it was used: since the last report where it is recorded, in all where it is read."""
     last_at: float
+    """When it was used last, seconds since the epoch."""
 
 
 class Candidate(NamedTuple):
     """What the background passes look at to choose what moves."""
 
     id: str
+    """The memory's id."""
     agent_id: str
+    """The agent it belongs to."""
     version: int
+    """The version held."""
     tier: Tier
+    """Where it lives."""
     importance: float
+    """0..1."""
     created_us: int
+    """When it was first stored, in microseconds since the epoch."""
 
 
 class Erasure(NamedTuple):
-    """An erasure that was begun: everything of the agent or user up to that moment is refused and goes, in batches."""
+    """An erasure that was begun: writes of the agent or user up to that moment are rejected, and its rows erased in batches."""
 
     kind: Literal["agent", "user"]
+    """Whether it is an agent's or a user's."""
     name: str
+    """The id of the agent or user."""
     generation: int
+    """The generation that it begins."""
     fence_version: int
+    """The erasure fence: versions up to it are erased."""
     remaining: bool
     """Whether rows may be left: call `erase` again."""
     erased: int = 0
@@ -291,14 +341,18 @@ class Unembedded(NamedTuple):
     row: int
     """Its place in the table: where the next page begins."""
     id: str
+    """The memory's id."""
     agent_id: str
+    """The agent it belongs to."""
 
 
 class NamespaceCount(NamedTuple):
     """A namespace in use and how many memories it holds."""
 
     namespace: tuple[str, ...]
+    """The labels of the namespace."""
     memories: int
+    """The number of memories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,10 +360,18 @@ class StoreStats:
     """What a store has done since it was opened, and what it holds."""
 
     engine: str
+    """The database: `"sqlite"` or `"postgresql"`, or the name of another store's."""
     schema_version: int
+    """The version of the schema."""
     pending_writes: int
+    """Writes that wait."""
     transactions: int
+    """Transactions of writes that were committed."""
     writes: int
+    """Operations in them."""
     longest_transaction_ms: float
+    """The longest transaction of writes, in milliseconds."""
     dictionaries: int
+    """Compression dictionaries that are loaded."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    """What else the store reports, by name."""

@@ -78,11 +78,16 @@ def _clock_us() -> int:
 
 
 class AsyncPostgresStore:
-    """Memories in PostgreSQL (14 or newer). `conninfo` is a URL or a string of libpq's, `postgresql://user@host/database`.
+    """Memories in PostgreSQL (14 or newer), with the methods of `AsyncMemoryStore`, which documents them.
 
-    `clock_us` (default: this machine's) gives microseconds since the epoch, for versions and expiry. Any number of processes
-    may share a database. A store belongs to the event loop in which it was opened. Raises MemoryStoreUnavailableError where
-    the server cannot be reached or breaks off, and MemoryStoreClosedError before `open()`.
+    - `conninfo`: a URL or a string of libpq's, `postgresql://user@host/database`.
+    - `settings`: the `PostgresSettings`; default `PostgresSettings()`.
+    - `long_term`: how long-term memory is stored; default `LongTermSettings()`.
+    - `clock_us`: gives microseconds since the epoch, for versions and expiry; default: this machine's clock.
+
+    Any number of processes may share a database, and any number of tasks a store; with asyncio, those of the loop that opened
+    it. A cancelled change may have been made, a long `write` also in part. Raises MemoryStoreUnavailableError where the server
+    cannot be reached or breaks off, and MemoryStoreClosedError before `open()`.
     """
 
     def __init__(
@@ -252,7 +257,7 @@ class AsyncPostgresStore:
     # --- erasing --------------------------------------------------------------------------------------------------------
 
     async def begin_erasure(self, kind: Literal["agent", "user"], name: str) -> Erasure:
-        """Raises the fence: writes of before are refused from now on. What goes of an agent is no longer read."""
+        """Sets the erasure fence: earlier writes are rejected, and an agent's rows become unreadable."""
 
         async def begin(connection: AsyncSession) -> Erasure:
             now_us = self._clock_us()
@@ -355,7 +360,7 @@ class AsyncPostgresStore:
         return [name for (name,) in rows]
 
     async def scrub(self) -> bool:
-        """Does nothing: when dead rows and its log go from the disk is the server's to decide (autovacuum, archiving)."""
+        """Does nothing, returns True: the server decides when dead rows and its log leave the disk (autovacuum, archiving)."""
         return True
 
     async def erasures(self) -> list[Erasure]:
@@ -514,7 +519,7 @@ class AsyncPostgresStore:
         return [Access._make(row) for row in rows]
 
     async def check_writable(self) -> None:
-        """Asks whether transactions may write: raises on a standby, and where the database is away."""
+        """Raises MemoryStoreUnavailableError on a standby, and where the database is away."""
         ((is_read_only,),) = await self._fetch("SELECT current_setting('transaction_read_only') = 'on'")
         if is_read_only:
             await self._connections.drop_idle()
@@ -523,7 +528,7 @@ class AsyncPostgresStore:
             )
 
     async def check_integrity(self) -> list[str]:
-        """Nothing: what a server finds in its own files is its administrator's to ask (data checksums, amcheck)."""
+        """Checks nothing and returns an empty list: that is the server's (data checksums, amcheck)."""
         return []
 
     async def embedding_space(self) -> EmbeddingSpace | None:

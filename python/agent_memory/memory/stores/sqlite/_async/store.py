@@ -40,11 +40,16 @@ def _clock_us() -> int:
 
 
 class AsyncSqliteStore:
-    """Memories in a SQLite file: write-ahead log, `synchronous=FULL`, 16 KiB pages.
+    """Memories in a SQLite file, with the methods of `AsyncMemoryStore`, which documents them.
 
-    `clock_us` (default: the system's) gives microseconds since the epoch, for versions and expiry. Several processes may use
-    one file on one machine. May be used from any event loop. Raises MemoryStoreUnavailableError where the file cannot be
-    opened, read or written, and MemoryStoreClosedError before `open()`.
+    - `path`: the file; made if missing, in a folder that exists.
+    - `settings`: the `SqliteSettings`; default `SqliteSettings()`.
+    - `long_term`: how long-term memory is stored; default `LongTermSettings()`.
+    - `clock_us`: gives microseconds since the epoch, for versions and expiry; default: the system's clock.
+
+    Write-ahead log, `synchronous=FULL`, 16 KiB pages. Several processes of one machine may use one file, and any number of
+    tasks one store. A cancelled change may have been made, a long `write` also in part. Raises MemoryStoreUnavailableError
+    where the file cannot be opened, read or written, and MemoryStoreClosedError before `open()`.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class AsyncSqliteStore:
 
     @classmethod
     def of_engine(cls, engine: SqliteEngine) -> Self:
-        """A store on an engine that was made before; one engine has one store."""
+        """For the package: a store on an `engine` that was made before; one engine has one store."""
         store = cls.__new__(cls)
         store._engine = engine
         return store
@@ -119,7 +124,7 @@ class AsyncSqliteStore:
         return results
 
     async def begin_erasure(self, kind: Literal["agent", "user"], name: str) -> Erasure:
-        """Raises the fence: writes of before are refused from now on. What goes of an agent is no longer read."""
+        """Sets the erasure fence: earlier writes are rejected, and an agent's rows become unreadable."""
         engine = self._engine
         waiter = AsyncWaiter()
         engine.submit_function(
@@ -256,7 +261,7 @@ class AsyncSqliteStore:
         return await self._engine.async_read(lambda reader: reader.erasures())
 
     async def check_writable(self) -> None:
-        """Takes the write lock and lets it go: raises where the file takes no writes. A full disk is not noticed."""
+        """Takes the write lock and releases it; raises MemoryStoreUnavailableError. A full disk is not noticed."""
         waiter = AsyncWaiter()
         self._engine.submit_function(waiter, lambda _: None)
         await waiter.wait()

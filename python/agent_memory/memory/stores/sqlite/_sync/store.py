@@ -42,11 +42,16 @@ def _clock_us() -> int:
 
 
 class SqliteStore:
-    """Memories in a SQLite file: write-ahead log, `synchronous=FULL`, 16 KiB pages.
+    """Memories in a SQLite file, with the methods of `MemoryStore`, which documents them.
 
-    `clock_us` (default: the system's) gives microseconds since the epoch, for versions and expiry. Several processes may use
-    one file on one machine. May be used from any thread. Raises MemoryStoreUnavailableError where the file cannot be
-    opened, read or written, and MemoryStoreClosedError before `open()`.
+    - `path`: the file; made if missing, in a folder that exists.
+    - `settings`: the `SqliteSettings`; default `SqliteSettings()`.
+    - `long_term`: how long-term memory is stored; default `LongTermSettings()`.
+    - `clock_us`: gives microseconds since the epoch, for versions and expiry; default: the system's clock.
+
+    Write-ahead log, `synchronous=FULL`, 16 KiB pages. Several processes of one machine may use one file, and any number of
+    threads one store. A cancelled change may have been made, a long `write` also in part. Raises MemoryStoreUnavailableError
+    where the file cannot be opened, read or written, and MemoryStoreClosedError before `open()`.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class SqliteStore:
 
     @classmethod
     def of_engine(cls, engine: SqliteEngine) -> Self:
-        """A store on an engine that was made before; one engine has one store."""
+        """For the package: a store on an `engine` that was made before; one engine has one store."""
         store = cls.__new__(cls)
         store._engine = engine
         return store
@@ -121,7 +126,7 @@ class SqliteStore:
         return results
 
     def begin_erasure(self, kind: Literal["agent", "user"], name: str) -> Erasure:
-        """Raises the fence: writes of before are refused from now on. What goes of an agent is no longer read."""
+        """Sets the erasure fence: earlier writes are rejected, and an agent's rows become unreadable."""
         engine = self._engine
         waiter = Waiter()
         engine.submit_function(
@@ -254,7 +259,7 @@ class SqliteStore:
         return self._engine.read(lambda reader: reader.erasures())
 
     def check_writable(self) -> None:
-        """Takes the write lock and lets it go: raises where the file takes no writes. A full disk is not noticed."""
+        """Takes the write lock and releases it; raises MemoryStoreUnavailableError. A full disk is not noticed."""
         waiter = Waiter()
         self._engine.submit_function(waiter, lambda _: None)
         waiter.wait()
