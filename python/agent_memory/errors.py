@@ -85,7 +85,7 @@ class _Described:
     args: tuple[Any, ...]
 
     @property
-    def doubt(self) -> bytes:
+    def unknown_token(self) -> bytes:
         """What a recovery queue keeps of a lost write, so that it can be resolved later; empty without exactly once."""
         return b"" if self.ticket is None else self.ticket.token
 

@@ -160,7 +160,7 @@ def test_handshakes(greeting, is_blocking):
 def test_subscribers(answers):
     """A subscriber's own commands get their answers, in their order, until what is wrong ends the connection."""
     with StreamServer(answers) as server:
-        subscriber = Redis(**server.connection_kwargs, **OPTIONS).pubsub(reconnect_timeout=0)
+        subscriber = Redis(**server.connection_kwargs, **OPTIONS).pubsub(reconnect_timeout_s=0)
         subscriber.subscribe("news")
         assert subscriber.parse_response() == [b"subscribe", b"news", 1]
         for answer, word in zip(answers, words_of(answers), strict=False):

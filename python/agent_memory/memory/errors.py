@@ -130,14 +130,14 @@ class EmbeddingSpaceError(MemorySystemError, ValueError):
 
 
 class DurabilityError(MemorySystemError):
-    """A write reached no level that its `minimum` accepts: nothing was stored. `asked` is the level that refused it.
+    """No level that the `minimum` of a write accepts has confirmed it. `asked` is the level that refused it, `reason` says why.
 
-    `fault` says what SQL's error meant, where it was SQL's.
+    `fault` says what SQL's error meant, where it was SQL's. If SQL or Redis stopped answering during the write, it may have
+    been stored all the same: a `store` with an `idempotency_key` can be repeated.
     """
 
-    def __init__(self, asked: str, reached: str | None, reason: str, *, fault: StoreFault | None = None) -> None:
-        super().__init__(f"durability {asked!r} was not reached ({reason}); reached: {reached or 'none'}")
+    def __init__(self, asked: str, reason: str, *, fault: StoreFault | None = None) -> None:
+        super().__init__(f"durability {asked!r} was not reached: {reason}")
         self.asked = asked
-        self.reached = reached
         self.reason = reason
         self.fault = fault

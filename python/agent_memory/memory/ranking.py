@@ -22,7 +22,8 @@ class Ranking:
     """How a retrieval ranks memories. Raises TypeError or ValueError for a value outside its rule."""
 
     weights: ScoreWeights = DEFAULT_WEIGHTS
-    """How much each part of a score counts; default: vectors and words alike, nothing else."""
+    """How much each part of a score counts; default: vectors and words alike, nothing else. `access` has no effect here: the
+    uses that the system counts are not part of its index, so every memory has the same part."""
     decay: HalfLife | PowerLaw = DEFAULT_DECAY
     """How recency falls with age, where it has a weight; default: to a half in 138 hours."""
     diversity: Diversity | None = None

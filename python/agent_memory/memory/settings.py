@@ -185,7 +185,8 @@ class MaintenanceSettings:
     """Seconds for which the tombstone of a deleted memory is kept, >= 60: longer than the longest replay can take. Default
     604,800."""
     counts_uses: bool = True
-    """Whether uses of each memory are counted in SQL (table `accesses`), in batches of ten seconds; default True."""
+    """Whether uses of each memory are counted in SQL (table `accesses`), in batches of ten seconds; default True. They are for
+    reports in SQL: no ranking reads them."""
 
     def __post_init__(self) -> None:
         _check.above("interval_s", self.interval_s, 0)

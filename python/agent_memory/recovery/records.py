@@ -2,13 +2,13 @@
 
 A record is one RESP array of words, packed and parsed by what packs and parses commands, so it costs as little:
 
-    version, kind, flags, priority, queued_ms, reason, doubt, number of keys, keys …, parts …
+    version, kind, flags, priority, queued_ms, reason, unknown_token, number of keys, keys …, parts …
 
 - kind: "commands" (sent one after the other), "transaction" (as MULTI … EXEC) or "function" (registered by name).
 - flags: letters: a (absolute), c (decides all of its one key), d (its outcome is unknown), x (dead letter), w (written ahead).
   u is not written: damage to the journal may have hidden that it was executed or changed.
 - queued_ms: when it was queued, milliseconds since 1970: age is counted on from there by another process.
-- reason: why it is a dead letter. doubt: the token for the resolver.
+- reason: why it is a dead letter. unknown_token: the token for the resolver.
 - parts: the commands, packed; or the function's name, the agent_id and the data as its `dumps` made it.
 """
 
@@ -37,7 +37,7 @@ class Record:
     priority: Priority
     queued_ms: int
     reason: str
-    doubt: bytes
+    unknown_token: bytes
     keys: tuple[bytes, ...]
     parts: tuple[bytes, ...]
 
@@ -53,7 +53,7 @@ def encode(record: Record) -> bytes:
             int(record.priority),
             record.queued_ms,
             record.reason,
-            record.doubt,
+            record.unknown_token,
             len(keys),
             *keys,
             *record.parts,
@@ -66,7 +66,7 @@ def decode(body: bytes) -> Record:
     words = words_of(body)
     if len(words) < _FIELDS or words[0] != _VERSION:
         raise ValueError("not a record of this version of the journal")
-    kind, flags, priority, queued_ms, reason, doubt, count = words[1:_FIELDS]
+    kind, flags, priority, queued_ms, reason, unknown_token, count = words[1:_FIELDS]
     first_part = _FIELDS + int(count)
     return Record(
         kind.decode(),
@@ -74,7 +74,7 @@ def decode(body: bytes) -> Record:
         Priority(int(priority)),
         int(queued_ms),
         reason.decode(),
-        doubt,
+        unknown_token,
         tuple(words[_FIELDS:first_part]),
         tuple(words[first_part:]),
     )

@@ -38,8 +38,9 @@ class ScoreWeights:
     """How much each part of a score counts. Every weight is finite and >= 0; a part with weight 0 is not computed.
 
     `similarity` weighs the vectors, `lexical` the words in common, `recency` the age, `importance` what the caller
-    says of a memory, `access` how often it was used. Recency, importance and access are off unless asked for: on
-    dialogue they cost more recall than they give.
+    says of a memory, `access` how often it was used (`access_count` of `score`, `access_counts` of `MemoryIndex.upsert`).
+    Recency, importance and access are off unless asked for: on dialogue they cost more recall than they give. A memory system
+    does not give its index the uses that it counts: there `access` has no effect on the order.
 
     Raises TypeError for what is no number, ValueError for one below 0 or not finite.
     """

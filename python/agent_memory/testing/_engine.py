@@ -44,8 +44,8 @@ class Engine:
         self.random = random.Random(seed)
         self.paused = False
         self.connections_accepted = 0
-        self.bytes_up = 0
-        self.bytes_down = 0
+        self.up_bytes = 0
+        self.down_bytes = 0
         self.commands: dict[str, int] = {}
         self.drops: list[ReplyDrop] = []
         self.cuts: list[RequestCut] = []
@@ -167,9 +167,9 @@ class Engine:
     def count_bytes(self, faults: DirectionFaults, count: int) -> None:
         """Count bytes read for a direction."""
         if faults is self.up:
-            self.bytes_up += count
+            self.up_bytes += count
         else:
-            self.bytes_down += count
+            self.down_bytes += count
 
     def forget(self, connection: Connection) -> bool:
         """Drop a connection whose ends are closed; return False if that was done before."""

@@ -162,14 +162,14 @@ class FaultProxy:
         return len(self._require_engine().connections)
 
     @property
-    def bytes_up(self) -> int:
+    def up_bytes(self) -> int:
         """How many bytes clients have sent, swallowed ones included. Raises ServerError before start()."""
-        return self._require_engine().bytes_up
+        return self._require_engine().up_bytes
 
     @property
-    def bytes_down(self) -> int:
+    def down_bytes(self) -> int:
         """How many bytes the server has sent, swallowed ones included. Raises ServerError before start()."""
-        return self._require_engine().bytes_down
+        return self._require_engine().down_bytes
 
     @property
     def commands(self) -> dict[str, int]:

@@ -167,10 +167,10 @@ def test_killed_while_writing(mortal_server, journal, script, ahead, once):
         found = {int(key.split(":")[1]) for key in keys}
         lengths = {key: direct.llen(key) for key in keys if key.startswith("list:")}
     assert {letter.reason for letter in letters} <= {"unknown"}, f"seed {seed}"
-    doubted = {int(letter.agent_id.split(":")[1]) for letter in letters}
-    assert all(number % 2 == 0 for number in doubted), f"an absolute write was given up, seed {seed}"
+    unknown = {int(letter.agent_id.split(":")[1]) for letter in letters}
+    assert all(number % 2 == 0 for number in unknown), f"an absolute write was given up, seed {seed}"
     assert acknowledged, "nothing was written"
-    assert acknowledged - found <= doubted, f"lost, seed {seed}"
+    assert acknowledged - found <= unknown, f"lost, seed {seed}"
     assert found <= attempted, f"invented, seed {seed}"
     assert set(lengths.values()) <= {1}, f"executed twice, seed {seed}"
     if ahead and once:

@@ -131,8 +131,8 @@ def test_counters(link, raw, connect):
     assert link.connections_accepted == 2
     assert link.connections_open == 2
     assert link.commands == {"PING": 3, "SET": 1}
-    assert link.bytes_up == 3 * len(encode(["PING"])) + len(encode(["SET", "key", "value"]))
-    assert link.bytes_down == 3 * 7 + 5
+    assert link.up_bytes == 3 * len(encode(["PING"])) + len(encode(["SET", "key", "value"]))
+    assert link.down_bytes == 3 * 7 + 5
 
 
 def test_a_half_closed_client_still_gets_its_reply(raw):
@@ -253,7 +253,7 @@ def test_a_reader_that_does_not_read_fills_a_bounded_buffer(link, raw, direct):
     [connection] = link._engine.connections
     wait_until(lambda: not connection.down.wants_bytes, "the buffer is full")
     assert connection.down.buffered_bytes <= FaultProxy.buffer_bytes + (1 << 16)
-    assert link.bytes_down < 50_000_000
+    assert link.down_bytes < 50_000_000
     assert len(raw.receive(50_000_013)) == 50_000_013
 
 

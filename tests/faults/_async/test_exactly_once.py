@@ -189,9 +189,9 @@ async def test_what_is_still_on_its_way_does_not_come_later(server, proxy, async
     )
     await client.set("key", "initial")
     between.up.latency_s = 1.0
-    before = between.bytes_up
+    before = between.up_bytes
     old = async_spawn(outcome_of, client.set, "key", "old" * 50_000)
-    while between.bytes_up - before < 150_000:  # the proxy has all of it, the server nothing
+    while between.up_bytes - before < 150_000:  # the proxy has all of it, the server nothing
         await async_sleep(0.01)
     between.reset(side="client")
     assert await old.result() is Outcome.UNKNOWN

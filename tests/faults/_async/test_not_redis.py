@@ -140,7 +140,7 @@ def calls_of(client):
             await lines.next_command()
 
     async def subscriber():
-        listener = client.pubsub(reconnect_timeout=0)
+        listener = client.pubsub(reconnect_timeout_s=0)
         try:
             await listener.subscribe("a")
             await listener.get_message(timeout=5)

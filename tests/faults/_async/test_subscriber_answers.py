@@ -125,7 +125,7 @@ async def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_und
 )  # fmt: skip
 async def test_an_answer_without_a_request_ends_the_connection_and_reaches_no_caller(strange, async_connect):
     with FakeServer(lambda *_: confirmation(b"subscribe", b"news") + strange) as fake:
-        subscriber = async_connect(fake).pubsub(reconnect_timeout=0)
+        subscriber = async_connect(fake).pubsub(reconnect_timeout_s=0)
         await subscriber.subscribe("news")
         assert await next_reply(subscriber) == [b"subscribe", b"news", 1]
         with pytest.raises(RedisUnavailableError) as caught:

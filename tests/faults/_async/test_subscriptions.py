@@ -138,7 +138,7 @@ async def test_an_outage_is_waited_out_with_the_reader_unharmed(start_server, as
 async def test_reconnecting_ends_at_its_limit_and_resumes_at_the_next_call(start_server, async_connect):
     server = start_server(transport="tcp")
     client = async_connect(server)
-    subscriber = client.pubsub(reconnect_timeout=0.3, ignore_subscribe_messages=True)
+    subscriber = client.pubsub(reconnect_timeout_s=0.3, ignore_subscribe_messages=True)
     await subscriber.subscribe("plain")
     assert await subscriber.get_message(timeout=0.05) is None
     server.kill()
@@ -160,7 +160,7 @@ async def test_a_black_hole_is_found_by_asking(valkey, proxy, async_connect):
     relay = proxy(valkey)
     client = async_connect(relay, socket_timeout=0.5)
     gaps = []
-    subscriber = client.pubsub(on_gap=gaps.append, ping_interval=0.1, ignore_subscribe_messages=True)
+    subscriber = client.pubsub(on_gap=gaps.append, ping_interval_s=0.1, ignore_subscribe_messages=True)
     await subscriber.subscribe("plain")
     # Pings go unnoticed, and keep a living connection.
     assert await subscriber.get_message(timeout=0.5) is None
@@ -186,7 +186,7 @@ async def test_a_black_hole_is_found_by_asking(valkey, proxy, async_connect):
 async def test_unread_messages_are_no_silence(valkey, async_connect):
     client = async_connect(valkey, socket_timeout=0.1)
     gaps = []
-    subscriber = client.pubsub(on_gap=gaps.append, ping_interval=0.05, ignore_subscribe_messages=True)
+    subscriber = client.pubsub(on_gap=gaps.append, ping_interval_s=0.05, ignore_subscribe_messages=True)
     await subscriber.subscribe("plain")
     publisher = async_connect(valkey)
     assert await subscriber.get_message(timeout=0.3) is None

@@ -141,7 +141,7 @@ def calls_of(client):
             lines.next_command()
 
     def subscriber():
-        listener = client.pubsub(reconnect_timeout=0)
+        listener = client.pubsub(reconnect_timeout_s=0)
         try:
             listener.subscribe("a")
             listener.get_message(timeout=5)

@@ -127,7 +127,7 @@ def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_under_way
 )  # fmt: skip
 def test_an_answer_without_a_request_ends_the_connection_and_reaches_no_caller(strange, connect):
     with FakeServer(lambda *_: confirmation(b"subscribe", b"news") + strange) as fake:
-        subscriber = connect(fake).pubsub(reconnect_timeout=0)
+        subscriber = connect(fake).pubsub(reconnect_timeout_s=0)
         subscriber.subscribe("news")
         assert next_reply(subscriber) == [b"subscribe", b"news", 1]
         with pytest.raises(RedisUnavailableError) as caught:

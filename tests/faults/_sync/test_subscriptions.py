@@ -140,7 +140,7 @@ def test_an_outage_is_waited_out_with_the_reader_unharmed(start_server, connect)
 def test_reconnecting_ends_at_its_limit_and_resumes_at_the_next_call(start_server, connect):
     server = start_server(transport="tcp")
     client = connect(server)
-    subscriber = client.pubsub(reconnect_timeout=0.3, ignore_subscribe_messages=True)
+    subscriber = client.pubsub(reconnect_timeout_s=0.3, ignore_subscribe_messages=True)
     subscriber.subscribe("plain")
     assert subscriber.get_message(timeout=0.05) is None
     server.kill()
@@ -162,7 +162,7 @@ def test_a_black_hole_is_found_by_asking(valkey, proxy, connect):
     relay = proxy(valkey)
     client = connect(relay, socket_timeout=0.5)
     gaps = []
-    subscriber = client.pubsub(on_gap=gaps.append, ping_interval=0.1, ignore_subscribe_messages=True)
+    subscriber = client.pubsub(on_gap=gaps.append, ping_interval_s=0.1, ignore_subscribe_messages=True)
     subscriber.subscribe("plain")
     # Pings go unnoticed, and keep a living connection.
     assert subscriber.get_message(timeout=0.5) is None
@@ -188,7 +188,7 @@ def test_a_black_hole_is_found_by_asking(valkey, proxy, connect):
 def test_unread_messages_are_no_silence(valkey, connect):
     client = connect(valkey, socket_timeout=0.1)
     gaps = []
-    subscriber = client.pubsub(on_gap=gaps.append, ping_interval=0.05, ignore_subscribe_messages=True)
+    subscriber = client.pubsub(on_gap=gaps.append, ping_interval_s=0.05, ignore_subscribe_messages=True)
     subscriber.subscribe("plain")
     publisher = connect(valkey)
     assert subscriber.get_message(timeout=0.3) is None

@@ -74,12 +74,12 @@ class AsyncMemoryJournal:
         """Keeps a copy; returns when it is on disk. Raises DurabilityError where it cannot be kept."""
         body = _encoded(copy)
         if self._bytes + len(body) > self._max_bytes:
-            raise DurabilityError("journal", None, f"max_unsynced_bytes ({self._max_bytes}) wait for SQL already")
+            raise DurabilityError("journal", f"max_unsynced_bytes ({self._max_bytes}) wait for SQL already")
         try:
             record, ticket = self._core.append(body)
             await self._commits.wait(ticket)
         except RecoveryJournalError as error:
-            raise DurabilityError("journal", None, f"the journal failed: {error}") from error
+            raise DurabilityError("journal", f"the journal failed: {error}") from error
         self._hold(record, copy, len(body))
 
     def _hold(self, record: int, copy: Copy, size: int) -> None:

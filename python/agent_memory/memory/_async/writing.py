@@ -76,7 +76,7 @@ class AsyncWriter:
             written = await self._put_in_sql(put)
         except MemoryStoreUnavailableError as error:
             if minimum == "sql":
-                raise DurabilityError(durability, None, _reason(error), fault=error.fault) from error
+                raise DurabilityError(durability, _reason(error), fault=error.fault) from error
             failure = error
         else:
             self._replay.begin()
@@ -90,14 +90,12 @@ class AsyncWriter:
                 if minimum != "journal":
                     raise self._both_refused(durability, failure, error) from failure
         elif minimum != "journal":
-            raise DurabilityError(
-                durability, None, f"{_reason(failure)}; {_JOURNALLED}", fault=failure.fault
-            ) from failure
+            raise DurabilityError(durability, f"{_reason(failure)}; {_JOURNALLED}", fault=failure.fault) from failure
         return await self._put_in_journal(put, known_version)
 
     @staticmethod
     def _both_refused(durability: str, failure: MemoryStoreUnavailableError, error: DurabilityError) -> DurabilityError:
-        return DurabilityError(durability, None, f"{_reason(failure)}; {error.reason}", fault=failure.fault)
+        return DurabilityError(durability, f"{_reason(failure)}; {error.reason}", fault=failure.fault)
 
     async def _put_in_journal(self, put: Put, known_version: int) -> Written:
         journal = self._journal
@@ -209,7 +207,7 @@ class AsyncWriter:
             (result,) = await self._sql.write([operation._replace(held_only=self._redis.tier is not None)])
         except MemoryStoreUnavailableError as error:
             if minimum == "sql":
-                raise DurabilityError("sql", None, _reason(error), fault=error.fault) from error
+                raise DurabilityError("sql", _reason(error), fault=error.fault) from error
             failure = error
         else:
             if result.status is WriteStatus.ABSENT and self._redis.tier is not None:
@@ -231,7 +229,7 @@ class AsyncWriter:
                 if minimum != "journal":
                     raise self._both_refused("sql", failure, error) from failure
         elif minimum != "journal":
-            raise DurabilityError("sql", None, f"{_reason(failure)}; {_JOURNALLED}", fault=failure.fault) from failure
+            raise DurabilityError("sql", f"{_reason(failure)}; {_JOURNALLED}", fault=failure.fault) from failure
         assert self._journal is not None
         version = next_version(known_version, time.time_ns() // 1_000)
         tombstone = tombstone_of(memory_id, agent_id, version, self._number | 2)
@@ -244,7 +242,7 @@ class AsyncWriter:
             epoch = await self._clean.epoch_for(agent_id)
             results = await self._sql.write([Delete(memory_id, agent_id, writer=self._number) for memory_id in ids])
         except MemoryStoreUnavailableError as error:
-            raise DurabilityError("sql", None, _reason(error), fault=error.fault) from error
+            raise DurabilityError("sql", _reason(error), fault=error.fault) from error
         written = []
         for memory_id, result in zip(ids, results, strict=True):
             tombstone = None

@@ -70,14 +70,14 @@ class DirtyCopies:
         """The server's clock in microseconds, where it has room for a dirty copy; raises DurabilityError where it has none."""
         tier = self._redis.tier
         if tier is None or self._redis.is_away():
-            raise DurabilityError("redis", None, "there is no Redis" if tier is None else "Redis is away")
+            raise DurabilityError("redis", "there is no Redis" if tier is None else "Redis is away")
         if self._evicting_policy is None or self._policy_of is not tier.client:
             self._ask_for_eviction_policy()
         if self._evicting_policy:
-            raise DurabilityError("redis", None, f"the server's eviction policy {self._evicting_policy} may drop it")
+            raise DurabilityError("redis", f"the server's eviction policy {self._evicting_policy} may drop it")
         if self.size_bytes >= self._settings.max_unsynced_bytes:
             bound = self._settings.max_unsynced_bytes
-            raise DurabilityError("redis", None, f"max_unsynced_bytes ({bound}) wait for SQL already")
+            raise DurabilityError("redis", f"max_unsynced_bytes ({bound}) wait for SQL already")
         return tier.now_us()
 
     def _ask_for_eviction_policy(self) -> None:
@@ -88,7 +88,7 @@ class DirtyCopies:
             info = client.info("memory")
         except REDIS_ERRORS as error:
             self._redis.failed(error)
-            raise DurabilityError("redis", None, "Redis is away") from error
+            raise DurabilityError("redis", "Redis is away") from error
         # A cluster answers for each of its nodes.
         answers = [info] if "maxmemory_policy" in info else list(info.values())
         policies = {str(one.get("maxmemory_policy", "unknown")) for one in answers}
@@ -155,7 +155,7 @@ class DirtyCopies:
                 if not isinstance(error, ResponseError):
                     self._redis.failed(error)
                 reason = "Redis refused it" if isinstance(error, ResponseError) else "Redis is away"
-                raise DurabilityError("redis", None, f"{reason}: {type(error).__name__}") from error
+                raise DurabilityError("redis", f"{reason}: {type(error).__name__}") from error
             self._redis.availability.answered()
             for at, letter in zip(chosen, answer.letters, strict=True):
                 letters[at] = letter

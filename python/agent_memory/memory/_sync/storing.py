@@ -109,7 +109,7 @@ class Storing:
         if status is WriteStatus.EXISTING and not result.existed:
             raise MemoryDeletedError(result.id)
         if status not in (WriteStatus.APPLIED, WriteStatus.EXISTING):
-            raise DurabilityError(written.durability, None, f"it was refused: {status.name.lower()}")
+            raise DurabilityError(written.durability, f"it was refused: {status.name.lower()}")
         if written.copy is not None:
             self._loaded.learn(written.copy, is_dirty=written.durability != "sql")
         return MemoryId(result.id, result.version, written.durability)

@@ -52,7 +52,7 @@ class AsyncAnnouncement:
         try:
             await self.make([], None)
         except RecoveryJournalError:
-            pass  # then a successor doubts what it need not doubt
+            pass  # then a successor resolves what it need not resolve
 
     def let_go(self) -> None:
         """The journal is given free, and nothing of it is left for a successor to resolve."""
@@ -87,7 +87,7 @@ class AsyncAnnouncer:
             if id(write) in self._begun:
                 lost = RedisUnavailableError("interrupted", outcome=Outcome.UNKNOWN)
                 lost.ticket = self._begun[id(write)]
-                write.doubt_by(lost)
+                write.note_unknown(lost)
 
     async def together(self, writes: Sequence[AsyncCommandWrite], ticket: Ticket | None) -> None:
         """The relative ones of these are sent with one ticket, or with none; no others are being sent."""

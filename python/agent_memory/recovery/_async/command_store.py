@@ -159,8 +159,8 @@ class AsyncCommandStore:
             write = self._prepared()
             write.result.error = result.error
             if result.error is not None and self._is_unknown(result):
-                write.doubt_by(result.error)
-            if not write.shape.is_absolute and write.doubt is not None and not self._storing.keeper.resolves:
+                write.note_unknown(result.error)
+            if not write.shape.is_absolute and write.unknown_token is not None and not self._storing.keeper.resolves:
                 await self._queue.put_unknown(write, self._keys, self._priority)
             else:
                 await self._queue.put_commands(write, self._keys, self._priority, coalesce=self._coalesces())
@@ -192,5 +192,5 @@ class AsyncCommandStore:
         """The caller went away; what was written ahead may have been executed, and stays promised."""
         write = self._write
         if write is not None and write.record is not None:
-            write.doubt = b"" if write.ticket is None else write.ticket.token
+            write.unknown_token = b"" if write.ticket is None else write.ticket.token
             self._queue.push(write, self._keys, self._priority, write.size_bytes, self._coalesces())

@@ -133,12 +133,12 @@ class AsyncJournal:
             except RecoveryJournalError as error:
                 logger.error("a replayed write could not be removed from the journal: %s", error)
 
-    async def announce(self, records: Sequence[int], doubt: bytes = b"") -> None:
+    async def announce(self, records: Sequence[int], unknown_token: bytes = b"") -> None:
         """Remembers that these records, and no others, are being sent, and what will resolve them.
 
         Raises RecoveryJournalError if that can't be kept.
         """
-        await self._commits.wait(self._core.mark_sent(self._own(records), doubt))
+        await self._commits.wait(self._core.mark_sent(self._own(records), unknown_token))
 
     def ask_note(self, name: str, body: bytes) -> int:
         """Asks for a note beside the records; the ticket to wait for. Raises RecoveryJournalError."""
@@ -169,7 +169,7 @@ class AsyncJournal:
                 entry.flags += "d"
             if sent is not None:
                 # It was being sent, so the earlier unknown outcome was settled.
-                entry.doubt = sent
+                entry.unknown_token = sent
                 # The next announcement replaces the one that says so, perhaps before this entry has been decided.
                 self.replace(record, encode(entry))
             if number in uncertain:

@@ -167,7 +167,7 @@ class AsyncRecordKeeper:
         write.name = registered.name
         write.record = record
         if "d" in entry.flags:
-            write.doubt = entry.doubt
+            write.unknown_token = entry.unknown_token
         return write, size_bytes
 
     def _tell_of_closures(self) -> None:
@@ -207,17 +207,25 @@ class AsyncRecordKeeper:
         *,
         coalesce: bool = False,
         ahead: bool = False,
-        doubt: bytes | None = None,
+        unknown_token: bytes | None = None,
     ) -> None:
         """Writes a write's record, or writes it anew; raises RecoveryJournalError if it could not be kept.
 
-        What is written anew because it is about to be sent (`ahead`, resolved by `doubt`) is waited for as well.
+        What is written anew because it is about to be sent (`ahead`, resolved by `unknown_token`) is waited for as well.
         """
         journal = self.journal
         assert journal is not None
         registered = self.functions.get(write.name) if isinstance(write, AsyncFunctionWrite) else None
         try:
-            body = record_of(write, keys, priority, coalesce=coalesce, ahead=ahead, registered=registered, doubt=doubt)
+            body = record_of(
+                write,
+                keys,
+                priority,
+                coalesce=coalesce,
+                ahead=ahead,
+                registered=registered,
+                unknown_token=unknown_token,
+            )
         except Exception as error:
             if registered is None:
                 raise
@@ -267,7 +275,7 @@ class AsyncRecordKeeper:
         if write.record is None or journal is None:
             return
         queued_ms = int(_wall_clock.now_ns() / 1e6 - entry.age_s * 1000)
-        body = record_of(write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, doubt=ticket.token)
+        body = record_of(write, entry.keys, Priority(entry.priority), queued_ms=queued_ms, unknown_token=ticket.token)
         before, write.ticket = write.ticket, ticket
         ticket.hold(write)
         await journal.replace_now(write.record, body)

@@ -129,7 +129,7 @@ class AsyncWriteOrder:
 
     def _lease_superseded(self, queue: RecoveryQueue, key: bytes, call: int) -> RecoveryEntry | None:
         entry = queue.lease_superseded(key, call)
-        if entry is not None and entry.payload.doubt is not None:
+        if entry is not None and entry.payload.unknown_token is not None:
             # Its first attempt may still be executed: the worker sees to that.
             queue.release(entry.id, lease=entry.lease)
             return None

@@ -234,10 +234,10 @@ class AsyncWriteQueue:
         """A newer write stands in the place of an older one: its waiters get the outcome of this."""
         durable, write.result = write.result.durable, displaced.result
         write.result.durable = durable
-        if displaced.doubt is not None:
+        if displaced.unknown_token is not None:
             # The older one may be under way still, on a connection that is no longer read: the newer must not go before that
             # is settled.
-            write.doubt = displaced.doubt
+            write.unknown_token = displaced.unknown_token
             if isinstance(write, AsyncCommandWrite) and displaced.ticket is not None:
                 displaced.ticket.hold(write)
                 write.ticket = displaced.ticket
@@ -291,12 +291,12 @@ class AsyncWriteQueue:
         *,
         coalesce: bool = False,
         ahead: bool = False,
-        doubt: bytes | None = None,
+        unknown_token: bytes | None = None,
     ) -> None:
         """Has a write's record kept, where it gets one; raises RecoveryJournalError if it could not be."""
         if self._keeper.can_keep(write, ahead=ahead):
             self.open_journal()  # in a child of fork(), the first time
-            await self._keeper.keep(write, keys, priority, coalesce=coalesce, ahead=ahead, doubt=doubt)
+            await self._keeper.keep(write, keys, priority, coalesce=coalesce, ahead=ahead, unknown_token=unknown_token)
 
     async def keep_attempt(
         self,
@@ -315,7 +315,7 @@ class AsyncWriteQueue:
             ticket.hold(write)
         write.ticket = ticket
         await self.keep(
-            write, keys, priority, coalesce=coalesce, ahead=True, doubt=b"" if ticket is None else ticket.token
+            write, keys, priority, coalesce=coalesce, ahead=True, unknown_token=b"" if ticket is None else ticket.token
         )
         if before is not None and before is not ticket:
             before.let_go(write)
@@ -401,7 +401,7 @@ class AsyncWriteQueue:
         with self._mutex:
             self._set_slow_path(True)
             write.result._queue()
-            write.doubt = None
+            write.unknown_token = None
             try:
                 queue.retry_dead(found[0].id)
             except RecoveryQueueFullError:

@@ -174,7 +174,7 @@ class Drain:
     def _try_function(self, entry: RecoveryEntry) -> float | None:
         """Tries one call of store_with_retry again."""
         write = entry.payload
-        if write.doubt is not None:
+        if write.unknown_token is not None:
             # It was in flight when its process died: the outcome of a function is unknown.
             self._bury(entry, "unknown")
             return None
@@ -239,7 +239,7 @@ class Drain:
             self._announcement.let_go()
 
     def _stop(self, entries: list[RecoveryEntry], error: Exception) -> float | None:
-        """A batch failed: keeps what has been answered, doubts what may have been executed."""
+        """A batch failed: keeps what has been answered, notes as unknown what may have been executed."""
         if self.has_ended:
             return None
         self._batch = 1
@@ -255,9 +255,9 @@ class Drain:
             self._judge_all(answered, replies[: sum(entry.payload.count for entry in answered)])
         sent = max(len(answered), getattr(error, "sent", len(entries)))
         self._release_all(entries[sent:])
-        return self._doubt(entries[len(answered) : sent], error)
+        return self._judge_unanswered(entries[len(answered) : sent], error)
 
-    def _doubt(self, entries: list[RecoveryEntry], error: Exception) -> float | None:
+    def _judge_unanswered(self, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """These had no answer: what that means for each."""
         if isinstance(error, CircuitOpenError):
             self._release_all(entries)
@@ -282,7 +282,7 @@ class Drain:
             write = entry.payload
             write.result.error = error
             if outcome is Outcome.UNKNOWN:
-                write.doubt_by(error)
+                write.note_unknown(error)
                 self._keeper.rewrite(write, entry)
             if closed:
                 self._count(entry)
@@ -294,22 +294,22 @@ class Drain:
 
     def _resolve(self, entries: list[RecoveryEntry]) -> list[RecoveryEntry]:
         """Resolves entries of unknown outcome; returns what may be sent."""
-        doubted = [entry for entry in entries if entry.payload.doubt is not None]
-        if not doubted:
+        unknown = [entry for entry in entries if entry.payload.unknown_token is not None]
+        if not unknown:
             return entries
         try:
-            self._adopt(doubted)
-            resolutions = self._resolver.resolve([entry.payload for entry in doubted])
+            self._adopt(unknown)
+            resolutions = self._resolver.resolve([entry.payload for entry in unknown])
         except Exception as error:
             logger.warning("the outcome of queued writes cannot be resolved now: %s", type(error).__name__)
-            resolutions = [Resolution.LATER] * len(doubted)
+            resolutions = [Resolution.LATER] * len(unknown)
         if self.has_ended:
             return []
         applied = []
         not_sent = set()
-        for entry, resolution in zip(doubted, resolutions, strict=True):
+        for entry, resolution in zip(unknown, resolutions, strict=True):
             if resolution is Resolution.SEND:
-                entry.payload.doubt = None
+                entry.payload.unknown_token = None
                 if not entry.payload.shape.is_absolute:
                     self._keeper.rewrite(entry.payload, entry)
                 continue
@@ -324,9 +324,9 @@ class Drain:
             self._finish(applied)
         return [entry for entry in entries if entry.id not in not_sent]
 
-    def _adopt(self, doubted: Sequence[RecoveryEntry]) -> None:
+    def _adopt(self, unknown: Sequence[RecoveryEntry]) -> None:
         """What a predecessor left is resolved together: its writes share markers, which are deleted once they have served."""
-        if any(_is_left(entry.payload) for entry in doubted):
+        if any(_is_left(entry.payload) for entry in unknown):
             self._resolver.adopt([entry.payload for entry in self._leases.entries() if _is_left(entry.payload)])
 
     def _judge_all(self, entries: Sequence[RecoveryEntry], replies: Sequence[Any]) -> bool:
@@ -409,7 +409,7 @@ class Drain:
 
 def _is_left(write: Any) -> bool:
     """Whether a predecessor recorded what resolves it, and that has not been looked at yet."""
-    return isinstance(write, CommandWrite) and write.is_inherited and bool(write.doubt) and write.ticket is None
+    return isinstance(write, CommandWrite) and write.is_inherited and bool(write.unknown_token) and write.ticket is None
 
 
 def _is_ours(error: Exception) -> bool:

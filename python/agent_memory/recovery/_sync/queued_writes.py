@@ -116,13 +116,13 @@ class FunctionWrite:
         "_client_name",
         "agent_id",
         "attempts",
-        "doubt",
         "name",
         "priority",
         "record",
         "result",
         "state",
         "store",
+        "unknown_token",
     )
 
     def __init__(
@@ -143,7 +143,7 @@ class FunctionWrite:
         """The name that `store` is registered by."""
         self.record: int | None = None
         """Its id in the journal."""
-        self.doubt: bytes | None = None
+        self.unknown_token: bytes | None = None
         self.result = StoreResult()
 
     @property
@@ -191,11 +191,11 @@ shape_of: Final = lru_cache(maxsize=KNOWN_NAMES)(Shape)
 class _Attempted:
     """What is known of a write beside its record once an attempt at it was made: few of a million that wait have one."""
 
-    __slots__ = ("doubt", "record", "ticket")
+    __slots__ = ("record", "ticket", "unknown_token")
 
     def __init__(self, record: int | None) -> None:
         self.record = record
-        self.doubt: bytes | None = None
+        self.unknown_token: bytes | None = None
         self.ticket: Ticket | None = None
 
 
@@ -203,7 +203,7 @@ class CommandWrite:
     """One command, or the commands of a pipeline, as they are sent; and its result."""
 
     # A million of these may wait. So one command is kept without a tuple around it, and what nearly all of them have none of,
-    # `doubt` and `ticket`, shares a slot with `record`.
+    # `unknown_token` and `ticket`, shares a slot with `record`.
     __slots__ = ("_known", "_packed", "result", "shape")
 
     is_inherited: ClassVar[bool] = False
@@ -235,15 +235,15 @@ class CommandWrite:
             self._known = record
 
     @property
-    def doubt(self) -> bytes | None:
+    def unknown_token(self) -> bytes | None:
         """None unless its outcome is unknown; then what the error said for a resolver, b"" for nothing."""
         known = self._known
-        return known.doubt if isinstance(known, _Attempted) else None
+        return known.unknown_token if isinstance(known, _Attempted) else None
 
-    @doubt.setter
-    def doubt(self, doubt: bytes | None) -> None:
-        if doubt is not None or isinstance(self._known, _Attempted):
-            self._attempted().doubt = doubt
+    @unknown_token.setter
+    def unknown_token(self, unknown_token: bytes | None) -> None:
+        if unknown_token is not None or isinstance(self._known, _Attempted):
+            self._attempted().unknown_token = unknown_token
 
     @property
     def ticket(self) -> Ticket | None:
@@ -262,9 +262,9 @@ class CommandWrite:
             known = self._known = _Attempted(known)
         return known
 
-    def doubt_by(self, error: Exception) -> None:
+    def note_unknown(self, error: Exception) -> None:
         """An attempt at it ended with `error`, and may have been executed."""
-        self.doubt = getattr(error, "doubt", b"")
+        self.unknown_token = getattr(error, "unknown_token", b"")
         ticket: Ticket | None = getattr(error, "ticket", None)
         if ticket is not self.ticket:
             self.let_go()

@@ -119,11 +119,11 @@ class Recovery:
         self._engine.worker.is_paused = False
         self._engine.worker.wake_up()
 
-    def flush(self, timeout: float | None = None) -> bool:
-        """Waits until no write waits any more, at most `timeout` seconds (None: for ever); returns whether that came.
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits until no write waits any more, at most `timeout_s` seconds (None: for ever); returns whether that came.
 
-        Raises ValueError for a timeout that is not a number >= 0.
+        Raises ValueError for a `timeout_s` that is not a number >= 0.
         """
-        if timeout is not None:
-            _check.at_least("timeout", timeout, 0)
-        return self._engine.flush(timeout)
+        if timeout_s is not None:
+            _check.at_least("timeout_s", timeout_s, 0)
+        return self._engine.flush(timeout_s)

@@ -68,10 +68,12 @@ class Resolver:
         if self._client is None:
             return
         streams, tickets = adopt(_readable(writes))
-        by_token = dict(zip(dict.fromkeys(write.doubt for write in writes if write.doubt), tickets, strict=True))
+        by_token = dict(
+            zip(dict.fromkeys(write.unknown_token for write in writes if write.unknown_token), tickets, strict=True)
+        )
         for write in writes:
-            if write.doubt:
-                write.ticket = by_token[write.doubt]
+            if write.unknown_token:
+                write.ticket = by_token[write.unknown_token]
                 write.ticket.hold(write)
         self._client.see_to(streams)
 
@@ -105,14 +107,14 @@ def _readable(writes: Sequence[CommandWrite]) -> list[dict[str, object]]:
     """The records of their tickets, each once; what none can be made of resolves nothing."""
     records: dict[bytes, dict[str, object]] = {}
     for write in writes:
-        if write.doubt and write.doubt not in records:
+        if write.unknown_token and write.unknown_token not in records:
             try:
-                record = json.loads(write.doubt)
+                record = json.loads(write.unknown_token)
                 adopt([record])
-                records[write.doubt] = record
+                records[write.unknown_token] = record
             except (ValueError, TypeError, KeyError):
                 logger.error("what a record of the journal says of its attempt cannot be read")
-                write.doubt = b""
+                write.unknown_token = b""
     return list(records.values())
 
 

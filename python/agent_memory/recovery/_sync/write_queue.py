@@ -232,10 +232,10 @@ class WriteQueue:
         """A newer write stands in the place of an older one: its waiters get the outcome of this."""
         durable, write.result = write.result.durable, displaced.result
         write.result.durable = durable
-        if displaced.doubt is not None:
+        if displaced.unknown_token is not None:
             # The older one may be under way still, on a connection that is no longer read: the newer must not go before that
             # is settled.
-            write.doubt = displaced.doubt
+            write.unknown_token = displaced.unknown_token
             if isinstance(write, CommandWrite) and displaced.ticket is not None:
                 displaced.ticket.hold(write)
                 write.ticket = displaced.ticket
@@ -289,12 +289,12 @@ class WriteQueue:
         *,
         coalesce: bool = False,
         ahead: bool = False,
-        doubt: bytes | None = None,
+        unknown_token: bytes | None = None,
     ) -> None:
         """Has a write's record kept, where it gets one; raises RecoveryJournalError if it could not be."""
         if self._keeper.can_keep(write, ahead=ahead):
             self.open_journal()  # in a child of fork(), the first time
-            self._keeper.keep(write, keys, priority, coalesce=coalesce, ahead=ahead, doubt=doubt)
+            self._keeper.keep(write, keys, priority, coalesce=coalesce, ahead=ahead, unknown_token=unknown_token)
 
     def keep_attempt(
         self,
@@ -312,7 +312,9 @@ class WriteQueue:
         if ticket is not None:
             ticket.hold(write)
         write.ticket = ticket
-        self.keep(write, keys, priority, coalesce=coalesce, ahead=True, doubt=b"" if ticket is None else ticket.token)
+        self.keep(
+            write, keys, priority, coalesce=coalesce, ahead=True, unknown_token=b"" if ticket is None else ticket.token
+        )
         if before is not None and before is not ticket:
             before.let_go(write)
 
@@ -397,7 +399,7 @@ class WriteQueue:
         with self._mutex:
             self._set_slow_path(True)
             write.result._queue()
-            write.doubt = None
+            write.unknown_token = None
             try:
                 queue.retry_dead(found[0].id)
             except RecoveryQueueFullError:

@@ -30,11 +30,11 @@ def record_of(
     ahead: bool = False,
     reason: str = "",
     registered: RegisteredFunction | None = None,
-    doubt: bytes | None = None,
+    unknown_token: bytes | None = None,
 ) -> bytes:
-    """The bytes of a write's record; `doubt` is what resolves it should its process die, without it what the write knows."""
-    doubt = write.doubt if doubt is None else doubt
-    flags = "c" * coalesce + "w" * ahead + "d" * (doubt is not None) + "x" * bool(reason)
+    """The bytes of a write's record; `unknown_token` resolves it should its process die (None: the write's own)."""
+    unknown_token = write.unknown_token if unknown_token is None else unknown_token
+    flags = "c" * coalesce + "w" * ahead + "d" * (unknown_token is not None) + "x" * bool(reason)
     if isinstance(write, CommandWrite):
         kind = "transaction" if write.shape.is_transaction else "commands"
         flags += "a" * write.shape.is_absolute
@@ -48,7 +48,7 @@ def record_of(
             registered.encoded(write.state),
         )
     now_ms = _wall_clock.now_ns() // 1_000_000 if queued_ms is None else queued_ms
-    return encode(Record(kind, flags, priority, now_ms, reason, doubt or b"", tuple(keys), parts))
+    return encode(Record(kind, flags, priority, now_ms, reason, unknown_token or b"", tuple(keys), parts))
 
 
 def commands_of(record: Record) -> CommandWrite:
@@ -58,5 +58,5 @@ def commands_of(record: Record) -> CommandWrite:
     packed = record.parts[0] if len(record.parts) == 1 else record.parts
     commands = InheritedCommandWrite(packed, shape_of(names, "a" in record.flags, is_pipeline, is_transaction))
     if "d" in record.flags:
-        commands.doubt = record.doubt
+        commands.unknown_token = record.unknown_token
     return commands

@@ -7,7 +7,7 @@ States
 - *unconnected*: nothing was subscribed to yet, or closed.
 - *listening*: connected; what arrives is handed out.
 - *lost*: the connection ended while subscribed. The call that waits for messages reconnects and subscribes again, with growing
-  pauses, until that succeeds or `reconnect_timeout` is over.
+  pauses, until that succeeds or `reconnect_timeout_s` is over.
 - *restored*: connected and subscribed again, nothing heard yet. The first word that arrives ends the gap: `on_gap` is called
   (and a message handed out, if asked for) before anything that came over the new connection.
 
@@ -17,7 +17,7 @@ Rules
 - A subscription lives and dies with its connection, so a SUBSCRIBE that met a broken one is NOT_SENT, whatever left.
 - Writing to a socket proves nothing: a call that only wrote counts as neither success nor failure.
 - Closing the client or its pool ends a subscriber: waiting for messages raises ClientClosedError until it subscribes again.
-- A connection that was silent for `ping_interval` is pinged; silent for `socket_timeout` after that, it is given up. It is
+- A connection that was silent for `ping_interval_s` is pinged; silent for `socket_timeout` after that, it is given up. It is
   judged only after a read that found nothing, so unread messages are never mistaken for silence.
 - A reply between the messages answers what was sent first and is not answered yet (`PendingReplies`): a subscription, a
   PING or an AUTH of ours, or a command of the caller, to which it is returned. What answers nothing ends the connection.
@@ -108,9 +108,9 @@ class PubSub(RedisPyPubSub):
     - `on_gap`: called with a `SubscriptionGap` after each loss, once the subscriptions stand again and before anything that
       came over the new connection is handed out. May be a coroutine function. Its errors are raised by the waiting call.
     - `gap_messages`: whether the gap is handed out as a message too: type "gap", data the `SubscriptionGap`. Default False.
-    - `ping_interval`: seconds of silence after which the connection is asked whether it lives (default: the client's
+    - `ping_interval_s`: seconds of silence after which the connection is asked whether it lives (default: the client's
       `health_check_interval`, else 10); None leaves silence alone.
-    - `reconnect_timeout`: seconds after a loss for which `listen()` and `get_message()` go on reconnecting; then they raise
+    - `reconnect_timeout_s`: seconds after a loss for which `listen()` and `get_message()` go on reconnecting; then they raise
       RedisUnavailableError, and the next call tries again. Until then `get_message(timeout)` returns None when its time is up,
       as if there was no message. None: for ever, the default. 0: what redis-py does without retries, reconnect once and raise
       the error all the same. That is the default where the client has no resilience, or a pool that was given to it, whose
@@ -118,9 +118,9 @@ class PubSub(RedisPyPubSub):
 
     A call that finds the connection broken may take as long as one attempt to connect, beyond its timeout.
 
-    Raises ValueError for a `ping_interval` not above 0 or a `reconnect_timeout` below 0. May be used by one reader at a time;
-    other tasks may subscribe and unsubscribe meanwhile. A reader that is cancelled while it
-    waits leaves the subscriptions as they are.
+    Raises ValueError for a `ping_interval_s` not above 0 or a `reconnect_timeout_s` below 0. May be used by one reader at a
+    time; other tasks may subscribe and unsubscribe meanwhile. A reader that is cancelled while it waits leaves the
+    subscriptions as they are.
     """
 
     connection: Any = None  # looked at by redis-py's __del__, also where __init__ refuses an argument
@@ -134,29 +134,29 @@ class PubSub(RedisPyPubSub):
         *args: Any,
         on_gap: Callable[[SubscriptionGap], Any] | None = None,
         gap_messages: bool = False,
-        ping_interval: float | None = _UNSET,
-        reconnect_timeout: float | None = _UNSET,
+        ping_interval_s: float | None = _UNSET,
+        reconnect_timeout_s: float | None = _UNSET,
         **kwargs: Any,
     ) -> None:
         arguments = client.connection_pool.connection_kwargs
-        if ping_interval is _UNSET:
-            ping_interval = arguments.get("health_check_interval") or DEFAULT_PING_INTERVAL_S
-        elif ping_interval is not None:
-            _check.above("ping_interval", ping_interval, 0)
-        if reconnect_timeout is _UNSET:
-            reconnect_timeout = None if client.keeps_subscribers() else 0.0
-        elif reconnect_timeout is not None:
-            _check.at_least("reconnect_timeout", reconnect_timeout, 0)
+        if ping_interval_s is _UNSET:
+            ping_interval_s = arguments.get("health_check_interval") or DEFAULT_PING_INTERVAL_S
+        elif ping_interval_s is not None:
+            _check.above("ping_interval_s", ping_interval_s, 0)
+        if reconnect_timeout_s is _UNSET:
+            reconnect_timeout_s = None if client.keeps_subscribers() else 0.0
+        elif reconnect_timeout_s is not None:
+            _check.at_least("reconnect_timeout_s", reconnect_timeout_s, 0)
         if on_gap is not None:
             _check.function("on_gap", on_gap)
         _check.flag("gap_messages", gap_messages)
         self._client = client
         self._on_gap = on_gap
         self._gap_messages = gap_messages
-        self._ping_interval_ns = None if ping_interval is None else int(ping_interval * _NS_PER_S)
+        self._ping_interval_ns = None if ping_interval_s is None else int(ping_interval_s * _NS_PER_S)
         timeout_s = arguments.get("socket_timeout", DEFAULT_SOCKET_TIMEOUT)
         self._pong_timeout_ns = int((timeout_s or DEFAULT_SOCKET_TIMEOUT) * _NS_PER_S)
-        self._reconnect_timeout_ns = None if reconnect_timeout is None else int(reconnect_timeout * _NS_PER_S)
+        self._reconnect_timeout_ns = None if reconnect_timeout_s is None else int(reconnect_timeout_s * _NS_PER_S)
         self._connecting = AsyncLock()
         self._loss: _Loss | None = None
         self._subscribed_ns = 0  # when it was last told to (un)subscribe
@@ -483,7 +483,7 @@ class PubSub(RedisPyPubSub):
             await async_drop(self.connection)
 
     async def _restore(self, until_ns: int | None) -> bool:
-        """Connect and subscribe again; False when `until_ns` came first. Raises when `reconnect_timeout` is over."""
+        """Connect and subscribe again; False when `until_ns` came first. Raises when `reconnect_timeout_s` is over."""
         self._lose(None)
         loss = self._loss
         while True:

@@ -73,7 +73,7 @@ def retry(
                 raise _closed(error, perhaps_executed)
             if delay_s < 0 or (admitted := _admit(command)) is None:
                 # The error of the transport says what is wrong; "the circuit is open" would only say that we know it.
-                raise _with_doubt(error, perhaps_executed)
+                raise _with_unknown(error, perhaps_executed)
             permit = admitted
             failures += 1
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
@@ -106,7 +106,7 @@ def retry_as_given(
     try:
         return retry.call_with_retry(calls.attempt_next, calls.note, is_retryable=calls.may_repeat)
     except Exception as last:
-        _with_doubt(last, calls.perhaps_executed)
+        _with_unknown(last, calls.perhaps_executed)
         raise
     finally:
         calls.error = None  # as above: its traceback refers to the frames that hold this object
@@ -226,7 +226,7 @@ def _attempt(command: BoundCommand, attempt: Callable[[int, float | None], Any],
 def _closed(error: Exception, perhaps_executed: bool) -> Exception:
     """What a call raises whose client was closed: its own error where the server had answered."""
     if isinstance(error, ResponseError | ClientClosedError):
-        return _with_doubt(error, perhaps_executed)
+        return _with_unknown(error, perhaps_executed)
     outcome = Outcome.UNKNOWN if perhaps_executed else Outcome.NOT_SENT
     closed = ClientClosedError(outcome=outcome, endpoint=getattr(error, "endpoint", None))
     closed.ticket = getattr(error, "ticket", None)
@@ -234,7 +234,7 @@ def _closed(error: Exception, perhaps_executed: bool) -> Exception:
     return closed
 
 
-def _with_doubt(error: Exception, perhaps_executed: bool) -> Exception:
+def _with_unknown(error: Exception, perhaps_executed: bool) -> Exception:
     if perhaps_executed:
         error.outcome = Outcome.UNKNOWN  # type: ignore[attr-defined]
     return error

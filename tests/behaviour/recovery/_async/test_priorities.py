@@ -276,7 +276,7 @@ async def test_a_lost_answer(mortal_server):
 
 
 async def test_a_connection_that_breaks_under_a_drain(mortal_server):
-    """What was answered is not doubted; what was not is a dead letter, since it may have been executed."""
+    """The outcome of what was answered is known; what was not is a dead letter, since it may have been executed."""
     with FaultProxy(mortal_server) as proxy:
         arguments = {**proxy.connection_kwargs, **QUICK, "recovery": CONFIG, "socket_timeout": 2.0}
         async with AsyncResilientRedisClient("breaks", **arguments) as client:

@@ -44,18 +44,18 @@ def test_one_command_and_several_are_described_alike():
     assert [AsyncCommandWrite.is_inherited, AsyncInheritedCommandWrite.is_inherited] == [False, True]
 
 
-def test_record_doubt_and_ticket_do_not_disturb_each_other():
+def test_record_unknown_token_and_ticket_do_not_disturb_each_other():
     write, first, second = AsyncCommandWrite(PACKED, SHAPE), Ticket(), Ticket()
-    write.doubt, write.ticket = None, None
-    assert (write.record, write.doubt, write.ticket) == (None, None, None)
+    write.unknown_token, write.ticket = None, None
+    assert (write.record, write.unknown_token, write.ticket) == (None, None, None)
     write.record = 7
-    write.doubt_by(unknown_to(first))
-    assert (write.record, write.doubt, write.ticket, first.held_by) == (7, b"token", first, [write])
+    write.note_unknown(unknown_to(first))
+    assert (write.record, write.unknown_token, write.ticket, first.held_by) == (7, b"token", first, [write])
     write.record = 8
-    write.doubt_by(unknown_to(second))
+    write.note_unknown(unknown_to(second))
     assert (write.record, write.ticket, first.held_by, second.held_by) == (8, second, [], [write])
-    write.doubt = None
-    assert (write.record, write.doubt, write.ticket) == (8, None, second)
+    write.unknown_token = None
+    assert (write.record, write.unknown_token, write.ticket) == (8, None, second)
     write.leave_journal()
     assert (write.record, write.ticket, second.held_by) == (None, None, [])
     write.leave_journal()

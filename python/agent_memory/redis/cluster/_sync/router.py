@@ -310,9 +310,9 @@ class RoutedCall:
     def _closed(self, error: Exception) -> Exception:
         if isinstance(error, ClientClosedError):
             return error
-        doubt = self._perhaps_executed or classify(error)[1] is Outcome.UNKNOWN
+        is_unknown = self._perhaps_executed or classify(error)[1] is Outcome.UNKNOWN
         closed = ClientClosedError(
-            outcome=Outcome.UNKNOWN if doubt else Outcome.NOT_SENT, endpoint=getattr(error, "endpoint", None)
+            outcome=Outcome.UNKNOWN if is_unknown else Outcome.NOT_SENT, endpoint=getattr(error, "endpoint", None)
         )
         closed.__cause__ = error
         return closed

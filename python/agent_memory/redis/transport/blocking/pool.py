@@ -136,9 +136,9 @@ class ChannelPool:
         if self._waiting:
             self._wake_one()
 
-    def discard(self, channel: Channel, *, in_doubt: bool = False) -> None:
-        """Close a leased channel for good; `in_doubt` where a command on it has not been answered."""
-        stream = channel.stream if in_doubt and self.once is not None else None
+    def discard(self, channel: Channel, *, is_unknown: bool = False) -> None:
+        """Close a leased channel for good; `is_unknown` where a command on it has not been answered."""
+        stream = channel.stream if is_unknown and self.once is not None else None
         if stream is not None and stream.level is Level.OFFSET:
             stream.hang_up = channel.close
         if stream is not None and self.once is not None:
@@ -153,7 +153,7 @@ class ChannelPool:
     def _give_up(self, channel: Channel | None) -> None:
         """Discard what a call owned when it was interrupted, unless that has been done: its command has an unknown outcome."""
         if channel is not None and not channel.given_up:
-            self.discard(channel, in_doubt=True)
+            self.discard(channel, is_unknown=True)
 
     def _wake_one(self) -> None:
         if self._retired.pending:
@@ -458,7 +458,7 @@ class ChannelPool:
     def _broken(self, channel: Channel, error: Exception, all_sent: bool) -> RedisUnavailableError | RedisTimeoutError:
         """Close the channel and say what is known about the command."""
         outcome = outcome_of(channel, error, all_sent)
-        self.discard(channel, in_doubt=outcome is Outcome.UNKNOWN)
+        self.discard(channel, is_unknown=outcome is Outcome.UNKNOWN)
         return failure_of(channel, error, all_sent, outcome, self.endpoint)
 
     def _until_ns(self, started_ns: int, deadline_s: float | None) -> int | None:

@@ -317,7 +317,7 @@ class BlockingTransport(ChannelPool):
                 receive_many(channel, unread, replies, until_ns, raw)
             except BROKEN_STREAM as error:
                 failure = self._broken(channel, error, sent)
-                failure.replies = replies  # type: ignore[union-attr]  # those that came: a replay need not doubt them
+                failure.replies = replies  # type: ignore[union-attr]  # a replay knows the outcome of these
                 if sent:
                     # That the last bytes never arrived says nothing about the first ones.
                     failure.outcome = Outcome.UNKNOWN

@@ -87,7 +87,7 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
         "_transport",
         "_writable",
         "_writer",
-        "in_doubt",
+        "has_unknown",
         "order",
         "protocol",
         "renewal",
@@ -125,7 +125,7 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
         """The AUTH that it was last sent since its handshake."""
         self.stream: Stream | None = None
         """What exactly once knows of the connection; None without it."""
-        self.in_doubt = False
+        self.has_unknown = False
         """Whether it ended with commands that may have been executed, or still may be."""
         self.writes = False
         """Whether callers' commands have been let onto it: what exactly once asks by itself can do no harm."""
@@ -317,10 +317,10 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
         slots, maybe_executed = self.end(received)
         for part in (self._deadlines, self._departures, self._health):
             part.stop()
-        self.in_doubt = maybe_executed > 0
+        self.has_unknown = maybe_executed > 0
         if self.stream is not None:
             conclude_writes(self.stream, handed_over, slots, answered, maybe_executed)
-        if self.in_doubt and self.writes and self.stream is not None and self.stream.level is Level.OFFSET:
+        if self.has_unknown and self.writes and self.stream is not None and self.stream.level is Level.OFFSET:
             self.stream.hang_up = self._transport.abort
         else:
             self._transport.abort()

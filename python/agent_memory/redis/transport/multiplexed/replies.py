@@ -33,5 +33,5 @@ class Window:
 
     def set_exception(self, error: Exception) -> None:
         """Its other replies will not arrive."""
-        error.replies = self.replies  # type: ignore[attr-defined]  # those that came: a replay need not doubt them
+        error.replies = self.replies  # type: ignore[attr-defined]  # a replay knows the outcome of these
         self.future.set_exception(error)

@@ -352,7 +352,7 @@ class MultiplexedTransport(Entrance):
             wanted = self._admission.waiters or (self.once is not None and self.once.settling)
             if wanted and not self.loop.is_closed():
                 self._replacement.start()
-        if connection.in_doubt and connection.writes and connection.stream is not None and self.once is not None:
+        if connection.has_unknown and connection.writes and connection.stream is not None and self.once is not None:
             self.once.lose(connection.stream)
 
     # --- closing and credentials ----------------------------------------------------------------------------------

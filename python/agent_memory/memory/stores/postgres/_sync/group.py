@@ -35,7 +35,7 @@ _UNKNOWN: Final = "the thread that committed this write was interrupted: its out
 class _Call:
     """The operations of one caller."""
 
-    __slots__ = ("error", "has_left", "in_doubt", "is_done", "operations", "results", "run")
+    __slots__ = ("error", "has_left", "is_committing", "is_done", "operations", "results", "run")
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = operations
@@ -43,7 +43,7 @@ class _Call:
         self.error: Exception | None = None
         self.is_done = False
         self.has_left = False
-        self.in_doubt = False  # whether its COMMIT is under way
+        self.is_committing = False  # whether its COMMIT is under way
         self.run: Task[None] | None = None
 
 
@@ -97,12 +97,12 @@ class GroupCommit:
     def begins(self) -> None:
         """Called by the thread that runs it: a transaction of the calls at work begins."""
         for call in self._at_work:
-            call.in_doubt = False
+            call.is_committing = False
 
     def ends(self) -> None:
         """It is about to be committed."""
         for call in self._at_work:
-            call.in_doubt = True
+            call.is_committing = True
 
     def _take(self) -> list[_Call]:
         """The next calls that fit into one transaction; a call that fits into none comes alone."""
@@ -112,7 +112,7 @@ class GroupCommit:
             for call in list(self._waiting):
                 if call.run is not None:
                     continue
-                if call.in_doubt and not call.is_done:
+                if call.is_committing and not call.is_done:
                     call.error = MemoryStoreUnavailableError(_UNKNOWN)
                     call.is_done = True
                 if call.has_left or call.is_done:
@@ -150,7 +150,7 @@ class GroupCommit:
             is_away = isinstance(error, MemoryStoreUnavailableError) and error.fault is not StoreFault.FULL
             if len(calls) > 1 and not is_away:  # a smaller write may fit
                 for call in calls:
-                    call.in_doubt = False
+                    call.is_committing = False
                 for call in calls:
                     self._run([call])
                 return
@@ -168,7 +168,7 @@ class GroupCommit:
         # A thread that takes over from an interrupted one goes on where it stopped.
         for start in range(len(call.results), len(call.operations), step):
             call.results += self._transact([call], call.operations[start : start + step])
-            call.in_doubt = False
+            call.is_committing = False
         call.is_done = True
 
     def _transact(self, calls: list[_Call], operations: Sequence[Operation]) -> list[WriteResult]:
