@@ -141,6 +141,13 @@ def test_a_unit_is_the_end_of_a_name(cell: Cell):
         assert name.endswith("_s")
 
 
+@pytest.mark.parametrize("cell", VALUES, ids=str)
+def test_a_name_with_a_unit_has_it_in_its_row(cell: Cell):
+    ending = re.search(r"_(per_s|s|bytes)$", cell.text.partition("=")[0])
+    if ending:
+        assert cell.unit == ending[1].replace("_", " ")
+
+
 def names_of(owner: Any) -> set[str]:
     return set(inspect.signature(owner).parameters) - {"self", "args", "kwargs", "connection"}
 
@@ -168,6 +175,19 @@ def test_every_shared_setting_is_in_the_table():
     specified = list(inspect.signature(ResilientRedisClient).parameters)[:15]
     written = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", PAGE.read_text()))))
     assert {*shared, *specified} <= written
+
+
+def test_every_setting_of_the_policies_is_in_the_table():
+    written = {cell.text.partition("=")[0] for cell in CELLS if cell.column == "policies"}
+    owners = (policy.BreakerSettings, policy.RetryPolicy, policy.RetryBudget, ResiliencePolicy)
+    expected = {f"{owner.__name__}.{name}" for owner in owners for name in names_of(owner)}
+    expected -= {"ResiliencePolicy.breaker", "ResiliencePolicy.budget"}  # these have rows for what is in them
+    expected |= {
+        f"{breaker.__name__}.{name}"
+        for breaker in (policy.CircuitBreaker, policy.AsyncCircuitBreaker)
+        for name in names_of(policy.BreakerSettings)
+    }
+    assert expected <= written
 
 
 def test_every_setting_of_the_memory_is_in_the_table():
