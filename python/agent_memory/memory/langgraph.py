@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from agent_memory import _check
@@ -72,6 +72,9 @@ class AgentMemoryStore(BaseStore):
     ) -> None:
         if not isinstance(memory, MemorySystem | AsyncMemorySystem):
             raise TypeError(f"memory must be a MemorySystem or an AsyncMemorySystem, got {type(memory).__name__}")
+        _check.text("agent_id", agent_id)
+        if not isinstance(fields, Sequence):
+            raise TypeError(f"fields must be a sequence of paths, got {type(fields).__name__}")
         if isinstance(fields, str) or not all(isinstance(field, str) for field in fields):
             raise TypeError(f"fields must be a sequence of paths, got {fields!r:.80}")
         _check_ttl(ttl)
@@ -146,6 +149,8 @@ def _embedder(embed: Callable[[list[str]], Any] | Embeddings | str | None, *, is
 def _check_ttl(ttl: TTLConfig | None) -> None:
     if ttl is None:
         return
+    if not isinstance(ttl, Mapping):
+        raise TypeError(f"ttl must be a mapping, LangGraph's TTLConfig, got {type(ttl).__name__}")
     unknown = sorted(set(ttl).difference(_TTL_NAMES))
     if unknown:
         raise ValueError(f"ttl must have names of LangGraph's TTLConfig, got {unknown[0]!r}")

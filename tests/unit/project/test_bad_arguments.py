@@ -9,7 +9,7 @@ A parameter that has no default needs a right value in `RIGHT`. What is left out
 - exceptions, enums, Protocols and records (dataclasses with a required field and no rules), which the package makes itself;
 - constructors whose docstring begins with "Made by", and methods whose docstring begins with "For the": the package's own;
 - `testing.EmbeddedCluster`, whose constructor takes ports;
-- `agent_memory.memory`, whose arguments `tests/unit/memory/` and `tests/behaviour/memory/` try.
+- methods of `agent_memory.memory`, which open a database first: `tests/unit/memory/` and `tests/behaviour/memory/` try them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from public_names import PACKAGE, Name, constructor, foreign_parameters, functio
 import agent_memory
 import agent_memory.redis
 import agent_memory.redis.asyncio
-from agent_memory import policy, scoring, testing
+from agent_memory import memory, policy, scoring, testing
 from agent_memory.policy.resilience import ResiliencePolicy
 
 SECRET = "hunter2"
 BAD = [3, -1, 1.5, math.nan, "x", b"\xff", None, object(), [object()], True, 10**400]
-SECRETS = {"password", "username", "ssl_password", "url"}
+SECRETS = {"conninfo", "password", "username", "ssl_password", "url"}
 OVERFLOWS = 10**400
 
 RIGHT: dict[str, Any] = {
@@ -50,6 +50,7 @@ RIGHT: dict[str, Any] = {
     "coro": None,
     "category": 0,
     "client_name": "client",
+    "conninfo": "postgresql://127.0.0.1:1/",
     "count": 1,
     "count_bytes": 1,
     "dead": None,
@@ -64,6 +65,7 @@ RIGHT: dict[str, Any] = {
     "key": "key",
     "keys": "key",
     "kind": "reset",
+    "memory": memory.MemorySystem(),
     "leases": [],
     "listener": print,
     "model": "model",
@@ -94,6 +96,7 @@ RIGHT: dict[str, Any] = {
 """A right value of each parameter that has no default, by its name."""
 TOGETHER: dict[str, dict[str, Any]] = {
     "scoring.MemoryIndex.search": {"vector": np.ones(2, np.float32)},
+    "memory.stores.MemoryQuery": {"agent_id": "agent"},
     "scoring.MemoryIndex.search_many": {"vectors": np.ones((1, 2), np.float32)},
 }
 """Right values of parameters of which one has to be given."""
@@ -221,12 +224,25 @@ def is_record(value: type) -> bool:
     )
 
 
+def is_of_memory(name: Name) -> bool:
+    return any(
+        (getattr(one, "__module__", None) or "").startswith(f"{PACKAGE}.memory.") for one in (name.value, name.owner)
+    )
+
+
+def is_made_of_arguments(value: Any) -> bool:
+    """Whether a name of the memory is a class whose users make its objects: no record, and no text or mapping with a type."""
+    if not inspect.isclass(value) or issubclass(value, tuple | str | int | dict):
+        return False
+    return hasattr(value, "__post_init__") or not dataclasses.is_dataclass(value)
+
+
 def tried(name: Name) -> bool:
     """Whether a name is this package's to judge."""
     value, label = name.value, str(name)
     if "Cluster" in label.rpartition(".")[0] + label:
         return False
-    if ".memory." in label or label.startswith((f"{PACKAGE}.AsyncMemory", f"{PACKAGE}.Memory")):
+    if is_of_memory(name) and not is_made_of_arguments(value):
         return False
     if inspect.isclass(value):
         if issubclass(value, enum.Enum | BaseException) or getattr(value, "_is_protocol", False) or is_record(value):
@@ -431,5 +447,7 @@ def test_the_walk_finds_the_calls():
         "Guard.operation-category",
         "scoring.MemoryIndex.search-weights",
         "testing.FaultProxy.drop_replies-count",
+        "memory.stores.MemoryQuery-tags",
+        "memory.stores.sqlite.AsyncSqliteStore-settings",
     } <= labels
     assert len(labels) > 200

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from agent_memory import _check
 from agent_memory._enums import NamedIntEnum
 from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
@@ -154,8 +155,8 @@ class Cursor(NamedTuple):
 class MemoryQuery:
     """Which memories: all conditions must hold. Tombstones and expired memories never match.
 
-    Raises ValueError where neither `agent_id` nor `user_id` is given, or a value is outside its rule, and TypeError where a
-    condition of several values is no collection.
+    Raises ValueError where neither `agent_id` nor `user_id` is given, or a value is outside its rule, and TypeError for a value
+    of another type.
     """
 
     agent_id: str | None = None
@@ -200,18 +201,28 @@ class MemoryQuery:
     def __post_init__(self) -> None:
         if self.agent_id is None and self.user_id is None:
             raise ValueError("agent_id or user_id must be given, got neither")
+        for name in ("agent_id", "user_id", "session_id", "key"):
+            value = getattr(self, name)
+            if value is not None:
+                _check.instance(name, value, str)
         for name in ("since", "until", "min_importance", "max_importance"):
             value = getattr(self, name)
+            _check.numbers({name: value})
             if value is not None and math.isnan(value):
                 raise ValueError(f"{name} must be a number, got nan")
+        for name in ("step_from", "step_to"):
+            _check.whole_or_none(name, getattr(self, name))
         for name in ("namespace", "memory_types", "tags", "any_tags", "tiers"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple):
-                object.__setattr__(self, name, _members(name, value))
+            kind = Tier if name == "tiers" else str
+            object.__setattr__(self, name, _members(name, getattr(self, name), kind))
+        for name in ("namespace_exact", "descending"):
+            _check.flag(name, getattr(self, name))
         if self.order_by not in ("timestamp", "step", "importance", "seq", "created"):
             raise ValueError(
                 f"order_by must be 'timestamp', 'step', 'importance', 'seq' or 'created', got {self.order_by!r}"
             )
+        if not isinstance(self.attributes, Mapping):
+            raise TypeError(f"attributes must be a mapping, got {type(self.attributes).__name__}")
         for name in self.attributes:
             if not isinstance(name, str) or not name or any(c in '"\\' or ord(c) < 32 for c in name):
                 raise ValueError(f"attributes must have names without quotes and backslashes, got {name!r}")
@@ -220,11 +231,15 @@ class MemoryQuery:
                 raise ValueError(f"attributes must have finite values, got {value!r}")
 
 
-def _members(name: str, value: Any) -> tuple[Any, ...]:
+def _members(name: str, value: Any, kind: type) -> tuple[Any, ...]:
     """A collection of a condition as a tuple."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a sequence or a set, got {type(value).__name__}")
-    return tuple(value)
+    members = tuple(value)
+    for member in members:
+        if not isinstance(member, kind):
+            raise TypeError(f"{name} must be a sequence or a set of {kind.__name__}, got {member!r} in it")
+    return members
 
 
 class QueryPage(NamedTuple):

@@ -52,7 +52,7 @@ class Connections:
     """The connections of one store, of one thread."""
 
     def __init__(self, conninfo: str, settings: PostgresSettings) -> None:
-        self._parameters = conninfo_to_dict(conninfo)
+        self._parameters = _parsed(conninfo)
         self._settings = settings
         self._mutex = threading.Lock()
         self._idle: list[Session] = []
@@ -192,6 +192,16 @@ class Connections:
         """Closes the idle ones; those at work close when they are given back."""
         self.is_open = False
         self.drop_idle()
+
+
+def _parsed(conninfo: str) -> dict[str, Any]:
+    """The words of a connection string. Errors do not repeat it, as psycopg's do: it may hold a password."""
+    if not isinstance(conninfo, str):
+        raise TypeError(f"conninfo must be a str, got {type(conninfo).__name__}")
+    try:
+        return dict(conninfo_to_dict(conninfo))
+    except psycopg.ProgrammingError:
+        raise ValueError("conninfo must be a URL or a string of libpq's, got a str that is neither") from None
 
 
 class _PooledConnectionError(MemoryStoreUnavailableError):

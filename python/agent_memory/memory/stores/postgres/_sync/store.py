@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
 
+from agent_memory import _check
 from agent_memory._concurrency import in_thread
 from agent_memory._core import erase_agent
 from agent_memory.memory._copy import Copy, decode_namespace, encode_namespace, new_writer
@@ -89,7 +90,8 @@ class PostgresStore:
 
     Any number of processes may share a database, and any number of threads a store; with asyncio, those of the loop that opened
     it. A cancelled change may have been made, a long `write` also in part. Raises MemoryStoreUnavailableError where the server
-    cannot be reached or breaks off, and MemoryStoreClosedError before `open()`.
+    cannot be reached or breaks off, and MemoryStoreClosedError before `open()`. The constructor raises TypeError or ValueError
+    for an argument outside its rule.
     """
 
     def __init__(
@@ -100,6 +102,11 @@ class PostgresStore:
         long_term: LongTermSettings | None = None,
         clock_us: Callable[[], int] = _clock_us,
     ) -> None:
+        if settings is not None:
+            _check.instance("settings", settings, PostgresSettings)
+        if long_term is not None:
+            _check.instance("long_term", long_term, LongTermSettings)
+        _check.function("clock_us", clock_us)
         self._settings = settings or PostgresSettings()
         self._long_term = long_term or LongTermSettings()
         self._clock_us = clock_us

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from agent_memory import _check
 from agent_memory._concurrency import async_in_thread
 from agent_memory.memory._copy import Copy
 from agent_memory.memory.entries import Tier
@@ -49,7 +50,8 @@ class AsyncSqliteStore:
 
     Write-ahead log, `synchronous=FULL`, 16 KiB pages. Several processes of one machine may use one file, and any number of
     tasks one store. A cancelled change may have been made, a long `write` also in part. Raises MemoryStoreUnavailableError
-    where the file cannot be opened, read or written, and MemoryStoreClosedError before `open()`.
+    where the file cannot be opened, read or written, and MemoryStoreClosedError before `open()`. The constructor raises
+    TypeError or ValueError for an argument outside its rule.
     """
 
     def __init__(
@@ -60,6 +62,12 @@ class AsyncSqliteStore:
         long_term: LongTermSettings | None = None,
         clock_us: Callable[[], int] = _clock_us,
     ) -> None:
+        _check.path("path", path)
+        if settings is not None:
+            _check.instance("settings", settings, SqliteSettings)
+        if long_term is not None:
+            _check.instance("long_term", long_term, LongTermSettings)
+        _check.function("clock_us", clock_us)
         self._engine = SqliteEngine(path, settings or SqliteSettings(), long_term or LongTermSettings(), clock_us)
 
     @classmethod
