@@ -31,6 +31,7 @@ KNOWN: dict[str, Any] = {
     "ResilientRedisClient": ResilientRedisClient,
     "AsyncResilientRedisClient": AsyncResilientRedisClient,
     "Redis": agent_memory.redis.Redis,
+    "RedisCluster": agent_memory.redis.RedisCluster,
     "asyncio": agent_memory.redis.asyncio,
 }
 SPECIFIED = {"circuit_reset_timeout", "socket_timeout", "socket_connect_timeout", "health_check_interval"}
@@ -188,6 +189,13 @@ def test_every_setting_of_the_policies_is_in_the_table():
         for name in names_of(policy.BreakerSettings)
     }
     assert expected <= written
+
+
+@pytest.mark.parametrize("place", [agent_memory.redis, agent_memory.redis.asyncio], ids=["sync", "asyncio"])
+def test_a_cluster_client_has_the_defaults_of_the_other(place: Any):
+    one, cluster = (inspect.signature(client.__init__).parameters for client in (place.Redis, place.RedisCluster))
+    assert set(one) - set(cluster) == {"guard"}
+    assert all(cluster[name].default == one[name].default for name in ("resilience", "exactly_once"))
 
 
 def test_every_setting_of_the_memory_is_in_the_table():
