@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from agent_memory import _check
 from agent_memory.embedded import EmbeddedServer, ServerError, ServerStartError
 from agent_memory.embedded.config import ConfigValue
 from agent_memory.embedded.workspace import PortReservation
@@ -141,8 +142,8 @@ class EmbeddedCluster:
     - `binary`: as for `EmbeddedServer`; Redis 7.0, Valkey 7.2 or newer.
     - `ready_timeout_s` (60.0): how many seconds start() and each other wait may take.
 
-    The constructor raises ValueError for parameters outside their rule and ServerNotFoundError without a binary; it starts
-    nothing.
+    The constructor raises TypeError or ValueError for parameters outside their rule and ServerNotFoundError without a
+    binary; it starts nothing.
     """
 
     def __init__(
@@ -159,12 +160,19 @@ class EmbeddedCluster:
         ready_timeout_s: float = 60.0,
     ) -> None:
         """See the class."""
-        if not 1 <= masters <= MAX_NODES:
+        for flag, switch in (("protected", protected), ("tls", tls)):
+            _check.flag(flag, switch)
+        if not isinstance(masters, int) or not 1 <= masters <= MAX_NODES:
             raise ValueError(f"masters must be from 1 to {MAX_NODES}, got {masters!r}")
-        if not 0 <= replicas <= MAX_NODES // masters - 1:
+        if not isinstance(replicas, int) or not 0 <= replicas <= MAX_NODES // masters - 1:
             raise ValueError(f"replicas must be from 0 to {MAX_NODES // masters - 1}, got {replicas!r}")
-        if node_timeout_s <= 0 or ready_timeout_s <= 0:
-            raise ValueError("node_timeout_s and ready_timeout_s must be above 0")
+        _check.whole("first_port", first_port, 0, 65_536 - masters * (1 + replicas))
+        _check.above("node_timeout_s", node_timeout_s, 0)
+        _check.above("ready_timeout_s", ready_timeout_s, 0)
+        if binary is not None:
+            _check.path("binary", binary)
+        if config is not None:
+            _check.instance("config", config, Mapping)
         for name in config or {}:
             if name.lower() in _OWN:
                 raise ValueError(f"config must not set what the cluster sets itself, got {name!r}")

@@ -8,7 +8,7 @@ A parameter that has no default needs a right value in `RIGHT`. What is left out
 - what redis-py defines, and methods that are one command of it, whose arguments the server judges;
 - exceptions, enums, Protocols and records (dataclasses with a required field and no rules), which the package makes itself;
 - constructors whose docstring begins with "Made by", and methods whose docstring begins with "For the": the package's own;
-- `testing.EmbeddedCluster`, whose constructor takes ports;
+- methods of `testing.EmbeddedCluster` and its nodes, which ask servers that run;
 - methods of `agent_memory.memory`, which open a database first: `tests/unit/memory/` and `tests/behaviour/memory/` try them.
 """
 
@@ -240,7 +240,7 @@ def is_made_of_arguments(value: Any) -> bool:
 def tried(name: Name) -> bool:
     """Whether a name is this package's to judge."""
     value, label = name.value, str(name)
-    if "Cluster" in label.rpartition(".")[0] + label:
+    if name.owner is not None and issubclass(name.owner, testing.EmbeddedCluster | testing.ClusterServer):
         return False
     if is_of_memory(name) and not is_made_of_arguments(value):
         return False
@@ -368,7 +368,7 @@ def done(made: Any) -> None:
             made.close()
     elif inspect.isasyncgen(made):
         pass
-    elif isinstance(made, testing.EmbeddedServer):
+    elif isinstance(made, testing.EmbeddedServer | testing.EmbeddedCluster):
         made.close()
 
 
@@ -376,7 +376,13 @@ def values_for(call: Call) -> list[Any]:
     return [3, object(), [SECRET], 1.5, f"x://:{SECRET}@y"] if call.parameter in SECRETS else BAD
 
 
-PASSED = (agent_memory.RedisUnavailableError, testing.ServerError, KeyError, OSError)
+PASSED = (
+    agent_memory.RedisUnavailableError,
+    redis.exceptions.RedisClusterException,
+    testing.ServerError,
+    KeyError,
+    OSError,
+)
 """What a call raises that found its arguments right: nothing is there to call."""
 
 
@@ -448,6 +454,8 @@ def test_the_walk_finds_the_calls():
         "scoring.MemoryIndex.search-weights",
         "testing.FaultProxy.drop_replies-count",
         "memory.stores.MemoryQuery-tags",
+        "redis.RedisCluster-resilience",
+        "testing.EmbeddedCluster-masters",
         "memory.stores.sqlite.AsyncSqliteStore-settings",
     } <= labels
     assert len(labels) > 200

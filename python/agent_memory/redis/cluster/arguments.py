@@ -40,7 +40,7 @@ def check_cluster(
 def check_policy(resilience: object, exactly_once: object) -> None:
     """The same for what this package adds."""
     check_guarding(resilience)
-    if exactly_once:
+    if exactly_once is not False:
         raise ValueError(f"exactly_once must be False for a cluster client, got {exactly_once!r}")
 
 
