@@ -43,12 +43,15 @@ from agent_memory.redis.cluster.views import (
     ONE_SLOT,
     Chosen,
     annotate,
+    annotate_watched,
     check_coverage,
     cluster_stats,
     fill_manager,
     is_himport,
     listener_of,
     slot_of_node,
+    slot_of_word,
+    slot_of_words,
     weakly,
 )
 from agent_memory.redis.commands.keys import ONE_KEY
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterNode", "RedisCluster"]
 
+SLOT_GIVEN: Final = -1
+"""Stands for the place of the key in a command whose slot is given beside it."""
 UNCOVERED_S: Final = 2.0
 """How long a call waits for its slot to get an owner."""
 LOOK_S: Final = 0.05
@@ -111,7 +116,7 @@ class NodeClient(AsyncNodeCalls, Redis[Any]):  # type: ignore[misc]
             left_s = self._deadline_s if timeout_s is None else timeout_s
             return await self.attempt(command, args, options, permit, left_s, False)
 
-        return await self.shape(command, await self.guarded(command, attempt), options)
+        return await self.shape(args[0], await self.guarded(command, attempt), options)
 
 
 def _on_connect_of(method: weakref.WeakMethod[Any]) -> Any:
@@ -374,7 +379,7 @@ class RedisCluster(RedisPyCluster):
                 places.append(1)
                 continue
             slots[number] = await self._slot_in_pipeline(args, targets)
-            places.append(0)
+            places.append(SLOT_GIVEN)
         return await AsyncPipelineRun(self._router, commands, places, slots).run()
 
     async def _slot_in_pipeline(self, args: tuple[Any, ...], targets: Any) -> int:
@@ -468,7 +473,7 @@ class TransactionStrategy(RedisPyTransactionStrategy):
 
     async def _slot_of(self, args: tuple[Any, ...]) -> int:
         if args[0] in ONE_KEY and len(args) > 1:
-            return key_slot(args[1])
+            return slot_of_word(args[1])
         return int(await self._client._determine_slot(*args))
 
     async def _execute_at_once(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -478,7 +483,7 @@ class TransactionStrategy(RedisPyTransactionStrategy):
             if self._leased is not None:
                 await self.reset_lease()
             return True
-        slots = {key_slot(key) for key in args[1:]} if args[0] == "WATCH" else {await self._slot_of(args)}
+        slots = {slot_of_words(args)} if args[0] == "WATCH" else {await self._slot_of(args)}
         if self._slot is not None:
             slots.add(self._slot)
         if len(slots) > 1:
@@ -518,6 +523,7 @@ class TransactionStrategy(RedisPyTransactionStrategy):
                 await leased.reset()
                 raise
             else:
+                leased.annotate_exception = annotate_watched
                 self._leased = leased
                 return reply
 

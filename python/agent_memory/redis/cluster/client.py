@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterPipeline", "RedisCluster"]
 
+SLOT_GIVEN: Final = -1
+"""Stands for the place of the key in a command whose slot is given beside it."""
 UNCOVERED_S: Final = 2.0
 """How long a call waits for its slot to get an owner."""
 LOOK_S: Final = 0.05
@@ -375,7 +377,7 @@ class RedisCluster(RedisPyCluster):
                 places.append(1)
                 continue
             slots[number] = self._slot_in_pipeline(args, targets)
-            places.append(0)
+            places.append(SLOT_GIVEN)
         results = PipelineRun(self._router, commands, places, slots).run()
         return [
             result if isinstance(result, Exception) else self._show(args[0], result, options)
@@ -391,7 +393,13 @@ class RedisCluster(RedisPyCluster):
             policy = None if policies is None else policies.request_policy
             flag = targets or self.command_flags.get(args[0])
             if (policy in (None, RequestPolicy.DEFAULT_KEYED) and flag is None) or flag == SLOT_ID:
-                return int(cast(int, self.determine_slot(*args)))
+                try:
+                    return int(cast(int, self.determine_slot(*args)))
+                except RedisClusterException:
+                    # Several slots are an error; what names no key goes to any primary, where the server says what is wrong.
+                    if policies is not None or flag is not None or cast(Any, self)._get_command_keys(*args):
+                        raise
+                    policy = RequestPolicy.DEFAULT_KEYLESS
             nodes = self._determine_nodes(*args, request_policy=cast(Any, policy), nodes_flag=targets)
         if len(nodes) > 1:
             raise RedisClusterException(f"Too many targets for command {args}")

@@ -10,9 +10,9 @@ from redis.cluster import PipelineStrategy as RedisPyPipelineStrategy
 from redis.cluster import TransactionStrategy as RedisPyTransactionStrategy
 from redis.exceptions import CrossSlotTransactionError, ResponseError, WatchError
 
-from agent_memory._core import CLUSTER_ASK, CLUSTER_RAISE, CLUSTER_ROUTE, key_slot, monotonic_ns
+from agent_memory._core import CLUSTER_ASK, CLUSTER_RAISE, CLUSTER_ROUTE, monotonic_ns
 from agent_memory.redis.cluster._sync.pipeline import run_transaction
-from agent_memory.redis.cluster.views import MOVED_WHILE_WATCHING, ONE_SLOT
+from agent_memory.redis.cluster.views import MOVED_WHILE_WATCHING, ONE_SLOT, slot_of_word, slot_of_words
 from agent_memory.redis.commands.keys import ONE_KEY
 
 __all__ = ["PipelineStrategy", "TransactionStrategy"]
@@ -64,14 +64,14 @@ class TransactionStrategy(RedisPyTransactionStrategy):
 
     def _slot_of(self, args: tuple[Any, ...]) -> int:
         if args[0] in ONE_KEY and len(args) > 1:
-            return key_slot(args[1])
+            return slot_of_word(args[1])
         return int(self._client.determine_slot(*args))
 
     def _execute_at_once(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if args[0] == "UNWATCH":
             self.reset_lease()
             return True
-        slots = {key_slot(key) for key in args[1:]} if args[0] == "WATCH" else {self._slot_of(args)}
+        slots = {slot_of_words(args)} if args[0] == "WATCH" else {self._slot_of(args)}
         if self._slot is not None:
             slots.add(self._slot)
         if len(slots) > 1:
@@ -125,6 +125,7 @@ class TransactionStrategy(RedisPyTransactionStrategy):
             if self._slot_of(one.args) != self._slot:
                 raise CrossSlotTransactionError(ONE_SLOT)
             leased.execute_command(*one.args, **one.options)
+        leased.response_callbacks = self.response_callbacks
         try:
             return cast("list[Any]", leased.execute(raise_on_error))
         except self.SLOT_REDIRECT_ERRORS as error:
@@ -142,6 +143,11 @@ class TransactionStrategy(RedisPyTransactionStrategy):
     def owner_of(self, slot: int) -> Any:
         """The node of a slot."""
         return self._client._owner_of(slot)
+
+    @property
+    def response_callbacks(self) -> Any:
+        """What shapes the replies inside EXEC: redis-py uses those of the cluster client alone, so most stay as they come."""
+        return self._pipe.cluster_response_callbacks
 
     def raise_first_error(self, commands: Any, results: list[Any]) -> None:
         """Raise the first error of a transaction."""

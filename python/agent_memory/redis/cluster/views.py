@@ -10,6 +10,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis.exceptions import RedisClusterException
 from redis.utils import safe_str, truncate_text
 
+from agent_memory._core import key_slot
+from agent_memory.redis.commands.packing import refused_words
 from agent_memory.redis.redis_py_internals.cluster import is_dynamic, must_be_covered
 
 if TYPE_CHECKING:
@@ -22,12 +24,15 @@ __all__ = [
     "MOVED_WHILE_WATCHING",
     "ONE_SLOT",
     "annotate",
+    "annotate_watched",
     "check_coverage",
     "cluster_stats",
     "fill_manager",
     "is_himport",
     "listener_of",
     "slot_of_node",
+    "slot_of_word",
+    "slot_of_words",
     "weakly",
 ]
 
@@ -119,10 +124,32 @@ def slot_of_node(manager: Any, node: Any) -> int:
     raise RedisClusterException(f"target_nodes of a pipeline must be primaries with slots, got {node!r}")
 
 
+def slot_of_word(key: Any) -> int:
+    """The slot of a key. Raises redis-py's DataError for what cannot be sent as one."""
+    try:
+        return key_slot(key)
+    except TypeError as error:
+        raise refused_words(error) from None
+
+
+def slot_of_words(args: tuple[Any, ...]) -> int:
+    """The slot of a WATCH. Raises RedisClusterException where its keys belong to several."""
+    slots = {slot_of_word(key) for key in args[1:]}
+    if len(slots) != 1:
+        raise RedisClusterException(f"{args[0]} - all keys must map to the same key slot")
+    return slots.pop()
+
+
 def annotate(error: Exception, number: int, args: tuple[Any, ...]) -> None:
     """Name the command of a pipeline in its error, as redis-py does."""
     command = truncate_text(" ".join(map(safe_str, args)))
     error.args = (f"Command # {number} ({command}) of pipeline caused error: {error.args}", *error.args[1:])
+
+
+def annotate_watched(error: Exception, number: int, args: tuple[Any, ...]) -> None:
+    """The same as redis-py's transactions do it."""
+    command = truncate_text(" ".join(map(safe_str, args)))
+    error.args = (f"Command # {number} ({command}) of pipeline caused error: {error.args[0]}", *error.args[1:])
 
 
 def cluster_stats(core: ClusterCore, nodes: list[Any]) -> dict[str, Any]:

@@ -9,13 +9,21 @@ from agent_memory.errors import Outcome
 from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["call_back", "callback_of", "note_applied"]
+__all__ = ["call_back", "callback_named", "callback_of", "note_applied"]
 
 # dict's own `get`: the client's dictionary upper-cases every name it is asked for, in Python.
 callback_of: Final = cast("Callable[[Any, str], Callable[..., Any] | None]", dict.get)
 """`callback_of(response_callbacks, "GET")`: the callback that shapes a reply, or None."""
+
+
+def callback_named(callbacks: Mapping[Any, Callable[..., Any]], name: Any) -> Callable[..., Any] | None:
+    """The same for a name as the caller has written it: redis-py's clients find "get", too, but for its asyncio cluster."""
+    found = callback_of(callbacks, name)
+    if found is None and type(callbacks) is not dict and isinstance(name, str) and not name.isupper():
+        return callbacks.get(name)
+    return found
 
 
 def call_back(callback: Callable[..., Any], reply: Any, options: dict[str, Any]) -> Any:

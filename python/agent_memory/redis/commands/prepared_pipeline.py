@@ -12,7 +12,8 @@ from redis.exceptions import ExecAbortError, ReadOnlyError, ResponseError, Watch
 
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.policy import CommandCategory, FailureKind
-from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.bound_command import Route
+from agent_memory.redis.commands.callbacks import call_back, callback_named
 from agent_memory.redis.commands.categories import READING_PIPELINE
 from agent_memory.redis.commands.packing import pack_command, refused_words
 from agent_memory.redis.error_outcomes import classify
@@ -78,10 +79,13 @@ class PreparedPipeline:
 
 
 def prepare_pipeline(
-    bound_commands: BoundCommands, commands: Sequence[Command], transaction: bool
+    bound_commands: BoundCommands, commands: Sequence[Command], transaction: bool, *, always_shared: bool = False
 ) -> PreparedPipeline | None:
-    """Pack the commands; None when one of them blocks or changes its connection, so that redis-py's own way must be gone."""
-    if transaction and len(commands) > MAX_SHARED_TRANSACTION:
+    """Pack the commands; None when one of them blocks or changes its connection, so that redis-py's own way must be gone.
+
+    With `always_shared` a transaction may be long and hold blocking commands: between MULTI and EXEC they do not block.
+    """
+    if transaction and len(commands) > MAX_SHARED_TRANSACTION and not always_shared:
         return None
     packed: list[bytes] = []
     append = packed.append
@@ -89,7 +93,7 @@ def prepare_pipeline(
     raw: list[int] = []
     for args, options in commands:
         command = bound_commands[args[0]]
-        if not command.pipelined:
+        if not (command.pipelined or (always_shared and command.route is Route.BLOCKING)):
             return None
         if not command.only_reads:
             only_reads = False
@@ -159,7 +163,7 @@ def _results_of_pipeline(
                 raise reply
             shaped.append(reply)
             continue
-        callback = callback_of(callbacks, args[0])
+        callback = callback_named(callbacks, args[0])
         shaped.append(reply if callback is None else call_back(callback, reply, options))
     return shaped
 
@@ -212,7 +216,7 @@ def _results_of_transaction(
     if raise_on_error:
         pipeline.raise_first_error(commands, outcome)
     for index, (args, options) in enumerate(commands):
-        callback = callback_of(callbacks, args[0])
+        callback = callback_named(callbacks, args[0])
         if callback is not None and not isinstance(outcome[index], Exception):
             outcome[index] = call_back(callback, outcome[index], options)
     return cast("list[Any]", outcome)

@@ -42,7 +42,7 @@ def callbacks_after_fallback(asked: int | None, legacy_responses: bool) -> dict[
     """
     legacy = legacy_responses and asked is None
     callbacks: Any = get_response_callbacks(user_protocol=2, legacy_responses=legacy)
-    return dict(CaseInsensitiveDict(callbacks))
+    return cast("dict[str, Any]", CaseInsensitiveDict(callbacks))
 
 
 def as_text(value: Any) -> str:

@@ -9,7 +9,7 @@ from agent_memory._concurrency import ASYNC
 from agent_memory._core import ASKING, monotonic_ns
 from agent_memory.errors import ConnectionStateError
 from agent_memory.redis.commands.bound_command import BoundCommand, Route
-from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.callbacks import call_back, callback_named
 from agent_memory.redis.commands.categories import COVER_WRITES
 from agent_memory.redis.commands.deadlines import read_timeout_s
 from agent_memory.redis.commands.packing import pack_command, refused_words
@@ -96,9 +96,9 @@ class AsyncNodeCalls:
             return await self.send_many(packed, count, raw, timeout_s)
         return (await self.send_many(ASKING + packed, count + 1, [place + 1 for place in raw], timeout_s))[1:]
 
-    async def shape(self, command: BoundCommand, reply: Any, options: dict[str, Any]) -> Any:
+    async def shape(self, name: Any, reply: Any, options: dict[str, Any]) -> Any:
         """The reply as redis-py's node would show it."""
-        callback = callback_of(self.callbacks_for(self.transport_here().protocol), command.name)
+        callback = callback_named(self.callbacks_for(self.transport_here().protocol), name)
         if callback is None:
             return reply
         shaped = call_back(callback, reply, options)

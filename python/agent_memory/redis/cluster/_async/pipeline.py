@@ -21,7 +21,8 @@ from agent_memory._core import CLUSTER_WAIT, CLUSTER_WAIT_ROUTE, ClusterBatch, C
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisUnavailableError
 from agent_memory.policy import FailureKind
 from agent_memory.redis.cluster._async.router import LOOK_AGAIN_S, AsyncRoutedCall
-from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.callbacks import call_back, callback_named
+from agent_memory.redis.commands.packing import refused_words
 from agent_memory.redis.commands.prepared_pipeline import (
     PreparedPipeline,
     pipeline_operation,
@@ -56,9 +57,12 @@ class AsyncPipelineRun:
         self._router, self._commands = router, commands
         self._started_ns = monotonic_ns()
         self._deadline_ns = self._started_ns + int(router.deadline_s * 1e9)
-        self._pipeline = ClusterPipeline(
-            router.core, [args for args, _ in commands], places, self._deadline_ns, slots or None
-        )
+        try:
+            self._pipeline = ClusterPipeline(
+                router.core, [args for args, _ in commands], places, self._deadline_ns, slots or None
+            )
+        except TypeError as error:
+            raise refused_words(error) from None
         self._operation = ""
         self._reads = 0
         self._has_raw = any(NEVER_DECODE in options for _, options in commands)
@@ -178,7 +182,7 @@ class AsyncPipelineRun:
             known = callbacks.get(node.number)
             if known is None:
                 known = callbacks[node.number] = node.callbacks_for(node.transport_here().protocol)
-            callback = callback_of(known, args[0])
+            callback = callback_named(known, args[0])
             shaped.append(reply if callback is None else call_back(callback, reply, options))
         return shaped
 
@@ -192,9 +196,11 @@ class _RoutedTransaction(AsyncRoutedCall):
     _prepared: PreparedPipeline
 
     async def _attempt(self, node: Any, command: Any, permit: int, left_s: float, asking: bool) -> Any:
-        prepared = prepare_pipeline(node.bound_commands, self._commands, True)
+        prepared = prepare_pipeline(node.bound_commands, self._commands, True, always_shared=True)
         if prepared is None:
-            raise NotImplementedError("a transaction of a cluster must not hold blocking commands, nor over 4,000")
+            raise NotImplementedError(
+                "a transaction of a cluster must not hold HIMPORT, nor what changes the connection"
+            )
         self._prepared = prepared
         packed, count = next(prepared.windows())
         replies = await node.send_transaction(packed, count, prepared.raw, left_s, asking)
@@ -224,8 +230,8 @@ async def async_run_transaction(
     call = _RoutedTransaction(router, node, (operation,), {}, slot_of)
     call._commands = commands
     node, prepared, replies = cast("tuple[Any, PreparedPipeline, list[Any]]", await call.run())
-    callbacks = node.callbacks_for(node.transport_here().protocol)
     if ASYNC:
+        callbacks = node.callbacks_for(node.transport_here().protocol)
         results = pipeline_results(pipeline, callbacks, prepared, replies, raise_on_error)
         return [await one if hasattr(one, "__await__") else one for one in results]
-    return pipeline_results(pipeline, callbacks, prepared, replies, raise_on_error)
+    return pipeline_results(pipeline, pipeline.response_callbacks, prepared, replies, raise_on_error)

@@ -191,7 +191,7 @@ class AsyncRoutedCall:
         return await node.attempt(command, self._args, self._options, permit, left_s, asking)
 
     async def _shape(self, node: Any, command: Any, reply: Any) -> Any:
-        return await node.shape(command, reply, self._options)
+        return await node.shape(self._args[0], reply, self._options)
 
     async def take(self, permit: int, error: Exception) -> bool:
         """Deal with the failure of an attempt: returns False when another one may follow, with everything set for it.

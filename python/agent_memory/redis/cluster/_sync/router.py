@@ -193,7 +193,7 @@ class RoutedCall:
         return node.attempt(command, self._args, self._options, permit, left_s, asking)
 
     def _shape(self, node: Any, command: Any, reply: Any) -> Any:
-        return node.shape(command, reply, self._options)
+        return node.shape(self._args[0], reply, self._options)
 
     def take(self, permit: int, error: Exception) -> bool:
         """Deal with the failure of an attempt: returns False when another one may follow, with everything set for it.
