@@ -56,6 +56,9 @@ COMMANDS = [
     ("pfadd", ("{t}pf", "a"), {}),
     ("execute_command", ("RENAME", "{t}l", "{t}l2"), {}),
 ]
+OPTIONS: list[dict[str, object]] = [{}, {"decode_responses": True}]
+if not ASYNC:  # with RESP2 redis-py's asyncio transactions raise TypeError for most replies
+    OPTIONS.append({"protocol": 2})
 WAYS = ["plain", "pipeline", "transaction", "watched"]
 UNTAKEN = {"hexists", "hgetall", "smembers", "geodist", "geopos", "zunion", "zdiff", "zmpop"} if ASYNC else set()
 """Redis-py's asyncio transactions fail on these: a callback has no parameter `keys`, or another loop asks for the keys."""
@@ -69,7 +72,7 @@ TRANSACTIONS = [
 ]
 
 
-@pytest_asyncio.fixture(params=[{}, {"decode_responses": True}] + ([] if ASYNC else [{"protocol": 2}]), ids=str)
+@pytest_asyncio.fixture(params=OPTIONS, ids=str)
 async def pair(request, cluster, async_connect_cluster):
     """A client of redis-py's and one of ours, with the same options."""
     theirs = redis.asyncio.RedisCluster(**cluster.connection_kwargs, **request.param)

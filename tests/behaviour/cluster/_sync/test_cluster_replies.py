@@ -55,6 +55,9 @@ COMMANDS = [
     ("pfadd", ("{t}pf", "a"), {}),
     ("execute_command", ("RENAME", "{t}l", "{t}l2"), {}),
 ]
+OPTIONS: list[dict[str, object]] = [{}, {"decode_responses": True}]
+# with RESP2 redis-py's asyncio transactions raise TypeError for most replies
+OPTIONS.append({"protocol": 2})
 WAYS = ["plain", "pipeline", "transaction", "watched"]
 UNTAKEN = set()
 """Redis-py's asyncio transactions fail on these: a callback has no parameter `keys`, or another loop asks for the keys."""
@@ -68,7 +71,7 @@ TRANSACTIONS = [
 ]
 
 
-@pytest.fixture(params=[{}, {"decode_responses": True}] + [{"protocol": 2}], ids=str)
+@pytest.fixture(params=OPTIONS, ids=str)
 def pair(request, cluster, connect_cluster):
     """A client of redis-py's and one of ours, with the same options."""
     theirs = redis.RedisCluster(**cluster.connection_kwargs, **request.param)
