@@ -268,7 +268,7 @@ impl Cluster {
     /// The transport to a node failed.
     pub fn node_failed(&mut self, node: NodeNumber, now_ns: u64) {
         if self.nodes.get(node).is_some() {
-            self.waiting.failed(node, now_ns);
+            self.waiting.failed(node, self.has_replicas(node), now_ns);
             self.want(Reason::Failure, now_ns);
         }
     }
@@ -276,7 +276,7 @@ impl Cluster {
     /// The circuit of a node opened.
     pub fn node_opened(&mut self, node: NodeNumber, now_ns: u64) {
         if self.nodes.get(node).is_some() {
-            self.waiting.opened(node, now_ns);
+            self.waiting.opened(node, self.has_replicas(node), now_ns);
             self.want(Reason::Failure, now_ns);
         }
     }
@@ -293,7 +293,7 @@ impl Cluster {
     pub fn wait_or_reject(&mut self, node: NodeNumber, slot: Option<u16>, is_open: bool, now_ns: u64) -> Verdict {
         let node = if self.nodes.get(node).is_some() { node } else { NOWHERE };
         if is_open && node != NOWHERE {
-            self.waiting.opened(node, now_ns);
+            self.waiting.opened(node, self.has_replicas(node), now_ns);
         }
         let standing = self.standing(node, slot.and_then(|slot| self.topology.owner(slot)));
         let verdict = self.waiting.verdict(node, slot.is_none(), standing, now_ns);
@@ -311,10 +311,14 @@ impl Cluster {
         verdict
     }
 
+    fn has_replicas(&self, node: NodeNumber) -> bool {
+        !self.topology.replicas(node).is_empty()
+    }
+
     fn standing(&self, node: NodeNumber, owner: Option<NodeNumber>) -> Standing {
         Standing {
             owner,
-            has_replicas: !self.topology.replicas(node).is_empty(),
+            has_replicas: self.has_replicas(node),
             confirmed_ns: self.topology.asked_ns(),
             is_failing: self.info.is_some_and(|(_, info)| info.failing_slots > 0 || !info.is_ok),
         }

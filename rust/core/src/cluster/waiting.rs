@@ -5,8 +5,9 @@
 //!
 //! * goes elsewhere as soon as another node owns the slot;
 //! * waits until a view is accepted whose question was sent after the trouble began;
-//! * waits on while a failover can be under way: the node has replicas, and less than `failover_wait` is over since the trouble
-//!   began, or the servers say themselves that slots are failing;
+//! * waits on while a failover can be under way: the node has replicas, or had some when the trouble began (servers that have just
+//!   started do not list them yet), and less than `failover_wait` is over since then; or it has replicas and the servers say
+//!   themselves that slots are failing;
 //! * is rejected otherwise: the cluster stands by a node that this client cannot reach.
 //!
 //! At most `max_waiting` calls wait for one node. A call bound to the node itself (no slot) never waits.
@@ -32,6 +33,8 @@ pub enum Verdict {
 struct Health {
     suspect_ns: Option<u64>,
     open_ns: Option<u64>,
+    /// Whether the node had replicas when the trouble began.
+    had_replicas: bool,
     waiting: u32,
 }
 
@@ -41,8 +44,9 @@ impl Health {
         let is_confirmed = standing.confirmed_ns.is_some_and(|confirmed_ns| confirmed_ns > since_ns);
         let began_ns = self.suspect_ns.map_or(since_ns, |suspect_ns| suspect_ns.min(since_ns));
         let in_time = now_ns.saturating_sub(began_ns) < failover_wait_ns;
-        let may_fail_over = standing.has_replicas && (in_time || standing.is_failing);
-        !is_confirmed || may_fail_over || standing.owner.is_none()
+        let may_fail_over = (standing.has_replicas || self.had_replicas) && in_time;
+        let is_failing_over = standing.has_replicas && standing.is_failing;
+        !is_confirmed || may_fail_over || is_failing_over || standing.owner.is_none()
     }
 }
 
@@ -88,17 +92,21 @@ impl Waiting {
         self.nodes.get(usize::from(node)).copied().unwrap_or_default()
     }
 
-    /// The transport failed; whether the node was well before.
-    pub fn failed(&mut self, node: NodeNumber, now_ns: u64) -> bool {
-        let health = self.health(node);
-        let was_well = health.suspect_ns.is_none() && health.open_ns.is_none();
-        health.suspect_ns.get_or_insert(now_ns);
-        was_well
+    /// The transport failed, of a node that has replicas or none.
+    pub fn failed(&mut self, node: NodeNumber, has_replicas: bool, now_ns: u64) {
+        self.in_trouble(node, has_replicas).suspect_ns.get_or_insert(now_ns);
     }
 
     /// Its circuit opened.
-    pub fn opened(&mut self, node: NodeNumber, now_ns: u64) {
-        self.health(node).open_ns.get_or_insert(now_ns);
+    pub fn opened(&mut self, node: NodeNumber, has_replicas: bool, now_ns: u64) {
+        self.in_trouble(node, has_replicas).open_ns.get_or_insert(now_ns);
+    }
+
+    fn in_trouble(&mut self, node: NodeNumber, has_replicas: bool) -> &mut Health {
+        let health = self.health(node);
+        let was_well = health.suspect_ns.is_none() && health.open_ns.is_none();
+        health.had_replicas = has_replicas || (health.had_replicas && !was_well);
+        health
     }
 
     /// It answered, or its circuit closed; whether calls wait for it.
@@ -189,5 +197,40 @@ impl Waiting {
     /// Forgets a node.
     pub fn forget(&mut self, node: NodeNumber) {
         *self.health(node) = Health::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn verdict_after_a_restart(had_replicas: bool, now_ns: u64) -> Verdict {
+        let mut waiting = Waiting::new(Rules::default(), 10, 20 * SECOND);
+        waiting.failed(0, had_replicas, SECOND);
+        // Servers that have just started name the node as owner, without its replicas.
+        waiting.opened(0, false, 2 * SECOND);
+        let standing =
+            Standing { owner: Some(0), has_replicas: false, confirmed_ns: Some(3 * SECOND), is_failing: false };
+        waiting.verdict(0, false, standing, now_ns)
+    }
+
+    #[test]
+    fn a_view_without_the_replicas_that_a_node_had_does_not_end_the_wait() {
+        assert_eq!(verdict_after_a_restart(true, 20 * SECOND), Verdict::Wait);
+        assert_eq!(verdict_after_a_restart(true, 21 * SECOND), Verdict::Reject, "failover_wait bounds it");
+        assert_eq!(verdict_after_a_restart(false, 4 * SECOND), Verdict::Reject, "nobody can take over");
+    }
+
+    #[test]
+    fn what_a_node_had_in_an_earlier_trouble_does_not_count() {
+        let mut waiting = Waiting::new(Rules::default(), 10, 20 * SECOND);
+        waiting.failed(0, true, SECOND);
+        waiting.recovered(0);
+        waiting.failed(0, false, 2 * SECOND);
+        let standing =
+            Standing { owner: Some(0), has_replicas: false, confirmed_ns: Some(3 * SECOND), is_failing: false };
+        assert_eq!(waiting.verdict(0, false, standing, 4 * SECOND), Verdict::Reject);
     }
 }
