@@ -493,7 +493,7 @@ def test_settings_are_checked():
         ExactlyOnce(level="all")
     with pytest.raises(ValueError, match="marker_ttl_s must be an int >= 60, got 5"):
         ExactlyOnce(marker_ttl_s=5)
-    with pytest.raises(ValueError, match="marker_prefix must not be empty"):
+    with pytest.raises(ValueError, match="marker_prefix must be a non-empty str, got ''"):
         ExactlyOnce(marker_prefix="")
 
 

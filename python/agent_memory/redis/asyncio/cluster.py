@@ -56,7 +56,18 @@ from agent_memory.redis.cluster.views import (
 )
 from agent_memory.redis.commands.keys import ONE_KEY
 from agent_memory.redis.commands.packing import refused_words
-from agent_memory.redis.redis_py_internals.cluster import RequestPolicy, announce_view_async
+from agent_memory.redis.redis_py_internals.cluster import (
+    RequestPolicy,
+    annotate_error,
+    announce_view_async,
+    determine_nodes,
+    determine_slot_async,
+    is_explicit,
+    is_node_flag,
+    is_sent_by_flag,
+    pipeline_of,
+    policies_of,
+)
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
 
 if TYPE_CHECKING:
@@ -348,10 +359,10 @@ class RedisCluster(RedisPyCluster):
 
         async def slot_of() -> int:
             flag = self.command_flags.get(args[0])
-            if flag in self._command_flags_mapping and flag != SLOT_ID:
+            if is_sent_by_flag(self, flag) and flag != SLOT_ID:
                 return NO_SLOT
             try:
-                return await self._determine_slot(*args)
+                return await determine_slot_async(self, args)
             except Exception:  # no keys, or no node that could say which: it stays with its node
                 return NO_SLOT
 
@@ -384,15 +395,15 @@ class RedisCluster(RedisPyCluster):
 
     async def _slot_in_pipeline(self, args: tuple[Any, ...], targets: Any) -> int:
         """The slot of a command that redis-py places: that of its keys, or one of the node that it is for."""
-        if targets and not self._is_node_flag(targets):
+        if targets and not is_node_flag(self, targets):
             nodes = [chosen.node for chosen in self._parse_target_nodes(targets)]
         else:
-            policies = await self._policy_resolver.resolve(args[0].lower())
+            policies = await policies_of(self).resolve(args[0].lower())
             policy = None if policies is None else policies.request_policy
             flag = targets or self.command_flags.get(args[0])
             if (policy in (None, RequestPolicy.DEFAULT_KEYED) and flag is None) or flag == SLOT_ID:
-                return int(await self._determine_slot(*args))
-            nodes = await self._determine_nodes(*args, request_policy=cast(Any, policy), node_flag=targets)
+                return await determine_slot_async(self, args)
+            nodes = await determine_nodes(self, args, request_policy=policy, node_flag=targets)
         if len(nodes) > 1:
             raise RedisClusterException(f"Too many targets for command {args}")
         return slot_of_node(self.nodes_manager, nodes[0])
@@ -445,7 +456,7 @@ class PipelineStrategy(RedisPyPipelineStrategy):
         queue, self._command_queue = self._command_queue, []
         if not queue:
             return []
-        client: Any = self._pipe.cluster_client
+        client: Any = pipeline_of(self).cluster_client
         results: list[Any] = await client._run_pipeline([(one.args, one.kwargs) for one in queue])
         if raise_on_error:
             for one, result in zip(queue, results, strict=True):
@@ -466,15 +477,15 @@ class TransactionStrategy(RedisPyTransactionStrategy):
 
     def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Collect a command, or send it at once where WATCH has begun and MULTI has not."""
-        if (self._leased is not None or args[0] in self.IMMEDIATE_EXECUTE_COMMANDS) and not self._explicit_transaction:
+        if (self._leased is not None or args[0] in self.IMMEDIATE_EXECUTE_COMMANDS) and not is_explicit(self):
             return self._execute_at_once(args, kwargs)
         self._command_queue.append(PipelineCommand(len(self._command_queue), *args, **kwargs))
-        return self._pipe
+        return pipeline_of(self)
 
     async def _slot_of(self, args: tuple[Any, ...]) -> int:
         if args[0] in ONE_KEY and len(args) > 1:
             return slot_of_word(args[1])
-        return int(await self._client._determine_slot(*args))
+        return await determine_slot_async(self._client, args)
 
     async def _execute_at_once(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if self._client._initialize:
@@ -563,13 +574,13 @@ class TransactionStrategy(RedisPyTransactionStrategy):
 
     def annotate_exception(self, error: Exception, number: int, args: tuple[Any, ...]) -> None:
         """Name the command in its error."""
-        cast(Any, self)._annotate_exception(error, number, args)
+        annotate_error(self, error, number, args)
 
     def raise_first_error(self, commands: Any, results: list[Any]) -> None:
         """Raise the first error of a transaction."""
         for number, ((args, _), result) in enumerate(zip(commands, results, strict=True)):
             if isinstance(result, ResponseError):
-                cast(Any, self)._annotate_exception(result, number + 1, args)
+                annotate_error(self, result, number + 1, args)
                 raise result
 
     async def reset_lease(self) -> None:

@@ -6,7 +6,6 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from redis.client import Redis as RedisPy
 from redis.cluster import SLOT_ID, ClusterNode
 from redis.cluster import ClusterPipeline as RedisPyClusterPipeline
 from redis.cluster import RedisCluster as RedisPyCluster
@@ -43,7 +42,17 @@ from agent_memory.redis.cluster.views import (
 from agent_memory.redis.commands.callbacks import call_back, callback_of
 from agent_memory.redis.commands.keys import ONE_KEY
 from agent_memory.redis.commands.packing import refused_words
-from agent_memory.redis.redis_py_internals.cluster import RequestPolicy, announce_view
+from agent_memory.redis.originals import RedisPy
+from agent_memory.redis.redis_py_internals.cluster import (
+    RequestPolicy,
+    announce_view,
+    determine_nodes,
+    is_node_flag,
+    is_sent_by_flag,
+    keys_of,
+    must_be_covered,
+    policies_of,
+)
 from agent_memory.redis.redis_py_internals.replies import NEVER_DECODE
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
 
@@ -295,7 +304,7 @@ class RedisCluster(RedisPyCluster):
             if monotonic_ns() >= until_ns:
                 raise SlotNotCoveredError(
                     f'Slot "{slot}" not covered by the cluster. '
-                    f'"require_full_coverage={self.nodes_manager._require_full_coverage}"'
+                    f'"require_full_coverage={must_be_covered(self.nodes_manager)}"'
                 )
             self.core.want_refresh("unknown")
             time.sleep(LOOK_S)
@@ -330,7 +339,7 @@ class RedisCluster(RedisPyCluster):
 
         def slot_of() -> int:
             flag = self.command_flags.get(str(args[0]).upper())
-            if flag in self._command_flags_mapping and flag != SLOT_ID:
+            if is_sent_by_flag(self, flag) and flag != SLOT_ID:
                 return NO_SLOT
             try:
                 slot = self.determine_slot(*args)
@@ -386,10 +395,10 @@ class RedisCluster(RedisPyCluster):
 
     def _slot_in_pipeline(self, args: tuple[Any, ...], targets: Any) -> int:
         """The slot of a command that redis-py places: that of its keys, or one of the node that it is for."""
-        if targets and not cast(Any, self)._is_nodes_flag(targets):
+        if targets and not is_node_flag(self, targets):
             nodes = [chosen.node for chosen in self._parse_target_nodes(targets)]
         else:
-            policies = self._policy_resolver.resolve(args[0].lower())
+            policies = policies_of(self).resolve(args[0].lower())
             policy = None if policies is None else policies.request_policy
             flag = targets or self.command_flags.get(args[0])
             if (policy in (None, RequestPolicy.DEFAULT_KEYED) and flag is None) or flag == SLOT_ID:
@@ -397,10 +406,10 @@ class RedisCluster(RedisPyCluster):
                     return int(cast(int, self.determine_slot(*args)))
                 except RedisClusterException:
                     # Several slots are an error; what names no key goes to any primary, where the server says what is wrong.
-                    if policies is not None or flag is not None or cast(Any, self)._get_command_keys(*args):
+                    if policies is not None or flag is not None or keys_of(self, args):
                         raise
                     policy = RequestPolicy.DEFAULT_KEYLESS
-            nodes = self._determine_nodes(*args, request_policy=cast(Any, policy), nodes_flag=targets)
+            nodes = determine_nodes(self, args, request_policy=policy, nodes_flag=targets)
         if len(nodes) > 1:
             raise RedisClusterException(f"Too many targets for command {args}")
         return slot_of_node(self.nodes_manager, nodes[0])

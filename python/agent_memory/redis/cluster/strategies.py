@@ -14,6 +14,7 @@ from agent_memory._core import CLUSTER_ASK, CLUSTER_RAISE, CLUSTER_ROUTE, monoto
 from agent_memory.redis.cluster._sync.pipeline import run_transaction
 from agent_memory.redis.cluster.views import MOVED_WHILE_WATCHING, ONE_SLOT, slot_of_word, slot_of_words
 from agent_memory.redis.commands.keys import ONE_KEY
+from agent_memory.redis.redis_py_internals.cluster import is_explicit, pipeline_of
 
 __all__ = ["PipelineStrategy", "TransactionStrategy"]
 
@@ -57,10 +58,10 @@ class TransactionStrategy(RedisPyTransactionStrategy):
 
     def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Collect a command, or send it at once where WATCH has begun and MULTI has not."""
-        if (self._leased is not None or args[0] in self.IMMEDIATE_EXECUTE_COMMANDS) and not self._explicit_transaction:
+        if (self._leased is not None or args[0] in self.IMMEDIATE_EXECUTE_COMMANDS) and not is_explicit(self):
             return self._execute_at_once(args, kwargs)
         self._command_queue.append(PipelineCommand(args, kwargs, len(self._command_queue)))
-        return self._pipe
+        return pipeline_of(self)
 
     def _slot_of(self, args: tuple[Any, ...]) -> int:
         if args[0] in ONE_KEY and len(args) > 1:
@@ -147,7 +148,7 @@ class TransactionStrategy(RedisPyTransactionStrategy):
     @property
     def response_callbacks(self) -> Any:
         """What shapes the replies inside EXEC: redis-py uses those of the cluster client alone, so most stay as they come."""
-        return self._pipe.cluster_response_callbacks
+        return pipeline_of(self).cluster_response_callbacks
 
     def raise_first_error(self, commands: Any, results: list[Any]) -> None:
         """Raise the first error of a transaction."""

@@ -8,7 +8,22 @@ from typing import Any
 from redis._parsers.commands import RequestPolicy
 from redis.event import AfterSlotsCacheRefreshEvent, AsyncAfterSlotsCacheRefreshEvent
 
-__all__ = ["RequestPolicy", "announce_view", "announce_view_async", "is_dynamic", "must_be_covered"]
+__all__ = [
+    "RequestPolicy",
+    "annotate_error",
+    "announce_view",
+    "announce_view_async",
+    "determine_nodes",
+    "determine_slot_async",
+    "is_dynamic",
+    "is_explicit",
+    "is_node_flag",
+    "is_sent_by_flag",
+    "keys_of",
+    "must_be_covered",
+    "pipeline_of",
+    "policies_of",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,3 +52,48 @@ def announce_view(client: Any) -> None:
         client._event_dispatcher.dispatch(AfterSlotsCacheRefreshEvent())
     except Exception:
         _LOGGER.exception("a listener failed after a change of the topology")
+
+
+def is_sent_by_flag(client: Any, flag: Any) -> bool:
+    """Whether the flag of a command, not its keys, says which nodes it is for."""
+    return flag in client._command_flags_mapping
+
+
+def is_node_flag(client: Any, targets: Any) -> bool:
+    """Whether `target_nodes` is a flag such as `Redis.PRIMARIES`, for both worlds."""
+    return bool((client._is_node_flag if hasattr(client, "_is_node_flag") else client._is_nodes_flag)(targets))
+
+
+async def determine_slot_async(client: Any, args: tuple[Any, ...]) -> int:
+    """The slot of a command by its keys; asks a server where the keys are not at a known place."""
+    return int(await client._determine_slot(*args))
+
+
+def determine_nodes(client: Any, args: tuple[Any, ...], **options: Any) -> Any:
+    """The nodes that a command is for; on asyncio to be awaited."""
+    return client._determine_nodes(*args, **options)
+
+
+def policies_of(client: Any) -> Any:
+    """What resolves a command's policies of requests and replies."""
+    return client._policy_resolver
+
+
+def keys_of(client: Any, args: tuple[Any, ...]) -> Any:
+    """The keys of a command as the server tells them."""
+    return client._get_command_keys(*args)
+
+
+def pipeline_of(strategy: Any) -> Any:
+    """The pipeline that a strategy works for."""
+    return strategy._pipe
+
+
+def is_explicit(strategy: Any) -> bool:
+    """Whether MULTI was called after WATCH."""
+    return bool(strategy._explicit_transaction)
+
+
+def annotate_error(strategy: Any, error: Exception, number: int, args: tuple[Any, ...]) -> None:
+    """Name the command in its error."""
+    strategy._annotate_exception(error, number, args)
