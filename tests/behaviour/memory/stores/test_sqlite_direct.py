@@ -501,6 +501,15 @@ def test_a_locked_database_is_unavailable_and_nothing_is_written(path):
         assert store.write([put()])[0].status is APPLIED
 
 
+@pytest.fixture
+def keyboard_interrupts():
+    """Python's handler of SIGINT, also in a process that a shell has started in the background, which ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard_interrupts")
 def test_a_caller_of_a_locked_database_can_be_interrupted(path):
     with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=60.0)) as store:
         holder = sqlite3.connect(path, isolation_level=None)
