@@ -725,7 +725,7 @@ class DirectCalls:
     _direct_commands: Any
     _transports: Any
     _foreign: bool
-    _detour: bool
+    _takes_slow_path: bool
     _asked_protocol: int
     _transport: Any
     _stock_reading: Any

@@ -177,7 +177,7 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
             packed = pack_command(args) if head is None else pack_command((*head, *args[1:]))
         except TypeError as error:
             raise refused_words(error) from None
-        if (command.route and len(args) > command.plain) or self._detour:
+        if (command.route and len(args) > command.plain) or self._takes_slow_path:
             return self._execute_leased(transport, command, packed, args, options)
         raw = NEVER_DECODE in options
         try:

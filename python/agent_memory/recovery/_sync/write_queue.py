@@ -87,7 +87,7 @@ class WriteQueue:
     def _set_slow_path(self, on: bool) -> None:
         dropin = None if self._dropin is None else self._dropin()
         if dropin is not None:
-            dropin._detour = dropin._hurried or on
+            dropin._takes_slow_path = dropin._hurried or on
 
     # --- what waits ---------------------------------------------------------------------------------------------------
 

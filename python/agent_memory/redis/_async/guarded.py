@@ -99,7 +99,7 @@ class AsyncGuardedCalls:
         """Whether the first attempt, too, may need less time than the transport would give it by itself."""
         self._ordering: Callable[[], Any] | None = None
         """Gives what keeps plain writes behind queued ones (a client's recovery queue), while that lives."""
-        self._detour = self._hurried
+        self._takes_slow_path = self._hurried
         """Whether commands leave the fast path: they are in a hurry, or writes have to be ordered behind queued ones."""
         self._first_timeout_s = None if self._timeout_s is None and not self._hurried else self._deadline_s
         self._asked_protocol = int(arguments.get("protocol") or 3)
@@ -356,7 +356,7 @@ class AsyncGuardedCalls:
 
     def ordering_queue(self) -> Any:
         """The recovery queue that plain writes have to stay behind just now; None where nothing is queued."""
-        return None if self._ordering is None or not self._detour else self._ordering()
+        return None if self._ordering is None or not self._takes_slow_path else self._ordering()
 
     async def _execute_off_the_way(
         self,

@@ -68,7 +68,7 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
         if not commands and not self.watching:
             return []
         client = self._client
-        queue = client.ordering_queue() if client._detour else None
+        queue = client.ordering_queue() if client._takes_slow_path else None
         if queue is not None:
             writes = [args for args, _ in commands if not client.bound_commands[args[0]].only_reads]
             with queue.admit(writes, client._deadline_s):

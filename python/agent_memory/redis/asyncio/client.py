@@ -190,7 +190,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             transport = self._transports[get_running_loop()]
         except KeyError:
             transport = self._transports.open()
-        if (command.route and len(args) > command.plain) or self._detour:
+        if (command.route and len(args) > command.plain) or self._takes_slow_path:
             return await self._execute_leased(transport, command, packed, args, options)
         raw = NEVER_DECODE in options
         try:

@@ -92,7 +92,7 @@ class NodeClient(NodeCalls, Redis[Any]):
         """One command whose one key is its first argument, from this node to wherever the key is."""
         command = self.bound_commands[args[0]]
         transport: Any = self._transport
-        if (command.route and len(args) > command.plain) or self._detour:
+        if (command.route and len(args) > command.plain) or self._takes_slow_path:
             return self._the_router().execute(self, args, options, _slot_of_first(args))
         packed = pack_words(command, args)
         raw = NEVER_DECODE in options

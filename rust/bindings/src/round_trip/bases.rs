@@ -30,8 +30,8 @@ pub(crate) struct DirectCalls {
     #[pyo3(get, set, name = "_foreign")]
     pub(super) foreign: bool,
     /// Whether commands leave the fast path.
-    #[pyo3(get, set, name = "_detour")]
-    pub(super) detour: bool,
+    #[pyo3(get, set, name = "_takes_slow_path")]
+    pub(super) takes_slow_path: bool,
     /// The connection that is this client's alone, as redis-py calls it: commands go its way.
     pub(super) connection: Option<Py<PyAny>>,
     #[pyo3(get, set, name = "_asked_protocol")]
@@ -66,7 +66,7 @@ impl DirectCalls {
             commands: None,
             transports: None,
             foreign: true,
-            detour: false,
+            takes_slow_path: false,
             connection: None,
             asked_protocol: 0,
             response_callbacks: None,

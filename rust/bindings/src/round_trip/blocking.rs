@@ -28,7 +28,7 @@ pub(super) fn call<'py>(
     }
     let (commands, transport, deadline, callbacks, asked) = {
         let client = client.try_borrow()?;
-        if client.foreign || client.detour || client.connection.is_some() {
+        if client.foreign || client.takes_slow_path || client.connection.is_some() {
             return Ok(None);
         }
         let (Some(commands), Some(transport), Some(deadline), Some(callbacks)) =

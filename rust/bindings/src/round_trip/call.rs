@@ -252,7 +252,7 @@ impl<'py> This<'py> {
         let (client, args) = (self.client()?, self.args()?);
         let (commands, transports) = {
             let client = client.try_borrow()?;
-            if client.foreign || client.detour || client.connection.is_some() || !self.has_plain_options()? {
+            if client.foreign || client.takes_slow_path || client.connection.is_some() || !self.has_plain_options()? {
                 return Ok(None);
             }
             let (Some(commands), Some(transports)) = (&client.commands, &client.transports) else { return Ok(None) };

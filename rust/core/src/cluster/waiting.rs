@@ -220,7 +220,7 @@ mod tests {
     fn a_view_without_the_replicas_that_a_node_had_does_not_end_the_wait() {
         assert_eq!(verdict_after_a_restart(true, 20 * SECOND), Verdict::Wait);
         assert_eq!(verdict_after_a_restart(true, 21 * SECOND), Verdict::Reject, "failover_wait bounds it");
-        assert_eq!(verdict_after_a_restart(false, 4 * SECOND), Verdict::Reject, "nobody can take over");
+        assert_eq!(verdict_after_a_restart(false, 4 * SECOND), Verdict::Reject, "no replica can take over");
     }
 
     #[test]
