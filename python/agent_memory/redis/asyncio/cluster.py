@@ -8,27 +8,22 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from redis.asyncio.cluster import ClusterNode as RedisPyClusterNode
 from redis.asyncio.cluster import ClusterPipeline as RedisPyClusterPipeline
-from redis.asyncio.cluster import PipelineCommand
-from redis.asyncio.cluster import PipelineStrategy as RedisPyPipelineStrategy
 from redis.asyncio.cluster import RedisCluster as RedisPyCluster
-from redis.asyncio.cluster import TransactionStrategy as RedisPyTransactionStrategy
 from redis.asyncio.connection import ConnectionPool
 from redis.cluster import SLOT_ID
 from redis.commands import READ_COMMANDS
 from redis.exceptions import (
-    CrossSlotTransactionError,
     RedisClusterException,
-    ResponseError,
     SlotNotCoveredError,
-    WatchError,
 )
 
 from agent_memory._concurrency import AsyncKeyedLocks
-from agent_memory._core import CLUSTER_ASK, CLUSTER_RAISE, CLUSTER_ROUTE, ClusterCore, key_slot, monotonic_ns
+from agent_memory._core import ClusterCore, key_slot, monotonic_ns
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis.asyncio.client import Redis
+from agent_memory.redis.asyncio.cluster_strategies import PipelineStrategy, TransactionStrategy
 from agent_memory.redis.cluster._async.node import AsyncNodeCalls
-from agent_memory.redis.cluster._async.pipeline import AsyncPipelineRun, async_run_transaction
+from agent_memory.redis.cluster._async.pipeline import AsyncPipelineRun
 from agent_memory.redis.cluster._async.refresher import AsyncRefresher
 from agent_memory.redis.cluster._async.router import NO_SLOT, AsyncRouter
 from agent_memory.redis.cluster.arguments import (
@@ -39,33 +34,24 @@ from agent_memory.redis.cluster.arguments import (
     with_deadline,
 )
 from agent_memory.redis.cluster.views import (
-    MOVED_WHILE_WATCHING,
-    ONE_SLOT,
     Chosen,
-    annotate,
-    annotate_watched,
     check_coverage,
     cluster_stats,
     fill_manager,
     is_himport,
     listener_of,
     slot_of_node,
-    slot_of_word,
-    slot_of_words,
     weakly,
 )
 from agent_memory.redis.commands.keys import ONE_KEY
 from agent_memory.redis.commands.packing import refused_words
 from agent_memory.redis.redis_py_internals.cluster import (
     RequestPolicy,
-    annotate_error,
     announce_view_async,
     determine_nodes,
     determine_slot_async,
-    is_explicit,
     is_node_flag,
     is_sent_by_flag,
-    pipeline_of,
     policies_of,
 )
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
@@ -444,156 +430,6 @@ class RedisCluster(RedisPyCluster):
         await self._refresher.stop(0)
         for node in self._router.nodes():
             await node.aclose()
-
-
-class PipelineStrategy(RedisPyPipelineStrategy):
-    """How a pipeline that is no transaction is executed."""
-
-    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> list[Any]:
-        """Results by position; raises the first error among them unless `raise_on_error` is false."""
-        if not allow_redirections:
-            raise ValueError("allow_redirections must be True: redirects are always followed, got False")
-        queue, self._command_queue = self._command_queue, []
-        if not queue:
-            return []
-        client: Any = pipeline_of(self).cluster_client
-        results: list[Any] = await client._run_pipeline([(one.args, one.kwargs) for one in queue])
-        if raise_on_error:
-            for one, result in zip(queue, results, strict=True):
-                if isinstance(result, Exception):
-                    annotate(result, one.position + 1, one.args)
-                    raise result
-        return results
-
-
-class TransactionStrategy(RedisPyTransactionStrategy):
-    """How a transaction is executed: MULTI to EXEC in one buffer; with WATCH on a leased connection of the slot's owner."""
-
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
-        self._client: Any = pipe.cluster_client
-        self._leased: Any = None
-        self._slot: int | None = None
-
-    def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Collect a command, or send it at once where WATCH has begun and MULTI has not."""
-        if (self._leased is not None or args[0] in self.IMMEDIATE_EXECUTE_COMMANDS) and not is_explicit(self):
-            return self._execute_at_once(args, kwargs)
-        self._command_queue.append(PipelineCommand(len(self._command_queue), *args, **kwargs))
-        return pipeline_of(self)
-
-    async def _slot_of(self, args: tuple[Any, ...]) -> int:
-        if args[0] in ONE_KEY and len(args) > 1:
-            return slot_of_word(args[1])
-        return await determine_slot_async(self._client, args)
-
-    async def _execute_at_once(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if self._client._initialize:
-            await self._client.initialize()
-        if args[0] == "UNWATCH":
-            if self._leased is not None:
-                await self.reset_lease()
-            return True
-        slots = {slot_of_words(args)} if args[0] == "WATCH" else {await self._slot_of(args)}
-        if self._slot is not None:
-            slots.add(self._slot)
-        if len(slots) > 1:
-            raise CrossSlotTransactionError("Cannot watch or send commands on different slots")
-        (self._slot,) = slots
-        if self._leased is None:
-            self._watching = True
-            return await self._begin_watching(args, options)
-        try:
-            return await self._leased.execute_command(*args, **options)
-        except self.SLOT_REDIRECT_ERRORS as error:
-            raise WatchError(MOVED_WHILE_WATCHING) from error
-
-    async def _begin_watching(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """The first WATCH, which goes where the slot is now."""
-        assert self._slot is not None
-        router = self._client._router
-        started_ns = monotonic_ns()
-        deadline_ns = started_ns + int(router.deadline_s * 1e9)
-        node = await self._client._owner_of(self._slot)
-        progress = 0
-        while True:
-            leased = node.pipeline(True)
-            sent_ns = monotonic_ns()
-            try:
-                reply = await leased.execute_command(*args, **options)
-            except ResponseError as error:
-                await leased.reset()
-                action, number, pause_s, progress = router.core.redirect(
-                    error, node.number, progress, sent_ns, deadline_ns
-                )
-                if action in (CLUSTER_RAISE, CLUSTER_ASK):
-                    raise
-                await asyncio.sleep(pause_s)
-                node = router.core.route_slot(self._slot) if action == CLUSTER_ROUTE else router.core.handle(number)
-            except BaseException:
-                await leased.reset()
-                raise
-            else:
-                leased.annotate_exception = annotate_watched
-                self._leased = leased
-                return reply
-
-    async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> list[Any]:
-        """Results by position. Raises WatchError where watched keys have changed or moved, and the first error among them."""
-        if not allow_redirections:
-            raise ValueError("allow_redirections must be True: redirects are always followed, got False")
-        queue = self._command_queue
-        if self._leased is None:
-            return await self._execute_unwatched(queue, raise_on_error) if queue else []
-        leased = self._leased
-        if not leased.explicit_transaction:
-            leased.multi()
-        for one in queue:
-            if await self._slot_of(one.args) != self._slot:
-                raise CrossSlotTransactionError(ONE_SLOT)
-            leased.execute_command(*one.args, **one.kwargs)
-        try:
-            return cast("list[Any]", await leased.execute(raise_on_error))
-        except self.SLOT_REDIRECT_ERRORS as error:
-            raise WatchError(MOVED_WHILE_WATCHING) from error
-
-    async def _execute_unwatched(self, queue: list[Any], raise_on_error: bool) -> list[Any]:
-        if self._client._initialize:
-            await self._client.initialize()
-        slots = {await self._slot_of(one.args) for one in queue}
-        if len(slots) > 1:
-            raise CrossSlotTransactionError(ONE_SLOT)
-        commands = [(one.args, one.kwargs) for one in queue]
-        return await async_run_transaction(self._client._router, self, commands, slots.pop(), raise_on_error)
-
-    # What shaping the replies asks for.
-
-    async def owner_of(self, slot: int) -> Any:
-        """The node of a slot."""
-        return await self._client._owner_of(slot)
-
-    def annotate_exception(self, error: Exception, number: int, args: tuple[Any, ...]) -> None:
-        """Name the command in its error."""
-        annotate_error(self, error, number, args)
-
-    def raise_first_error(self, commands: Any, results: list[Any]) -> None:
-        """Raise the first error of a transaction."""
-        for number, ((args, _), result) in enumerate(zip(commands, results, strict=True)):
-            if isinstance(result, ResponseError):
-                annotate_error(self, result, number + 1, args)
-                raise result
-
-    async def reset_lease(self) -> None:
-        """Give the leased connection back, unwatched."""
-        leased, self._leased, self._slot = self._leased, None, None
-        self._watching = False
-        if leased is not None:
-            await leased.reset()
-
-    async def reset(self) -> None:
-        """Empty the transaction and end its WATCH."""
-        await self.reset_lease()
-        await cast(Any, super()).reset()
 
 
 class ClusterPipeline(RedisPyClusterPipeline):
