@@ -21,6 +21,7 @@ __all__ = [
     "CLUSTER_SEND",
     "CLUSTER_WAIT",
     "CLUSTER_WAIT_ROUTE",
+    "ClassWatch",
     "ClusterBatch",
     "ClusterCore",
     "ClusterPipeline",
@@ -728,14 +729,19 @@ class DirectCalls:
     _takes_slow_path: bool
     _asked_protocol: int
     _transport: Any
-    _stock_reading: Any
+    _stock_reading: ClassWatch | None
+    _stock_calling: ClassWatch | None
     _deadline_s: Any
+    @property
+    def _pinned(self) -> Any: ...
+    def _execute_within(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any: ...
     def __new__(cls, *_arguments: Any, **_named: Any) -> Self: ...
     def execute_command(self, *args: Any, keys: Any = ..., **options: Any) -> Coroutine[Any, Any, Any]: ...
 
 class BlockingCalls(DirectCalls):
     def __new__(cls, *arguments: Any, **named: Any) -> Self: ...
     def execute_command(self, *args: Any, **options: Any) -> Any: ...
+    def _execute_within(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any: ...
 
 @disjoint_base
 class DirectListed:
@@ -743,6 +749,11 @@ class DirectListed:
     _direct_note: Any
     _double_await: bool
     def __new__(cls, *_arguments: Any, **_named: Any) -> Self: ...
+
+@final
+class ClassWatch:
+    def __new__(cls, entries: Iterable[tuple[type | None, str, object]]) -> ClassWatch: ...
+    def is_met_by(self, client: object) -> bool: ...
 
 @final
 class Face:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 from agent_memory import _check
-from agent_memory._core import BlockingCalls
+from agent_memory._core import BlockingCalls, ClassWatch
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis._sync.guarded import GuardedCalls
@@ -25,6 +25,7 @@ from agent_memory.redis.default_policy import policy_of
 from agent_memory.redis.originals import RedisPy
 from agent_memory.redis.redis_py_internals.codec import use_codec
 from agent_memory.redis.redis_py_internals.credentials import on_renewal, register_for_renewal
+from agent_memory.redis.redis_py_internals.patches import OwnFunction
 from agent_memory.redis.redis_py_internals.pools import guard_connections, is_stock_pool, mark_unsent, on_disconnect
 from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE, NEVER_DECODE
 from agent_memory.redis.redis_py_internals.settings import fill_arguments, pool_from_url
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
+
+STOCK_READING: Final = ClassWatch([(None, "parse_response", OwnFunction(RedisPy, "parse_response"))])
+STOCK_CALLING: Final = ClassWatch([(RedisPy, "execute_command", OwnFunction(RedisPy, "execute_command"))])
 
 
 class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
@@ -134,7 +138,7 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
             mark_unsent(self.connection_pool)
         self._foreign = self._transport is None
         self._direct_commands = self.bound_commands.direct
-        self._stock_reading = RedisPy.parse_response
+        self._stock_reading, self._stock_calling = STOCK_READING, STOCK_CALLING
         if self._once is not None and (self._transport is None or self.connection is not None):
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
 
@@ -231,6 +235,17 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
 
     _call_back = staticmethod(call_back)
     _note_applied = staticmethod(note_applied)
+
+    # What has been put in the place of redis-py's `execute_command`: our own stands inside of it.
+
+    def _execute_patched(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return RedisPy.execute_command(self, *args, **options)
+
+    def _execute_command(self, *args: Any, **options: Any) -> Any:
+        """Where redis-py's `execute_command` leads to."""
+        if self._transport is None or self.connection is not None or self._reads_itself():
+            return cast(Any, super())._execute_command(*args, **options)
+        return self._execute_within(args, options)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from redis.asyncio.client import Pipeline as RedisPyPipeline
 from redis.exceptions import ReadOnlyError, ResponseError
@@ -20,6 +20,7 @@ from agent_memory.redis.commands.prepared_pipeline import (
 )
 from agent_memory.redis.error_outcomes import as_ours, classify
 from agent_memory.redis.redis_py_internals.leases import drop_idle
+from agent_memory.redis.redis_py_internals.patches import OwnFunction, StandIn
 from agent_memory.redis.redis_py_internals.replies import lost_while_watching
 from agent_memory.redis.redis_py_internals.versions import is_open
 from agent_memory.redis.transport.failures import connect_failure
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from agent_memory.redis._async.guarded import AsyncGuardedCalls, AsyncKeep
 
 __all__ = ["Pipeline"]
+
+STOCK_EXECUTE: Final = OwnFunction(RedisPyPipeline, "execute")
+"""Elsewise something was put in its place, and has to see what is executed."""
 
 
 class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
@@ -83,10 +87,48 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
             prepared = prepare_pipeline(client.bound_commands, commands, bool(wanted or self.explicit_transaction))
             if prepared is not None:
                 try:
-                    return await self._execute_shared(transport, prepared, raise_on_error)
+                    if STOCK_EXECUTE.stands():
+                        return await self._execute_shared(transport, prepared, raise_on_error)
+                    return await self._execute_patched(transport, prepared, raise_on_error)
                 finally:
                     await cast(Any, self).reset()
         return await self._execute_leased(raise_on_error)
+
+    async def _execute_patched(self, transport: Any, prepared: PreparedPipeline, raise_on_error: bool) -> list[Any]:
+        """The same within what was put in the place of redis-py's `execute`."""
+
+        async def run() -> list[Any]:
+            return await self._execute_shared(transport, prepared, raise_on_error)
+
+        mine: Any = self
+        mine.connection = standing_in = StandIn(self, run)
+        try:
+            return await RedisPyPipeline.execute(self, raise_on_error)
+        finally:
+            if mine.connection is standing_in:
+                mine.connection = None
+
+    # What redis-py's `execute` calls in the end.
+
+    async def load_scripts(self) -> None:
+        """As in redis-py."""
+        if not isinstance(self.connection, StandIn):
+            await cast(Any, super()).load_scripts()
+
+    async def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        if isinstance(connection, StandIn):
+            return await self._run_within(connection)
+        return await cast(Any, super())._execute_pipeline(connection, commands, raise_on_error)
+
+    async def _execute_transaction(self, connection: Any, commands: Any, raise_on_error: bool) -> Any:
+        if isinstance(connection, StandIn):
+            return await self._run_within(connection)
+        return await cast(Any, super())._execute_transaction(connection, commands, raise_on_error)
+
+    async def _run_within(self, connection: StandIn) -> Any:
+        mine: Any = self
+        mine.connection = None
+        return await connection.run()
 
     async def _execute_shared(self, transport: Any, prepared: PreparedPipeline, raise_on_error: bool) -> list[Any]:
         """Send the commands on the shared connection and shape the replies."""

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from agent_memory import _check
 from agent_memory._concurrency import AsyncEvent
-from agent_memory._core import DirectCalls
+from agent_memory._core import ClassWatch, DirectCalls
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
@@ -28,6 +28,7 @@ from agent_memory.redis.default_policy import policy_of
 from agent_memory.redis.originals import AsyncRedisPy as RedisPy
 from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.redis_py_internals.credentials import on_renewal, register_for_renewal
+from agent_memory.redis.redis_py_internals.patches import STANDING_IN, OwnFunction, StandIn
 from agent_memory.redis.redis_py_internals.pools import (
     guard_connections,
     is_stock_async_pool,
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
 
 __all__ = ["Monitor", "Pipeline", "PubSub", "Redis"]
+
+STOCK_READING: Final = ClassWatch([(None, "parse_response", OwnFunction(RedisPy, "parse_response"))])
+STOCK_CALLING: Final = ClassWatch([(RedisPy, "execute_command", OwnFunction(RedisPy, "execute_command"))])
 
 
 class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy):  # type: ignore[misc]  # the same commands, typed more exactly
@@ -144,7 +148,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             raise ValueError("exactly_once must be off for connections that are redis-py's to use, got a pool of them")
         self._transports: TransportsByLoop = transports_of(self.connection_pool)
         self._direct_commands = self.bound_commands.direct
-        self._stock_reading = RedisPy.parse_response
+        self._stock_reading, self._stock_calling = STOCK_READING, STOCK_CALLING
         if not self._foreign:
             self._transports.be_patient(self._deadline_s)
 
@@ -179,7 +183,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     async def _execute_ordinarily(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """One command from its beginning, where the fast path of `execute_command` is not free."""
         command = self.bound_commands[args[0]]
-        if self._foreign or self.connection is not None or self._reads_itself():
+        if self._foreign or self._pinned is not None or self._reads_itself():
             return await self._execute_foreign(command, args, options)
         head = command.head
         try:
@@ -257,6 +261,38 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
     async def _await(shaped: Awaitable[Any]) -> Any:
         return await shaped
 
+    # What has been put in the place of redis-py's `execute_command`: our own stands inside of it.
+
+    async def _execute_patched(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        token = STANDING_IN.set(StandIn(self, self._execute_within))
+        try:
+            return await RedisPy.execute_command(self, *args, **options)
+        finally:
+            STANDING_IN.reset(token)
+
+    if not TYPE_CHECKING:  # redis-py's attribute
+
+        @property
+        def connection(self) -> Any:
+            """As in redis-py: the client's own connection with `single_connection_client=True`, else None."""
+            standing_in = STANDING_IN.get()
+            if standing_in is not None and standing_in.owner is self:
+                return standing_in
+            return DirectCalls.connection.__get__(self)
+
+        @connection.setter
+        def connection(self, connection: Any) -> None:
+            DirectCalls.connection.__set__(self, connection)
+
+        @connection.deleter
+        def connection(self) -> None:
+            DirectCalls.connection.__delete__(self)
+
+    async def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(conn, StandIn):
+            return await conn.run(args, options)
+        return await cast(Any, super())._send_command_parse_response(conn, command_name, *args, **options)
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""
         return Pipeline(self, transaction, shard_hint)
@@ -271,7 +307,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
 
     def transport_here(self) -> MultiplexedTransport | None:
         """The transport of the running event loop; None when commands travel redis-py's own way."""
-        if self._foreign or self.connection is not None:
+        if self._foreign or self._pinned is not None:
             return None
         return self._transports.get(get_running_loop()) or self._transports.open()
 

@@ -13,6 +13,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent_memory._core import command_face
+from agent_memory.redis.redis_py_internals.patches import OwnFunction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,9 +148,18 @@ def _fits(function: object, shape: _Shape) -> bool:
     return names[: len(shape.names)] == shape.names and varargs == (shape.rest is not None)
 
 
+def _own_of(client: Any, base: type) -> Stock:
+    """What has to stand in `client` and in redis-py's class so that no other code has to see a command."""
+    return [
+        (None, "execute_command", client.execute_command),
+        (None, "parse_response", OwnFunction(base, "parse_response")),
+        (base, "execute_command", OwnFunction(base, "execute_command")),
+    ]
+
+
 def add_direct_commands(client: type, base: type, *, asynchronous: bool) -> None:
     """Puts the commands of `DIRECT` into `client`, a subclass of redis-py's `base`."""
-    own: Stock = [(None, name, getattr(client, name)) for name in ("execute_command", "parse_response")]
+    own = _own_of(client, base)
     for name, (word, parameters) in DIRECT.items():
         ordinary, shape = getattr(base, name, None), _shape_of(parameters)
         if name in vars(client) or ordinary is None or not _fits(ordinary, shape):
@@ -182,7 +192,7 @@ def add_listed_commands(
             continue
         word, parameters = DIRECT[method]
         shape = _shape_of(parameters)
-        stock: Stock = [(None, each, getattr(drop_in, each)) for each in (method, "execute_command", "parse_response")]
+        stock = [(None, method, behind), *_own_of(drop_in, base)]
         face = command_face(
             vars(listed)[name],
             word,

@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use super::exchange::Exchange;
-use super::{blocking, call, face};
+use super::face::{self, ClassWatch};
+use super::{blocking, call};
 use crate::guard::Operation;
 
 /// A client whose commands are awaitables of the extension.
@@ -19,6 +20,7 @@ use crate::guard::Operation;
 /// - `_recover_direct(transport, command, args, options, permit, error)`: it was admitted and sent, and ended with `error`.
 /// - `_shape_direct(transport, command, reply, options)`: the reply is there, and is not shown as it is.
 /// - `_call_back(callback, reply, options)`, no coroutine: what the callback makes of it; `_await(shaped)` where that is awaitable.
+/// - `_execute_patched(args, options)`: something was put in the place of redis-py's own `execute_command`, and has to be called.
 #[pyclass(subclass, module = "agent_memory._core")]
 pub(crate) struct DirectCalls {
     /// Commands by the first argument of a command.
@@ -32,7 +34,7 @@ pub(crate) struct DirectCalls {
     /// Whether commands leave the fast path.
     #[pyo3(get, set, name = "_takes_slow_path")]
     pub(super) takes_slow_path: bool,
-    /// The connection that is this client's alone, as redis-py calls it: commands go its way.
+    /// The connection that is this client's alone: commands go its way.
     pub(super) connection: Option<Py<PyAny>>,
     #[pyo3(get, set, name = "_asked_protocol")]
     pub(super) asked_protocol: i64,
@@ -40,9 +42,12 @@ pub(crate) struct DirectCalls {
     /// The transport of a sync client; None where commands travel redis-py's own way.
     #[pyo3(get, set, name = "_transport")]
     pub(super) blocking: Option<Py<PyAny>>,
-    /// redis-py's `parse_response`: another one has to see every reply, which only redis-py's own way leads to.
+    /// Whether `parse_response` is redis-py's: another one has to see every reply, which only redis-py's own way leads to.
     #[pyo3(get, set, name = "_stock_reading")]
-    pub(super) reading: Option<Py<PyAny>>,
+    pub(super) reading: Option<Py<ClassWatch>>,
+    /// Whether redis-py's `execute_command` is its own: another one has to see every call.
+    #[pyo3(get, set, name = "_stock_calling")]
+    pub(super) calling: Option<Py<ClassWatch>>,
     /// How long a call may take, in seconds.
     #[pyo3(get, set, name = "_deadline_s")]
     pub(super) deadline: Option<Py<PyAny>>,
@@ -73,6 +78,7 @@ impl DirectCalls {
             blocking: None,
             deadline: None,
             reading: None,
+            calling: None,
             deleted: Deleted::default(),
         }
     }
@@ -91,6 +97,12 @@ impl DirectCalls {
     #[deleter]
     fn delete_connection(&mut self) {
         (self.connection, self.deleted.connection) = (None, true);
+    }
+
+    /// The same, whatever a class makes of `connection`.
+    #[getter(_pinned)]
+    fn pinned(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.connection.as_ref().map(|connection| connection.clone_ref(py))
     }
 
     /// As in redis-py: what makes a command's result of its reply, by the command's name.
@@ -118,11 +130,28 @@ impl DirectCalls {
         keys: Option<Bound<'py, PyAny>>,
         options: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let reads_itself = reads_itself(slf)?;
+        if !reads_itself && is_patched(slf)? {
+            let options = options.unwrap_or_else(|| PyDict::new(slf.py()));
+            if let Some(keys) = keys {
+                options.set_item(intern!(slf.py(), "keys"), keys)?;
+            }
+            return slf.call_method1(intern!(slf.py(), "_execute_patched"), (args, options));
+        }
         let made = call::new(slf, args, keys, options)?;
-        if reads_itself(slf)? {
+        if reads_itself {
             call::leave_straight(&made);
         }
         Ok(made)
+    }
+
+    /// The same within what was put in the place of redis-py's own.
+    fn _execute_within<'py>(
+        slf: &Bound<'py, Self>,
+        args: Bound<'py, PyTuple>,
+        options: Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        call::new(slf, args, None, Some(options))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -145,11 +174,24 @@ impl DirectCalls {
 /// Whether a client has a `parse_response` that is not redis-py's.
 fn reads_itself(client: &Bound<'_, DirectCalls>) -> PyResult<bool> {
     let py = client.py();
-    let name = intern!(py, "parse_response");
-    let Some(stock) = client.try_borrow()?.reading.as_ref().map(|stock| stock.bind(py).clone()) else {
+    let Some(watch) = client.try_borrow()?.reading.as_ref().map(|watch| watch.bind(py).clone()) else {
         return Ok(false);
     };
-    Ok(!client.get_type().getattr(name)?.is(&stock) || face::has_own(client.as_any(), [name]))
+    Ok(!watch.get().stock.is_met_by(client) || face::has_own(client.as_any(), [intern!(py, "parse_response")]))
+}
+
+/// Whether a call has to be led through what stands in the place of redis-py's `execute_command`; redis-py's own way does so by
+/// itself.
+fn is_patched(client: &Bound<'_, DirectCalls>) -> PyResult<bool> {
+    let watch = {
+        let client = client.try_borrow()?;
+        if client.foreign || client.connection.is_some() {
+            return Ok(false);
+        }
+        let Some(watch) = &client.calling else { return Ok(false) };
+        watch.clone_ref(client.py())
+    };
+    Ok(!watch.get().stock.is_met_by(client))
 }
 
 /// The same for a sync client, whose commands give their replies.
@@ -175,13 +217,28 @@ impl BlockingCalls {
         args: &Bound<'py, PyTuple>,
         options: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !reads_itself(slf.as_super())?
-            && let Some(reply) = blocking::call(slf.as_super(), args, options.as_ref())?
-        {
+        let reads_itself = reads_itself(slf.as_super())?;
+        if !reads_itself && is_patched(slf.as_super())? {
+            let options = options.unwrap_or_else(|| PyDict::new(slf.py()));
+            return slf.call_method1(intern!(slf.py(), "_execute_patched"), (args, options));
+        }
+        if !reads_itself && let Some(reply) = blocking::call(slf.as_super(), args, options.as_ref())? {
             return Ok(reply);
         }
         let options = options.unwrap_or_else(|| PyDict::new(slf.py()));
         slf.call_method1(intern!(slf.py(), "_execute_ordinarily"), (args, options))
+    }
+
+    /// The same within what was put in the place of redis-py's own.
+    fn _execute_within<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        options: &Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match blocking::call(slf.as_super(), args, Some(options))? {
+            Some(reply) => Ok(reply),
+            None => slf.call_method1(intern!(slf.py(), "_execute_ordinarily"), (args, options)),
+        }
     }
 }
 

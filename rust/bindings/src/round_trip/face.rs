@@ -74,10 +74,11 @@ struct Listed {
     current: Py<PyAny>,
 }
 
-/// What has to stand in a class: (the class, or None for the class that is asked about; a name; what stands there).
+/// What has to stand in a class: (the class, or None for the class that is asked about; a name; what stands there, or a predicate
+/// of the class `OwnFunction` that says so).
 type Entry = (Option<Py<PyAny>>, Py<PyString>, Py<PyAny>);
 
-struct Stock {
+pub(super) struct Stock {
     entries: Vec<Entry>,
     #[cfg(all(not(Py_LIMITED_API), not(Py_GIL_DISABLED)))]
     seen: Cell<[(usize, u32); SEEN]>,
@@ -102,7 +103,7 @@ impl Stock {
 
     /// Whether all of it stands in the class of an object.
     #[inline]
-    fn is_met_by(&self, object: &Bound<'_, PyAny>) -> bool {
+    pub(super) fn is_met_by(&self, object: &Bound<'_, PyAny>) -> bool {
         #[cfg(all(not(Py_LIMITED_API), not(Py_GIL_DISABLED)))]
         {
             let class = object.get_type_ptr();
@@ -122,7 +123,7 @@ impl Stock {
         let class = object.get_type();
         let is_met = self.entries.iter().all(|(holder, name, wanted)| {
             let holder = holder.as_ref().map_or(class.as_any(), |holder| holder.bind(py));
-            holder.getattr(name).is_ok_and(|found| found.is(wanted))
+            holder.getattr(name).is_ok_and(|found| found.is(wanted) || is_allowed(wanted.bind(py), &found))
         });
         #[cfg(all(not(Py_LIMITED_API), not(Py_GIL_DISABLED)))]
         if is_met {
@@ -134,6 +135,31 @@ impl Stock {
             }
         }
         is_met
+    }
+}
+
+/// Whether a predicate, if it is one, says that this may stand there.
+fn is_allowed(predicate: &Bound<'_, PyAny>, found: &Bound<'_, PyAny>) -> bool {
+    predicate.hasattr(intern!(predicate.py(), "stands")).unwrap_or(false)
+        && predicate.call1((found,)).and_then(|allowed| allowed.is_truthy()).unwrap_or(false)
+}
+
+/// What has to stand in the class of a client; `entries` are (class or None, name, object).
+#[pyclass(frozen, module = "agent_memory._core")]
+pub(crate) struct ClassWatch {
+    pub(super) stock: Stock,
+}
+
+#[pymethods]
+impl ClassWatch {
+    #[new]
+    fn new(entries: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self { stock: Stock::new(self::entries(entries)?) })
+    }
+
+    /// Whether all of it stands there.
+    fn is_met_by(&self, client: &Bound<'_, PyAny>) -> bool {
+        self.stock.is_met_by(client)
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bases::DirectListed>()?;
     module.add_class::<bases::DirectCommand>()?;
     module.add_class::<bases::Entrance>()?;
+    module.add_class::<face::ClassWatch>()?;
     module.add("Face", face::class(module.py())?)?;
     module.add_function(wrap_pyfunction!(face::command_face, module)?)?;
     module.add("Call", call::class(module.py())?)?;

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from agent_memory._concurrency import ASYNC
 from agent_memory.errors import Outcome
-from agent_memory.redis.asyncio import Redis
+from agent_memory.redis.asyncio import Pipeline, Redis
 from agent_memory.redis.commands.direct import DIRECT
 from agent_memory.storage.async_redis_client import AsyncResilientRedisClient
 
@@ -186,14 +186,18 @@ async def clients(valkey):
     return Redis(**address), AsyncResilientRedisClient("traced", **address)
 
 
-async def test_a_class_patched_after_the_client_was_made_and_restored(valkey, monkeypatch):
+HOLDERS = pytest.mark.parametrize("holder", [Redis, redis.asyncio.Redis], ids=["ours", "redis-py's"])
+
+
+@HOLDERS
+async def test_a_class_patched_after_the_client_was_made_and_restored(valkey, monkeypatch, holder):
     for client in await clients(valkey):
         async with client:
             await warm(client)
             seen = []
             for _ in range(2):
                 with monkeypatch.context() as patched:
-                    patched.setattr(Redis, "execute_command", traced(Redis.execute_command, seen))
+                    patched.setattr(holder, "execute_command", traced(holder.execute_command, seen))
                     await used(client)
                 assert seen == USED
                 await used(client)
@@ -201,10 +205,11 @@ async def test_a_class_patched_after_the_client_was_made_and_restored(valkey, mo
                 seen.clear()
 
 
-async def test_a_class_patched_before_the_client_was_made_and_restored(valkey, monkeypatch):
+@HOLDERS
+async def test_a_class_patched_before_the_client_was_made_and_restored(valkey, monkeypatch, holder):
     seen = []
     with monkeypatch.context() as patched:
-        patched.setattr(Redis, "execute_command", traced(Redis.execute_command, seen))
+        patched.setattr(holder, "execute_command", traced(holder.execute_command, seen))
         made = await clients(valkey)
         for client in made:
             seen.clear()
@@ -272,7 +277,104 @@ async def test_a_subclass_that_overrides(valkey):
         assert seen == ["key"]
 
 
-@pytest.mark.parametrize("holder", [Redis, redis.asyncio.Redis], ids=["ours", "redis-py's"])
+@HOLDERS
+async def test_calls_within_a_patch_are_guarded_and_go_over_the_own_transport(valkey, holder):
+    async with Redis(**valkey.connection_kwargs) as client:
+        await warm(client)
+        before, taken = client.stats()["operations"]["GET"]["successes"], client.connection_pool.get_connection
+        with (
+            mock.patch.object(holder, "execute_command", traced(holder.execute_command, [])),
+            mock.patch.object(client.connection_pool, "get_connection", side_effect=taken) as leased,
+        ):
+            await used(client)
+            assert client.stats()["operations"]["GET"]["successes"] == before + 1
+            client.guard.force_open()
+            with pytest.raises(Exception, match="open"):
+                await client.get("key")
+            client.guard.reset()
+            with pytest.raises(ResponseError, match="WRONGTYPE") as caught:
+                await client.lpush("key", 1)
+            assert caught.value.outcome is Outcome.REJECTED
+            assert await client.execute_command("SET", "third", "value") in (True, b"OK")
+            assert client.connection is None
+        assert not leased.called
+        await used(client)
+
+
+async def test_what_a_patch_does_itself_and_what_it_leaves_out(valkey, monkeypatch):
+    original, seen = redis.asyncio.Redis.execute_command, []
+
+    async def wrapper(self, *args, **options):
+        seen.append(args)
+        if args[1] == "key":
+            await self.get("within")
+            async with self.pipeline() as pipeline:
+                await pipeline.incr("counter").execute()
+            await original(self, *args, **options)
+        return await original(self, *args, **options)
+
+    async with Redis(**valkey.connection_kwargs) as client:
+        await warm(client)
+        await client.delete("counter")
+        with monkeypatch.context() as patched:
+            patched.setattr(redis.asyncio.Redis, "execute_command", wrapper)
+            assert await client.get("key") == b"value"
+            assert seen == [("GET", "key"), ("GET", "within")]
+            patched.setattr(
+                redis.asyncio.Redis,
+                "execute_command",
+                mock.AsyncMock(return_value=5) if ASYNC else mock.Mock(return_value=5),
+            )
+            assert await client.get("key") == 5
+        assert await client.get("key") == b"value"
+        assert await client.get("counter") == b"1"
+
+
+async def test_a_patch_sees_calls_that_go_redis_py_s_own_way(valkey, monkeypatch):
+    seen = []
+    async with Redis(**valkey.connection_kwargs, single_connection_client=True) as client:
+        monkeypatch.setattr(redis.asyncio.Redis, "execute_command", traced(redis.asyncio.Redis.execute_command, seen))
+        await used(client)
+        assert seen == USED
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+@pytest.mark.parametrize("holder", [Pipeline, redis.asyncio.client.Pipeline], ids=["ours", "redis-py's"])
+async def test_a_patched_pipeline(valkey, monkeypatch, holder, transaction):
+    original, seen = holder.execute, []
+
+    @functools.wraps(original)
+    async def execute(self, raise_on_error=True):
+        seen.append(([args for args, _ in self.command_stack], raise_on_error))
+        return await original(self, raise_on_error)
+
+    async with Redis(**valkey.connection_kwargs) as client:
+        script = client.register_script("return ARGV[1]")
+        for round_ in range(2):
+            with monkeypatch.context() as patched:
+                patched.setattr(holder, "execute", execute)
+                pipeline = client.pipeline(transaction=transaction)
+                assert await pipeline.set("key", "value").get("key").execute() == [True, b"value"]
+                assert seen == [([("SET", "key", "value"), ("GET", "key")], True)]
+                results = await pipeline.lpush("key", 1).get("key").execute(False)
+                assert isinstance(results[0], ResponseError)
+                assert results[1] == b"value"
+                assert len(seen) == 2
+                with pytest.raises(ResponseError):
+                    await pipeline.lpush("key", 1).execute()
+                await script(args=[round_], client=pipeline)
+                assert await pipeline.execute() == [b"%d" % round_]
+                assert len(pipeline) == 0
+                assert pipeline.connection is None
+                patched.setattr(holder, "execute", (mock.AsyncMock if ASYNC else mock.Mock)(return_value=["mocked"]))
+                assert await pipeline.get("key").execute() == ["mocked"]
+                await pipeline.reset()
+            seen.clear()
+            assert await pipeline.get("key").execute() == [b"value"]
+            assert seen == []
+
+
+@HOLDERS
 async def test_a_method_that_is_patched(valkey, holder):
     for client in await clients(valkey):
         async with client:

@@ -12,7 +12,7 @@ from fake_server import FakeServer, bulk
 from redis.exceptions import ResponseError
 
 from agent_memory.errors import Outcome
-from agent_memory.redis import Redis
+from agent_memory.redis import Pipeline, Redis
 from agent_memory.redis.commands.direct import DIRECT
 from agent_memory.storage.redis_client import ResilientRedisClient
 
@@ -187,14 +187,18 @@ def clients(valkey):
     return Redis(**address), ResilientRedisClient("traced", **address)
 
 
-def test_a_class_patched_after_the_client_was_made_and_restored(valkey, monkeypatch):
+HOLDERS = pytest.mark.parametrize("holder", [Redis, redis.Redis], ids=["ours", "redis-py's"])
+
+
+@HOLDERS
+def test_a_class_patched_after_the_client_was_made_and_restored(valkey, monkeypatch, holder):
     for client in clients(valkey):
         with client:
             warm(client)
             seen = []
             for _ in range(2):
                 with monkeypatch.context() as patched:
-                    patched.setattr(Redis, "execute_command", traced(Redis.execute_command, seen))
+                    patched.setattr(holder, "execute_command", traced(holder.execute_command, seen))
                     used(client)
                 assert seen == USED
                 used(client)
@@ -202,10 +206,11 @@ def test_a_class_patched_after_the_client_was_made_and_restored(valkey, monkeypa
                 seen.clear()
 
 
-def test_a_class_patched_before_the_client_was_made_and_restored(valkey, monkeypatch):
+@HOLDERS
+def test_a_class_patched_before_the_client_was_made_and_restored(valkey, monkeypatch, holder):
     seen = []
     with monkeypatch.context() as patched:
-        patched.setattr(Redis, "execute_command", traced(Redis.execute_command, seen))
+        patched.setattr(holder, "execute_command", traced(holder.execute_command, seen))
         made = clients(valkey)
         for client in made:
             seen.clear()
@@ -273,7 +278,104 @@ def test_a_subclass_that_overrides(valkey):
         assert seen == ["key"]
 
 
-@pytest.mark.parametrize("holder", [Redis, redis.Redis], ids=["ours", "redis-py's"])
+@HOLDERS
+def test_calls_within_a_patch_are_guarded_and_go_over_the_own_transport(valkey, holder):
+    with Redis(**valkey.connection_kwargs) as client:
+        warm(client)
+        before, taken = client.stats()["operations"]["GET"]["successes"], client.connection_pool.get_connection
+        with (
+            mock.patch.object(holder, "execute_command", traced(holder.execute_command, [])),
+            mock.patch.object(client.connection_pool, "get_connection", side_effect=taken) as leased,
+        ):
+            used(client)
+            assert client.stats()["operations"]["GET"]["successes"] == before + 1
+            client.guard.force_open()
+            with pytest.raises(Exception, match="open"):
+                client.get("key")
+            client.guard.reset()
+            with pytest.raises(ResponseError, match="WRONGTYPE") as caught:
+                client.lpush("key", 1)
+            assert caught.value.outcome is Outcome.REJECTED
+            assert client.execute_command("SET", "third", "value") in (True, b"OK")
+            assert client.connection is None
+        assert not leased.called
+        used(client)
+
+
+def test_what_a_patch_does_itself_and_what_it_leaves_out(valkey, monkeypatch):
+    original, seen = redis.Redis.execute_command, []
+
+    def wrapper(self, *args, **options):
+        seen.append(args)
+        if args[1] == "key":
+            self.get("within")
+            with self.pipeline() as pipeline:
+                pipeline.incr("counter").execute()
+            original(self, *args, **options)
+        return original(self, *args, **options)
+
+    with Redis(**valkey.connection_kwargs) as client:
+        warm(client)
+        client.delete("counter")
+        with monkeypatch.context() as patched:
+            patched.setattr(redis.Redis, "execute_command", wrapper)
+            assert client.get("key") == b"value"
+            assert seen == [("GET", "key"), ("GET", "within")]
+            patched.setattr(
+                redis.Redis,
+                "execute_command",
+                mock.Mock(return_value=5),
+            )
+            assert client.get("key") == 5
+        assert client.get("key") == b"value"
+        assert client.get("counter") == b"1"
+
+
+def test_a_patch_sees_calls_that_go_redis_py_s_own_way(valkey, monkeypatch):
+    seen = []
+    with Redis(**valkey.connection_kwargs, single_connection_client=True) as client:
+        monkeypatch.setattr(redis.Redis, "execute_command", traced(redis.Redis.execute_command, seen))
+        used(client)
+        assert seen == USED
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+@pytest.mark.parametrize("holder", [Pipeline, redis.client.Pipeline], ids=["ours", "redis-py's"])
+def test_a_patched_pipeline(valkey, monkeypatch, holder, transaction):
+    original, seen = holder.execute, []
+
+    @functools.wraps(original)
+    def execute(self, raise_on_error=True):
+        seen.append(([args for args, _ in self.command_stack], raise_on_error))
+        return original(self, raise_on_error)
+
+    with Redis(**valkey.connection_kwargs) as client:
+        script = client.register_script("return ARGV[1]")
+        for round_ in range(2):
+            with monkeypatch.context() as patched:
+                patched.setattr(holder, "execute", execute)
+                pipeline = client.pipeline(transaction=transaction)
+                assert pipeline.set("key", "value").get("key").execute() == [True, b"value"]
+                assert seen == [([("SET", "key", "value"), ("GET", "key")], True)]
+                results = pipeline.lpush("key", 1).get("key").execute(False)
+                assert isinstance(results[0], ResponseError)
+                assert results[1] == b"value"
+                assert len(seen) == 2
+                with pytest.raises(ResponseError):
+                    pipeline.lpush("key", 1).execute()
+                script(args=[round_], client=pipeline)
+                assert pipeline.execute() == [b"%d" % round_]
+                assert len(pipeline) == 0
+                assert pipeline.connection is None
+                patched.setattr(holder, "execute", mock.Mock(return_value=["mocked"]))
+                assert pipeline.get("key").execute() == ["mocked"]
+                pipeline.reset()
+            seen.clear()
+            assert pipeline.get("key").execute() == [b"value"]
+            assert seen == []
+
+
+@HOLDERS
 def test_a_method_that_is_patched(valkey, holder):
     for client in clients(valkey):
         with client:
