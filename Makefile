@@ -15,7 +15,7 @@
 #   make streams  generated streams of replies, right and wrong, against both transports (STREAM_EXAMPLES)
 #   make interrupts   interruptions at every place where a signal can strike, cancellation at every suspension
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS),
-#                 each scenario of a cluster from 2,000 (CLUSTER_SEEDS)
+#                 each scenario of a cluster from 2,000 (CLUSTER_SEEDS), the client-side cache from 100,000 (CACHE_SEEDS)
 #   make instructions   what a GET and a SET cost in instructions, held against what they are to cost (needs valgrind)
 #   make bench    the benches, peers side by side
 #   make lint     formatting, clippy, ruff, mypy, pyright (also over the documents and tests/typing), the stub, the generated files
@@ -31,6 +31,7 @@ SEEDS ?= 100000
 KILLS ?= 200
 CLIENT_SEEDS ?= 10000
 CLUSTER_SEEDS ?= 2000
+CACHE_SEEDS ?= 100000
 DEMO_ARGS ?=
 COMPAT_ARGS ?=
 LOADED_RUNS ?= 3
@@ -170,6 +171,7 @@ sim: $(STAMPS)/extra-test $(STAMPS)/installed
 	$(BIN)/python tests/sim/memory_simulation.py --seeds $(SEEDS)
 	$(BIN)/python tests/sim/client_simulation.py --seeds $(CLIENT_SEEDS)
 	CLUSTER_SEEDS=$(CLUSTER_SEEDS) cargo test --release --quiet --package agent-memory-core --test cluster_simulation
+	CACHE_SEEDS=$(CACHE_SEEDS) cargo test --release --quiet --package agent-memory-core --test cache_simulation
 
 # Random programs over the memory system on each database, against a model, for long (docs/how-to/long-tests.md).
 MACHINE_EXAMPLES ?= 500

@@ -1,6 +1,7 @@
 //! The decisions of `agent_memory`, as state machines over (event, time, randomness).
 //!
 //! * [`guard`]: may a command be sent, and what follows its result: breaker, retries, backoff, budget, metrics.
+//! * [`cache`]: which replies may be served without asking the server, and until when.
 //! * [`cluster`]: which node of a Redis Cluster a command goes to, and what follows redirects and failovers.
 //! * [`fence`]: which steps establish the outcome of a write that was not answered.
 //! * [`recovery`]: the queue of writes that could not be executed; [`journal`]: its log on disk, as bytes.
@@ -13,6 +14,7 @@
 //! `now_ns` and random words in, so every behaviour can be replayed from a seed. Times are nanoseconds of a monotonic
 //! clock in a `u64`; what the user configures is in seconds and is converted once, when the configuration is checked.
 
+pub mod cache;
 pub mod cluster;
 pub mod config;
 pub mod fence;
