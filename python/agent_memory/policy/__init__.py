@@ -6,6 +6,8 @@ from agent_memory._core import RecoveryEntry, RecoveryQueue
 
 from .backoff import Backoff, async_exponential_backoff, exponential_backoff
 from .breaker import AsyncCircuitBreaker, CircuitBreaker, Counts, counts_by_default
+from .event_listeners import subscribe
+from .events import Event, EventListener
 from .kinds import CommandCategory, FailureKind, Priority
 from .recovery import FsyncName, RecoveryConfig
 from .settings import (
@@ -25,6 +27,8 @@ __all__ = [
     "CircuitBreaker",
     "CommandCategory",
     "Counts",
+    "Event",
+    "EventListener",
     "FailureKind",
     "FsyncName",
     "JitterName",
@@ -40,4 +44,5 @@ __all__ = [
     "counts_by_default",
     "exponential_backoff",
     "make_guard",
+    "subscribe",
 ]

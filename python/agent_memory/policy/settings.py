@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
 
 from agent_memory import _check, _core
+from agent_memory.policy.circuit_events import publish_changes_of
 
 __all__ = ["BreakerSettings", "JitterName", "RetryBudget", "RetryDecision", "RetryPolicy", "Strategy", "make_guard"]
 
@@ -227,7 +228,7 @@ def make_guard(
     if clock is not None and not callable(clock):
         raise TypeError(f"clock must be a callable, got {clock!r}")
     retry = retry or RetryPolicy()
-    return _core.Guard(
+    guard = _core.Guard(
         name,
         endpoint=endpoint,
         breaker=(breaker or BreakerSettings()).rules(),
@@ -237,3 +238,5 @@ def make_guard(
         seed=seed,
         clock=clock,
     )
+    publish_changes_of(guard)
+    return guard

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from agent_memory import _at_fork
 from agent_memory._core import monotonic_ns
+from agent_memory.redis.reachability import Reachability
 from agent_memory.redis.redis_py_internals.pools import on_close
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class PoolState:
         self._make_event = make_event
         self._guards: list[tuple[str, ResiliencePolicy, Guard, Any]] = []
         self._closed_ns = self._ended_ns = -1
+        self.reachability = Reachability()
+        """What its connections have shown of the server."""
         self._start_afresh()
         _at_fork.in_child(self._start_afresh)
 

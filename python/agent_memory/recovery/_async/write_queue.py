@@ -21,6 +21,7 @@ from agent_memory._core import RecoveryQueue, monotonic_ns
 from agent_memory.errors import RecoveryJournalError, RecoveryQueueFullError
 from agent_memory.policy import Priority
 from agent_memory.recovery._async.queued_writes import AsyncCommandWrite, AsyncFunctionWrite
+from agent_memory.recovery.queue_level import QueueLevel
 from agent_memory.recovery.queued_data import copy_of, estimate_bytes
 from agent_memory.recovery.results import StoreStatus
 
@@ -53,6 +54,7 @@ class AsyncWriteQueue:
         self._dropin: weakref.ref[AsyncGuardedCalls] | None = None
         self.stored = 0
         self.given_up = 0
+        self._level = QueueLevel(client_name)
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -66,6 +68,7 @@ class AsyncWriteQueue:
 
     def begin_anew(self) -> None:
         """An empty queue that keeps the dead letters that are in memory only: what else was here is in the journal."""
+        self._level = QueueLevel(self._client_name)
         old = self.core
         assert self._settings is not None
         assert old is not None
@@ -130,6 +133,13 @@ class AsyncWriteQueue:
                     event.set()
         self._note_emptied()
 
+    def _note_level(self, queue: RecoveryQueue) -> None:
+        settings = self._settings
+        assert settings is not None
+        entries, size_bytes = len(queue), queue.size_bytes
+        share = max(entries / settings.max_entries, size_bytes / settings.max_bytes)
+        self._level.now(entries, size_bytes, share, self.stored, self.given_up)
+
     def _note_emptied(self) -> None:
         queue = self.core
         if queue is not None and not len(queue):
@@ -137,6 +147,8 @@ class AsyncWriteQueue:
                 if not len(queue):
                     self._set_slow_path(False)
             self._emptied.set()
+        if queue is not None and self._level.level != "empty":
+            self._note_level(queue)
 
     # --- queueing -----------------------------------------------------------------------------------------------------
 
@@ -222,10 +234,12 @@ class AsyncWriteQueue:
             result.durable = False
             self._keeper.forget(write)
             result._settle(StoreStatus.FAILED)
+            self._level.refused(len(queue))
             self._note_emptied()
             return
         if displaced is not None:
             self._displace(write, displaced, keys, priority)
+        self._note_level(queue)
         self._worker.note_queued(len(queue) == 1)
 
     def _displace(
@@ -277,6 +291,7 @@ class AsyncWriteQueue:
                 coalesce="c" in entry.flags and "d" not in entry.flags and not reason,
                 restored=True,
             )
+        self._note_level(queue)
         if displaced is not None:
             self._displace(write, displaced, entry.keys, entry.priority)
         if reason:

@@ -123,6 +123,8 @@ class AsyncGuardedCalls:
                 name, resilience, self.endpoint, lambda made: AsyncProber(made, ping, interval_s=interval_s, name=name)
             )
         self.guard = guard
+        if guard is not None:
+            self._shared.reachability.name = guard.name
         self._once = mode_of(self.connection_pool, settings_of(exactly_once), self.endpoint)
         self.bound_commands = BoundCommands(guard, None if resilience is None else resilience.categories, self._once)
 

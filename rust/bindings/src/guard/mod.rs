@@ -156,6 +156,19 @@ impl Guard {
         self.circuit.state_and_retry_after_s(py)
     }
 
+    /// What opened the circuit last: the kind of a failure (`timeout`, `refused` …), `slow_calls` or `forced`; None before it has
+    /// opened.
+    #[getter]
+    fn opened_by(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
+        Ok(self.circuit.snapshot(py)?.opened_by.map(|by| by.name()))
+    }
+
+    /// The address that errors name; None without one.
+    #[getter]
+    fn endpoint(&self, py: Python<'_>) -> Option<Py<PyString>> {
+        self.endpoint.as_ref().map(|endpoint| endpoint.clone_ref(py))
+    }
+
     /// The prober `id` asks the server every `interval_s` seconds at least while the circuit is open; errors report it.
     fn expect_probes(
         &self,

@@ -78,6 +78,29 @@ impl FailedAttempt {
     }
 }
 
+/// What opened a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenedBy {
+    /// A failure of this kind, the last of those that the rules count.
+    Failure(FailureKind),
+    /// Calls that were answered too slowly.
+    SlowCalls,
+    /// [`Guard::force_open`].
+    Force,
+}
+
+impl OpenedBy {
+    /// The name users see.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            OpenedBy::Failure(kind) => kind.name(),
+            OpenedBy::SlowCalls => "slow_calls",
+            OpenedBy::Force => "forced",
+        }
+    }
+}
+
 /// What a guard knows of itself, apart from its operations.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GuardSnapshot {
@@ -87,6 +110,8 @@ pub struct GuardSnapshot {
     pub state_changes: u64,
     /// How often it opened.
     pub times_opened: u64,
+    /// What opened it last; `None` before it has opened.
+    pub opened_by: Option<OpenedBy>,
     /// The time until the next probe; `None` when forced open.
     pub retry_after_ns: Option<u64>,
     /// Tokens in the retry budget; `None` without a budget.
@@ -109,6 +134,7 @@ struct Inner {
     by_name: HashMap<String, OperationIndex>,
     state_changes: u64,
     times_opened: u64,
+    opened_by: Option<OpenedBy>,
 }
 
 /// The composition; see the module's text.
@@ -141,6 +167,7 @@ impl Guard {
                 by_name: HashMap::new(),
                 state_changes: 0,
                 times_opened: 0,
+                opened_by: None,
             }),
         }
     }
@@ -210,7 +237,7 @@ impl Guard {
             budget.refund();
         }
         let change = inner.breaker.success(permit, now_ns);
-        self.settle(inner, change)
+        self.settle_opened(inner, change, OpenedBy::SlowCalls)
     }
 
     /// The server answered the attempt with an ordinary command error: a success of the transport.
@@ -220,7 +247,7 @@ impl Guard {
         metrics.command_errors += 1;
         metrics.latency.record(now_ns.saturating_sub(permit));
         let change = inner.breaker.success(permit, now_ns);
-        self.settle(&mut inner, change)
+        self.settle_opened(&mut inner, change, OpenedBy::SlowCalls)
     }
 
     /// The attempt ended with an error that says nothing about the server, and was answered or not.
@@ -249,7 +276,7 @@ impl Guard {
                 None
             }
         };
-        self.settle(&mut inner, change)
+        self.settle_opened(&mut inner, change, OpenedBy::Failure(kind))
     }
 
     /// Would another attempt be considered, if the delay and the budget allow it?
@@ -330,7 +357,7 @@ impl Guard {
     pub fn force_open(&self, now_ns: u64) -> Option<Change> {
         let mut inner = self.lock();
         let change = inner.breaker.force_open(now_ns);
-        self.settle(&mut inner, change)
+        self.settle_opened(&mut inner, change, OpenedBy::Force)
     }
 
     /// The state at `now_ns`; an open circuit whose time is over becomes half-open here too.
@@ -350,6 +377,7 @@ impl Guard {
             state: inner.breaker.state(),
             state_changes: inner.state_changes,
             times_opened: inner.times_opened,
+            opened_by: inner.opened_by,
             retry_after_ns: inner.breaker.retry_after_ns(now_ns),
             budget_level: inner.budget.as_mut().map(|budget| budget.level(now_ns)),
         };
@@ -384,5 +412,14 @@ impl Guard {
         let gate = if change.new == State::Closed { inner.breaker.oldest_permit() } else { GATE_SHUT };
         self.gate.store(gate, Ordering::Release);
         Some(change)
+    }
+
+    /// The same for a change that may open the circuit, which is noted with its cause.
+    #[inline]
+    fn settle_opened(&self, inner: &mut Inner, change: Option<Change>, by: OpenedBy) -> Option<Change> {
+        if change.is_some_and(|change| change.new == State::Open) {
+            inner.opened_by = Some(by);
+        }
+        self.settle(inner, change)
     }
 }

@@ -17,17 +17,20 @@ from agent_memory.redis.transport.failures import connect_failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_memory.redis.reachability import Reachability
+
 __all__ = ["ChannelOpener"]
 
 
 class ChannelOpener:
     """Connects and handshakes the channels of one pool. Thread-safe; callers own what they are given."""
 
-    def __init__(self, pool: Any, timeout_s: float | None, endpoint: str) -> None:
+    def __init__(self, pool: Any, timeout_s: float | None, endpoint: str, reachability: Reachability) -> None:
         # Weakly: a pool that is dropped goes at once, with its connections.
         self._pool = weakref.ref(pool)
         self._timeout_s = timeout_s
         self._endpoint = endpoint
+        self._reachability = reachability
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -57,12 +60,15 @@ class ChannelOpener:
             connection.disconnect()
             self._connections.discard(connection)
             failure = connect_failure(error, self._endpoint)
+            if isinstance(failure, Exception) and self._pool() is not None:
+                self._reachability.lost(self._endpoint, failure)
             try:
                 if failure is error:
                     raise
                 raise failure from error
             finally:
                 del failure  # an error that this frame holds would hold the frame, and the connection, in a circle
+        self._reachability.connected(self._endpoint)
         return channel
 
     def close(self, channel: Channel) -> None:

@@ -85,7 +85,7 @@ class ChannelPool:
         self.endpoint = endpoint_of(arguments)
         self.protocol = int(arguments.get("protocol") or 3)
         """The protocol that was negotiated last; what the response callbacks have to follow."""
-        self._opener = ChannelOpener(pool, self.timeout_s, self.endpoint)
+        self._opener = ChannelOpener(pool, self.timeout_s, self.endpoint, self.shared.reachability)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -459,7 +459,9 @@ class ChannelPool:
         """Close the channel and say what is known about the command."""
         outcome = outcome_of(channel, error, all_sent)
         self.discard(channel, is_unknown=outcome is Outcome.UNKNOWN)
-        return failure_of(channel, error, all_sent, outcome, self.endpoint)
+        failure = failure_of(channel, error, all_sent, outcome, self.endpoint)
+        self.shared.reachability.lost(self.endpoint, failure)
+        return failure
 
     def _until_ns(self, started_ns: int, deadline_s: float | None) -> int | None:
         """When a call of the fast path ends also while bytes come."""

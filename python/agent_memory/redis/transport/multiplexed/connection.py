@@ -69,6 +69,10 @@ class ConnectionOwner(Protocol):
         """Bytes arrived on a suspect."""
         ...
 
+    def note_lost(self, error: Exception) -> None:
+        """A connection broke by itself, with `error`; `connection_closed` follows."""
+        ...
+
     def connection_closed(self, connection: MultiplexedConnection) -> None:
         """The connection has failed, and its slots with it."""
         ...
@@ -196,7 +200,10 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
             raise error
         # Not the protocol: whatever answers there, nothing it says can be matched to a caller.
         reason = f"protocol error: {str(error) or type(error).__name__}"
-        self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint))
+        broken = RedisUnavailableError(reason, endpoint=self._owner.endpoint)
+        if not self.closed:
+            self._owner.note_lost(broken)
+        self.fail(broken)
 
     def _note_alive(self) -> None:
         """Bytes have arrived on a suspect."""
@@ -275,7 +282,10 @@ class MultiplexedConnection(Exchange, asyncio.BufferedProtocol):
         # An end of stream, unlike a reset, proves what was received.
         proves = exc is None or isinstance(exc, BrokenPipeError)
         received = self._departures.acknowledged() if proves else None
-        self.fail(RedisUnavailableError(reason, endpoint=self._owner.endpoint), received)
+        error = RedisUnavailableError(reason, endpoint=self._owner.endpoint)
+        if not self.closed:
+            self._owner.note_lost(error)
+        self.fail(error, received)
 
     # --- what its parts report and ask ----------------------------------------------------------------------------
 

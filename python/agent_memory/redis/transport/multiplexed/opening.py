@@ -15,6 +15,7 @@ from agent_memory.redis.transport.multiplexed.connection import ConnectionOwner,
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from agent_memory.redis.reachability import Reachability
     from agent_memory.redis.transport.multiplexed.waits import Waits
 
 __all__ = ["Opener", "OpenerOwner"]
@@ -27,6 +28,11 @@ class OpenerOwner(ConnectionOwner, Protocol):
 
     timeout_s: float | None
     dismissed: bool
+
+    @property
+    def reachability(self) -> Reachability:
+        """What the pool's connections have shown of the server."""
+        ...
 
 
 class Opener:
@@ -57,6 +63,7 @@ class Opener:
             raise self._waits.closed()
         connection = await self._connect(timeout_s)
         if self.greet is None or not greet:
+            owner.reachability.connected(owner.endpoint)
             return connection
         try:
             async with self._waits.until_closed(owner.timeout_s):
@@ -67,6 +74,7 @@ class Opener:
             if failure is error:
                 raise
             raise failure from error
+        owner.reachability.connected(owner.endpoint)
         return connection
 
     async def _connect(self, timeout_s: float | None) -> MultiplexedConnection:
@@ -92,6 +100,8 @@ class Opener:
         except BaseException as error:
             await connection.disconnect(nowait=True)
             failure = connect_failure(error, owner.endpoint)
+            if isinstance(failure, Exception):
+                owner.reachability.lost(owner.endpoint, failure)
             if failure is error:
                 raise
             raise failure from error

@@ -30,11 +30,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from agent_memory._concurrency import AsyncEvent
 from agent_memory._core import Entrance, monotonic_ns
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.error_outcomes import is_full
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce
+from agent_memory.redis.pool_state import pool_state_of
 from agent_memory.redis.redis_py_internals.pools import waits_for_place
 from agent_memory.redis.transport.common import DEFAULT_MAX_CONNECTIONS, DEMOTION_PAUSE_NS, PING, endpoint_of
 from agent_memory.redis.transport.multiplexed.admission import Admission, Waiter, forget
@@ -76,6 +78,7 @@ class MultiplexedTransport(Entrance):
         self.endpoint = endpoint_of(arguments)
         self.protocol = int(arguments.get("protocol") or 3)
         """The protocol that was negotiated last; what the response callbacks have to follow."""
+        self.reachability = pool_state_of(pool, AsyncEvent).reachability
         self.dismissed = False
         """Whether its pool was closed. The pool's next call has a transport of its own; one that was under way must not
         open a connection beside that."""
@@ -316,6 +319,7 @@ class MultiplexedTransport(Entrance):
             return
         connection.suspect = True
         connection.accepting = False
+        self.note_lost(self.late(moving=False))
         self.current = None
         self._replacement.suspect = connection
         self._replacement.start()
@@ -329,11 +333,16 @@ class MultiplexedTransport(Entrance):
         connection.suspect = False
         if connection is not self._replacement.suspect:
             return
+        self.reachability.connected(self.endpoint)
         self._replacement.suspect = None
         self.current = connection
         self._replacement.hurry()
         self._replacement.stop()
         self.admit_waiters(connection)
+
+    def note_lost(self, error: Exception) -> None:
+        """A connection broke by itself, or is silent past a deadline."""
+        self.reachability.lost(self.endpoint, error)
 
     def connection_closed(self, connection: MultiplexedConnection) -> None:
         """A connection has failed and its slots with it; the next caller (or a waiter) connects anew."""
