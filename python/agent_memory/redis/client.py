@@ -247,6 +247,9 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
             return cast(Any, super())._execute_command(*args, **options)
         return self._execute_within(args, options)
 
+    def _transports_now(self) -> list[Any]:
+        return [] if self._transport is None else [self._transport]
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""
         return Pipeline(self, transaction, shard_hint)

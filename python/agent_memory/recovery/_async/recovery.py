@@ -55,7 +55,8 @@ class AsyncRecovery:
             engine.worker.start()
 
     def stats(self) -> dict[str, Any]:
-        """Figures: queued (and queued_bytes), dead_letters, paused, and the totals stored, given_up, refused, superseded.
+        """Figures: queued (and queued_bytes, oldest_age_s), dead_letters, paused, and totals: stored, given_up, refused,
+        superseded.
 
         With a journal also "journal", its own figures, and "unregistered", the writes found in it whose functions have not
         been registered yet.
@@ -65,6 +66,7 @@ class AsyncRecovery:
         return {
             "queued": figures.get("entries", 0),
             "queued_bytes": figures.get("size_bytes", 0),
+            "oldest_age_s": figures.get("oldest_age_s", 0.0),
             "dead_letters": figures.get("dead_letters", 0),
             "paused": self._engine.worker.is_paused,
             "stored": queue.stored,

@@ -57,7 +57,8 @@ class Recovery:
             engine.worker.start()
 
     def stats(self) -> dict[str, Any]:
-        """Figures: queued (and queued_bytes), dead_letters, paused, and the totals stored, given_up, refused, superseded.
+        """Figures: queued (and queued_bytes, oldest_age_s), dead_letters, paused, and totals: stored, given_up, refused,
+        superseded.
 
         With a journal also "journal", its own figures, and "unregistered", the writes found in it whose functions have not
         been registered yet.
@@ -67,6 +68,7 @@ class Recovery:
         return {
             "queued": figures.get("entries", 0),
             "queued_bytes": figures.get("size_bytes", 0),
+            "oldest_age_s": figures.get("oldest_age_s", 0.0),
             "dead_letters": figures.get("dead_letters", 0),
             "paused": self._engine.worker.is_paused,
             "stored": queue.stored,

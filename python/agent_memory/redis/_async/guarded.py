@@ -476,17 +476,32 @@ class AsyncGuardedCalls:
     def stats(self) -> dict[str, Any]:
         """The guard's figures: state of the circuit, calls, errors by kind, retries, rejections, latencies by operation.
 
+        Under `connections` how many are `open`, how many calls they carry (`in_flight`), and the totals of all clients of the
+        pool: `opened`, and `lost` under a call or while connecting.
+
         With exactly once also `exactly_once`: the level in force ("marker", "offset", "gate", "fence", "nothing"; None before
         the first connection), the server's `maxmemory_policy`, the `fences` put up, and the lost writes by verdict:
         `applied`, `not_applied`, `unresolvable`.
         """
         figures: dict[str, Any] = {} if self.guard is None else self.guard.stats()
+        reachability = self._shared.reachability
+        transports = self._transports_now()
+        figures["connections"] = {
+            "open": sum(transport.open_count for transport in transports),
+            "in_flight": sum(transport.in_flight_count for transport in transports),
+            "opened": reachability.opened,
+            "lost": reachability.times_lost,
+        }
         if self._once is not None:
             figures["exactly_once"] = self._once.stats()
         return figures
 
     def transport_here(self) -> Any:
         """The transport that commands of the caller travel by; None when they go redis-py's own way."""
+        raise NotImplementedError
+
+    def _transports_now(self) -> list[Any]:
+        """The transports of its pool; none where commands go redis-py's own way."""
         raise NotImplementedError
 
     @staticmethod

@@ -293,6 +293,9 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             return await conn.run(args, options)
         return await cast(Any, super())._send_command_parse_response(conn, command_name, *args, **options)
 
+    def _transports_now(self) -> list[Any]:
+        return list(self._transports.copy().values())
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """A pipeline as redis-py's, guarded as one call that is as risky as its riskiest command."""
         return Pipeline(self, transaction, shard_hint)

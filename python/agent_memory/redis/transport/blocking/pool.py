@@ -295,6 +295,16 @@ class ChannelPool:
                     self._waiting.wake()  # it found what it needed before it was woken
 
     @property
+    def open_count(self) -> int:
+        """Connections that are open."""
+        return len(self._open)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Connections that a call has just now."""
+        return max(0, len(self._open) - len(self.idle))
+
+    @property
     def is_connected(self) -> bool:
         """Whether a connection is held that calls go over, so far as is known."""
         return bool(self._open)

@@ -220,6 +220,16 @@ class MultiplexedTransport(Entrance):
         return self.current is not None and not self.current.closed
 
     @property
+    def open_count(self) -> int:
+        """Connections that are open."""
+        return len(self._opener.open_connections)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Commands that have not been answered."""
+        return sum(connection.in_flight for connection in self._opener.open_connections.copy())
+
+    @property
     def opening(self) -> int:
         """Connections that are being opened."""
         return self._opener.opening

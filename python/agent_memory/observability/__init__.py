@@ -1,0 +1,15 @@
+"""What monitoring sees of clients and memory systems.
+
+- `prometheus`: `PrometheusCollector`, for the extra `prometheus`.
+- `opentelemetry`: `observe()` on a meter, and `instrument()` for spans, for the extra `otel`.
+- `dashboard()`: a Grafana dashboard over the Prometheus metrics.
+
+Each module needs its extra when it is imported; nothing here is imported by clients.
+"""
+
+from __future__ import annotations
+
+from agent_memory.observability.dashboards import dashboard
+from agent_memory.observability.metrics import METRICS, Metric
+
+__all__ = ["METRICS", "Metric", "dashboard"]
