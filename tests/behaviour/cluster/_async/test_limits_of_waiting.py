@@ -44,7 +44,7 @@ async def test_a_read_without_an_answer_is_sent_to_the_next_owner(cluster, async
 async def test_without_a_policy_calls_wait_for_a_failover_and_lost_replies_are_raised(cluster, async_connect_cluster):
     client = async_connect_cluster(cluster, socket_timeout=0.3, resilience=None)
     await store_key(client)
-    assert set(map(str, client.stats()["nodes"].values())) == {"{}"}
+    assert {name for node in client.stats()["nodes"].values() for name in node} == {"connections"}
     async with owner_in_trouble(cluster, "kill"):
         assert await client.get("key") == b"value"
     await store_key(client)

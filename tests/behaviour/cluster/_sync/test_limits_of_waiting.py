@@ -46,7 +46,7 @@ def test_a_read_without_an_answer_is_sent_to_the_next_owner(cluster, connect_clu
 def test_without_a_policy_calls_wait_for_a_failover_and_lost_replies_are_raised(cluster, connect_cluster):
     client = connect_cluster(cluster, socket_timeout=0.3, resilience=None)
     store_key(client)
-    assert set(map(str, client.stats()["nodes"].values())) == {"{}"}
+    assert {name for node in client.stats()["nodes"].values() for name in node} == {"connections"}
     with owner_in_trouble(cluster, "kill"):
         assert client.get("key") == b"value"
     store_key(client)
