@@ -1,7 +1,7 @@
 """What monitoring sees of clients and memory systems.
 
 - `prometheus`: `PrometheusCollector`, for the extra `prometheus`.
-- `opentelemetry`: `observe()` on a meter, and `instrument()` for spans, for the extra `otel`.
+- `opentelemetry`: `OpenTelemetryMetrics`, and `tracing`: `instrument()`, for the extra `otel`.
 - `dashboard()`: a Grafana dashboard over the Prometheus metrics.
 
 Each module needs its extra when it is imported; nothing here is imported by clients.

@@ -12,6 +12,7 @@ from agent_memory._concurrency import async_sleep
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome
 from agent_memory.policy import FailureKind
+from agent_memory.redis.call_notes import note_retry
 from agent_memory.redis.error_outcomes import classify
 from agent_memory.redis.exactly_once.tickets import MISSING, NextStep
 
@@ -74,6 +75,7 @@ async def async_retry(
                 raise _with_unknown(error, perhaps_executed)
             permit = admitted
             failures += 1
+            note_retry()
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
             reply = await _attempt(command, attempt, permit, left_s)
             if not isinstance(reply, Exception):
@@ -156,6 +158,7 @@ class _GivenRetry:
             # The error of the transport says what is wrong; the circuit may be closed by the next attempt.
             raise self.error
         self._permit = admitted
+        note_retry()
         reply = await _attempt(self._command, self._attempt, admitted, self._left_s())
         if isinstance(reply, Exception):
             return await self._count(reply)

@@ -14,6 +14,7 @@ from agent_memory._concurrency import sleep
 from agent_memory._core import monotonic_ns
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome
 from agent_memory.policy import FailureKind
+from agent_memory.redis.call_notes import note_retry
 from agent_memory.redis.error_outcomes import classify
 from agent_memory.redis.exactly_once.tickets import MISSING, NextStep
 
@@ -76,6 +77,7 @@ def retry(
                 raise _with_unknown(error, perhaps_executed)
             permit = admitted
             failures += 1
+            note_retry()
             left_s = max(0.001, (deadline_ns - monotonic_ns()) / 1e9)
             reply = _attempt(command, attempt, permit, left_s)
             if not isinstance(reply, Exception):
@@ -158,6 +160,7 @@ class _GivenRetry:
             # The error of the transport says what is wrong; the circuit may be closed by the next attempt.
             raise self.error
         self._permit = admitted
+        note_retry()
         reply = _attempt(self._command, self._attempt, admitted, self._left_s())
         if isinstance(reply, Exception):
             return self._count(reply)

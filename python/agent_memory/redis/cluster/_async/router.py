@@ -28,6 +28,7 @@ from agent_memory._core import (
 )
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome
 from agent_memory.policy import FailureKind
+from agent_memory.redis.call_notes import note_retry
 from agent_memory.redis.cluster.waiters import Waiters
 from agent_memory.redis.commands.packing import pack_command
 from agent_memory.redis.error_outcomes import classify, describe
@@ -184,6 +185,7 @@ class AsyncRoutedCall:
             try:
                 if await self.take(permit, reply):
                     return self._options[EMPTY_RESPONSE]
+                note_retry()
             finally:
                 del reply
 

@@ -30,6 +30,7 @@ from agent_memory._core import (
 )
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome
 from agent_memory.policy import FailureKind
+from agent_memory.redis.call_notes import note_retry
 from agent_memory.redis.cluster.waiters import Waiters
 from agent_memory.redis.commands.packing import pack_command
 from agent_memory.redis.error_outcomes import classify, describe
@@ -186,6 +187,7 @@ class RoutedCall:
             try:
                 if self.take(permit, reply):
                     return self._options[EMPTY_RESPONSE]
+                note_retry()
             finally:
                 del reply
 
