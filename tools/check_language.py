@@ -2,8 +2,8 @@
 
     python tools/check_language.py             list the lines with such a word; exit 1 if there is one
 
-Checked: documents; the comments and all strings of Python, of tests only the comments and docstrings; the comments of Rust;
-the names of functions in both.
+Checked: documents; the comments and all strings of Python, of tests only the comments and docstrings; of Rust likewise;
+the names in both, of functions, variables and constants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-LEFT_OUT = ("tests/behaviour/spec/examples.md", "tools/check_language.py", "tests/unit/project/test_check_language.py")
+LEFT_OUT = (
+    "tests/behaviour/spec/examples.md",
+    "tools/check_language.py",
+    "tests/unit/project/test_check_language.py",
+    "rust/core/src/scoring/index/text/stop.rs",
+)
 GENERATED = ("/_sync/", "redis/_typing.pyi")
 PERSONS = "attacker|author|caller|developer|engineer|maintainer|operator|people|person|reader|subscriber|user"
 """Persons, who may be the subject of a clause."""
@@ -36,12 +41,13 @@ RULES = {
     "slow path, not detour": re.compile(r"\bdetours?\b", re.IGNORECASE),
     "stale markers, not litter": re.compile(r"\blitter\w*", re.IGNORECASE),
     "unfenced, not loose": re.compile(r"\bloose\b", re.IGNORECASE),
+    "release, not let go": re.compile(r"\b(?:let|lets|letting) go\b", re.IGNORECASE),
     "graceful shutdown, not farewell": re.compile(r"\bfarewells?\b", re.IGNORECASE),
     "the adopting process or connection, not an heir": re.compile(r"\bheirs?\b", re.IGNORECASE),
     "report, notify or re-authenticate, not tell": re.compile(
         r"\b(?:is|are|was|were|been|being|be) told\b(?! apart)|\bnot told\b(?! apart)"
     ),
-    "unknown outcome, not in doubt": re.compile(r"\bin doubt\b|\bdoubtful\b", re.IGNORECASE),
+    "unknown outcome, not in doubt": re.compile(r"\bdoubt(?:s|ed|ful)?\b", re.IGNORECASE),
     "checkpoint the WAL, not fold the log back": re.compile(r"\bfold(?:s|ed|ing)?\b[^.]{0,20}\bback\b", re.IGNORECASE),
 }
 
@@ -59,6 +65,11 @@ def word_of(line: str) -> str | None:
     return None
 
 
+def words_of(name: str) -> str:
+    """The words of a name, however it is written."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").strip()
+
+
 def of_python(source: str, is_test: bool) -> Iterator[tuple[int, str]]:
     """The comments, strings and names of a Python file, line by line; of a test's strings the docstrings alone."""
     docstrings: set[int] = set()
@@ -70,22 +81,36 @@ def of_python(source: str, is_test: bool) -> Iterator[tuple[int, str]]:
                 and isinstance(node.value.value, str)
             ):
                 docstrings.add(node.lineno)
-    for number, line in enumerate(source.splitlines(), 1):
-        if name := re.match(r"\s*(?:async )?(?:def|class) (\w+)", line):
-            yield number, name[1].replace("_", " ")
     kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type in kinds and (token.type == tokenize.COMMENT or not is_test or token.start[0] in docstrings):
+        if token.type == tokenize.NAME:
+            yield token.start[0], words_of(token.string)
+        elif token.type in kinds and (token.type == tokenize.COMMENT or not is_test or token.start[0] in docstrings):
             yield from enumerate(token.string.splitlines(), token.start[0])
 
 
-def of_rust(source: str) -> Iterator[tuple[int, str]]:
-    """The comments of a Rust file, and the names of its functions."""
-    for number, line in enumerate(source.splitlines(), 1):
-        if name := re.search(r"\bfn (\w+)", line):
-            yield number, name[1].replace("_", " ")
-        if comment := re.search(r"(?:^|\s)//.*", line):
-            yield number, comment[0]
+def of_rust(source: str, is_test: bool) -> Iterator[tuple[int, str]]:
+    """The comments of a Rust file, the names in its code and, unless it is a test, its strings."""
+    if not is_test:
+        for lexeme in RUST_LEXEMES.finditer(source):
+            if not lexeme[0].startswith("//"):
+                yield from enumerate(lexeme[0].splitlines(), source.count("\n", 0, lexeme.start()) + 1)
+    without_strings = RUST_LEXEMES.sub(_without_string, source)
+    for number, line in enumerate(without_strings.splitlines(), 1):
+        code, comment, text = line.partition("//")
+        for name in re.findall(r"[A-Za-z_]\w+", code):
+            yield number, words_of(name)
+        if comment:
+            yield number, text
+
+
+RUST_LEXEMES = re.compile(r"""//[^\n]*|r(?P<marks>\#*)".*?"(?P=marks)|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)'""", re.DOTALL)
+"""Comments, strings and characters."""
+
+
+def _without_string(lexeme: re.Match[str]) -> str:
+    """A comment as it is; of a string nothing but its line breaks."""
+    return lexeme[0] if lexeme[0].startswith("//") else "\n" * lexeme[0].count("\n")
 
 
 def of_document(source: str, name: str) -> Iterator[tuple[int, str]]:
@@ -100,7 +125,7 @@ def of_document(source: str, name: str) -> Iterator[tuple[int, str]]:
 def lines_of(name: str, source: str) -> Iterator[tuple[int, str]]:
     if name.endswith((".py", ".pyi")):
         return of_python(source, name.startswith("tests/"))
-    return of_rust(source) if name.endswith(".rs") else of_document(source, name)
+    return of_rust(source, "/tests/" in name) if name.endswith(".rs") else of_document(source, name)
 
 
 def found_in(name: str, source: str) -> list[tuple[int, str]]:

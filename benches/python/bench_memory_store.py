@@ -117,7 +117,7 @@ async def shared_commits(folder: Path) -> None:
         began = time.perf_counter()
         await asyncio.gather(*(caller(store, number) for number in range(TASKS)))
         elapsed = time.perf_counter() - began
-        transactions = (await store.stats()).transactions
+        transactions = store.stats().transactions
     alone = Bare(folder / "alone.db")
     few = [put(number, Tier.STM) for number in range(200)]
     alone_s = timed(lambda: [alone.write([one]) for one in few]) / len(few)

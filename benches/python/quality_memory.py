@@ -63,7 +63,7 @@ def full(turn: Turn) -> dict[str, Any]:
     if turn.sequence is not None:
         found["step"] = turn.sequence[1]
     if turn.time_s is not None:
-        found["timestamp"] = turn.time_s
+        found["timestamp_s"] = turn.time_s
     return found
 
 

@@ -110,10 +110,10 @@ def measure(dialogues: list[Dialogue], embed: Embed | None, run: Run) -> Recalls
         times = np.array([np.nan if turn.time_s is None else turn.time_s for turn in turns])
         index = MemoryIndex(1 if vectors is None else vectors.shape[1], **run.settings)
         sequence = [turn.sequence for turn in turns]
-        index.upsert([turn.id for turn in turns], vectors, texts, timestamps=times, sequence=sequence)
+        index.upsert([turn.id for turn in turns], vectors, texts, timestamps_s=times, sequence=sequence)
         now = 0.0 if np.isnan(times).all() else float(np.nanmax(times))
         for question, query in zip(dialogue.questions, queries, strict=True):
-            found = index.search(query, question.text, k=max(DEPTHS), now=now, **run.search)
+            found = index.search(query, question.text, k=max(DEPTHS), now_s=now, **run.search)
             recalls.append(recall(found.ids, question.evidence))
     return np.array(recalls).reshape(-1, len(DEPTHS))
 

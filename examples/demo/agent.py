@@ -2,7 +2,7 @@
 
 What happens to its stores, in shares of its time
 - Redis is killed (SIGKILL) and a new process started on the same data.
-- Another connection holds the write lock of the SQLite file: every write fails until it lets go. New memories are accepted
+- Another connection holds the write lock of the SQLite file: every write fails until it is released. New memories are accepted
   by Redis alone (`minimum="redis"`) and brought into the database afterwards.
 
 How long a memory stays in short-term and intermediate memory is a share of the run, too: hours would be dull to watch.
@@ -206,7 +206,7 @@ class _AgentRun:
         self._timeout_s = settings.socket_timeout_s
 
     def close(self) -> None:
-        """Lets go of everything; may be called again."""
+        """Releases everything; may be called again."""
         if self._observer is not None:
             self._observer.stop()
         if self._lock is not None:

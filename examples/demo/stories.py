@@ -87,7 +87,7 @@ class Note(NamedTuple):
             "importance": self.importance,
             "memory_type": self.memory_type,
             "tags": self.tags,
-            "timestamp": self.timestamp,
+            "timestamp_s": self.timestamp,
         }
 
 

@@ -148,7 +148,7 @@ class Slots:
 
 
 class _Slot:
-    """Held weakly: where an interruption comes between, the frame that goes lets go of it."""
+    """Held weakly: where an interruption comes between, the frame that ends releases it."""
 
     __slots__ = ("__weakref__", "_slots")
 

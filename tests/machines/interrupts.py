@@ -106,7 +106,7 @@ class Striker:
             raise
 
     def forget(self) -> None:
-        """Lets go of the frames."""
+        """Releases the frames."""
         self._before.clear()
 
     def begin(self, frame: Any, event: str, _: Any) -> Any:

@@ -127,7 +127,7 @@ class Model:
                     words[name]
                     for name in ("content", "importance", "user_id", "session_id", "namespace", "key", "tags")
                 ),
-                words["timestamp"],
+                words["timestamp_s"],
                 words["embedding"],
                 expiry,
                 words["deduplicate"],
@@ -173,8 +173,8 @@ def matches(row, conditions):
         "session_id": lambda value: row.session_id == value,
         "namespace": lambda value: row.namespace[: len(value)] == tuple(value),
         "tags": lambda value: set(value) <= set(row.tags),
-        "since": lambda value: row.timestamp >= value,
-        "until": lambda value: row.timestamp < value,
+        "since_s": lambda value: row.timestamp >= value,
+        "until_s": lambda value: row.timestamp < value,
         "key": lambda value: row.key == value,
         "min_importance": lambda value: row.importance >= value,
     }
@@ -223,8 +223,8 @@ CONDITIONS = st.fixed_dictionaries(
         "session_id": st.sampled_from(["s", None]),
         "namespace": st.sampled_from([("n",), ["n", "m"], ()]),
         "tags": st.sampled_from([("t",), ["t", "u"], {"u"}, ()]),
-        "since": st.sampled_from([0.0, 3.0, None]),
-        "until": st.sampled_from([5.0, None]),
+        "since_s": st.sampled_from([0.0, 3.0, None]),
+        "until_s": st.sampled_from([5.0, None]),
     },
 )
 ROWS_ONLY = {"key": st.sampled_from(["k1", "k2", None]), "min_importance": st.sampled_from([0.5, None])}
@@ -265,7 +265,7 @@ class MemoryMachine(RuleBasedStateMachine):
     def words(self, agent_id, given):
         """The arguments of a store."""
         mark = self.model.mark(agent_id, given["user_id"])
-        return given | {"content": f"{WORD} {mark} number {given['content']}", "timestamp": float(next(self.numbers))}
+        return given | {"content": f"{WORD} {mark} number {given['content']}", "timestamp_s": float(next(self.numbers))}
 
     def settle(self):
         """What Redis alone has goes to SQL, where queries look."""
@@ -301,7 +301,7 @@ class MemoryMachine(RuleBasedStateMachine):
                 entry.user_id,
                 entry.session_id,
             ),
-            *(entry.namespace, entry.key, entry.tags, entry.timestamp, entry.expires_at is None),
+            *(entry.namespace, entry.key, entry.tags, entry.timestamp_s, entry.expires_at_s is None),
         )
         wanted = (
             *(row.id, row.version, row.agent_id, row.content, row.importance, row.user_id, row.session_id),
@@ -565,10 +565,9 @@ class MemoryMachine(RuleBasedStateMachine):
                 "session_id",
                 "key",
                 "idempotency_key",
-                "timestamp",
                 "deduplicate",
             )
-            words = {name: found.get(name) for name in names}
+            words = {name: found.get(name) for name in names} | {"timestamp_s": found.get("timestamp")}
             words |= {"namespace": tuple(found.get("namespace", ())), "tags": tuple(found.get("tags", ()))}
             words |= {"embedding": "any" if "embedding_base64" in found else None, "ttl_s": None}
             expiry = object() if "expires_at" in found else None
@@ -581,7 +580,7 @@ class MemoryMachine(RuleBasedStateMachine):
         report = system.import_(lines, new_ids=True)
         assert report == len(expected), (report, expected)
         for name, found in expected:
-            (entry,) = (one for one in system.query(found["agent_id"]) if one.timestamp == found["timestamp"])
+            (entry,) = (one for one in system.query(found["agent_id"]) if one.timestamp_s == found["timestamp"])
             row = self.model.rows.pop(name)
             assert entry.id == name or name.startswith("new ")
             self.model.rows[entry.id] = replace(row, id=entry.id, version=entry.version)
@@ -636,7 +635,7 @@ class Place:
 
     def wait_for_redis(self, systems):
         deadline = time.monotonic() + PATIENCE_S
-        while self.has_redis and any(system.health() != "healthy" for system in systems):
+        while self.has_redis and not all(system.check_health() for system in systems):
             assert time.monotonic() < deadline, "Redis did not come back"
             time.sleep(0.02)
 

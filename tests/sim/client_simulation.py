@@ -142,9 +142,9 @@ class Ledger:
                 check(times == 0, f"{name} is there though {outcome.name}")
 
 
-async def push_many(client, ledger, who, count):
+async def push_many(client, ledger, caller, count):
     for number in range(count):
-        name = f"{who}:{number}"
+        name = f"{caller}:{number}"
         call = ledger.push(client, lambda name=name: client.rpush("log", name), name)
         if random.random() < 0.1:
             try:
@@ -156,9 +156,9 @@ async def push_many(client, ledger, who, count):
         await asyncio.sleep(random.uniform(0.0, 0.05))
 
 
-async def transact_many(client, ledger, who, count):
+async def transact_many(client, ledger, caller, count):
     for number in range(count):
-        name = f"{who}:{number}"
+        name = f"{caller}:{number}"
 
         async def call(name=name):
             pipe = client.pipeline(transaction=True)
@@ -169,10 +169,10 @@ async def transact_many(client, ledger, who, count):
         await asyncio.sleep(random.uniform(0.0, 0.05))
 
 
-async def set_many(client, who, count):
+async def set_many(client, caller, count):
     for number in range(1, count + 1):
         try:
-            await asyncio.wait_for(client.set(f"own:{who}", number), 5.0 if random.random() < 0.7 else 0.01)
+            await asyncio.wait_for(client.set(f"own:{caller}", number), 5.0 if random.random() < 0.7 else 0.01)
         except (redis.RedisError, TimeoutError):
             pass  # a newer one follows
         await asyncio.sleep(random.uniform(0.0, 0.03))
@@ -368,8 +368,8 @@ async def processes(simulation, without=()):
     await striking
     reasons = []
     for name in ("a", "b"):
-        heir = Life(simulation, name, counters, accepted, attempted, ahead=ahead, fsync=fsync)
-        reasons += await heir.inherit()
+        successor = Life(simulation, name, counters, accepted, attempted, ahead=ahead, fsync=fsync)
+        reasons += await successor.inherit()
     await asyncio.sleep(3.0)
     log, left, right = ([name.decode() for name in server.data.get(key, [])] for key in (b"log", b"left", b"right"))
     check(left == right, "half of a transaction is there")

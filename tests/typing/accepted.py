@@ -150,10 +150,12 @@ async def breakers() -> None:
 
 def remembers(memory: MemorySystem) -> None:
     memory.store("agent-1", "Bob prefers tea.", importance=0.8, tags=["taste"], session_id="talk-1")
-    found = memory.retrieve("agent-1", "What does Bob drink?", k=3, tags={"taste"}, since=1.7e9)
+    found = memory.retrieve("agent-1", "What does Bob drink?", k=3, tags={"taste"}, since_s=1.7e9)
     assert_type(found, list[MemoryEntry])
-    for entry in memory.query("agent-1", since=1.7e9, tags=["taste"], order_by="importance", descending=True, limit=5):
-        print(entry.content, entry.timestamp)
+    for entry in memory.query(
+        "agent-1", since_s=1.7e9, tags=["taste"], order_by="importance", descending=True, limit=5
+    ):
+        print(entry.content, entry.timestamp_s)
     assert_type(memory.count("agent-1", tiers=[Tier.STM], memory_types=("fact",)), int)
     assert_type(memory.forget("agent-1", session_id="talk-1", dry_run=True), int)
     memory.short_term.query("agent-1", user_id="bob")

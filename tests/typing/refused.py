@@ -130,7 +130,7 @@ def memories(memory: MemorySystem) -> None:
     Ranking(wieghts=ScoreWeights())  # refused: call-arg / reportCallIssue
     MemorySettings(short_term=3)  # refused: arg-type / reportArgumentType
     memory.query("agent-1", tag=["taste"])  # refused: call-arg / reportCallIssue
-    memory.query("agent-1", since="yesterday")  # refused: arg-type / reportArgumentType
+    memory.query("agent-1", since_s="yesterday")  # refused: arg-type / reportArgumentType
     memory.query("agent-1", order_by="relevance")  # refused: arg-type / reportArgumentType
     memory.count("agent-1", user_id=None)  # refused: arg-type / reportArgumentType
     memory.short_term.query("agent-1", tiers=())  # refused: call-arg / reportCallIssue

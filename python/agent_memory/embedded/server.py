@@ -39,7 +39,7 @@ _REAP_TIMEOUT_S = 30.0
 
 
 class _Holdings:
-    """What one server holds outside Python. Apart from EmbeddedServer, so that a finalizer can let go of it."""
+    """What one server holds outside Python. Apart from EmbeddedServer, so that a finalizer can release it."""
 
     def __init__(self, stop_timeout_s: float, *, keeps_data: bool) -> None:
         self.owner_pid = os.getpid()
@@ -74,7 +74,7 @@ class _Holdings:
             self.give_back()
 
     def give_back(self) -> None:
-        """Remove the temporary files and let go of locks and port."""
+        """Remove the temporary files and release locks and port."""
         if self.workspace is not None:
             self.workspace.remove()
         self.close_copies()

@@ -89,7 +89,7 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         return True
     try:
-        # A zombie has let go of everything but its number.
+        # A zombie has released everything but its number.
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True

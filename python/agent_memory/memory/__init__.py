@@ -28,9 +28,9 @@ from agent_memory.memory.ranking import Ranking
 from agent_memory.memory.reports import (
     CheckReport,
     DamagedMemory,
-    Health,
     ImportReport,
     MaintenanceReport,
+    MemoryHealth,
     ReembedReport,
     SyncReport,
 )
@@ -54,7 +54,6 @@ __all__ = [
     "AsyncSyncService",
     "CheckReport",
     "DamagedMemory",
-    "Health",
     "ImportReport",
     "IntermediateMemory",
     "LongTermMemory",
@@ -78,6 +77,7 @@ __all__ = [
     "MemoryConflictError",
     "MemoryDeletedError",
     "MemoryEntry",
+    "MemoryHealth",
     "MemoryId",
     "MemorySchemaError",
     "MemorySettings",

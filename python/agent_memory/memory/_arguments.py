@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent_memory import _check
 from agent_memory.memory._copy import (
     EMBEDDED,
     PENDING_VECTOR,
@@ -19,13 +20,12 @@ from agent_memory.memory._copy import (
     make_copy,
     new_id,
 )
-from agent_memory.memory.attributes import MemoryAttributes, MemoryChanges
+from agent_memory.memory.attributes import MemoryAttributes
 from agent_memory.memory.entries import Durability, Tier
 from agent_memory.memory.settings import STRENGTHS, check_level, check_order
 
-__all__ = ["changed_copy", "check_changes", "copy_from", "copy_of", "expiry", "levels_of"]
+__all__ = ["changed_copy", "copy_from", "copy_of", "expiry", "levels_of"]
 
-_CHANGES: Final = frozenset(MemoryChanges.__annotations__)
 _ATTRIBUTES: Final = frozenset(MemoryAttributes.__annotations__)
 
 
@@ -51,12 +51,6 @@ def levels_of(
     return durability, minimum
 
 
-def check_changes(changes: Mapping[str, Any]) -> None:
-    """Raises TypeError for a keyword that `update` does not have."""
-    if not _CHANGES.issuperset(changes):
-        raise _unknown(changes, _CHANGES)
-
-
 def _unknown(given: Mapping[str, Any], known: frozenset[str]) -> TypeError:
     return TypeError(f"attributes must be of {', '.join(sorted(known))}, got {sorted(given.keys() - known)[0]!r}")
 
@@ -78,10 +72,12 @@ def copy_of(
     if not _ATTRIBUTES.issuperset(attributes):
         raise _unknown(attributes, _ATTRIBUTES)
     created_us = now_us + place
-    if attributes.get("timestamp") is None:
-        attributes["timestamp"] = created_us / 1e6
+    timestamp_s = attributes.pop("timestamp_s", None)
+    attributes["timestamp"] = created_us / 1e6 if timestamp_s is None else timestamp_s
     if attributes.get("deduplicate") is None:
         attributes["deduplicate"] = deduplicate
+    else:
+        _check.flag("deduplicate", attributes["deduplicate"])
     if "ttl_s" in attributes:
         attributes["expires_at"] = expiry(now_us / 1e6, attributes.pop("ttl_s"))
     return make_copy(
@@ -94,8 +90,6 @@ def copy_from(
 ) -> Copy:
     """The copy of the mapping at `place` of those given to `store_many`."""
     attributes = dict(entry)
-    if "content" not in attributes:
-        raise ValueError("entries must have a 'content' each, got one without")
     content = attributes.pop("content")
     if embedding is not None:
         attributes["embedding"] = embedding
@@ -106,6 +100,7 @@ def expiry(now: float, ttl_s: float | None) -> float | None:
     """When a memory with `ttl_s` expires."""
     if ttl_s is None:
         return None
+    _check.any_number("ttl_s", ttl_s)
     if not ttl_s > 0 or math.isinf(ttl_s):
         raise ValueError(f"ttl_s must be above 0 and finite, got {ttl_s!r}")
     return now + ttl_s
@@ -122,6 +117,8 @@ def changed_copy(base: Copy, changes: Mapping[str, Any], now: float, writer: int
         "timestamp": base.timestamp,
     }
     words |= {name: changes[name] for name in words if changes.get(name) is not None}
+    if changes.get("timestamp_s") is not None:
+        words["timestamp"] = changes["timestamp_s"]
     words["metadata"] = _with_own_names(base, words["metadata"], is_new_content="content" in changes)
     embedding = changes.get("embedding")
     if embedding is None and base.vector and "content" not in changes:

@@ -24,8 +24,8 @@ RETRY_S: Final = 0.25
 """For how long a store that failed is not asked again."""
 
 FULL_STAYS_S: Final = 30.0
-"""For how long `health()` says that a database is full which has neither refused nor taken a write since: only a write can
-tell, and a smaller one may fit."""
+"""For how long `check_health()` says that a database is full which has neither refused nor taken a write since: only a write
+can tell, and a smaller one may fit."""
 
 
 class Availability:

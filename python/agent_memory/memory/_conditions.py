@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from agent_memory import _check
-from agent_memory.memory._copy import encode_namespace
+from agent_memory.memory._copy import check_name, encode_namespace
 from agent_memory.memory.entries import Tier
 from agent_memory.memory.stores.operations import MemoryQuery
 from agent_memory.scoring import Filters
@@ -39,10 +39,10 @@ class SharedConditions(TypedDict, total=False):
     """Memories of this conversation."""
     namespace: Sequence[str]
     """The first labels of the namespace."""
-    since: float
-    """`timestamp >= since`, seconds since the epoch."""
-    until: float
-    """`timestamp < until`, seconds since the epoch."""
+    since_s: float
+    """`timestamp_s >= since_s`, seconds since the epoch."""
+    until_s: float
+    """`timestamp_s < until_s`, seconds since the epoch."""
     memory_types: Collection[str]
     """One of these."""
     tags: Collection[str]
@@ -139,8 +139,10 @@ def filters_of(conditions: Mapping[str, Any]) -> Filters | None:
         _check_condition(name, value)
     attributes = _metadata_attributes(conditions["filters"]) if "filters" in conditions else {}
     for name in ("memory_types", "tags"):
-        if isinstance(conditions.get(name), str):
-            raise TypeError(f"{name} must be a collection of str, got a str")
+        if name in conditions:
+            _check.iterable(name, conditions[name], "str")
+            for label in conditions[name]:
+                check_name(name, label)
     if "memory_types" in conditions:
         attributes["memory_type"] = tuple(conditions["memory_types"])
     for tag in conditions.get("tags", ()):
@@ -149,8 +151,8 @@ def filters_of(conditions: Mapping[str, Any]) -> Filters | None:
         attributes[f"namespace:{encode_namespace(conditions['namespace'])}"] = True
     for name in ("user_id", "session_id"):
         if name in conditions:
-            attributes[name] = conditions[name]
-    return Filters(attributes, conditions.get("since"), conditions.get("until"))
+            attributes[name] = check_name(name, conditions[name])
+    return Filters(attributes, conditions.get("since_s"), conditions.get("until_s"))
 
 
 def _metadata_attributes(filters: Any) -> dict[str, Any]:

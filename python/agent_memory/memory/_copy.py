@@ -18,14 +18,14 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from agent_memory import _core
+from agent_memory import _check, _core
 from agent_memory._enums import NamedIntEnum
 from agent_memory.memory._copy_rules import MAX_VERSION, Stamp
 from agent_memory.memory.entries import Content, MemoryEntry, Tier
 from agent_memory.memory.errors import CorruptMemoryError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "EMBEDDED",
@@ -189,19 +189,21 @@ def make_copy(
     `embedding`: shape (dimensions,), finite, converted to float32; or PENDING_VECTOR. With `version=0` the checksum is
     set by the store that assigns the version.
     """
-    _name("agent_id", agent_id)
-    _name("memory_id", memory_id)
-    if memory_type:
-        _name("memory_type", memory_type)
-    user = "" if user_id is None else _name("user_id", user_id)
-    session = "" if session_id is None else _name("session_id", session_id)
-    own_key = "" if key is None else _name("key", key)
-    idempotency = "" if idempotency_key is None else _name("idempotency_key", idempotency_key)
-    scope = encode_namespace(namespace) if namespace else ""
+    check_name("agent_id", agent_id)
+    check_name("memory_id", memory_id)
+    if memory_type != "":
+        check_name("memory_type", memory_type)
+    user = "" if user_id is None else check_name("user_id", user_id)
+    session = "" if session_id is None else check_name("session_id", session_id)
+    own_key = "" if key is None else check_name("key", key)
+    idempotency = "" if idempotency_key is None else check_name("idempotency_key", idempotency_key)
+    scope = encode_namespace(namespace) if namespace != () else ""
+    if type(importance) is not float or type(timestamp) is not float:
+        _check.numbers({"importance": importance, "timestamp_s": timestamp}, required=("importance", "timestamp_s"))
     if not 0.0 <= importance <= 1.0:
         raise ValueError(f"importance must be in 0..1, got {importance!r}")
     if not math.isfinite(timestamp):
-        raise ValueError(f"timestamp must be finite, got {timestamp!r}")
+        raise ValueError(f"timestamp_s must be finite, got {timestamp!r}")
     if expires_at is not None and not math.isfinite(expires_at):
         raise ValueError(f"expires_at must be finite, got {expires_at!r}")
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or not -(2**63) < step < 2**63):
@@ -227,8 +229,8 @@ def make_copy(
         own_key,
         idempotency,
         None if expires_at is None else float(expires_at),
-        _encode_tags(tags) if tags else "",
-        _encode_metadata(metadata) if metadata else "",
+        _encode_tags(tags) if tags != () else "",
+        "" if metadata is None else _encode_metadata(metadata),
         kind,
         data,
         0,
@@ -292,7 +294,7 @@ def entry_of(
         id=copy.id,
         agent_id=copy.agent_id,
         content=content_of(copy),
-        timestamp=copy.timestamp,
+        timestamp_s=copy.timestamp,
         importance=copy.importance,
         memory_type=copy.memory_type,
         step=copy.step,
@@ -304,8 +306,8 @@ def entry_of(
         key=copy.key or None,
         tier=Tier(copy.tier),
         version=copy.version,
-        created_at=copy.created_us / 1e6,
-        expires_at=copy.expires_at,
+        created_at_s=copy.created_us / 1e6,
+        expires_at_s=copy.expires_at,
         embedding=np.frombuffer(copy.vector, dtype="<f4") if len(copy.vector) > 1 else None,
         awaits_embedding=copy.vector == PENDING_VECTOR,
         score=relevance,
@@ -365,11 +367,11 @@ def json_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def encode_namespace(labels: Sequence[str]) -> str:
+def encode_namespace(labels: Sequence[str], parameter: str = "namespace") -> str:
     """`("users", "a/b")` as `"users/a%2Fb/"`: a prefix of labels is a prefix of the text, and never half a label."""
-    if isinstance(labels, str):
-        raise TypeError("namespace must be a sequence of str, got a str")
-    return "".join(f"{quote(_name('namespace', label), safe=' ')}/" for label in labels)
+    if type(labels) is not tuple:
+        _check.iterable(parameter, labels, "str")
+    return "".join(f"{quote(check_name(parameter, label), safe=' ')}/" for label in labels)
 
 
 def decode_namespace(text: str) -> tuple[str, ...]:
@@ -377,7 +379,8 @@ def decode_namespace(text: str) -> tuple[str, ...]:
     return tuple(unquote(label) for label in text.split("/")[:-1]) if text else ()
 
 
-def _name(parameter: str, value: object) -> str:
+def check_name(parameter: str, value: object) -> str:
+    """Returns `value`; raises TypeError or ValueError unless it is a text of 1..MAX_NAME_LENGTH characters."""
     if not isinstance(value, str):
         raise TypeError(f"{parameter} must be a str, got {type(value).__name__}")
     if not value or len(value) > MAX_NAME_LENGTH or "\0" in value:
@@ -412,7 +415,9 @@ def _encode_json(parameter: str, value: object) -> str:
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         # The message of json's errors may show a part of the value: only its kind is passed on.
-        raise ValueError(f"{parameter} must be JSON, got something that is not ({type(error).__name__})") from None
+        raise ValueError(
+            f"{parameter} must be JSON, got a {type(value).__name__} that is not ({type(error).__name__})"
+        ) from None
     return text
 
 
@@ -422,19 +427,32 @@ def _encode_metadata(metadata: Mapping[str, Any]) -> str:
     for name in metadata:
         if not isinstance(name, str):
             raise TypeError(f"metadata must have names that are str, got {type(name).__name__}")
-    text = _encode_json("metadata", dict(metadata))
+    text = _encode_json("metadata", dict(metadata)) if metadata else ""
     if len(text) > MAX_METADATA_CHARACTERS:
         raise ValueError(f"metadata must have at most {MAX_METADATA_CHARACTERS} characters, got {len(text)}")
     return text
 
 
 def _encode_tags(tags: Iterable[str]) -> str:
-    if isinstance(tags, str):
-        raise TypeError("tags must be a collection of str, got a str")
-    distinct = list(dict.fromkeys(_name("tags", tag) for tag in tags))
+    _check.iterable("tags", tags, "str")
+    distinct = list(dict.fromkeys(check_name("tags", tag) for tag in tags))
     if len(distinct) > MAX_TAGS:
         raise ValueError(f"tags must be at most {MAX_TAGS}, got {len(distinct)}")
     return _encode_json("tags", distinct) if distinct else ""
+
+
+def check_embedding(embedding: ArrayLike) -> NDArray[np.float32]:
+    """Returns `embedding` as float32; raises TypeError or ValueError unless it is one row of numbers."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
+            vector = np.asarray(embedding, dtype="<f4")
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"embedding must be an array of numbers, got a {type(embedding).__name__}") from None
+    if vector.ndim != 1 or not len(vector):
+        raise ValueError(
+            f"embedding must have shape (1..{MAX_DIMENSIONS},), got {vector.shape} of {type(embedding).__name__}"
+        )
+    return vector
 
 
 def _encode_vector(embedding: ArrayLike) -> bytes:
@@ -442,9 +460,8 @@ def _encode_vector(embedding: ArrayLike) -> bytes:
         return embedding
     encoded = _core.encode_vector(embedding, MAX_DIMENSIONS)
     if encoded is None:  # not the array that is asked for, but perhaps what can be made one
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused as such
-            vector = np.ascontiguousarray(embedding, dtype="<f4")
-        encoded = _core.encode_vector(vector, MAX_DIMENSIONS)
+        vector = check_embedding(embedding)
+        encoded = _core.encode_vector(np.ascontiguousarray(vector), MAX_DIMENSIONS)
         if encoded is None:
             raise ValueError(f"embedding must have shape (1..{MAX_DIMENSIONS},), got {vector.shape}")
     return encoded

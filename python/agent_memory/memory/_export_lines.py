@@ -35,8 +35,8 @@ def exported(copy: Copy) -> str:
         "id": entry.id,
         "agent_id": entry.agent_id,
         "version": entry.version,
-        "created_at": entry.created_at,
-        "timestamp": entry.timestamp,
+        "created_at": entry.created_at_s,
+        "timestamp": entry.timestamp_s,
         "importance": entry.importance,
         "tier": entry.tier.name,
     }
@@ -46,10 +46,12 @@ def exported(copy: Copy) -> str:
         line["content"] = entry.content
     if entry.embedding is not None:
         line["embedding_base64"] = base64.b64encode(entry.embedding.tobytes()).decode()
-    for name in ("memory_type", "step", "metadata", "tags", "namespace", "user_id", "session_id", "key", "expires_at"):
+    for name in ("memory_type", "step", "metadata", "tags", "namespace", "user_id", "session_id", "key"):
         value = getattr(entry, name)
         if value not in (None, "", {}, ()):
             line[name] = value
+    if entry.expires_at_s is not None:
+        line["expires_at"] = entry.expires_at_s
     if entry.awaits_embedding:
         line["awaits_embedding"] = True
     if copy.idempotency_key:

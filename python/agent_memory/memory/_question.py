@@ -23,7 +23,7 @@ class Question(NamedTuple):
     filters: Filters | None
     min_relevance: float
     ranking: Ranking
-    now: float
+    now_s: float
     """In seconds since the epoch: what recency is measured from."""
 
 

@@ -20,7 +20,7 @@ __all__ = ["MemoryAttributes", "MemoryChanges", "NewMemory"]
 
 
 class MemoryChanges(TypedDict, total=False):
-    """What `update` can change beside the content. What is left out, or None, stays as it is."""
+    """What `update` can change beside the content. What is left out stays as it is, as does what is None."""
 
     importance: float
     """0..1; 0.5 at `store`. Less important memories leave Redis first."""
@@ -30,7 +30,7 @@ class MemoryChanges(TypedDict, total=False):
     """A label, 1..512 characters; none at `store`."""
     step: int | None
     """The place in the session, a whole number of 64 bits; the order of storing unless given."""
-    timestamp: float | None
+    timestamp_s: float | None
     """When it happened, seconds since the epoch; the time of the call at `store`."""
     metadata: Mapping[str, Any] | None
     """JSON values by name; none at `store`."""

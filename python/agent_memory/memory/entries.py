@@ -72,7 +72,7 @@ class MemoryEntry:
     """The agent it belongs to."""
     content: Any
     """A str, bytes, or what json.loads gives for what was stored."""
-    timestamp: float
+    timestamp_s: float
     """When it happened, seconds since the epoch."""
     importance: float
     """0..1."""
@@ -96,9 +96,9 @@ class MemoryEntry:
     """Where it lives."""
     version: int
     """Orders the copies of this memory: microseconds since the epoch, greater with each change."""
-    created_at: float
+    created_at_s: float
     """When it was first stored, seconds since the epoch."""
-    expires_at: float | None
+    expires_at_s: float | None
     """When it is forgotten, seconds since the epoch; None for never."""
     embedding: NDArray[np.float32] | None = field(compare=False, repr=False)
     """Read-only, shape (dimensions,)."""
@@ -123,6 +123,6 @@ class MemoryEntry:
         return None if self.score_parts is None else self.score_parts.get("similarity")
 
     @property
-    def updated_at(self) -> float:
+    def updated_at_s(self) -> float:
         """When this version was made, in seconds since the epoch."""
         return self.version / 1e6

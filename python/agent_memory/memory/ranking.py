@@ -33,7 +33,7 @@ class Ranking:
     coroutine function. Default None."""
     pool: int = 50
     """How many entries `rerank` is given, 1..1,000; at least the `k` of the call. Default 50."""
-    now: float | None = None
+    now_s: float | None = None
     """The time that recency is measured from, seconds since the epoch; default None: the time of the call."""
 
     def __post_init__(self) -> None:
@@ -45,8 +45,8 @@ class Ranking:
         if self.rerank is not None:
             _check.function("rerank", self.rerank)
         _check.whole("pool", self.pool, 1, MAX_RERANKED)
-        if self.now is not None:
-            _check.number("now", self.now)
+        if self.now_s is not None:
+            _check.number("now_s", self.now_s)
 
 
 DEFAULT_RANKING: Final = Ranking()

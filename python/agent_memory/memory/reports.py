@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["CheckReport", "DamagedMemory", "Health", "ImportReport", "MaintenanceReport", "ReembedReport", "SyncReport"]
+__all__ = [
+    "CheckReport",
+    "DamagedMemory",
+    "ImportReport",
+    "MaintenanceReport",
+    "MemoryHealth",
+    "ReembedReport",
+    "SyncReport",
+]
 
 
 class ImportReport(int):
@@ -35,36 +43,36 @@ class ImportReport(int):
         return (ImportReport, (int(self), self.unchanged, self.skipped))
 
 
-class Health(str):
-    """`"healthy"`, `"degraded"` or `"down"`: a str, which also says why.
+@dataclass(frozen=True, slots=True)
+class MemoryHealth:
+    """How a memory system is doing. True where it is healthy."""
 
-    - `sql`: `"here"`, `"away"`, `"full"`, `"read-only"`, `"locked"` (of these three reads go on), `"damaged"` or `"wrong"`.
-    - `redis`: `"here"`, `"away"`, or `"none"` where the system has none.
-    """
-
-    __slots__ = ("redis", "sql")
-
+    healthy: bool
+    """Whether SQL reads and writes, and Redis answers or there is none."""
+    state: str
+    """ "healthy"; "degraded": something of this does not, and the rest goes on; "down": neither SQL nor Redis answers;
+    "not open": before the first use, and after `close()`."""
     sql: str
+    """ "here", "away", "full", "read-only" or "locked" (of these three reads go on), "damaged", "wrong"; "unknown" while it is
+    not open."""
     redis: str
+    """ "here" or "away"; "none" where the system has none, "unknown" while it is not open."""
 
     @classmethod
-    def of(cls, sql: str, redis: str) -> Health:
+    def of(cls, sql: str, redis: str) -> MemoryHealth:
         """Returns the health of a system whose database is in the state `sql` and whose Redis is in the state `redis`."""
-        if sql == "here" and redis != "away":
-            word = "healthy"
+        if "unknown" in (sql, redis):
+            state = "not open"
+        elif sql == "here" and redis != "away":
+            state = "healthy"
         elif redis == "here" or sql in ("here", "full", "read-only", "locked"):
-            word = "degraded"
+            state = "degraded"
         else:
-            word = "down"
-        made = cls(word)
-        made.sql, made.redis = sql, redis
-        return made
+            state = "down"
+        return cls(healthy=state == "healthy", state=state, sql=sql, redis=redis)
 
-    def __repr__(self) -> str:
-        return f"Health({str(self)!r}, sql={self.sql!r}, redis={self.redis!r})"
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return (Health.of, (self.sql, self.redis))
+    def __bool__(self) -> bool:
+        return self.healthy
 
 
 class DamagedMemory(NamedTuple):

@@ -19,7 +19,7 @@ Three kinds of parameters:
 A value is a setting where deployments differ in it, and a named constant beside its use where they do not.
 
 Residency (`ttl_s`, `max_entries`) decides how long a memory stays in Redis, never whether it exists: what leaves Redis is in
-SQL. What forgets memories is `expires_at`, `forget()` and the erasures, and nothing else.
+SQL. What forgets memories is `expires_at_s`, `forget()` and the erasures, and nothing else.
 """
 
 from __future__ import annotations

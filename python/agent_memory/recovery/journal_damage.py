@@ -9,10 +9,10 @@ from typing import Any
 from agent_memory.policy.event_listeners import publish
 from agent_memory.policy.events import Event
 
-__all__ = ["tell_of_damage"]
+__all__ = ["report_damage"]
 
 
-def tell_of_damage(logger: logging.Logger, name: str, figures: Mapping[str, Any]) -> None:
+def report_damage(logger: logging.Logger, name: str, figures: Mapping[str, Any]) -> None:
     """Logs what a journal found when it was opened; `figures` are its stats(), `name` says whose it is."""
     if figures["damaged_segments"]:
         facts = {key: figures[key] for key in ("damaged_records", "damaged_bytes", "uncertain_records")}

@@ -183,7 +183,7 @@ class MemoryIndex:
         vectors: NDArray[Any] | None = None,
         texts: Sequence[str | None] | None = None,
         importance: ArrayLike | None = None,
-        timestamps: ArrayLike | None = None,
+        timestamps_s: ArrayLike | None = None,
         attributes: Sequence[Mapping[str, AttributeValue | list[AttributeValue]]] | None = None,
         sequence: Sequence[tuple[str, int] | None] | None = None,
         *,
@@ -196,7 +196,7 @@ class MemoryIndex:
           1e15 in size; or None.
         - `texts`: n str or None. With an embedder and no `vectors`, every text is embedded, and none may be None.
         - `importance`, `access_counts` (>= 0): shape (n,), finite; 0 if not given.
-        - `timestamps`: shape (n,), seconds since the epoch, NaN for unknown.
+        - `timestamps_s`: shape (n,), seconds since the epoch, NaN for unknown.
         - `attributes`: n mappings from a name to a str, int, float or bool, or a list of them, for filters.
         - `sequence`: n pairs (session, step) or None, for the context field.
 
@@ -238,7 +238,7 @@ class MemoryIndex:
             given_texts,
             numbers("importance", importance),
             numbers("access_counts", access_counts),
-            numbers("timestamps", timestamps),
+            numbers("timestamps_s", timestamps_s),
             encoded,
             None if sequence is None else list(sequence),
         )
@@ -258,7 +258,7 @@ class MemoryIndex:
         *,
         weights: ScoreWeights = DEFAULT_WEIGHTS,
         filters: Filters | Mapping[str, AttributeValue] | None = None,
-        now: float | None = None,
+        now_s: float | None = None,
         decay: Decay = DEFAULT_DECAY,
         fusion: Fusion = "minmax",
         diversity: Diversity | None = None,
@@ -277,7 +277,7 @@ class MemoryIndex:
           et al., 2009).
 
         A text alone finds memories that share a word with it; a vector alone finds memories with a vector; both find
-        every memory that `filters` lets through. `filters` is a `Filters` or a mapping of attributes. `now` (default:
+        every memory that `filters` lets through. `filters` is a `Filters` or a mapping of attributes. `now_s` (default:
         the clock) is what ages count from, in seconds since the epoch; memories without a timestamp have recency 0. With
         an embedder and no `vector`, the text is embedded too. With `components` the result tells the parts of each score.
         A zero vector has cosine 0 with everything.
@@ -298,7 +298,7 @@ class MemoryIndex:
             vector = self._embed([text])[0]
         if vector is None and text is None and not (weights.recency or weights.importance or weights.access):
             raise ValueError("vector or text must be given unless recency, importance or access have a weight")
-        options = self._options(k, weights, fusion, decay, now, filters, diversity, 1, kernel)
+        options = self._options(k, weights, fusion, decay, now_s, filters, diversity, 1, kernel)
         given = None if vector is None else float_vector("vector", vector)
         if not components:
             return SearchResult(*self._core.search(given, text, options))
@@ -319,7 +319,7 @@ class MemoryIndex:
         *,
         weights: ScoreWeights = DEFAULT_WEIGHTS,
         filters: Filters | Mapping[str, AttributeValue] | None = None,
-        now: float | None = None,
+        now_s: float | None = None,
         decay: Decay = DEFAULT_DECAY,
         fusion: Fusion = "minmax",
         diversity: Diversity | None = None,
@@ -329,8 +329,8 @@ class MemoryIndex:
         """As `search` for every row of `vectors` (shape (m, dimensions)) and every one of m `texts`, over one state of
         the index. Searches by vector alone share one pass over the codes, which is several times faster.
 
-        `k` (10), `weights`, `filters`, `now`, `decay`, `fusion` ("minmax"), `diversity` and `kernel` are those of `search`;
-        `threads` (1) share the pass. Raises `TypeError` or `ValueError` naming what is wrong.
+        `k` (10), `weights`, `filters`, `now_s` (seconds since the epoch), `decay`, `fusion` ("minmax"), `diversity` and
+        `kernel` are those of `search`; `threads` (1) share the pass. Raises `TypeError` or `ValueError` naming what is wrong.
         """
         given = None if texts is None else _strings("texts", texts)
         check_array("vectors", vectors)
@@ -340,7 +340,7 @@ class MemoryIndex:
         if vectors is None and given is None:
             raise ValueError("vectors or texts must be given")
         check_count("threads", threads)
-        options = self._options(k, weights, fusion, decay, now, filters, diversity, threads, kernel)
+        options = self._options(k, weights, fusion, decay, now_s, filters, diversity, threads, kernel)
         return [SearchResult(*answer) for answer in self._core.search_many(vectors, given, options)]
 
     @staticmethod
@@ -349,7 +349,7 @@ class MemoryIndex:
         weights: ScoreWeights,
         fusion: Fusion,
         decay: Decay,
-        now: float | None,
+        now_s: float | None,
         filters: Filters | Mapping[str, AttributeValue] | None,
         diversity: Diversity | None,
         threads: int,
@@ -359,16 +359,16 @@ class MemoryIndex:
         _check.one_of("fusion", fusion, _FUSIONS)
         if diversity is not None:
             _check.instance("diversity", diversity, Diversity)
-        _check.numbers({"now": now})
+        _check.numbers({"now_s": now_s})
         if filters is None:
             filters = _NO_FILTERS
         elif not isinstance(filters, Filters):
             if not isinstance(filters, Mapping):
                 raise TypeError(f"filters must be a Filters or a mapping of attributes, got {filters!r}")
             filters = Filters(filters)
-        now_s = time.time() if now is None else float(now)
+        now_s = time.time() if now_s is None else float(now_s)
         if not math.isfinite(now_s):
-            raise ValueError(f"now must be finite, got {now_s}")
+            raise ValueError(f"now_s must be finite, got {now_s}")
         w = weights
         return {
             "k": k,

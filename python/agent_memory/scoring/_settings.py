@@ -107,18 +107,18 @@ class Filters:
 
     `attributes` maps a name to a value or to a collection of values of which one must match; all names must match. Where a
     memory has a list, any of its elements may match.
-    Values are str, int, float or bool, and match by type and value. `time_from_s` (included) and `time_to_s`
+    Values are str, int, float or bool, and match by type and value. `since_s` (included) and `until_s`
     (excluded) are seconds since the epoch; a memory without a timestamp never matches a time range.
 
     Raises TypeError for a value of the wrong type, ValueError for nan or a name with a separator in it.
     """
 
     attributes: Mapping[str, AttributeValue | Collection[AttributeValue]] = field(default_factory=dict)
-    time_from_s: float | None = None
-    time_to_s: float | None = None
+    since_s: float | None = None
+    until_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("time_from_s", self.time_from_s), ("time_to_s", self.time_to_s)):
+        for name, value in (("since_s", self.since_s), ("until_s", self.until_s)):
             _check.numbers({name: value})
             if value is not None and math.isnan(value):
                 raise ValueError(f"{name} must be a number, got nan")
@@ -130,10 +130,10 @@ class Filters:
                 )
 
     def _time_range(self) -> tuple[float, float] | None:
-        if self.time_from_s is None and self.time_to_s is None:
+        if self.since_s is None and self.until_s is None:
             return None
-        start = -math.inf if self.time_from_s is None else self.time_from_s
-        return (start, math.inf if self.time_to_s is None else self.time_to_s)
+        start = -math.inf if self.since_s is None else self.since_s
+        return (start, math.inf if self.until_s is None else self.until_s)
 
     def _encoded(self) -> list[list[str]]:
         return [

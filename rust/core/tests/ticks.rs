@@ -122,8 +122,8 @@ fn a_second_thread_with_an_older_pair_changes_nothing() {
     let (old_ticks, old_ns) = (machine.ticks(), machine.real_ns);
     machine.pass(2 * LEARN_NS);
     let now_ns = machine.now_ns();
-    let told_ns = machine.scale.anchor(old_ticks, old_ns);
-    assert!(told_ns <= now_ns, "an older moment cannot be later");
+    let anchored_ns = machine.scale.anchor(old_ticks, old_ns);
+    assert!(anchored_ns <= now_ns, "an older moment cannot be later");
     machine.pass(100);
     assert!(machine.now_ns() >= now_ns + 99);
 }

@@ -81,9 +81,9 @@ fuzz_target!(|data: &[u8]| {
         let body = &bytes[record.body.clone()];
         assert!(written.had[&record.row].iter().any(|had| had == body), "a body that was never written");
         let is_there = written.there.get(&record.row).is_some_and(|there| there == body);
-        let is_told = !record.is_certain || record.is_stale;
+        let is_reported = !record.is_certain || record.is_stale;
         // A log that ends early looks like one that ended there.
-        assert!(is_there || is_told || contents.frames.sequence() != written.last, "row {}", record.row);
+        assert!(is_there || is_reported || contents.frames.sequence() != written.last, "row {}", record.row);
     }
     assert!(contents.next_row > contents.records.last().map_or(0, |record| record.row));
 });

@@ -76,14 +76,14 @@ fn what_was_written_is_found_after_a_kill() {
         assert_eq!(finish(&journal, replaced), None);
         remove(&journal, &[first]);
         let killed = copy(directory.path());
-        let heir = open(killed.path());
-        let recovered = heir.take_recovered();
+        let successor = open(killed.path());
+        let recovered = successor.take_recovered();
         assert_eq!(bodies(&recovered), [b"2nd".as_slice(), b"third"]);
-        assert_eq!(heir.take_recovered(), []);
-        assert_eq!(heir.stats().records, 2);
+        assert_eq!(successor.take_recovered(), []);
+        assert_eq!(successor.stats().records, 2);
         // New records do not get the numbers of those that are there.
-        append(&heir, b"fourth");
-        heir.close();
+        append(&successor, b"fourth");
+        successor.close();
         assert_eq!(bodies(&open(killed.path()).take_recovered()), [b"2nd".as_slice(), b"third", b"fourth"]);
     }
 }
@@ -100,12 +100,12 @@ fn what_was_being_sent_is_told_apart() {
     let ticket = journal.note("connection", b"7".as_slice().into()).expect("accepted");
     assert_eq!(finish(&journal, ticket), None);
     let killed = copy(directory.path());
-    let heir = open(killed.path());
-    let recovered = heir.take_recovered();
+    let successor = open(killed.path());
+    let recovered = successor.take_recovered();
     assert!(recovered.iter().all(|record| record.sent.as_deref().is_none_or(|how| how == b"how")));
     let sent: Vec<bool> = recovered.iter().map(|record| record.sent.is_some()).collect();
     assert_eq!(sent, [false, true, false]);
-    let notes: Vec<_> = heir.recovered_notes().iter().map(|note| (&*note.name, &*note.body)).collect();
+    let notes: Vec<_> = successor.recovered_notes().iter().map(|note| (&*note.name, &*note.body)).collect();
     assert_eq!(notes, [("connection", b"7".as_slice())]);
 }
 
@@ -121,13 +121,13 @@ fn segments_have_one_owner_and_dead_ones_are_adopted() {
     for journal in [first, second, stranger] {
         journal.close();
     }
-    let heir = open(directory.path());
-    let recovered = heir.take_recovered();
+    let successor = open(directory.path());
+    let recovered = successor.take_recovered();
     assert_eq!(bodies(&recovered), [b"first's".as_slice(), b"second's"]);
-    assert_eq!((heir.stats().segments, heir.stats().foreign_segments), (2, 1));
+    assert_eq!((successor.stats().segments, successor.stats().foreign_segments), (2, 1));
     let ids: Vec<_> = recovered.iter().map(|record| record.id).collect();
-    remove(&heir, &ids);
-    heir.close();
+    remove(&successor, &ids);
+    successor.close();
     assert_eq!(bodies(&open_as(directory.path(), "another", NEVER).take_recovered()), [b"another's"]);
 }
 
@@ -139,11 +139,12 @@ fn many_processes_at_once_adopt_each_segment_once() {
         append(journal, &[u8::try_from(number).expect("small")]);
     }
     parents.iter().for_each(Journal::close);
-    let heirs: Vec<Journal> = std::thread::scope(|scope| {
+    let successors: Vec<Journal> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| open(directory.path()))).collect();
         threads.into_iter().map(|thread| thread.join().expect("opened")).collect()
     });
-    let mut adopted: Vec<u8> = heirs.iter().flat_map(Journal::take_recovered).map(|record| record.body[0]).collect();
+    let mut adopted: Vec<u8> =
+        successors.iter().flat_map(Journal::take_recovered).map(|record| record.body[0]).collect();
     adopted.sort_unstable();
     assert_eq!(adopted, (0..8).collect::<Vec<u8>>());
 }
@@ -225,11 +226,11 @@ fn a_file_that_is_no_segment_is_kept_aside() {
     append(&journal, b"body");
     journal.close();
     fs::write(file(directory.path(), ".journal"), vec![b'x'; 8_192]).expect("overwritten");
-    let heir = open(directory.path());
-    assert_eq!(heir.take_recovered(), []);
-    assert_eq!(heir.stats().damage.segments, 1);
+    let successor = open(directory.path());
+    assert_eq!(successor.take_recovered(), []);
+    assert_eq!(successor.stats().damage.segments, 1);
     assert_eq!(fs::read(file(directory.path(), ".damaged")).expect("kept"), vec![b'x'; 8_192]);
-    append(&heir, b"goes on");
+    append(&successor, b"goes on");
 }
 
 /// `count` records in a log, as a kill would leave them.
@@ -266,17 +267,17 @@ proptest! {
             bytes[place] ^= mask;
         }
         fs::write(&path, &bytes).expect("written");
-        let heir = open(killed.path());
-        let recovered = heir.take_recovered();
+        let successor = open(killed.path());
+        let recovered = successor.take_recovered();
         prop_assert!(is_subsequence(&bodies(&recovered), &written));
-        let damage = heir.stats().damage;
+        let damage = successor.stats().damage;
         prop_assert!(damage.segments == 1 && damage.bytes > 0, "damage is reported");
         prop_assert!(damage.records + recovered.len() as u64 >= written.len() as u64, "as is what is lost");
         prop_assert!(recovered.len() + 20 >= written.len(), "what is intact is there");
         prop_assert_eq!(&damage.files, std::slice::from_ref(&path));
         prop_assert_eq!(fs::read(file(killed.path(), ".damaged")).expect("kept"), bytes);
         // What was saved stays, and can be gone on with.
-        append(&heir, b"goes on");
+        append(&successor, b"goes on");
         let again = copy(killed.path());
         let successor = open(again.path());
         let found = successor.take_recovered();
@@ -301,13 +302,13 @@ proptest! {
         let bytes = fs::read(&path).expect("read");
         let cut = 8_192 + cut.index(bytes.len() - 8_192);
         fs::write(&path, &bytes[..cut]).expect("cut");
-        let heir = open(killed.path());
-        let recovered = heir.take_recovered();
+        let successor = open(killed.path());
+        let recovered = successor.take_recovered();
         let expected: Vec<&[u8]> = written.iter().take(recovered.len()).map(Vec::as_slice).collect();
         prop_assert_eq!(bodies(&recovered), expected);
-        let (damage, length) = (heir.stats().damage, fs::metadata(&path).expect("there").len());
+        let (damage, length) = (successor.stats().damage, fs::metadata(&path).expect("there").len());
         prop_assert_eq!((damage.segments, damage.torn_bytes), (0, cut as u64 - length), "a crash leaves such a tail");
-        append(&heir, b"goes on");
+        append(&successor, b"goes on");
         prop_assert_eq!(open(copy(killed.path()).path()).take_recovered().len(), recovered.len() + 1);
     }
 
@@ -361,10 +362,10 @@ fn a_number_that_is_announced_is_not_given_to_another_record() {
         assert_ne!(first, second);
     }
     {
-        let heir = open(directory.path());
-        assert_eq!(heir.take_recovered().len(), 1);
-        let (_, ticket) = heir.append(b"third".as_slice().into()).expect("accepted");
-        assert!(heir.wait(ticket, None));
+        let successor = open(directory.path());
+        assert_eq!(successor.take_recovered().len(), 1);
+        let (_, ticket) = successor.append(b"third".as_slice().into()).expect("accepted");
+        assert!(successor.wait(ticket, None));
     }
     let recovered = open(directory.path()).take_recovered();
     assert_eq!(bodies(&recovered), [b"first".as_slice(), b"third"]);
@@ -390,12 +391,12 @@ fn a_log_of_which_most_is_of_no_use_is_written_anew() {
     let path = file(directory.path(), ".journal");
     assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     assert_eq!(open(directory.path()).take_recovered(), [], "the new file is locked as well");
-    let heir = open(copy(directory.path()).path());
-    let recovered = heir.take_recovered();
+    let successor = open(copy(directory.path()).path());
+    let recovered = successor.take_recovered();
     assert_eq!((bodies(&recovered), recovered[0].id), (vec![b"kept".as_slice()], kept));
     assert_eq!(recovered[0].sent.as_deref(), Some(b"how".as_slice()));
-    assert_eq!(heir.recovered_notes()[0].body.as_ref(), b"noted");
-    assert_eq!(heir.stats().damage, agent_memory_storage::journal::Damage::default());
+    assert_eq!(successor.recovered_notes()[0].body.as_ref(), b"noted");
+    assert_eq!(successor.stats().damage, agent_memory_storage::journal::Damage::default());
 }
 
 #[test]
@@ -415,16 +416,16 @@ fn a_record_of_which_an_older_state_is_left_stays_unknown_until_it_is_written_an
     fs::write(&path, bytes).expect("written");
     let mut killed = killed;
     for _ in 0..2 {
-        let heir = open(killed.path());
+        let successor = open(killed.path());
         let sent: Vec<_> =
-            heir.take_recovered().into_iter().map(|record| (record.body.to_vec(), record.sent)).collect();
-        let doubted = Some(Box::default());
-        assert_eq!(sent, [(b"older".to_vec(), doubted), (b"another".to_vec(), None), (b"last".to_vec(), None)]);
+            successor.take_recovered().into_iter().map(|record| (record.body.to_vec(), record.sent)).collect();
+        let announced = Some(Box::default());
+        assert_eq!(sent, [(b"older".to_vec(), announced), (b"another".to_vec(), None), (b"last".to_vec(), None)]);
         killed = copy(killed.path());
     }
-    let heir = open(killed.path());
-    let written = heir.replace(id, b"looked at".as_slice().into()).expect("accepted");
-    assert_eq!(finish(&heir, written), None);
+    let successor = open(killed.path());
+    let written = successor.replace(id, b"looked at".as_slice().into()).expect("accepted");
+    assert_eq!(finish(&successor, written), None);
     assert!(open(copy(killed.path()).path()).take_recovered().iter().all(|record| record.sent.is_none()));
 }
 
@@ -465,12 +466,12 @@ fn a_kill_while_a_log_is_written_anew_loses_nothing_and_brings_nothing_back() {
         for killed in copies.iter().filter(|killed| {
             files(killed.path()).iter().any(|path| path.extension().is_some_and(|ending| ending == "journal"))
         }) {
-            let heir = open(killed.path());
-            let recovered = heir.take_recovered();
+            let successor = open(killed.path());
+            let recovered = successor.take_recovered();
             let found: Vec<&[u8]> = bodies(&recovered).into_iter().filter(|body| body.starts_with(b"kept")).collect();
-            assert_eq!(found, kept, "{:?}", heir.stats());
+            assert_eq!(found, kept, "{:?}", successor.stats());
             assert!(recovered.len() <= kept.len() + 1, "what was removed came back");
-            assert_eq!(heir.stats().damage.segments, 0, "{:?}", heir.stats().damage);
+            assert_eq!(successor.stats().damage.segments, 0, "{:?}", successor.stats().damage);
         }
     });
 }
@@ -511,12 +512,12 @@ fn copies_of_damaged_files_are_bounded() {
         let mut bytes = fs::read(&path).expect("read");
         bytes[8_192 + 54] ^= 1;
         fs::write(&path, bytes).expect("written");
-        let heir = open(directory.path());
-        let damage = heir.stats().damage;
+        let successor = open(directory.path());
+        let damage = successor.stats().damage;
         assert_eq!((damage.segments, damage.records, damage.uncertain), (1, 1, 0));
         assert_eq!(damage.removed_files, u64::from(round >= MAX_KEPT_DAMAGED as u64), "round {round}");
-        let ids: Vec<_> = heir.take_recovered().iter().map(|record| record.id).collect();
-        remove(&heir, &ids);
+        let ids: Vec<_> = successor.take_recovered().iter().map(|record| record.id).collect();
+        remove(&successor, &ids);
     }
     let kept = files(directory.path()).into_iter().filter(|path| path.to_string_lossy().ends_with(".damaged"));
     assert_eq!(kept.count(), MAX_KEPT_DAMAGED);
@@ -624,19 +625,19 @@ fn a_journal_of_the_version_before_opens_and_keeps_everything() {
             if loses_lock {
                 fs::remove_file(file(directory.path(), ".lock")).expect("removed");
             }
-            let heir = open(directory.path());
-            let recovered = heir.take_recovered();
+            let successor = open(directory.path());
+            let recovered = successor.take_recovered();
             assert_eq!(recovered.len(), 18, "{name}");
             assert!(recovered.iter().all(|record| record.is_certain));
             let sent: Vec<_> = recovered.iter().filter(|record| record.sent.is_some()).collect();
             assert_eq!(sent.len(), 1);
             assert!(sent[0].body.windows(5).any(|words| words == b"doubt"));
             assert!(!bodies(&recovered).iter().any(|body| body.windows(7).any(|words| words == b"removed")));
-            assert_eq!(heir.recovered_notes()[0].body.as_ref(), b"body");
-            assert_eq!(heir.stats().damage, agent_memory_storage::journal::Damage::default());
-            append(&heir, b"goes on");
+            assert_eq!(successor.recovered_notes()[0].body.as_ref(), b"body");
+            assert_eq!(successor.stats().damage, agent_memory_storage::journal::Damage::default());
+            append(&successor, b"goes on");
             assert_eq!(open(copy(directory.path()).path()).take_recovered().len(), 19);
-            heir.close();
+            successor.close();
             let left: Vec<_> = files(directory.path());
             assert!(left.len() == 1 && left[0].to_string_lossy().ends_with(".journal"), "{left:?}");
         }
@@ -672,8 +673,8 @@ fn damage_to_a_journal_of_the_version_before_is_reported_and_later_records_are_t
         let mut bytes = before.clone();
         bytes[place] ^= 4;
         fs::write(file(copied.path(), "-wal"), bytes).expect("written");
-        let heir = open(copied.path());
-        let (found, damage) = (heir.take_recovered().len(), heir.stats().damage);
+        let successor = open(copied.path());
+        let (found, damage) = (successor.take_recovered().len(), successor.stats().damage);
         assert!(
             found == 18 || damage.segments == 1 || place + 4_200 > before.len(),
             "byte {place}: {found} in silence"

@@ -157,7 +157,7 @@ def test_time_to_live(memory):
     assert [item.key for item in store.search(("n",))] == ["long"]
 
     def expiry():
-        return memory.get_by_key("langgraph", "long", ("n",)).expires_at
+        return memory.get_by_key("langgraph", "long", ("n",)).expires_at_s
 
     before = expiry()
     store.get(("n",), "long", refresh_ttl=False)
@@ -389,7 +389,7 @@ def test_reading_changes_when_an_item_expires_and_nothing_else(memory):
         return [item.dict() | {"score": None} for item in store.search(("n",), refresh_ttl=False)]
 
     def expiries():
-        return [memory.get_by_key("langgraph", key, ("n",)).expires_at for key in ("old", "new")]
+        return [memory.get_by_key("langgraph", key, ("n",)).expires_at_s for key in ("old", "new")]
 
     before, ends = state(), expiries()
     store.get(("n",), "old")
@@ -409,7 +409,7 @@ def test_a_read_does_not_shorten_the_life_that_another_put_gives(memory):
     entry = memory.get_by_key("langgraph", "k", ("n",))
     store.put(("n",), "k", {"v": 2})
     store._items._renew([entry])
-    assert memory.get_by_key("langgraph", "k", ("n",)).expires_at is None
+    assert memory.get_by_key("langgraph", "k", ("n",)).expires_at_s is None
     assert store.get(("n",), "k").value == {"v": 2}
 
 
@@ -418,7 +418,7 @@ def test_a_database_that_takes_no_writes_is_read(memory, monkeypatch, caplog):
     store.put(("n",), "k", {"v": "tea"}, ttl=10)
 
     def expiry():
-        return memory.get_by_key("langgraph", "k", ("n",)).expires_at
+        return memory.get_by_key("langgraph", "k", ("n",)).expires_at_s
 
     before = expiry()
     with monkeypatch.context() as patched:
@@ -450,11 +450,11 @@ def test_a_default_ttl_and_no_renewal(memory):
     store = AgentMemoryStore(memory, ttl={"default_ttl": 60, "refresh_on_read": False})
 
     def expiry():
-        return memory.get_by_key("langgraph", "k", ("n",)).expires_at
+        return memory.get_by_key("langgraph", "k", ("n",)).expires_at_s
 
     store.put(("n",), "k", {"v": 1})
     first = expiry()
-    assert first == pytest.approx(memory.get_by_key("langgraph", "k", ("n",)).timestamp + 3_600, abs=10)
+    assert first == pytest.approx(memory.get_by_key("langgraph", "k", ("n",)).timestamp_s + 3_600, abs=10)
     store.get(("n",), "k")
     store.search(("n",))
     assert expiry() == first

@@ -156,12 +156,12 @@ def test_without_an_owner_that_answers_it_goes_on_without_redis_and_attaches_lat
         assert "going on without Redis" in caplog.text
         stored = memory.store("agent", "in SQL")
         assert memory.get("agent", stored).content == "in SQL"
-        assert memory.health() == "degraded"
+        assert memory.health().state == "degraded"
         assert memory.store("agent", "x", durability="redis").durability == "sql"
         other_owner.close()
         while memory.store("agent", "x", durability="redis").durability != "redis":
             time.sleep(0.02)
-        assert memory.health() == "healthy"
+        assert memory.check_health()
 
 
 # --- the database ---

@@ -159,9 +159,9 @@ def test_killed_while_writing(mortal_server, journal, script, ahead, once):
             "probe_interval_s": 0.05,
             "retry_policy": RetryPolicy(max_retries=0),
         }
-        with ResilientRedisClient("kills", **options) as heir:
-            assert heir.recovery.flush(LONG_S), f"seed {seed}"
-            letters = heir.recovery.dead_letters()
+        with ResilientRedisClient("kills", **options) as successor:
+            assert successor.recovery.flush(LONG_S), f"seed {seed}"
+            letters = successor.recovery.dead_letters()
     with redis.Redis(**mortal_server.connection_kwargs, decode_responses=True) as direct:
         keys = [key for key in direct.keys("*:*") if key.startswith(("set:", "list:"))]
         found = {int(key.split(":")[1]) for key in keys}
@@ -291,12 +291,12 @@ os.read(ready, 1)
 client.close()
 os.write(write, b".")
 assert os.waitpid(child, 0)[1] == 0
-heir = ResilientRedisClient("fork", **options, recovery=RecoveryConfig(path=path))
-assert heir.recovery.flush(60)
-assert heir.lrange("list", 0, -1) == ["parent's"]
-assert heir.lrange("other", 0, -1) == ["child's"]
-assert heir.lrange("list2", 0, -1) == ["parent's"]
-heir.close()
+successor = ResilientRedisClient("fork", **options, recovery=RecoveryConfig(path=path))
+assert successor.recovery.flush(60)
+assert successor.lrange("list", 0, -1) == ["parent's"]
+assert successor.lrange("other", 0, -1) == ["child's"]
+assert successor.lrange("list2", 0, -1) == ["parent's"]
+successor.close()
 """
 
 
@@ -325,6 +325,6 @@ for number in range(100):
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     options = {**mortal_server.connection_kwargs, "recovery": RecoveryConfig(path=journal)}
-    with ResilientRedisClient("ends", **options) as heir:
-        assert heir.with_priority(Priority.NORMAL).rpush("list", "last").wait(LONG_S)
-        assert heir.lrange("list", 0, -1) == [*map(str, range(100)), "last"]
+    with ResilientRedisClient("ends", **options) as successor:
+        assert successor.with_priority(Priority.NORMAL).rpush("list", "last").wait(LONG_S)
+        assert successor.lrange("list", 0, -1) == [*map(str, range(100)), "last"]

@@ -227,7 +227,7 @@ def test_bandwidth_is_bounded(link, raw, direct):
     assert time.monotonic() - started_s >= 0.18
 
 
-def test_healing_lets_go_what_is_held_back(link, raw):
+def test_healing_releases_what_is_held_back(link, raw):
     link.up.latency_s = 1000
     raw.send("PING")
     wait_until(lambda: link.commands["PING"] == 2, "the request is in the proxy")

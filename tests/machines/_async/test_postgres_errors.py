@@ -83,7 +83,7 @@ async def store(url, monkeypatch):
     monkeypatch.setattr(_compression, "MIN_DICTIONARY_SAMPLES", 10)
     settings = PostgresSettings(schema=SCHEMA, max_connections=2)
     long_term = LongTermSettings(dictionary_bytes=4_096)
-    async with AsyncPostgresStore(url, settings=settings, long_term=long_term) as made:
+    async with AsyncPostgresStore(url, config=settings, long_term=long_term) as made:
         yield made
 
 
@@ -179,7 +179,7 @@ async def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, cod
         with pytest.raises(MemoryStoreError) as caught:
             await memory.store("agent", "x", minimum="redis")
         assert (caught.value.fault, caught.value.code) == (fault, code)
-        assert await memory.health() == "healthy"
+        assert await memory.check_health()
     else:
         with pytest.raises(DurabilityError, match=f"SQL is {fault.value}") as caught:
             await memory.store("agent", "x")
@@ -194,14 +194,14 @@ async def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, cod
         assert await memory.count("agent") == 1
         assert [entry.id for entry in await memory.retrieve("agent", "first")][-1] == first
         # Whether transactions may write is asked by a read, which is not answered for here; only a full disk is remembered.
-        assert (await memory.stats())["sql"]["refuses_writes"] == IS_REFUSED[fault]
-        assert (await memory.health()).sql in (IS_REFUSED[fault], "here")
+        assert memory.stats()["sql"]["refuses_writes"] == IS_REFUSED[fault]
+        assert (await memory.check_health()).sql in (IS_REFUSED[fault], "here")
     proxy.disarm()
     memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = (
         0.0  # as if it were later
     )
     assert (await memory.store("agent", "the last")).durability == "sql"
-    assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")
+    assert (await memory.check_health()).sql == "here"
 
 
 @pytest.mark.parametrize("code", [code for code in MEANS if code != LOST])
@@ -213,12 +213,13 @@ async def test_what_each_code_of_a_read_means_for_the_system(memory, proxy, code
         await memory.count("agent")
     assert (caught.value.fault, caught.value.code) == (fault, code)
     assert isinstance(caught.value, MemoryStoreUnavailableError) == (fault not in (WRONG, DAMAGED))
-    health = await memory.health()
+    assert memory.health().sql == IS_REFUSED.get(fault, fault.value)
+    health = await memory.check_health()
     assert health.sql == IS_REFUSED.get(fault, fault.value)
     reads_go_on = fault in IS_REFUSED
-    assert health == ("degraded" if has_redis or reads_go_on else "down")
+    assert health.state == ("degraded" if has_redis or reads_go_on else "down")
     assert memory._lifecycle.parts.sql.is_away() == (fault is AWAY)
     proxy.disarm()
     memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert await memory.count("agent") == 1
-    assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")
+    assert (await memory.check_health()).sql == "here"

@@ -84,7 +84,7 @@ def store(url, monkeypatch):
     monkeypatch.setattr(_compression, "MIN_DICTIONARY_SAMPLES", 10)
     settings = PostgresSettings(schema=SCHEMA, max_connections=2)
     long_term = LongTermSettings(dictionary_bytes=4_096)
-    with PostgresStore(url, settings=settings, long_term=long_term) as made:
+    with PostgresStore(url, config=settings, long_term=long_term) as made:
         yield made
 
 
@@ -180,7 +180,7 @@ def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, code):
         with pytest.raises(MemoryStoreError) as caught:
             memory.store("agent", "x", minimum="redis")
         assert (caught.value.fault, caught.value.code) == (fault, code)
-        assert memory.health() == "healthy"
+        assert memory.check_health()
     else:
         with pytest.raises(DurabilityError, match=f"SQL is {fault.value}") as caught:
             memory.store("agent", "x")
@@ -196,13 +196,13 @@ def test_what_each_code_of_a_write_means_for_the_system(memory, proxy, code):
         assert [entry.id for entry in memory.retrieve("agent", "first")][-1] == first
         # Whether transactions may write is asked by a read, which is not answered for here; only a full disk is remembered.
         assert memory.stats()["sql"]["refuses_writes"] == IS_REFUSED[fault]
-        assert memory.health().sql in (IS_REFUSED[fault], "here")
+        assert memory.check_health().sql in (IS_REFUSED[fault], "here")
     proxy.disarm()
     memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = (
         0.0  # as if it were later
     )
     assert memory.store("agent", "the last").durability == "sql"
-    assert (memory.health(), memory.health().sql) == ("healthy", "here")
+    assert memory.check_health().sql == "here"
 
 
 @pytest.mark.parametrize("code", [code for code in MEANS if code != LOST])
@@ -214,12 +214,13 @@ def test_what_each_code_of_a_read_means_for_the_system(memory, proxy, code):
         memory.count("agent")
     assert (caught.value.fault, caught.value.code) == (fault, code)
     assert isinstance(caught.value, MemoryStoreUnavailableError) == (fault not in (WRONG, DAMAGED))
-    health = memory.health()
+    assert memory.health().sql == IS_REFUSED.get(fault, fault.value)
+    health = memory.check_health()
     assert health.sql == IS_REFUSED.get(fault, fault.value)
     reads_go_on = fault in IS_REFUSED
-    assert health == ("degraded" if has_redis or reads_go_on else "down")
+    assert health.state == ("degraded" if has_redis or reads_go_on else "down")
     assert memory._lifecycle.parts.sql.is_away() == (fault is AWAY)
     proxy.disarm()
     memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert memory.count("agent") == 1
-    assert (memory.health(), memory.health().sql) == ("healthy", "here")
+    assert memory.check_health().sql == "here"

@@ -334,14 +334,15 @@ def test_what_each_fault_of_a_write_means_for_the_system(memory, name):
             assert caught.value.fault is fault
             if memory._lifecycle.parts.redis.tier is not None:
                 assert memory.store("agent", "degraded", minimum="redis").durability == "redis"
-            health = memory.health()
-            assert (health, health.sql) == ("degraded", fault.value)
+            assert memory.health().sql == fault.value
+            health = memory.check_health()
+            assert (health.state, health.sql) == ("degraded", fault.value)
         assert memory.get("agent", first).content == "the first"
         assert memory.count("agent") == 1
         assert first in [entry.id for entry in memory.retrieve("agent", "first")]
     memory._lifecycle.parts.sql.writability._refused_at = 0.0  # as if it were later
     assert memory.store("agent", "the last").durability == "sql"
-    assert (memory.health(), memory.health().sql) == ("healthy", "here")
+    assert memory.check_health().sql == "here"
 
 
 @pytest.mark.parametrize("name", READ_FAULTS)
@@ -353,13 +354,14 @@ def test_what_each_fault_of_a_read_means_for_the_system(memory, name):
         with pytest.raises(MemoryStoreError) as caught:
             memory.count("agent")
         assert caught.value.fault is fault
-        health = memory.health()
+        assert memory.health().sql == fault.value
+        health = memory.check_health()
         assert health.sql == fault.value
-        assert health == ("degraded" if has_redis or fault is LOCKED else "down")
+        assert health.state == ("degraded" if has_redis or fault is LOCKED else "down")
         assert memory._lifecycle.parts.sql.is_away() == (fault is AWAY)
     memory._lifecycle.parts.sql.availability._retry_at = memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert memory.count("agent") == 1
-    assert (memory.health(), memory.health().sql) == ("healthy", "here")
+    assert memory.check_health().sql == "here"
 
 
 def test_every_code_of_sqlite_means_something():

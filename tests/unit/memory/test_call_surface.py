@@ -143,7 +143,7 @@ def test_every_keyword_and_every_setting_is_explained(owner):
         ({"rerank": 3}, ValueError, "rerank must be a function, got 3"),
         ({"pool": 0}, ValueError, "pool must be >= 1, got 0"),
         ({"pool": 1_001}, ValueError, "pool must be <= 1000, got 1001"),
-        ({"now": float("nan")}, ValueError, "now must be a finite number, got nan"),
+        ({"now_s": float("nan")}, ValueError, "now_s must be a finite number, got nan"),
     ],
 )
 def test_a_ranking_says_what_is_wrong(words, error, message):
@@ -152,5 +152,5 @@ def test_a_ranking_says_what_is_wrong(words, error, message):
 
 
 def test_a_ranking_takes_what_it_says():
-    made = Ranking(weights=ScoreWeights(recency=0.5), decay=PowerLaw(), rerank=print, pool=1_000, now=0)
+    made = Ranking(weights=ScoreWeights(recency=0.5), decay=PowerLaw(), rerank=print, pool=1_000, now_s=0)
     assert dataclasses.replace(made, pool=1).weights is made.weights

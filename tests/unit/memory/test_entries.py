@@ -61,8 +61,9 @@ def test_values_survive_the_codec_and_come_back_as_they_were_given(content, agen
     assert entry.metadata == options["metadata"]
     assert entry.tags == tuple(options["tags"])
     assert entry.namespace == tuple(options["namespace"])
-    for name in ("timestamp", "importance", "step", "user_id", "session_id", "key", "expires_at", "tier", "version"):
+    for name in ("importance", "step", "user_id", "session_id", "key", "tier", "version"):
         assert getattr(entry, name) == options[name]
+    assert (entry.timestamp_s, entry.expires_at_s) == (options["timestamp"], options["expires_at"])
     if options["embedding"] is None:
         assert entry.embedding is None
     else:
@@ -166,7 +167,7 @@ def make(**changes):
         ({"user_id": "u" * 513}, "user_id must have"),
         ({"importance": 1.01}, "importance must be in 0..1, got 1.01"),
         ({"importance": float("nan")}, "importance must be in 0..1, got nan"),
-        ({"timestamp": float("inf")}, "timestamp must be finite, got inf"),
+        ({"timestamp": float("inf")}, "timestamp_s must be finite, got inf"),
         ({"expires_at": float("nan")}, "expires_at must be finite"),
         ({"step": 2**63}, "step must be a whole number"),
         ({"step": True}, "step must be a whole number"),

@@ -9,7 +9,10 @@ A parameter that has no default needs a right value in `RIGHT`. What is left out
 - exceptions, enums, Protocols and records (dataclasses with a required field and no rules), which the package makes itself;
 - constructors whose docstring begins with "Made by", and methods whose docstring begins with "For the": the package's own;
 - methods of `testing.EmbeddedCluster` and its nodes, which ask servers that run;
-- methods of `agent_memory.memory`, which open a database first: `tests/unit/memory/` and `tests/behaviour/memory/` try them.
+- methods of the memory's SQL stores, which are refused before `open()` whatever they are given:
+  `tests/behaviour/memory/stores/` tries them; what the memory system itself has given to objects of its own.
+
+Keywords of a TypedDict count as parameters. The memory systems are not open, and their database is away.
 """
 
 from __future__ import annotations
@@ -49,6 +52,11 @@ RIGHT: dict[str, Any] = {
     "call": 1,
     "coro": None,
     "category": 0,
+    "content": "text",
+    "entries": [],
+    "lines": [],
+    "memory_id": "memory",
+    "user_id": "user",
     "client_name": "client",
     "conninfo": "postgresql://127.0.0.1:1/",
     "count": 1,
@@ -97,6 +105,15 @@ RIGHT: dict[str, Any] = {
 TOGETHER: dict[str, dict[str, Any]] = {
     "scoring.MemoryIndex.search": {"vector": np.ones(2, np.float32)},
     "memory.stores.MemoryQuery": {"agent_id": "agent"},
+    **{
+        f"{kind}MemorySystem.{method}": given
+        for kind in ("", "Async")
+        for method, given in (
+            ("query", {"agent_id": "agent"}),
+            ("count", {"agent_id": "agent"}),
+            ("forget", {"user_id": "user"}),
+        )
+    },
     "scoring.MemoryIndex.search_many": {"vectors": np.ones((1, 2), np.float32)},
 }
 """Right values of parameters of which one has to be given."""
@@ -130,7 +147,33 @@ def stopped(server: Any) -> Any:
     return server
 
 
+class AwayStore:
+    """A database that cannot be opened: what a call with right arguments meets."""
+
+    def open(self) -> None:
+        raise memory.MemoryStoreUnavailableError("it is away")
+
+    def write(self) -> None:
+        """Never called."""
+
+
+def system() -> Any:
+    return memory.MemorySystem("nothing is there", redis=None, store=AwayStore())
+
+
+def async_system() -> Any:
+    return memory.AsyncMemorySystem("nothing is there", redis=None, store=AwayStore())
+
+
 MADE: dict[str, Callable[[], Any]] = {
+    "MemorySystem": system,
+    "AsyncMemorySystem": async_system,
+    "ShortTermMemory": lambda: system().short_term,
+    "AsyncShortTermMemory": lambda: async_system().short_term,
+    "IntermediateMemory": lambda: system().intermediate,
+    "AsyncIntermediateMemory": lambda: async_system().intermediate,
+    "LongTermMemory": lambda: system().long_term,
+    "AsyncLongTermMemory": lambda: async_system().long_term,
     "AsyncCircuitBreaker": lambda: policy.AsyncCircuitBreaker("breaker"),
     "CircuitBreaker": lambda: policy.CircuitBreaker("breaker"),
     "AsyncRecovery": lambda: agent_memory.AsyncResilientRedisClient("client").recovery,
@@ -172,7 +215,7 @@ def allows(annotation: str, value: Any) -> bool:
     """Whether a value belongs to an annotation, as it is written; unknown words allow nothing."""
     text = re.sub(r"Callable\[.*?\]\s*,?\s*\w*\]?|(Mapping|dict|Sequence|list|tuple|Iterable)\[.*\]", r"\1", annotation)
     words = set(re.findall(r"[A-Za-z_]\w*", text))
-    if words & {"Any", "object"} or (isinstance(value, list) and annotation.startswith("list")):
+    if words & {"Any", "object", "Content"} or (isinstance(value, list) and annotation.startswith("list")):
         return True  # what a list holds is looked at where it is used
     if value is None:
         return "None" in words
@@ -225,6 +268,8 @@ def is_record(value: type) -> bool:
 
 
 def is_of_memory(name: Name) -> bool:
+    if name.owner is not None and name.owner.__name__ in MADE:
+        return False
     return any(
         (getattr(one, "__module__", None) or "").startswith(f"{PACKAGE}.memory.") for one in (name.value, name.owner)
     )
@@ -269,7 +314,12 @@ def annotations_of(name: Name, function: Any) -> dict[str, str]:
         if (owner, last) in STUB and not inspect.isfunction(function_of(function)):
             return {key: text for key, text in STUB[owner, last].items() if key not in ("self", "cls")}
     assert found is not None, f"{name} does not tell its parameters"
-    return {
+    keywords: dict[str, str] = {}
+    for one in found.values():
+        if one.kind is one.VAR_KEYWORD and (unpacked := re.fullmatch(r"Unpack\[(\w+)\]", str(one.annotation))):
+            kinds = inspect.getattr_static(inspect.getmodule(function_of(function)), unpacked[1]).__annotations__
+            keywords |= {key: getattr(kind, "__forward_arg__", str(kind)) for key, kind in kinds.items()}
+    return keywords | {
         key: str(one.annotation)
         for key, one in found.items()
         if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and one.annotation is not one.empty
@@ -304,8 +354,9 @@ def calls_of(name: Name) -> Iterator[Call]:
         def make(*args: Any, **named: Any) -> Any:
             return getattr(factory(), last)(*args, **named)
 
-    if set(annotations) <= set(signature):
-        needed = {key for key in annotations if signature[key].default is inspect.Parameter.empty}
+    takes_keywords = any(str(one.annotation).startswith("Unpack[") for one in signature.values())
+    if takes_keywords or set(annotations) <= set(signature):
+        needed = {key for key in annotations if key in signature and signature[key].default is inspect.Parameter.empty}
     else:  # a constructor of the extension, which does not tell its parameters
         needed = {"name"} & set(annotations)
     right = {key: RIGHT[key] for key in annotations if key in needed} | TOGETHER.get(label, {})
@@ -377,6 +428,7 @@ def values_for(call: Call) -> list[Any]:
 
 
 PASSED = (
+    memory.MemoryStoreUnavailableError,
     agent_memory.RedisUnavailableError,
     redis.exceptions.RedisClusterException,
     testing.ServerError,
@@ -456,6 +508,10 @@ def test_the_walk_finds_the_calls():
         "memory.stores.MemoryQuery-tags",
         "redis.RedisCluster-resilience",
         "testing.EmbeddedCluster-masters",
-        "memory.stores.sqlite.AsyncSqliteStore-settings",
+        "memory.stores.sqlite.AsyncSqliteStore-config",
+        "MemorySystem.store-importance",
+        "AsyncMemorySystem.query-since_s",
+        "MemorySystem.retrieve-filters",
+        "memory.IntermediateMemory.query-step_from",
     } <= labels
     assert len(labels) > 200

@@ -22,6 +22,8 @@ spec.loader.exec_module(tool)
         "the caller is told that it failed",
         "the detour of a plain write",
         "the log is folded back",
+        "a lease is let go",
+        "a write in doubt",
     ],
 )
 def test_a_line_with_such_a_word_is_found(line):
@@ -42,15 +44,20 @@ def test_python_is_looked_at_in_comments_and_strings():
     assert [number for number, _ in tool.found_in("tests/x.py", source)] == [1, 3]
 
 
-def test_rust_is_looked_at_in_comments():
-    source = "/// Nobody.\nlet nobody = 1; // nobody\nlet nobody = 1;\n"
-    assert [number for number, _ in tool.found_in("rust/x.rs", source)] == [1, 2]
+def test_rust_is_looked_at_in_comments_and_strings():
+    source = '/// Nobody.\nlet one = 1; // nobody\nlet one = "redis://nobody";\nlet two = "\\"\nnobody";\n'
+    assert [number for number, _ in tool.found_in("rust/x.rs", source)] == [1, 2, 3, 5]
+    assert [number for number, _ in tool.found_in("rust/core/tests/x.rs", source)] == [1, 2]
 
 
-def test_names_of_functions_are_looked_at():
+def test_names_are_looked_at():
     assert tool.found_in("tests/x.py", "async def test_nobody_waits():\n    nobody_waits()\n") != []
     assert tool.found_in("rust/x.rs", "fn nobody_waits() {\n    nobody_waits();\n") != []
-    assert tool.found_in("tests/x.py", "def test_no_caller_waits():\n    nobody()\n") == []
+    assert tool.found_in("tests/x.py", "def test_no_caller_waits():\n    nobody_else()\n") != []
+    assert tool.found_in("tests/x.py", "def test_no_caller_waits():\n    no_bodies()\n") == []
+    for name in ("let_go", "DOUBTED", "doubt_all", "LooseEnd", "is_detour"):
+        assert tool.found_in("rust/core/x.rs", f"let {name} = 1;\n") != []
+        assert tool.found_in("python/x.py", f"{name} = 1\n") != []
 
 
 def test_of_the_change_log_the_first_section():

@@ -1,8 +1,8 @@
-"""Every public number that is a time span or a size ends with its unit: `timeout_s`, `max_bytes`, never `bytes_max`.
+"""Every public number that is a time span, a moment or a size ends with its unit: `timeout_s`, `max_bytes`, never `bytes_max`.
 
 Looked at are the parameters of public constructors, functions and methods, the fields of public classes, and properties. A
-name is a time span or a size by one of its words (`WORDS`), or because its docstring begins with "Seconds" or "Bytes". A
-moment ("seconds since the epoch") is neither.
+name is a time span, a moment or a size by one of its words (`WORDS`), or because its docstring begins with "Seconds" or
+"Bytes", or tells a time in "seconds since the epoch".
 
 Nothing is left out by name. What a rule leaves out:
 
@@ -41,6 +41,7 @@ WORDS = frozenset(
     """
     age backoff bandwidth bytes cooldown deadline delay duration elapsed expiry grace interval jitter latency lifetime pause
     patience period size staleness timeout ttl wait window
+    at now since timestamp timestamps until
     """.split()
 )
 UNIT = re.compile(r"(^|_)(s|ms|us|ns|seconds|nanoseconds|bytes|bytes_per_s|calls|factor)$")
@@ -59,10 +60,12 @@ SPECIFIED = frozenset(
 
 
 def is_measured(name: str, annotation: Any, text: str) -> bool:
-    """Whether a name is a time span or a size, by its words or the text that explains it."""
-    if annotation is not inspect.Parameter.empty and not re.search(r"\b(int|float|Any)\b", str(annotation)):
+    """Whether a name is a time span, a moment or a size, by its words or the text that explains it."""
+    if annotation is not inspect.Parameter.empty and not re.search(
+        r"\b(int|float|Any|ArrayLike|NDArray)\b", str(annotation)
+    ):
         return False
-    by_text = re.match(r"(Seconds\b(?! since the epoch)|(The most )?[Bb]ytes\b)", text.strip())
+    by_text = re.match(r"(Seconds\b|(The most )?[Bb]ytes\b|[^:]*\bseconds since the epoch)", text.strip())
     return bool(by_text) or not WORDS.isdisjoint(name.split("_"))
 
 
@@ -108,10 +111,11 @@ ALL = [(str(name), word) for name in names() for word in measured(name)]
 def test_there_is_something_to_look_at():
     assert len(exported()) > 100
     assert {word for _, word in ALL} >= {"reset_timeout_s", "max_age_s", "max_bytes", "ping_interval_s", "up_bytes"}
+    assert {word for _, word in ALL} >= {"since_s", "timestamp_s", "timestamps_s", "created_at_s", "now_s", "last_at_s"}
 
 
 @pytest.mark.parametrize(("owner", "word"), sorted(set(ALL)))
-def test_a_time_span_or_a_size_ends_with_its_unit(owner: str, word: str):
+def test_a_time_or_a_size_ends_with_its_unit(owner: str, word: str):
     assert UNIT.search(word), f"{word} of {owner} must end with its unit"
 
 
@@ -119,6 +123,7 @@ class _Wrong:
     """A class with what is to be found."""
 
     patience: float = 1.0
+    created_at: float = 1.0
     jitter: typing.Literal["full", "none"] = "full"
 
     def __init__(self, timeout: float, max_delay: float, bytes_up: int) -> None: ...
@@ -138,7 +143,7 @@ def test_a_name_without_its_unit_is_found():
         *measured(Name("agent_memory.Wrong.wait", _Wrong.wait, _Wrong)),
         *measured(Name("agent_memory.Wrong.size", vars(_Wrong)["size"], _Wrong)),
     ]
-    assert set(found) == {"timeout", "bytes_up", "patience", "delay", "size"}
+    assert set(found) == {"timeout", "bytes_up", "patience", "created_at", "delay", "size"}
     assert not any(UNIT.search(word) for word in found)
 
 
@@ -147,10 +152,12 @@ def test_a_name_without_its_unit_is_found():
     [
         ("Seconds until it is closed.", True),
         ("The most bytes of all.", True),
-        ("Seconds since the epoch.", False),
+        ("Seconds since the epoch.", True),
+        ("When it happened, seconds since the epoch; the time of the call.", True),
+        ("Orders the copies: microseconds since the epoch.", False),
         ("How many.", False),
     ],
 )
-def test_a_text_tells_a_time_span_or_a_size(text: str, expected: bool):
+def test_a_text_says_that_it_is_a_time_or_a_size(text: str, expected: bool):
     assert is_measured("idle", float, text) is expected
     assert not is_measured("idle", str, text)

@@ -184,7 +184,7 @@ def test_reembed_carries_everything_over_but_the_vectors():
     others = {
         "weights": ScoreWeights(similarity=0, lexical=1, recency=0.3, importance=0.2, access=0.1),
         "filters": {"kind": "3"},
-        "now": 1000.0,
+        "now_s": 1000.0,
     }
     old_weights = index.search(text="apple river", k=20, **others)
     new_weights = new.search(text="apple river", k=20, **others)
@@ -211,8 +211,8 @@ def test_components_add_up_to_the_score():
     )
     index.upsert([f"t{n}" for n in range(10)], None, texts[50:], [0.5] * 10, [1e9] * 10)
     weights = ScoreWeights(similarity=0.7, lexical=0.4, recency=0.3, importance=0.2)
-    found = index.search(vectors[3], "word3", 60, weights=weights, now=1e9, fusion="sum", components=True)
-    plain = index.search(vectors[3], "word3", 60, weights=weights, now=1e9, fusion="sum")
+    found = index.search(vectors[3], "word3", 60, weights=weights, now_s=1e9, fusion="sum", components=True)
+    plain = index.search(vectors[3], "word3", 60, weights=weights, now_s=1e9, fusion="sum")
     assert (found.ids, found.scores.tolist()) == (plain.ids, plain.scores.tolist())
     assert plain.components is None
     assert list(found.components) == ["similarity", "lexical", "recency", "importance"]

@@ -185,8 +185,8 @@ def test_any_history_of_writes_searches_like_the_naive_model(seed, steps):
             expected[name] += weight * ((values[name] - low) / (high - low) if high > low else 0.0)
     from agent_memory.scoring import HalfLife
 
-    filters = Filters({"kind": ["fact", "other"], "big": True}, time_from_s=100, time_to_s=900)
-    options = {"weights": weights, "filters": filters, "now": 950, "decay": HalfLife(300)}
+    filters = Filters({"kind": ["fact", "other"], "big": True}, since_s=100, until_s=900)
+    options = {"weights": weights, "filters": filters, "now_s": 950, "decay": HalfLife(300)}
     check(index.search(query, " ".join(terms), 9, **options), expected, 9, times)
 
 

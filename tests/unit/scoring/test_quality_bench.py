@@ -257,5 +257,5 @@ def test_the_ways_of_storing_give_what_they_say(memory_bench, dialogues, tmp_pat
         has_session, has_step = "no session" not in way, way == memory_bench.BEST or "the same" in way
         assert [entry.session_id for entry in entries] == (["1", "1", "2", "2"] if has_session else [None] * 4)
         assert [entry.step for entry in entries] == ([0, 1, 0, 1] if has_step else [None] * 4)
-        assert (entries[0].timestamp == 1683554160) == has_step
+        assert (entries[0].timestamp_s == 1683554160) == has_step
         assert ("8 May 2023" in entries[0].content) == ("date" in way)

@@ -19,7 +19,7 @@ def make_index(rows: int = 9000) -> tuple[MemoryIndex, np.ndarray]:
     texts = [f"word{row % 17} river" for row in range(rows)]
     index.upsert(
         ids, vectors, texts, attributes=[{"odd": row % 2} for row in range(rows)],
-        timestamps=np.arange(rows), sequence=[("s", row) if row < 50 else None for row in range(rows)],
+        timestamps_s=np.arange(rows), sequence=[("s", row) if row < 50 else None for row in range(rows)],
     )  # fmt: skip
     index.delete(ids[::10])
     return index, vectors
@@ -35,7 +35,7 @@ def test_a_loaded_index_answers_alike_and_can_be_written(tmp_path, kept):
     for ask in (
         {"vector": vectors[5]},
         {"text": "word3"},
-        {"vector": vectors[5], "text": "word3 word4", "filters": {"odd": 1}, "now": 0.0},
+        {"vector": vectors[5], "text": "word3 word4", "filters": {"odd": 1}, "now_s": 0.0},
     ):
         before, after = index.search(**ask), loaded.search(**ask)
         assert before.ids == after.ids

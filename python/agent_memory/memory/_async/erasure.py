@@ -121,7 +121,7 @@ class AsyncEraser:
         """
         wanted = self._traces
         async with self._scrubbing.hold("files"):
-            # Here, too, as what another process has erased is let go of.
+            # Here, too, as what another process has erased is dropped.
             is_journal_done = self._journal is None or await self._journal.scrub()
             if self._scrubbed < wanted or await async_in_thread(self._directory.has_noted_erasure):
                 await self._scrub_files(is_journal_done)

@@ -28,7 +28,7 @@ from agent_memory.errors import RecoveryJournalError
 from agent_memory.memory._copy import Copy
 from agent_memory.memory._redis_codec import decode_copy, encode_copy
 from agent_memory.memory.errors import CorruptMemoryError, DurabilityError
-from agent_memory.recovery.journal_damage import tell_of_damage
+from agent_memory.recovery.journal_damage import report_damage
 
 __all__ = ["AsyncMemoryJournal"]
 
@@ -53,7 +53,7 @@ class AsyncMemoryJournal:
         self._bytes = 0
         self._holds_removed = True
         self.recovered = 0
-        tell_of_damage(logger, "memory", self._core.stats())
+        report_damage(logger, "memory", self._core.stats())
         for record, _, body in self._core.take_recovered():
             copy = _decoded(body)
             if copy is not None:
@@ -105,7 +105,7 @@ class AsyncMemoryJournal:
         self.settle(erased)
 
     async def scrub(self) -> bool:
-        """Has the files written anew, without anything of what was let go; returns whether that was done."""
+        """Has the files written anew, without the removed records; returns whether that was done."""
         if not self._holds_removed:
             return True
         self._holds_removed = False

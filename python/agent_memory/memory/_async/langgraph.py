@@ -1,6 +1,6 @@
 """LangGraph's operations as calls of a memory system. `langgraph.py` has the store that is given to LangGraph.
 
-An item is a memory of the agent: namespace and key as they are, the value as JSON content, `timestamp` when it was put last.
+An item is a memory of the agent: namespace and key as they are, the value as JSON content, `timestamp_s` when it was put last.
 Its metadata keep what the memory itself has no place for: `TTL_MINUTES`, so that reading can begin its life anew, and
 `SEARCHED_TEXT`, where not all of the value is to be found by words, and `EMBEDDED`, where the memory system makes its vector.
 """
@@ -143,7 +143,7 @@ class AsyncItems:
         lives = {
             entry.id: (entry.version, entry.metadata[TTL_MINUTES] * 60.0)
             for entry in entries
-            if TTL_MINUTES in entry.metadata and entry.expires_at is not None
+            if TTL_MINUTES in entry.metadata and entry.expires_at_s is not None
         }
         if lives:
             try:
@@ -237,6 +237,6 @@ def _fields(entry: MemoryEntry) -> dict[str, Any]:
         "namespace": entry.namespace,
         "key": entry.key,
         "value": entry.content,
-        "created_at": datetime.fromtimestamp(entry.created_at, UTC),
-        "updated_at": datetime.fromtimestamp(max(entry.timestamp, entry.created_at), UTC),
+        "created_at": datetime.fromtimestamp(entry.created_at_s, UTC),
+        "updated_at": datetime.fromtimestamp(max(entry.timestamp_s, entry.created_at_s), UTC),
     }

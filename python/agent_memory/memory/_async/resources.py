@@ -128,7 +128,7 @@ class AsyncResources:
         if given is None or given.startswith("sqlite:///"):
             file = self.directory.database if given is None else Path(given.removeprefix("sqlite:///"))
             self.directory.make()
-            return AsyncSqliteStore(file, settings=self._settings.sqlite, long_term=self._settings.long_term)
+            return AsyncSqliteStore(file, config=self._settings.sqlite, long_term=self._settings.long_term)
         return _postgres_store(given, self._settings)  # `check_system` has seen to it
 
 
@@ -137,5 +137,5 @@ def _postgres_store(url: str, settings: MemorySettings) -> AsyncMemoryStore:
         module = importlib.import_module("agent_memory.memory.stores.postgres")
     except ImportError as error:
         raise MemorySystemError(str(error)) from error
-    made: AsyncMemoryStore = module.AsyncPostgresStore(url, settings=settings.postgres, long_term=settings.long_term)
+    made: AsyncMemoryStore = module.AsyncPostgresStore(url, config=settings.postgres, long_term=settings.long_term)
     return made

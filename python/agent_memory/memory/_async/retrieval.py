@@ -116,7 +116,7 @@ def _search(index: AgentIndex, question: Question, embedding: ArrayLike | None, 
         raise ValueError("text or embedding must be given unless recency, importance or access have a weight")
     options: dict[str, Any] = {
         "filters": question.filters,
-        "now": question.now,
+        "now_s": question.now_s,
         "decay": ranking.decay,
         "diversity": ranking.diversity,
     }

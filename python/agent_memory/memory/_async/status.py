@@ -6,16 +6,17 @@ from dataclasses import asdict
 from typing import Any
 
 from agent_memory.memory._async.parts import AsyncParts
-from agent_memory.memory.errors import MemoryStoreUnavailableError
-from agent_memory.memory.reports import Health
+from agent_memory.memory.reports import MemoryHealth
 
-__all__ = ["async_health_of", "async_stats_of"]
+__all__ = ["async_checked_health_of", "async_health_of", "async_stats_of"]
 
 
-async def async_stats_of(parts: AsyncParts) -> dict[str, Any]:
-    """Presence of SQL and Redis, counters of loader, index, synchronisation and store."""
-    await parts.embedding.refresh()
-    found: dict[str, Any] = {
+def async_stats_of(parts: AsyncParts | None) -> dict[str, Any]:
+    """Presence of SQL and Redis, counters of loader, index, synchronisation and store, as this process knows them."""
+    if parts is None:
+        return {"open": False}
+    return {
+        "open": True,
         "sql": {
             "here": parts.sql.availability.away_s is None,
             "away_s": parts.sql.availability.away_s,
@@ -49,17 +50,23 @@ async def async_stats_of(parts: AsyncParts) -> dict[str, Any]:
             "failures": parts.service.failures,
             "dropped_accesses": parts.accesses.dropped,
         },
+        "store": asdict(parts.sql.store.stats()),
     }
-    try:
-        found["store"] = asdict(await parts.sql.ask(parts.sql.store.stats))
-    except MemoryStoreUnavailableError:
-        found["store"] = None
-    return found
 
 
-async def async_health_of(parts: AsyncParts) -> Health:
+def async_health_of(parts: AsyncParts | None) -> MemoryHealth:
+    """What the last calls have shown of SQL and Redis."""
+    if parts is None:
+        return MemoryHealth.of("unknown", "unknown")
+    if parts.redis.tier is None:
+        return MemoryHealth.of(parts.sql.known_state(), "none")
+    return MemoryHealth.of(parts.sql.known_state(), "here" if parts.redis.availability.away_s is None else "away")
+
+
+async def async_checked_health_of(parts: AsyncParts) -> MemoryHealth:
     """Asks SQL and Redis, and says which of them answers."""
+    await parts.embedding.refresh()
     sql, tier = await parts.sql.state(), parts.redis.tier
     if tier is None:
-        return Health.of(sql, "none")
-    return Health.of(sql, "here" if await parts.redis.ask(tier.client.ping) else "away")
+        return MemoryHealth.of(sql, "none")
+    return MemoryHealth.of(sql, "here" if await parts.redis.ask(tier.client.ping) else "away")

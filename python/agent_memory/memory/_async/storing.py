@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +19,6 @@ from agent_memory.memory._async.synchronisation import AsyncSynchronisation
 from agent_memory.memory._async.writing import AsyncWriter
 from agent_memory.memory._loaded_indexes import LoadedIndexes
 from agent_memory.memory._outcomes import Written
-from agent_memory.memory.attributes import NewMemory
 from agent_memory.memory.entries import Durability, MemoryId
 from agent_memory.memory.errors import (
     AgentErasedError,
@@ -32,7 +31,7 @@ from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores.operations import Put, WriteStatus
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import NDArray
 
 __all__ = ["AsyncStoring"]
 
@@ -113,13 +112,9 @@ class AsyncStoring:
         return MemoryId(result.id, result.version, written.durability)
 
     async def store_many(
-        self, agent_id: str, entries: Iterable[NewMemory], embeddings: ArrayLike | None
+        self, agent_id: str, given: list[dict[str, Any]], vectors: NDArray[np.float32] | None
     ) -> list[MemoryId]:
-        """Stores many memories; returns their ids in order."""
-        given: list[dict[str, Any]] = [{**entry} for entry in entries]
-        vectors = None if embeddings is None else np.asarray(embeddings, dtype=np.float32)
-        if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(given)):
-            raise ValueError(f"embeddings must have shape ({len(given)}, dimensions), got {vectors.shape}")
+        """Stores many memories, as `new_memories` gives them; returns their ids in order."""
         await self._embed_missing(given, vectors)
         now_us = int(time.time() * 1e6)
         is_deduplicated = self._settings.deduplicate

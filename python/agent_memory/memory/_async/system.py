@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from agent_memory import _check
 from agent_memory._concurrency import ASYNC
 from agent_memory._face import is_documented
-from agent_memory.memory._arguments import check_changes
 from agent_memory.memory._async.check import AsyncCheck
 from agent_memory.memory._async.lifecycle import AsyncLifecycle
 from agent_memory.memory._async.resources import AsyncResources
-from agent_memory.memory._async.status import async_health_of, async_stats_of
+from agent_memory.memory._async.status import async_checked_health_of, async_health_of, async_stats_of
 from agent_memory.memory._async.tiers import AsyncIntermediateMemory, AsyncLongTermMemory, AsyncShortTermMemory
+from agent_memory.memory._call_arguments import (
+    check_changes,
+    check_embedding,
+    check_levels,
+    check_lines,
+    check_names,
+    check_namespace,
+    check_new,
+    new_memories,
+)
 from agent_memory.memory._conditions import (
     UNSET,
     QueryConditions,
@@ -39,10 +48,17 @@ from agent_memory.memory._system_arguments import check_system
 from agent_memory.memory.attributes import MemoryAttributes, MemoryChanges, NewMemory
 from agent_memory.memory.entries import Content, Durability, MemoryEntry, MemoryId
 from agent_memory.memory.ranking import DEFAULT_RANKING, Ranking
-from agent_memory.memory.reports import CheckReport, Health, ImportReport, MaintenanceReport, ReembedReport, SyncReport
+from agent_memory.memory.reports import (
+    CheckReport,
+    ImportReport,
+    MaintenanceReport,
+    MemoryHealth,
+    ReembedReport,
+    SyncReport,
+)
 from agent_memory.memory.settings import DEFAULT_MEMORY_SETTINGS, MemorySettings
 from agent_memory.memory.stores._async.protocol import AsyncMemoryStore
-from agent_memory.memory.stores.operations import NamespaceCount
+from agent_memory.memory.stores.operations import MemoryQuery, NamespaceCount
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -90,7 +106,8 @@ class AsyncMemorySystem:
     ) -> None:
         check_system(path, store, embed, config)
         check_redis(redis, ASYNC)
-        self.settings = config
+        self.config = config
+        """The settings it was made with."""
         self._resources = AsyncResources(path, redis, store, embed, config)
         self._lifecycle = AsyncLifecycle(self._resources)
         self.short_term = AsyncShortTermMemory(self)
@@ -170,7 +187,7 @@ class AsyncMemorySystem:
           (the file of this machine, with `MemorySettings(journal=True)`). Default: `durability` where that is given, else
           `MemorySettings.minimum`.
         - `attributes`: `importance` (0..1, default 0.5), `user_id`, `session_id`, `tags`, `metadata`, `memory_type`,
-          `namespace`, `embedding`, `timestamp`, `step`, `ttl_s`, `key`, `idempotency_key`, `deduplicate`:
+          `namespace`, `embedding`, `timestamp_s`, `step`, `ttl_s`, `key`, `idempotency_key`, `deduplicate`:
           see `MemoryAttributes`.
 
         Returns the id, with the `version` and the `durability` that were reached. Raises DurabilityError where `minimum` was
@@ -178,6 +195,11 @@ class AsyncMemorySystem:
         deleted or has expired, ValueError and TypeError. A cancelled call may have stored the memory: repeat it with the same
         `idempotency_key`.
         """
+        if (
+            self._lifecycle.parts is None
+        ):  # of an open system the copy is checked when it is made, before it goes anywhere
+            check_levels(self.config, minimum, durability)
+            check_new(agent_id, content, attributes)
         parts = await self._lifecycle.opened()
         return await parts.storing.store(agent_id, content, durability, minimum, attributes)
 
@@ -193,8 +215,13 @@ class AsyncMemorySystem:
         Returns the ids in order. Raises what is wrong with any memory (ValueError, TypeError, EmbeddingSpaceError) before the
         first is written; MemoryStoreUnavailableError or AgentErasedError later leaves those of earlier transactions stored.
         """
+        check_names(agent_id=agent_id)
+        given, vectors = new_memories(entries, embeddings)
+        if self._lifecycle.parts is None:
+            for entry in given:
+                check_new(agent_id, entry["content"], {name: entry[name] for name in entry if name != "content"})
         parts = await self._lifecycle.opened()
-        return await parts.storing.store_many(agent_id, entries, embeddings)
+        return await parts.storing.store_many(agent_id, given, vectors)
 
     async def update(
         self,
@@ -213,14 +240,15 @@ class AsyncMemorySystem:
           a text; otherwise it has none unless `embedding` is given: the old one belongs to the old content.
         - `if_version`: change only this version; default: the change is made again over what another writer wrote meanwhile.
         - `minimum`: the weakest level that is accepted, as for `store`; default: `MemorySettings.minimum`.
-        - `changes`: `importance`, `embedding`, `memory_type`, `step`, `timestamp`, `metadata`, `tags`, `ttl_s`: see
+        - `changes`: `importance`, `embedding`, `memory_type`, `step`, `timestamp_s`, `metadata`, `tags`, `ttl_s`: see
           `MemoryChanges`.
 
         Returns the id with the new version. Raises KeyError for an id that is not there, MemoryConflictError where `if_version`
         is not the version held, DurabilityError where `minimum` was not reached, EmbeddingSpaceError, ValueError and TypeError.
         """
+        check_levels(self.config, minimum, if_version=if_version)
+        check_changes(agent_id, memory_id, changes, "" if content is UNSET else content)
         parts = await self._lifecycle.opened()
-        check_changes(changes)
         given: dict[str, Any] = {**changes} if content is UNSET else {**changes, "content": content}
         return await parts.storing.update(agent_id, memory_id, given, if_version, minimum)
 
@@ -234,9 +262,12 @@ class AsyncMemorySystem:
         - `minimum`: the weakest level that is accepted, as for `store`; default: `MemorySettings.minimum`.
 
         Returns whether there was such a memory; True where only Redis or the journal took the deletion, which do not know.
-        Raises MemoryConflictError where `if_version` is not the version held, DurabilityError where `minimum` was not reached,
-        and MemoryStoreUnavailableError, having done nothing, where SQL has no such memory and Redis, which may, is away.
+        Raises ValueError and TypeError for an argument outside its rule, MemoryConflictError where `if_version` is not the
+        version held, DurabilityError where `minimum` was not reached, and MemoryStoreUnavailableError, having done nothing,
+        where SQL has no such memory and Redis, which may, is away.
         """
+        check_names(agent_id=agent_id, memory_id=memory_id)
+        check_levels(self.config, minimum, if_version=if_version)
         parts = await self._lifecycle.opened()
         return await parts.storing.delete(agent_id, memory_id, if_version, minimum)
 
@@ -246,8 +277,10 @@ class AsyncMemorySystem:
         """Returns the memory `memory_id` of `agent_id`, from Redis, else from SQL; None if absent, deleted or expired.
 
         Raises MemoryStoreUnavailableError where that cannot be known: Redis has no copy and SQL is away, or SQL has none and
-        Redis, which may have the only one, is away. Raises CorruptMemoryError where its newest copy is damaged.
+        Redis, which may have the only one, is away. Raises CorruptMemoryError where its newest copy is damaged, ValueError and
+        TypeError for an argument outside its rule.
         """
+        check_names(agent_id=agent_id, memory_id=memory_id)
         parts = await self._lifecycle.opened()
         copy = await parts.reader.read_one(agent_id, memory_id)
         if copy is None:
@@ -261,8 +294,11 @@ class AsyncMemorySystem:
         """Returns the memory that `agent_id` stored with `key`, from SQL; None if absent.
 
         `namespace`: the whole of it; default `()`. `user_id`: the user it was stored for; default None, the memory of no user.
-        Raises MemoryStoreUnavailableError where SQL is away, CorruptMemoryError where the memory is damaged.
+        Raises MemoryStoreUnavailableError where SQL is away, CorruptMemoryError where the memory is damaged, ValueError and
+        TypeError for an argument outside its rule.
         """
+        check_names(agent_id=agent_id, key=key, **({} if user_id is None else {"user_id": user_id}))
+        check_namespace("namespace", namespace)
         parts = await self._lifecycle.opened()
         return await parts.queries.by_key(agent_id, key, namespace, user_id)
 
@@ -286,7 +322,7 @@ class AsyncMemorySystem:
         - `k`: the most memories returned, >= 1; default 10.
         - `min_relevance`: 0..1, leaves out what matches less; default 0.
         - `ranking`: weights, decay, diversity, `rerank`: see `Ranking`.
-        - `conditions`: `user_id`, `session_id`, `namespace`, `tags`, `memory_types`, `since`, `until` (seconds since the
+        - `conditions`: `user_id`, `session_id`, `namespace`, `tags`, `memory_types`, `since_s`, `until_s` (seconds since the
           epoch), and `filters` for values of the metadata: see `RetrievalConditions`. Default: all memories of the agent.
 
         Returns the memories best first, with `.relevance` and `.score`; of equal ones the newer comes first. Ranking is exact,
@@ -296,32 +332,37 @@ class AsyncMemorySystem:
         Raises ValueError for a condition that is None or empty, since it would stand for the memories of all users, sessions
         and so on, TypeError for one that there is not, and MemoryStoreUnavailableError where nothing could be read.
         """
-        parts = await self._lifecycle.opened()
+        check_names(agent_id=agent_id)
         check_question(ranking, text, k, min_relevance)
-        moment = time.time() if ranking.now is None else ranking.now
+        if embedding is not None:
+            check_embedding(embedding)
         wanted = filters_of(conditions)
+        parts = await self._lifecycle.opened()
+        moment = time.time() if ranking.now_s is None else ranking.now_s
         question = Question(agent_id, text, embedding, k, wanted, min_relevance, ranking, moment)
         return await parts.retrieval.retrieve(question)
 
     # --- queries ---
 
-    async def query(
+    def query(
         self, agent_id: str | None = None, *, limit: int | None = None, **conditions: Unpack[QueryConditions]
     ) -> AsyncIterator[MemoryEntry]:
         """Yields the memories that meet all conditions, read from SQL page by page.
 
         - `agent_id`: the agent; default None, all agents, which needs a `user_id`.
         - `limit`: the most memories, >= 0; default None, all.
-        - `conditions`: `since`, `until` (seconds since the epoch), `step_from`, `step_to`, `min_importance`, `max_importance`,
-          `memory_types`, `tags`, `any_tags`, `attributes` of the metadata, `user_id`, `session_id`, `namespace`,
-          `namespace_exact`, `key`, `tiers`, and the order, `order_by` and `descending`: see `QueryConditions`.
+        - `conditions`: `since_s`, `until_s` (seconds since the epoch), `step_from`, `step_to`, `min_importance`,
+          `max_importance`, `memory_types`, `tags`, `any_tags`, `attributes` of the metadata, `user_id`, `session_id`,
+          `namespace`, `namespace_exact`, `key`, `tiers`, and the order, `order_by` and `descending`: see `QueryConditions`.
 
         What Redis accepted while SQL was away is not in it before it has been synchronised. Damaged memories are left out.
         Raises ValueError for a condition that is None or empty, TypeError for one that there is not, and
         MemoryStoreUnavailableError where SQL is away.
         """
         check_limit(limit)
-        wanted = query_of(agent_id, conditions)
+        return self._entries(query_of(agent_id, conditions), limit)
+
+    async def _entries(self, wanted: MemoryQuery, limit: int | None) -> AsyncIterator[MemoryEntry]:
         parts = await self._lifecycle.opened()
         async for page in parts.queries.pages(wanted, limit):
             for copy in page:
@@ -330,8 +371,10 @@ class AsyncMemorySystem:
     async def history(self, agent_id: str, *, limit: int = 100, session_id: str = UNSET) -> list[MemoryEntry]:
         """Returns the latest `limit` memories (>= 0, default 100), the newest last: of `agent_id`, or of its `session_id`.
 
-        Raises as `query` does.
+        Raises ValueError, TypeError and MemoryStoreUnavailableError as `query` does.
         """
+        check_names(agent_id=agent_id)
+        _check.whole("limit", limit, 0)
         conditions: QueryConditions = {"order_by": "timestamp", "descending": True}
         if session_id is not UNSET:
             conditions["session_id"] = session_id
@@ -340,11 +383,17 @@ class AsyncMemorySystem:
 
     async def count(self, agent_id: str | None = None, **conditions: Unpack[QueryConditions]) -> int:
         """Returns how many memories of `agent_id` (None: of all agents) meet the `conditions` of `query`; raises as it does."""
+        wanted = query_of(agent_id, conditions)
         parts = await self._lifecycle.opened()
-        return await parts.queries.count(query_of(agent_id, conditions))
+        return await parts.queries.count(wanted)
 
     async def namespaces(self, agent_id: str, prefix: Sequence[str] = ()) -> list[NamespaceCount]:
-        """Returns the namespaces of `agent_id` that begin with `prefix` (default: all), sorted, with the number of memories."""
+        """Returns the namespaces of `agent_id` that begin with `prefix` (default: all), sorted, with the number of memories.
+
+        Raises ValueError and TypeError for an argument outside its rule, MemoryStoreUnavailableError where SQL is away.
+        """
+        check_names(agent_id=agent_id)
+        check_namespace("prefix", prefix)
         parts = await self._lifecycle.opened()
         return await parts.queries.namespaces(agent_id, prefix)
 
@@ -355,9 +404,11 @@ class AsyncMemorySystem:
 
         `dry_run`: delete nothing; default False. Returns how many were, or would be, deleted. Raises ValueError, before
         anything is deleted, without any condition, which is `delete_agent`, and for one that restricts nothing: `user_id=None`
-        does not stand for the memories of all users. Raises MemoryStoreUnavailableError or DurabilityError where SQL is away;
-        earlier batches stay deleted then.
+        does not stand for the memories of all users; TypeError for what is of another type. Raises MemoryStoreUnavailableError
+        or DurabilityError where SQL is away; earlier batches stay deleted then.
         """
+        check_names(agent_id=agent_id)
+        _check.flag("dry_run", dry_run)
         wanted = query_of(agent_id, conditions)
         if not restricts(conditions):
             raise ValueError("conditions must be given: to forget everything there is delete_agent()")
@@ -374,8 +425,9 @@ class AsyncMemorySystem:
 
         Writes that began before are refused. Its text is in no file of the system's folder when this returns, unless another
         process is just reading the log of SQLite: then after the next `maintain()`. An interrupted erasure is finished by
-        `maintain()` of any process.
+        `maintain()` of any process. Raises ValueError and TypeError for an `agent_id` outside its rule.
         """
+        check_names(agent_id=agent_id)
         parts = await self._lifecycle.opened()
         return await parts.erasure.erase("agent", agent_id)
 
@@ -383,19 +435,26 @@ class AsyncMemorySystem:
         """Erases the memories of `user_id` from all agents; returns how many.
 
         From the moment on at which SQL knows of it they are no longer read here, and by other processes after
-        `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. Otherwise as `delete_agent`.
+        `max_staleness_s`. What Redis or the journal had accepted for SQL goes there first. Otherwise as `delete_agent`. Raises
+        ValueError and TypeError for a `user_id` outside its rule.
         """
+        check_names(user_id=user_id)
         parts = await self._lifecycle.opened()
         await parts.synchronisation.sync()
         return await parts.erasure.erase("user", user_id)
 
     # --- export and import ---
 
-    async def export(self, agent_id: str) -> AsyncIterator[str]:
+    def export(self, agent_id: str) -> AsyncIterator[str]:
         """Yields all memories of `agent_id` as JSON lines, one memory each, read from SQL page by page.
 
-        `import_` keeps their ids, versions, keys and idempotency keys, and whether they take part in deduplication.
+        `import_` keeps their ids, versions, keys and idempotency keys, and whether they take part in deduplication. Raises
+        ValueError and TypeError for an `agent_id` outside its rule, MemoryStoreUnavailableError where SQL is away.
         """
+        check_names(agent_id=agent_id)
+        return self._exported(agent_id)
+
+    async def _exported(self, agent_id: str) -> AsyncIterator[str]:
         parts = await self._lifecycle.opened()
         async for page in parts.transfer.pages(agent_id):
             for copy in page:
@@ -406,10 +465,12 @@ class AsyncMemorySystem:
 
         With `new_ids` (default False) what was deleted or erased since, or belongs to another agent, is stored as a new
         memory: for an export that is restored after an erasure, or copied to another agent by changing `agent_id` in its lines.
-        What is skipped is logged, too.
+        What is skipped is logged, too. Raises ValueError and TypeError for what is no line of an export.
         """
+        given = check_lines(lines)
+        _check.flag("new_ids", new_ids)
         parts = await self._lifecycle.opened()
-        return await parts.transfer.import_(lines, new_ids)
+        return await parts.transfer.import_(given, new_ids)
 
     # --- embeddings ---
 
@@ -424,6 +485,7 @@ class AsyncMemorySystem:
         Memories that are neither text nor items of LangGraph lose an embedding that the caller had given. Raises ValueError
         without `embed`, EmbeddingSpaceError where another process migrates to another model, and what `embed` raises.
         """
+        _check.flag("include_missing", include_missing)
         parts = await self._lifecycle.opened()
         return await parts.embedding.reembed(include_missing)
 
@@ -447,9 +509,11 @@ class AsyncMemorySystem:
 
         A damaged memory is left out of every list and raised (CorruptMemoryError) by its id; `delete` still works. Damaged
         copies in Redis that SQL has not got are put aside, where no synchronisation meets them again. Nothing is deleted.
-        Reads everything there is: for quiet hours. Raises ValueError for a `limit` outside its rule, and
+        Reads everything there is: for quiet hours. Raises ValueError and TypeError for an argument outside its rule, and
         MemoryStoreUnavailableError where SQL is away.
         """
+        if agent_id is not None:
+            check_names(agent_id=agent_id)
         _check.whole("limit", limit, 1)
         parts = await self._lifecycle.opened()
         check = AsyncCheck(parts.sql, parts.redis, parts.dirty, parts.loaded, parts.damage, limit)
@@ -459,18 +523,32 @@ class AsyncMemorySystem:
         return report
 
     async def rebuild_indices(self, agent_id: str) -> int:
-        """Makes the index of `agent_id` anew from SQL, leaving aside any snapshot; returns how many memories it holds."""
+        """Makes the index of `agent_id` anew from SQL, leaving aside any snapshot; returns how many memories it holds.
+
+        Raises ValueError and TypeError for an `agent_id` outside its rule, MemoryStoreUnavailableError where SQL is away.
+        """
+        check_names(agent_id=agent_id)
         parts = await self._lifecycle.opened()
         parts.loaded.drop(agent_id)
         await parts.snapshots.delete(agent_id)
         return len(await parts.indexes.get(agent_id))
 
-    async def stats(self) -> dict[str, Any]:
-        """What is where and how it goes: presence of SQL and Redis, counters of loader, index, synchronisation and store."""
-        return await async_stats_of(await self._lifecycle.opened())
+    def stats(self) -> dict[str, Any]:
+        """The figures of this process: presence of SQL and Redis, counters of loader, index, synchronisation and store.
 
-    async def health(self) -> Health:
-        """`"healthy"`: SQL reads and writes, and Redis answers (or there is none); `"degraded"`: something of this does not,
-        or waits for a lock; `"down"`: neither SQL nor Redis answers. Asks them; `.sql` and `.redis` say which.
+        Asks no server and no disk. While the system is not open (before the first use, and after `close()`) only
+        `{"open": False}`.
         """
-        return await async_health_of(await self._lifecycle.opened())
+        return async_stats_of(self._lifecycle.parts)
+
+    def health(self) -> MemoryHealth:
+        """How the system is doing, as its last calls have shown: asks no server and no disk. `check_health()` asks them."""
+        return async_health_of(self._lifecycle.parts)
+
+    async def check_health(self) -> MemoryHealth:
+        """Asks SQL, whether it reads and takes writes, and Redis; `.sql` and `.redis` of the result say which answers.
+
+        Opens the system where it is not open. Waits for a lock of SQLite for `SqliteSettings.busy_timeout_s` at most. Raises
+        MemoryStoreClosedError after `close()`, and what `open()` raises; what SQL and Redis raise is part of the result.
+        """
+        return await async_checked_health_of(await self._lifecycle.opened())

@@ -77,7 +77,7 @@ class AsyncTierMoves:
             moved = await self._move_in_sql(tier, candidates[start : start + settings.batch_entries])
             if telling is not None:
                 await telling.join()
-            telling = async_spawn(self._tell_redis, moved, name="agent-memory-relabel")
+            telling = async_spawn(self._notify_redis, moved, name="agent-memory-relabel")
             for target, by_agent in moved.items():
                 count = sum(map(len, by_agent.values()))
                 report.moved[f"{tier.name} to {target.name}"] += count
@@ -113,7 +113,7 @@ class AsyncTierMoves:
         moved = {Tier.IM: to_intermediate, Tier.LTM: to_long_term}
         return {target: by_agent for target, by_agent in moved.items() if by_agent}
 
-    async def _tell_redis(self, moved: Moved) -> None:
+    async def _notify_redis(self, moved: Moved) -> None:
         """The labels in Redis, which are advice, and the end of residency of what is in long-term memory now."""
         if self._redis.tier is None:
             return

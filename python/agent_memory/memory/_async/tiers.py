@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol, Unpack
 
 from agent_memory.memory._conditions import QueryConditions, TierConditions
+from agent_memory.memory._copy import check_name
 from agent_memory.memory.entries import MemoryEntry, Tier
 
 __all__ = ["AsyncIntermediateMemory", "AsyncLongTermMemory", "AsyncShortTermMemory"]
@@ -32,11 +33,19 @@ class _AsyncTierMemory:
         self._system = system
 
     async def count(self, agent_id: str) -> int:
-        """Returns how many memories of `agent_id` are in this tier; raises MemoryStoreUnavailableError where SQL is away."""
+        """Returns how many memories of `agent_id` are in this tier.
+
+        Raises MemoryStoreUnavailableError where SQL is away, ValueError and TypeError for an `agent_id` outside its rule.
+        """
+        check_name("agent_id", agent_id)
         return await self._system.count(agent_id, tiers=(self.tier,))
 
     def query(self, agent_id: str, **conditions: Unpack[TierConditions]) -> AsyncIterator[MemoryEntry]:
-        """Yields the memories of `agent_id` in this tier that meet the `conditions`; as `AsyncMemorySystem.query`."""
+        """Yields the memories of `agent_id` in this tier that meet the `conditions`; as `AsyncMemorySystem.query`.
+
+        Raises ValueError and TypeError for an argument outside its rule.
+        """
+        check_name("agent_id", agent_id)
         return self._system.query(agent_id, tiers=(self.tier,), **conditions)
 
 

@@ -123,7 +123,7 @@ class Eraser:
         """
         wanted = self._traces
         with self._scrubbing.hold("files"):
-            # Here, too, as what another process has erased is let go of.
+            # Here, too, as what another process has erased is dropped.
             is_journal_done = self._journal is None or self._journal.scrub()
             if self._scrubbed < wanted or in_thread(self._directory.has_noted_erasure):
                 self._scrub_files(is_journal_done)

@@ -130,7 +130,7 @@ class Resources:
         if given is None or given.startswith("sqlite:///"):
             file = self.directory.database if given is None else Path(given.removeprefix("sqlite:///"))
             self.directory.make()
-            return SqliteStore(file, settings=self._settings.sqlite, long_term=self._settings.long_term)
+            return SqliteStore(file, config=self._settings.sqlite, long_term=self._settings.long_term)
         return _postgres_store(given, self._settings)  # `check_system` has seen to it
 
 
@@ -139,5 +139,5 @@ def _postgres_store(url: str, settings: MemorySettings) -> MemoryStore:
         module = importlib.import_module("agent_memory.memory.stores.postgres")
     except ImportError as error:
         raise MemorySystemError(str(error)) from error
-    made: MemoryStore = module.PostgresStore(url, settings=settings.postgres, long_term=settings.long_term)
+    made: MemoryStore = module.PostgresStore(url, config=settings.postgres, long_term=settings.long_term)
     return made

@@ -22,6 +22,8 @@ class SqlGateway:
         self.store = store
         self.availability = Availability("SQL")
         self.writability = Writability()
+        self._fault: StoreFault | None = None
+        """What the last call showed, of those that were answered with an error; None: it was answered."""
 
     def is_away(self) -> bool:
         """Whether a call failed a moment ago, so that the next one would be refused."""
@@ -38,8 +40,14 @@ class SqlGateway:
                 self.availability.failed(error)
             else:
                 self.availability.answered()
+                self._fault = _lasting(error.fault)
+            raise
+        except MemoryStoreError as error:
+            if type(error) is MemoryStoreError:  # not of one memory, nor of this object
+                self._fault = _lasting(error.fault)
             raise
         self.availability.answered()
+        self._fault = None
         return answer
 
     def change(self, function: Any, *args: Any, **options: Any) -> Any:
@@ -62,13 +70,24 @@ class SqlGateway:
             self.writability.accepted()
         return results
 
+    def known_state(self) -> str:
+        """`"here"`, or the fault that the last calls have shown; asks nothing."""
+        if self.availability.away_s is not None:
+            return StoreFault.AWAY.value
+        fault = self._fault or self.writability.fault
+        return "here" if fault is None else fault.value
+
     def state(self) -> str:
         """`"here"`, or the fault that SQL has now; asks it, whether it takes writes too."""
         try:
             self.ask(self.store.agents, limit=1)
             self.change(self.store.check_writable)
         except MemoryStoreError as error:
-            is_locked = error.fault is StoreFault.TRANSIENT
-            return (StoreFault.LOCKED if is_locked else error.fault).value
+            return _lasting(error.fault).value
         fault = self.writability.checked()
         return "here" if fault is None else fault.value
+
+
+def _lasting(fault: StoreFault) -> StoreFault:
+    """What a fault means that is raised: the repetitions of a transient one were used up."""
+    return StoreFault.LOCKED if fault is StoreFault.TRANSIENT else fault

@@ -8,16 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from agent_memory.memory._sync.parts import Parts
-from agent_memory.memory.errors import MemoryStoreUnavailableError
-from agent_memory.memory.reports import Health
+from agent_memory.memory.reports import MemoryHealth
 
-__all__ = ["health_of", "stats_of"]
+__all__ = ["checked_health_of", "health_of", "stats_of"]
 
 
-def stats_of(parts: Parts) -> dict[str, Any]:
-    """Presence of SQL and Redis, counters of loader, index, synchronisation and store."""
-    parts.embedding.refresh()
-    found: dict[str, Any] = {
+def stats_of(parts: Parts | None) -> dict[str, Any]:
+    """Presence of SQL and Redis, counters of loader, index, synchronisation and store, as this process knows them."""
+    if parts is None:
+        return {"open": False}
+    return {
+        "open": True,
         "sql": {
             "here": parts.sql.availability.away_s is None,
             "away_s": parts.sql.availability.away_s,
@@ -51,17 +52,23 @@ def stats_of(parts: Parts) -> dict[str, Any]:
             "failures": parts.service.failures,
             "dropped_accesses": parts.accesses.dropped,
         },
+        "store": asdict(parts.sql.store.stats()),
     }
-    try:
-        found["store"] = asdict(parts.sql.ask(parts.sql.store.stats))
-    except MemoryStoreUnavailableError:
-        found["store"] = None
-    return found
 
 
-def health_of(parts: Parts) -> Health:
+def health_of(parts: Parts | None) -> MemoryHealth:
+    """What the last calls have shown of SQL and Redis."""
+    if parts is None:
+        return MemoryHealth.of("unknown", "unknown")
+    if parts.redis.tier is None:
+        return MemoryHealth.of(parts.sql.known_state(), "none")
+    return MemoryHealth.of(parts.sql.known_state(), "here" if parts.redis.availability.away_s is None else "away")
+
+
+def checked_health_of(parts: Parts) -> MemoryHealth:
     """Asks SQL and Redis, and says which of them answers."""
+    parts.embedding.refresh()
     sql, tier = parts.sql.state(), parts.redis.tier
     if tier is None:
-        return Health.of(sql, "none")
-    return Health.of(sql, "here" if parts.redis.ask(tier.client.ping) else "away")
+        return MemoryHealth.of(sql, "none")
+    return MemoryHealth.of(sql, "here" if parts.redis.ask(tier.client.ping) else "away")

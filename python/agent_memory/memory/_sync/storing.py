@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,7 +21,6 @@ from agent_memory.memory._sync.redis_gateway import RedisGateway
 from agent_memory.memory._sync.sql_gateway import SqlGateway
 from agent_memory.memory._sync.synchronisation import Synchronisation
 from agent_memory.memory._sync.writing import Writer
-from agent_memory.memory.attributes import NewMemory
 from agent_memory.memory.entries import Durability, MemoryId
 from agent_memory.memory.errors import (
     AgentErasedError,
@@ -34,7 +33,7 @@ from agent_memory.memory.settings import MemorySettings
 from agent_memory.memory.stores.operations import Put, WriteStatus
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import NDArray
 
 __all__ = ["Storing"]
 
@@ -114,12 +113,10 @@ class Storing:
             self._loaded.learn(written.copy, is_dirty=written.durability != "sql")
         return MemoryId(result.id, result.version, written.durability)
 
-    def store_many(self, agent_id: str, entries: Iterable[NewMemory], embeddings: ArrayLike | None) -> list[MemoryId]:
-        """Stores many memories; returns their ids in order."""
-        given: list[dict[str, Any]] = [{**entry} for entry in entries]
-        vectors = None if embeddings is None else np.asarray(embeddings, dtype=np.float32)
-        if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(given)):
-            raise ValueError(f"embeddings must have shape ({len(given)}, dimensions), got {vectors.shape}")
+    def store_many(
+        self, agent_id: str, given: list[dict[str, Any]], vectors: NDArray[np.float32] | None
+    ) -> list[MemoryId]:
+        """Stores many memories, as `new_memories` gives them; returns their ids in order."""
         self._embed_missing(given, vectors)
         now_us = int(time.time() * 1e6)
         is_deduplicated = self._settings.deduplicate

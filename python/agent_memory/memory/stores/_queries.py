@@ -59,8 +59,8 @@ def conditions(query: MemoryQuery, now: float, *, postgres: bool) -> tuple[str, 
     elif query.namespace:
         add("m.namespace >= ? AND m.namespace < ? AND m.namespace <> ''", *namespace_bounds(query.namespace))
     ranges = (
-        ("m.timestamp >= ?", query.since),
-        ("m.timestamp < ?", query.until),
+        ("m.timestamp >= ?", query.since_s),
+        ("m.timestamp < ?", query.until_s),
         ("m.step >= ?", query.step_from),
         ("m.step <= ?", query.step_to),
         ("m.importance >= ?", query.min_importance),

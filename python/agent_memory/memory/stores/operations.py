@@ -169,10 +169,10 @@ class MemoryQuery:
     """The first labels; with `namespace_exact` all of them."""
     namespace_exact: bool = False
     """Whether `namespace` is the whole namespace."""
-    since: float | None = None
-    """`timestamp >= since`, seconds since the epoch."""
-    until: float | None = None
-    """`timestamp < until`, seconds since the epoch."""
+    since_s: float | None = None
+    """`timestamp_s >= since_s`, seconds since the epoch."""
+    until_s: float | None = None
+    """`timestamp_s < until_s`, seconds since the epoch."""
     step_from: int | None = None
     """`step >= step_from`."""
     step_to: int | None = None
@@ -205,7 +205,7 @@ class MemoryQuery:
             value = getattr(self, name)
             if value is not None:
                 _check.instance(name, value, str)
-        for name in ("since", "until", "min_importance", "max_importance"):
+        for name in ("since_s", "until_s", "min_importance", "max_importance"):
             value = getattr(self, name)
             _check.numbers({name: value})
             if value is not None and math.isnan(value):
@@ -298,7 +298,7 @@ class Access(NamedTuple):
     """The memory's id."""
     uses: int
     """How often it was used: since the last report where it is recorded, in all where it is read."""
-    last_at: float
+    last_at_s: float
     """When it was used last, seconds since the epoch."""
 
 

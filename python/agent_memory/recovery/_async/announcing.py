@@ -45,7 +45,7 @@ class AsyncAnnouncement:
             ticket.hold(self)
         await journal.announce(records, b"" if ticket is None else ticket.token)
         if before is not None and before is not ticket:
-            before.let_go(self)
+            before.release(self)
 
     async def withdraw(self) -> None:
         """Nothing is being sent any more."""
@@ -54,10 +54,10 @@ class AsyncAnnouncement:
         except RecoveryJournalError:
             pass  # then a successor resolves what it need not resolve
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The journal is given free, and nothing of it is left for a successor to resolve."""
         if self._ticket is not None:
-            self._ticket.let_go(self)
+            self._ticket.release(self)
 
 
 class AsyncAnnouncer:

@@ -234,7 +234,7 @@ class AsyncDrain:
         """The journal is given free: nothing is sent from here any more. What it `leaves` may ask by what was announced."""
         self.has_ended = True
         if not leaves:
-            self._announcement.let_go()
+            self._announcement.release()
 
     async def _stop(self, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """A batch failed: keeps what has been answered, notes as unknown what may have been executed."""

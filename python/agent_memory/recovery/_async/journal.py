@@ -78,7 +78,7 @@ class AsyncJournal:
     def append(self, body: bytes) -> tuple[int, int]:
         """Asks for a record to be written; its id and the ticket to wait for. Raises RecoveryJournalError."""
         if self._removing:
-            self._let_go()
+            self._release_removed()
         record, ticket = self._core.append(body)
         return self._serial << _RECORD_BITS | record, ticket
 
@@ -109,19 +109,19 @@ class AsyncJournal:
             self._quietly(self._core.remove, own)
 
     def forget_write(self, write: AsyncCommandWrite | AsyncFunctionWrite) -> None:
-        """Has the record of a write removed, without waiting for it; then its ticket is let go of."""
+        """Has the record of a write removed, without waiting for it; then its ticket is released."""
         if write.record is None or not self.owns(write.record):
             return
         asked = self._quietly(self._core.remove, self._own([write.record]))
         if isinstance(write, AsyncCommandWrite) and write.ticket is not None and asked is not None:
             self._removing.append((asked, write))
 
-    def _let_go(self) -> None:
+    def _release_removed(self) -> None:
         if self._sweeping.acquire(blocking=False):
             try:
                 done, removing = self._core.done(), self._removing
                 while removing and removing[0][0] <= done:
-                    removing.popleft()[1].let_go()
+                    removing.popleft()[1].release()
             finally:
                 self._sweeping.release()
 
@@ -187,7 +187,7 @@ class AsyncJournal:
     def close(self) -> None:
         """Writes what is asked for and gives the segments free. Blocks for the disk."""
         self._core.close()
-        self._let_go()
+        self._release_removed()
 
     def close_tickets(self) -> None:
         """Frees what waiting needed; no waiter is left."""

@@ -333,7 +333,7 @@ class AsyncWriteQueue:
             write, keys, priority, coalesce=coalesce, ahead=True, unknown_token=b"" if ticket is None else ticket.token
         )
         if before is not None and before is not ticket:
-            before.let_go(write)
+            before.release(write)
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 
@@ -366,7 +366,7 @@ class AsyncWriteQueue:
             self._keeper.rewrite(write, entry, reason)
         self._keeper.forget_all(forgotten)
         if isinstance(write, AsyncCommandWrite):
-            write.let_go()
+            write.release()
         write.result._settle(StoreStatus.FAILED)
         if not was_known:
             name = Priority(entry.priority).name

@@ -236,7 +236,7 @@ class Drain:
         """The journal is given free: nothing is sent from here any more. What it `leaves` may ask by what was announced."""
         self.has_ended = True
         if not leaves:
-            self._announcement.let_go()
+            self._announcement.release()
 
     def _stop(self, entries: list[RecoveryEntry], error: Exception) -> float | None:
         """A batch failed: keeps what has been answered, notes as unknown what may have been executed."""

@@ -80,7 +80,7 @@ class Journal:
     def append(self, body: bytes) -> tuple[int, int]:
         """Asks for a record to be written; its id and the ticket to wait for. Raises RecoveryJournalError."""
         if self._removing:
-            self._let_go()
+            self._release_removed()
         record, ticket = self._core.append(body)
         return self._serial << _RECORD_BITS | record, ticket
 
@@ -111,19 +111,19 @@ class Journal:
             self._quietly(self._core.remove, own)
 
     def forget_write(self, write: CommandWrite | FunctionWrite) -> None:
-        """Has the record of a write removed, without waiting for it; then its ticket is let go of."""
+        """Has the record of a write removed, without waiting for it; then its ticket is released."""
         if write.record is None or not self.owns(write.record):
             return
         asked = self._quietly(self._core.remove, self._own([write.record]))
         if isinstance(write, CommandWrite) and write.ticket is not None and asked is not None:
             self._removing.append((asked, write))
 
-    def _let_go(self) -> None:
+    def _release_removed(self) -> None:
         if self._sweeping.acquire(blocking=False):
             try:
                 done, removing = self._core.done(), self._removing
                 while removing and removing[0][0] <= done:
-                    removing.popleft()[1].let_go()
+                    removing.popleft()[1].release()
             finally:
                 self._sweeping.release()
 
@@ -189,7 +189,7 @@ class Journal:
     def close(self) -> None:
         """Writes what is asked for and gives the segments free. Blocks for the disk."""
         self._core.close()
-        self._let_go()
+        self._release_removed()
 
     def close_tickets(self) -> None:
         """Frees what waiting needed; no waiter is left."""

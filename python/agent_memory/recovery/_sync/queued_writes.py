@@ -267,24 +267,24 @@ class CommandWrite:
         self.unknown_token = getattr(error, "unknown_token", b"")
         ticket: Ticket | None = getattr(error, "ticket", None)
         if ticket is not self.ticket:
-            self.let_go()
+            self.release()
             if ticket is not None:
                 ticket.hold(self)
             self.ticket = ticket
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Its record is gone, or names nothing any more."""
         known = self._known
         if isinstance(known, _Attempted):
             ticket, known.ticket = known.ticket, None
             if ticket is not None:
-                ticket.let_go(self)
+                ticket.release(self)
 
     def leave_journal(self) -> None:
         """It has been executed: its record is gone."""
         if self._known is not None:
             self.record = None
-            self.let_go()
+            self.release()
 
     @property
     def size_bytes(self) -> int:

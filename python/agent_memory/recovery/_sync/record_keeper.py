@@ -20,7 +20,7 @@ from agent_memory.recovery._sync.journal import Journal
 from agent_memory.recovery._sync.queued_writes import CommandWrite, FunctionWrite
 from agent_memory.recovery._sync.write_records import commands_of, record_of
 from agent_memory.recovery.functions import FunctionRegistry, RegisteredFunction, UnregisteredRecords
-from agent_memory.recovery.journal_damage import tell_of_damage
+from agent_memory.recovery.journal_damage import report_damage
 from agent_memory.recovery.queued_data import estimate_bytes
 from agent_memory.recovery.records import encode
 
@@ -56,7 +56,7 @@ class RecordKeeper:
         self.overtaken = 0
         """Writes that were given up since their agent was stored anew before their function was registered."""
         self._unregistered = UnregisteredRecords()
-        self._told_of_closures = False
+        self._has_reported_closures = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class RecordKeeper:
         figures = journal.stats()
         if found:
             logger.warning("%s: %d writes were found in the journal", self._client_name, len(found))
-        tell_of_damage(logger, self._client_name, figures)
+        report_damage(logger, self._client_name, figures)
         if figures["foreign_segments"]:
             logger.warning(
                 "%s: the journal's directory holds %d segments of other clients or servers",
@@ -172,15 +172,15 @@ class RecordKeeper:
             write.unknown_token = entry.unknown_token
         return write, size_bytes
 
-    def _tell_of_closures(self) -> None:
-        if not self._told_of_closures:
-            self._told_of_closures = True
+    def _report_closures(self) -> None:
+        if not self._has_reported_closures:
+            self._has_reported_closures = True
             logger.warning(
                 "%s: writes by functions that are not registered are kept in memory only: recovery.register(name, function)",
                 self._client_name,
             )
 
-    def _tell_of_unencodable(self, registered: RegisteredFunction, error: Exception) -> None:
+    def _report_unencodable(self, registered: RegisteredFunction, error: Exception) -> None:
         logger.error(
             "%s: data for %r cannot be encoded by its dumps (%s): the write is kept in memory only",
             self._client_name,
@@ -195,7 +195,7 @@ class RecordKeeper:
         if not self._has_path:
             return False
         if isinstance(write, FunctionWrite) and self.functions.get(write.name) is None:
-            self._tell_of_closures()
+            self._report_closures()
             return False
         if ahead and self.has_left(write):
             raise RedisUnavailableError("the client was closed", outcome=Outcome.NOT_SENT)
@@ -231,7 +231,7 @@ class RecordKeeper:
         except Exception as error:
             if registered is None:
                 raise
-            self._tell_of_unencodable(registered, error)
+            self._report_unencodable(registered, error)
             return
         if write.record is not None:
             if ahead:
@@ -267,7 +267,7 @@ class RecordKeeper:
         except Exception as error:
             if registered is None:
                 raise
-            self._tell_of_unencodable(registered, error)  # the record stays as it is
+            self._report_unencodable(registered, error)  # the record stays as it is
             return
         journal.replace(write.record, body)
 
@@ -282,7 +282,7 @@ class RecordKeeper:
         ticket.hold(write)
         journal.replace_now(write.record, body)
         if before is not None and before is not ticket:
-            before.let_go(write)
+            before.release(write)
 
     def forget(self, write: CommandWrite | FunctionWrite) -> None:
         """Has the record of a write removed, without waiting for it."""

@@ -150,7 +150,7 @@ class WriteOrder:
         (completed,) = queue.complete_many([(leased.id, leased.lease)])
         if completed is not None:  # else given up meanwhile, by closing
             if write.record is not None:
-                write.let_go()
+                write.release()
             write.result._settle(StoreStatus.STORED)
             self._queue.note_progress(leased.keys)
 

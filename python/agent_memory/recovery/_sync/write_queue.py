@@ -331,7 +331,7 @@ class WriteQueue:
             write, keys, priority, coalesce=coalesce, ahead=True, unknown_token=b"" if ticket is None else ticket.token
         )
         if before is not None and before is not ticket:
-            before.let_go(write)
+            before.release(write)
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 
@@ -364,7 +364,7 @@ class WriteQueue:
             self._keeper.rewrite(write, entry, reason)
         self._keeper.forget_all(forgotten)
         if isinstance(write, CommandWrite):
-            write.let_go()
+            write.release()
         write.result._settle(StoreStatus.FAILED)
         if not was_known:
             name = Priority(entry.priority).name

@@ -161,8 +161,9 @@ class RedisCluster(RedisPyCluster):
     Takes every argument of `redis.asyncio.RedisCluster`, and by keyword:
 
     - `resilience`: the `ResiliencePolicy` of each node (breaker, budget, probe) and of the calls (retries, deadline). Without
-      a `deadline_s` a call has max(2 x `socket_timeout`, 20 s): a failover costs time, not errors. None: no guards; redirects
-      are followed, failures are raised.
+      a `deadline_s` a call has max(2 x `socket_timeout`, 20 s): a failover costs time, not errors. None: no breaker, budget
+      or probe. A command that was not sent then still waits for a failover until that deadline; a lost reply is raised, of a
+      command that reads as well.
 
     A write whose outcome is UNKNOWN is raised at once and never repeated. `retry` and `cluster_error_retry_attempts` bound how
     often a call goes on after failures; without them its deadline does. Not there yet, and refused: `exactly_once`,

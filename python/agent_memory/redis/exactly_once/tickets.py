@@ -135,7 +135,7 @@ class Ticket:
         if self.marker is not None:
             self.marker.holds.add((id(by), self.bit))
 
-    def let_go(self, by: object) -> None:
+    def release(self, by: object) -> None:
         """For the recovery queue: `by` does not keep it any more."""
         marker = self.marker
         if marker is not None:

@@ -53,9 +53,9 @@ def register_for_renewal(client: Any, *, given: bool, asynchronous: bool) -> Non
     """Have a pool that was given to the client told of renewed credentials, as redis-py has it for pools of its own; once."""
     pool = client.connection_pool
     provider = pool.connection_kwargs.get("credential_provider")
-    if not isinstance(provider, StreamingCredentialProvider) or "_agent_memory_is_told" in pool.__dict__:
+    if not isinstance(provider, StreamingCredentialProvider) or "_agent_memory_is_registered" in pool.__dict__:
         return
-    pool._agent_memory_is_told = True
+    pool._agent_memory_is_registered = True
     if given:
         kind = ClientType.ASYNC if asynchronous else ClientType.SYNC
         client._event_dispatcher.dispatch(AfterPooledConnectionsInstantiationEvent([pool], kind, provider))

@@ -65,7 +65,7 @@ class _Handshake:
         connection.send_command = self._send_command
         connection.read_response = self._async_read_response if asynchronous else self._read_response
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The handshake is over."""
         for name in ("send_command", "read_response"):
             self._connection.__dict__.pop(name, None)
@@ -163,7 +163,7 @@ def _connect_once(connection: Any) -> None:
     except AuthenticationError as error:
         raise _seen_through(error) from None
     finally:
-        handshake.let_go()
+        handshake.release()
 
 
 def _connect_within(connection: redis.Connection, deadline_ns: int | None) -> None:
@@ -216,7 +216,7 @@ async def _async_connect_once(connection: AsyncConnection) -> None:
             raise error.__cause__ from None
         raise
     finally:
-        handshake.let_go()
+        handshake.release()
 
 
 async def async_connect(connection: AsyncConnection) -> None:

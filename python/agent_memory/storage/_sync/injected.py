@@ -7,8 +7,8 @@ What a method does is only known by its name here, so this follows redis-py's co
 - An ordinary method is one guarded call, repeated as the guard says.
 - `pipeline()` gives a pipeline whose `execute()` is one guarded call, never repeated: executing empties a pipeline.
 - `register_script()` gives a script whose calls are guarded.
-- PASSED_ON names what makes no call of its own or hands out objects with calls of their own (pub/sub, locks, modules):
-  those are the injected client's, unguarded.
+- PASSED_ON names what makes no call of its own (a cluster client's look at its topology) or hands out objects with calls
+  of their own (pub/sub, locks, modules): those are the injected client's, unguarded.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ __all__ = ["InjectedCommands"]
 
 PASSED_ON: Final = frozenset(
     """
-    bf cf client cms connection connection_pool ft get_connection_kwargs get_encoder get_retry json load_external_module
-    lock monitor parse_response pubsub response_callbacks sentinel set_response_callback set_retry tdigest topk ts vset
+    bf cf client cms connection connection_pool ft get_connection_kwargs get_default_node get_encoder get_node
+    get_node_from_key get_nodes get_primaries get_random_node get_replicas get_retry json keyslot load_external_module lock
+    monitor nodes_manager parse_response pubsub response_callbacks sentinel set_default_node set_response_callback set_retry
+    tdigest topk ts vset
     """.split()
 )
 

@@ -659,7 +659,7 @@ unsafe extern "C" fn noting(
     unsafe {
         let call = This::of(this);
         if count != 2 || !call.fields().note.is_null() {
-            return raise(call.token, PyTypeError::new_err("noting() takes who is told and a name, once"));
+            return raise(call.token, PyTypeError::new_err("noting() takes what is notified and a name, once"));
         }
         ffi::Py_INCREF(*arguments);
         ffi::Py_INCREF(*arguments.add(1));

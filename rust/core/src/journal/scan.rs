@@ -301,7 +301,7 @@ impl<'a> Replay<'a> {
             && !(frame.kind.is_second() && place.is_whole)
         {
             // Neither the frame nor the one that says the same can be read.
-            self.doubt_all(frame.sequence);
+            self.mark_all_uncertain(frame.sequence);
         }
         self.last = (frame.sequence, frame.changes, frame.notes);
         if place.is_whole || !is_torn {
@@ -329,7 +329,7 @@ impl<'a> Replay<'a> {
         }
         explained += u64::from(frame.kind.is_second() && place.is_whole);
         if changes > explained {
-            self.doubt_all(frame.sequence);
+            self.mark_all_uncertain(frame.sequence);
         }
     }
 
@@ -407,7 +407,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn doubt_all(&mut self, sequence: u64) {
+    fn mark_all_uncertain(&mut self, sequence: u64) {
         self.uncertain_before = sequence;
         self.loss.is_damaged = true;
     }
@@ -417,10 +417,10 @@ impl<'a> Replay<'a> {
         if matches!(tail, Tail::Damaged) {
             // Nothing tells what stood there.
             self.unknown += 1;
-            self.doubt_all(u64::MAX);
+            self.mark_all_uncertain(u64::MAX);
         }
         if let Some(last) = last.filter(|last| last.frame.kind.is_first() && !last.is_whole) {
-            self.doubt_all(last.frame.sequence + 1);
+            self.mark_all_uncertain(last.frame.sequence + 1);
         }
         let announced: HashSet<i64> = self.announced.0.iter().copied().collect();
         let used = announced.iter().max().map_or(0, |row| row.saturating_add(1));

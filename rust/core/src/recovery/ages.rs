@@ -1,7 +1,7 @@
 //! Age: the entries as a list from the oldest to the newest, by links in the entries themselves.
 
 use super::entry::Entry;
-use super::places::{NOBODY, Places};
+use super::places::{NO_PLACE, Places};
 
 /// The ends of the list.
 pub(super) struct Ages {
@@ -11,10 +11,10 @@ pub(super) struct Ages {
 
 impl Ages {
     pub(super) const fn new() -> Self {
-        Self { oldest: NOBODY, newest: NOBODY }
+        Self { oldest: NO_PLACE, newest: NO_PLACE }
     }
 
-    /// The oldest entry; `NOBODY` when there is none.
+    /// The oldest entry; `NO_PLACE` when there is none.
     pub(super) const fn oldest(&self) -> u32 {
         self.oldest
     }
@@ -22,23 +22,23 @@ impl Ages {
     /// Makes an entry the newest.
     pub(super) fn join<T>(&mut self, entries: &mut Places<Entry<T>>, place: u32, now_ns: u64) {
         let older = std::mem::replace(&mut self.newest, place);
-        if older == NOBODY {
+        if older == NO_PLACE {
             self.oldest = place;
         } else {
             entries[older].newer = place;
         }
         let entry = &mut entries[place];
-        (entry.older, entry.newer, entry.enqueued_ns) = (older, NOBODY, now_ns);
+        (entry.older, entry.newer, entry.enqueued_ns) = (older, NO_PLACE, now_ns);
     }
 
     pub(super) fn leave<T>(&mut self, entries: &mut Places<Entry<T>>, place: u32) {
         let Entry { older, newer, .. } = entries[place];
-        if older == NOBODY {
+        if older == NO_PLACE {
             self.oldest = newer;
         } else {
             entries[older].newer = newer;
         }
-        if newer == NOBODY {
+        if newer == NO_PLACE {
             self.newest = older;
         } else {
             entries[newer].older = older;

@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
-use super::places::{NOBODY, Places};
+use super::places::{NO_PLACE, Places};
 
 /// One entry's place in the queue of one key.
 struct Link {
@@ -55,15 +55,15 @@ impl KeyOrder {
     pub(super) fn join(&mut self, name: &[u8], entry: u32) -> Option<Joined> {
         let key = self.find(name).unwrap_or_else(|| self.add(name));
         let previous = self.keys[key].last;
-        if previous == NOBODY {
-            let link = self.links.insert(Link { entry, key, previous, next: NOBODY });
+        if previous == NO_PLACE {
+            let link = self.links.insert(Link { entry, key, previous, next: NO_PLACE });
             (self.keys[key].first, self.keys[key].last) = (link, link);
             return Some(Joined { link, is_behind: false });
         }
         if self.links[previous].entry == entry {
             return None;
         }
-        let link = self.links.insert(Link { entry, key, previous, next: NOBODY });
+        let link = self.links.insert(Link { entry, key, previous, next: NO_PLACE });
         self.links[previous].next = link;
         self.keys[key].last = link;
         Some(Joined { link, is_behind: true })
@@ -72,14 +72,14 @@ impl KeyOrder {
     /// Takes a link out of its key's queue. Returns the entry that has become the first of that key by it.
     pub(super) fn leave(&mut self, link: u32) -> Option<u32> {
         let Link { key, previous, next, .. } = self.links.remove(link);
-        if next == NOBODY {
+        if next == NO_PLACE {
             self.keys[key].last = previous;
         } else {
             self.links[next].previous = previous;
         }
-        if previous != NOBODY {
+        if previous != NO_PLACE {
             self.links[previous].next = next;
-        } else if next != NOBODY {
+        } else if next != NO_PLACE {
             self.keys[key].first = next;
             return Some(self.links[next].entry);
         } else {
@@ -100,9 +100,9 @@ impl KeyOrder {
         (key.first == key.last).then(|| self.links[key.first].entry)
     }
 
-    /// The first link of a key; `NOBODY` when it has none.
+    /// The first link of a key; `NO_PLACE` when it has none.
     pub(super) fn first_link(&self, name: &[u8]) -> u32 {
-        self.find(name).map_or(NOBODY, |key| self.keys[key].first)
+        self.find(name).map_or(NO_PLACE, |key| self.keys[key].first)
     }
 
     /// The entry of a link, and the next link of its key.
@@ -128,7 +128,7 @@ impl KeyOrder {
     }
 
     fn add(&mut self, name: &[u8]) -> u32 {
-        let key = self.keys.insert(Key { name: name.into(), first: NOBODY, last: NOBODY });
+        let key = self.keys.insert(Key { name: name.into(), first: NO_PLACE, last: NO_PLACE });
         let (keys, hasher) = (&self.keys, &self.hasher);
         self.by_name.insert_unique(hasher.hash_one(name), key, |key| hasher.hash_one(&*keys[*key].name));
         key

@@ -1,7 +1,7 @@
 //! Numbered places: what the queue's lists and heaps refer to, in 32 bits each.
 
 /// The number of no place.
-pub(super) const NOBODY: u32 = u32::MAX;
+pub(super) const NO_PLACE: u32 = u32::MAX;
 
 /// Numbered places that are used again.
 pub(super) struct Places<V> {

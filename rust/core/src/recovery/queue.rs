@@ -5,7 +5,7 @@ use super::bounds::{QueueFull, RecoveryConfig};
 use super::dead_letters::{DeadLetter, DeadLetters, NotRevived};
 use super::entry::{Entry, Lease, Links, NOT_LEASED, NewEntry, Priority, WrongId};
 use super::keys::KeyOrder;
-use super::places::{NOBODY, Places};
+use super::places::{NO_PLACE, Places};
 use super::schedules::Schedules;
 use super::stats::RecoveryStats;
 
@@ -125,7 +125,7 @@ impl<T> RecoveryQueue<T> {
     pub fn cancel_superseded(&mut self, key: &[u8]) -> usize {
         let mut cancelled = 0;
         let mut link = self.keys.first_link(key);
-        while link != NOBODY {
+        while link != NO_PLACE {
             let place;
             (place, link) = self.keys.follow(link);
             if self.entries[place].may_be_superseded() {
@@ -349,8 +349,8 @@ impl<T> RecoveryQueue<T> {
             attempts: 0,
             stamp: 0,
             behind: 0,
-            older: NOBODY,
-            newer: NOBODY,
+            older: NO_PLACE,
+            newer: NO_PLACE,
             priority: new.priority,
             lease: NOT_LEASED,
             owner: 0,

@@ -27,7 +27,7 @@ pub struct Sweep {
 
 #[derive(Debug)]
 struct Slot<S> {
-    who: S,
+    caller: S,
     wants_bytes: bool,
 }
 
@@ -105,9 +105,9 @@ impl<S, K> Slots<S, K> {
 
     /// Takes a place for a command of `len` bytes; a command that has further replies takes places of no bytes for them.
     #[inline]
-    pub fn push(&mut self, who: S, wants_bytes: bool, len: usize) {
+    pub fn push(&mut self, caller: S, wants_bytes: bool, len: usize) {
         self.wanting_bytes += usize::from(wants_bytes);
-        self.queue.push_back(Slot { who, wants_bytes });
+        self.queue.push_back(Slot { caller, wants_bytes });
         self.lens.push_back(len);
     }
 
@@ -124,7 +124,7 @@ impl<S, K> Slots<S, K> {
         let slot = self.queue.pop_front()?;
         self.answered += 1;
         self.wanting_bytes -= usize::from(slot.wants_bytes);
-        Some(slot.who)
+        Some(slot.caller)
     }
 
     /// Everything that waited for it is handed over now: `len` bytes of it.
@@ -180,7 +180,7 @@ impl<S, K> Slots<S, K> {
 
     /// The waiters, oldest first.
     pub fn waiting(&self) -> impl Iterator<Item = &S> {
-        self.queue.iter().map(|slot| &slot.who)
+        self.queue.iter().map(|slot| &slot.caller)
     }
 
     /// The waiters in the slots of these numbers, so far as they are there.
@@ -189,7 +189,7 @@ impl<S, K> Slots<S, K> {
             usize::try_from(number.saturating_sub(self.answered)).unwrap_or(usize::MAX).min(self.queue.len())
         };
         let (first, end) = (place(numbers.start), place(numbers.end));
-        self.queue.range(first.min(end)..end).map(|slot| &slot.who)
+        self.queue.range(first.min(end)..end).map(|slot| &slot.caller)
     }
 
     /// Looks at the deadlines at `now_s`; `None` where nothing is on its way.
@@ -233,7 +233,7 @@ impl<S, K> Slots<S, K> {
         self.lens.clear();
         self.wanting_bytes = 0;
         self.handed_over = self.answered;
-        std::mem::take(&mut self.queue).into_iter().map(|slot| slot.who)
+        std::mem::take(&mut self.queue).into_iter().map(|slot| slot.caller)
     }
 
     /// What is kept of the hand-overs.

@@ -315,10 +315,10 @@ impl Pass<'_> {
         let mut found = Vec::new();
         self.each_block(piece, |block, sums| {
             let floor = lowest.floor().max(threshold);
-            let doubtful = sums.map_or([u64::MAX; BLOCK_ROWS / 64], |sums| {
+            let reaching = sums.map_or([u64::MAX; BLOCK_ROWS / 64], |sums| {
                 self.query.reaching(self, totals, block.start, floor, sums)
             });
-            for index in set_bits(&doubtful).map(|bit| block.start + bit).take_while(|&index| index < block.end) {
+            for index in set_bits(&reaching).map(|bit| block.start + bit).take_while(|&index| index < block.end) {
                 let similarity = self.interval(index, sums.map(|s| s.of(index - block.start)));
                 let score = totals.interval(similarity, index);
                 if score.high >= lowest.floor().max(threshold) {

@@ -32,14 +32,14 @@ statements! {
 }
 
 /// After ids that were taken for new ones and were known, so many transactions take none for new before it is tried again.
-const DOUBTED: u32 = 16;
+const SUSPENDED_TRANSACTIONS: u32 = 16;
 
 /// Writes through a borrowed connection, in transactions of its own.
 pub struct DirectWriter {
     connection: Connection,
     statements: Option<(Statements, All)>,
     /// So many transactions still look up every id.
-    doubted: u32,
+    suspended: u32,
     log_pages: &'static AtomicU32,
 }
 
@@ -47,7 +47,7 @@ impl DirectWriter {
     /// The schema need not be there yet. From now on the connection makes no checkpoints by itself.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
-        Self { log_pages: connection.watch_log(), connection, statements: None, doubted: 0 }
+        Self { log_pages: connection.watch_log(), connection, statements: None, suspended: 0 }
     }
 
     /// How many pages the write-ahead log had at the connection's last commit, by any writer.
@@ -70,12 +70,12 @@ impl DirectWriter {
         compressible: Compressible,
         clock_us: impl Fn() -> u64,
     ) -> Result<Option<Vec<Outcome>>, SqliteError> {
-        let takes_for_new = self.doubted == 0 && are_inserts(writes);
-        self.doubted = self.doubted.saturating_sub(1);
+        let takes_for_new = self.suspended == 0 && are_inserts(writes);
+        self.suspended = self.suspended.saturating_sub(1);
         let mut written = self.committed(writes, compressible, takes_for_new, &clock_us);
         if takes_for_new && matches!(&written, Err(Stop::Failed(error)) if !error.is_unavailable()) {
             // An id is known, and its unique index says so: all of it once more, from what the database holds.
-            self.doubted = DOUBTED;
+            self.suspended = SUSPENDED_TRANSACTIONS;
             written = self.committed(writes, compressible, false, &clock_us);
         }
         match written {

@@ -17,8 +17,8 @@ EMPTY = {
     "session_id": None,
     "namespace": (),
     "tags": (),
-    "since": None,
-    "until": None,
+    "since_s": None,
+    "until_s": None,
     "memory_types": [],
 }
 EMPTY_RETRIEVALS = EMPTY | {"filters": {}}
@@ -148,7 +148,7 @@ async def test_what_has_expired_is_gone_everywhere(memory):
     assert await memory.count(AGENT) == await memory.short_term.count(AGENT) == 1
     assert [entry.id for entry in await collect(memory.query(AGENT))] == [kept]
     assert [entry.id for entry in await memory.history(AGENT)] == [kept]
-    assert [entry.id for entry in await memory.retrieve(AGENT, "code", ranking=Ranking(now=0.0))] == []
+    assert [entry.id for entry in await memory.retrieve(AGENT, "code", ranking=Ranking(now_s=0.0))] == []
     assert len([line async for line in memory.export(AGENT)]) == 1
     assert await memory.forget(AGENT, user_id="ann") == 0
     assert await memory.delete(AGENT, over) is False
@@ -209,7 +209,7 @@ async def test_an_import_says_what_it_skipped(memory):
     restored = await collect(memory.query(AGENT))
     assert sorted(entry.content for entry in restored) == [f"memory {n}" for n in range(4)]
     assert not {entry.id for entry in restored} & set(ids)
-    assert {round(entry.created_at, 3) for entry in restored} == {
+    assert {round(entry.created_at_s, 3) for entry in restored} == {
         round(json.loads(line)["created_at"], 3) for line in lines
     }
     assert await memory.count("other") == 1

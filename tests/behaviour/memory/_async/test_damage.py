@@ -131,8 +131,8 @@ async def test_a_damaged_row_is_left_out_of_lists_and_raised_by_id(open_memory, 
     assert {entry.id for entry in await memory.retrieve(AGENT, "likes")} == set(good)
     assert len([line async for line in memory.export(AGENT)]) == 2
     assert {(await memory.get(AGENT, one)).id for one in good} == set(good)
-    assert (await memory.stats())["damaged"]["memories"] == 1
-    assert (await memory.stats())["damaged"]["met"] >= 5
+    assert memory.stats()["damaged"]["memories"] == 1
+    assert memory.stats()["damaged"]["met"] >= 5
     assert [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()] == [
         f"the copy of memory {bad} in SQL is damaged"
     ]
@@ -197,8 +197,10 @@ async def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_
         long_term=LongTermSettings(dictionary_bytes=4_096),
         maintenance=MaintenanceSettings(pause_s=0),
     )
-    who = ("Ann", "Bob", "Carla")
-    texts = [f"{who[n % 3]} said on day {n} that the meeting about project {n * 7 % 13} was moved." for n in range(400)]
+    person = ("Ann", "Bob", "Carla")
+    texts = [
+        f"{person[n % 3]} said on day {n} that the meeting about project {n * 7 % 13} was moved." for n in range(400)
+    ]
     stored = await memory.store_many(AGENT, [{"content": text, "importance": 0.1} for text in texts])
     await memory.maintain()
     place.change("UPDATE memories SET content = ?, dictionary = 0 WHERE id = ?", b"no zstd frame", stored[5])
@@ -252,7 +254,7 @@ async def test_a_damaged_copy_that_only_redis_has_is_raised_and_set_aside(open_m
             await memory.get(AGENT, one)
         with pytest.raises(CorruptMemoryError):
             await memory.update(AGENT, one, content="x")
-    assert (await memory.stats())["damaged"]["memories"] == 5
+    assert memory.stats()["damaged"]["memories"] == 5
     report = await memory.check()
     assert {(one.id, one.where) for one in report.damaged} == {(one, "Redis") for one in bad}
     assert await memory.delete(AGENT, bad[0])
@@ -272,7 +274,7 @@ async def test_check_sets_aside_what_no_synchronisation_has_met(open_memory, raw
     assert (report.quarantined, report.damaged) == (1, [DamagedMemory(AGENT, bad, "Redis")])
     assert (await memory.check()).quarantined == 0
     assert raw.keys("*:damaged")
-    assert (await memory.stats())["redis"]["dirty_bytes"] > 0
+    assert memory.stats()["redis"]["dirty_bytes"] > 0
 
 
 async def test_the_version_of_a_damaged_update_is_not_taken_for_the_one_that_sql_has(open_memory, raw, place):

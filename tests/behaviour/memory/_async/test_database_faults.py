@@ -1,4 +1,4 @@
-"""What a fault of the database means: writes that it refuses leave the reads alone, and health() says why."""
+"""What a fault of the database means: writes that it refuses leave the reads alone, and the health says why."""
 
 from __future__ import annotations
 
@@ -87,14 +87,15 @@ async def test_a_refused_write_says_why_and_reads_go_on(memory, fault, begin, wo
             assert await memory.count(AGENT) == 1
             assert [entry.id async for entry in memory.query(AGENT)] == [first]
             assert [entry.id for entry in await memory.retrieve(AGENT, "first")] == [first]
-        health = await memory.health()
-        assert (health, health.sql) == ("degraded", fault.value)
-        stats = (await memory.stats())["sql"]
+        assert memory.health().sql == fault.value
+        health = await memory.check_health()
+        assert (health.state, health.sql) == ("degraded", fault.value)
+        stats = memory.stats()["sql"]
         assert (stats["here"], stats["refuses_writes"], stats["failures"]) == (True, fault.value, 0)
     memory._lifecycle.parts.sql.writability._refused_at = 0.0  # as if it were long ago
-    assert (await memory.health(), (await memory.health()).sql) == ("healthy", "here")
+    assert (await memory.check_health()).sql == "here"
     await memory.store(AGENT, os.urandom(100_000).hex())
-    assert (await memory.stats())["sql"]["refuses_writes"] is None
+    assert memory.stats()["sql"]["refuses_writes"] is None
 
 
 @FAULTS
@@ -123,7 +124,7 @@ async def test_a_small_write_fits_where_a_large_one_does_not(memory):
         with pytest.raises(DurabilityError):
             await memory.store(AGENT, os.urandom(100_000).hex())
         await memory.store(AGENT, "small")
-        assert (await memory.health()).sql == "here"
+        assert (await memory.check_health()).sql == memory.health().sql == "here"
 
 
 async def test_uses_wait_for_sql_and_are_dropped_only_beyond_their_bound(memory):
@@ -137,7 +138,7 @@ async def test_uses_wait_for_sql_and_are_dropped_only_beyond_their_bound(memory)
     memory._lifecycle.parts.sql.writability._refused_at = 0.0
     assert (await memory.maintain()).accesses == 1
     (uses,) = await memory._lifecycle.parts.sql.store.accesses([first])
-    assert (uses.uses, (await memory.stats())["service"]["dropped_accesses"]) == (6, 0)
+    assert (uses.uses, memory.stats()["service"]["dropped_accesses"]) == (6, 0)
 
     accesses, bound = memory._lifecycle.parts.accesses, MAX_PENDING
     accesses.note([f"m{number}" for number in range(bound)])

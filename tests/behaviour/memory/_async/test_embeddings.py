@@ -138,7 +138,7 @@ async def test_an_embed_of_another_model_is_refused_though_it_has_as_many_dimens
     assert entry.similarity is None, "by words alone"
     unnamed = await open_memory(Words(64, "one"))
     await unnamed.store("a", "drinks tea")
-    assert (await unnamed.stats())["embedding"]["model"] == "one"
+    assert unnamed.stats()["embedding"]["model"] == "one"
 
 
 async def test_the_name_of_a_model_may_be_given_later(open_memory):
@@ -189,7 +189,7 @@ async def test_what_embed_failed_for_is_stored_marked_found_by_words_and_embedde
     assert (entry.embedding is not None, entry.awaits_embedding, entry.importance) == (True, False, 0.9)
     assert await found_by_vector(memory, "Lisbon lives") == ["lives in Lisbon"]
     assert (await memory.maintain()).embedded == 0
-    assert (await memory.stats())["embedding"]["embedded_later"] == 2
+    assert memory.stats()["embedding"]["embedded_later"] == 2
 
 
 async def test_another_process_embeds_what_waits_and_one_text_that_fails_keeps_none_waiting(open_memory):
@@ -201,9 +201,9 @@ async def test_another_process_embeds_what_waits_and_one_text_that_fails_keeps_n
         await memory.store("a", text)
     other = Words()
     other.fails = lambda text: "poison" in text
-    heir = await open_memory(other)
-    assert (await heir.maintain()).embedded == 2
-    waiting = [entry.content async for entry in heir.query("a") if entry.awaits_embedding]
+    successor = await open_memory(other)
+    assert (await successor.maintain()).embedded == 2
+    waiting = [entry.content async for entry in successor.query("a") if entry.awaits_embedding]
     assert waiting == ["poison"]
 
 
@@ -267,7 +267,7 @@ async def test_reembed_makes_all_vectors_anew_while_others_go_on(open_memory, di
     new = await open_memory(embed, name + "-2", index={"snapshot_entries": 1})
 
     migration = async_spawn(new.reembed)
-    while (await new.stats())["embedding"]["complete"]:
+    while new.stats()["embedding"]["complete"]:
         await new.count("a")
     with pytest.raises(EmbeddingSpaceError):
         while True:  # at the latest after max_staleness_s
@@ -286,7 +286,7 @@ async def test_reembed_makes_all_vectors_anew_while_others_go_on(open_memory, di
     assert (await new.get("a", during)).content == "stored meanwhile"
     for text in TEXTS:
         assert await found_by_vector(new, text) == [text]
-    stats = (await new.stats())["embedding"]
+    stats = new.stats()["embedding"]
     assert (stats["model"], stats["dimensions"], stats["complete"]) == (name + "-2", dimensions, True)
     third = await open_memory(Words(dimensions, name), name + "-2", index={"snapshot_entries": 1})
     assert await found_by_vector(third, "bob rain likes") == ["bob likes rain"]
@@ -310,16 +310,16 @@ async def test_a_migration_that_was_broken_off_is_gone_on_with(open_memory, is_m
     assert await found_by_vector(new, "ann green tea likes") == [] or "ann likes green tea" in done
 
     again = Words(96)
-    heir = await open_memory(again)
-    assert not (await heir.stats())["embedding"]["complete"]
+    successor = await open_memory(again)
+    assert not successor.stats()["embedding"]["complete"]
     if is_maintained:
-        assert (await heir.maintain()).embedded == len(TEXTS) - len(done)
+        assert (await successor.maintain()).embedded == len(TEXTS) - len(done)
     else:
-        assert (await heir.reembed()).embedded == len(TEXTS) - len(done)
+        assert (await successor.reembed()).embedded == len(TEXTS) - len(done)
     assert not done.intersection(again.texts), "what was done is not done again"
-    assert (await heir.stats())["embedding"]["complete"]
+    assert successor.stats()["embedding"]["complete"]
     for text in TEXTS:
-        assert await found_by_vector(heir, text) == [text]
+        assert await found_by_vector(successor, text) == [text]
 
 
 async def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(open_memory):
@@ -356,7 +356,7 @@ async def test_a_damaged_memory_keeps_no_other_from_a_new_vector(tmp_path, monke
         database.execute("UPDATE memories SET checksum = checksum + 1 WHERE id = ?", (stored[1],))
     async with AsyncMemorySystem(tmp_path, redis=None, embed=Words(96)) as memory:
         assert (await memory.reembed()).embedded == len(TEXTS) - 1
-        assert (await memory.stats())["embedding"]["complete"]
+        assert memory.stats()["embedding"]["complete"]
 
 
 async def test_reembed_gives_vectors_to_texts_that_never_had_one(open_memory):
@@ -391,9 +391,11 @@ async def test_two_migrations_to_two_models_do_not_mix(open_memory):
             errors.append(error)
     assert len(errors) <= 1
     # The overtaken one may have begun first. The system with the model of the current space finishes it.
-    while not (present := (await old.stats())["embedding"])["complete"]:
+    await old.check_health()  # which reads the space that `stats()` shows
+    while not (present := old.stats()["embedding"])["complete"]:
         for system in systems:
             await system.maintain()
+        await old.check_health()
     lengths = {len(entry.embedding) async for entry in old.query("a")}
     assert lengths == {present["dimensions"]}
     assert present["dimensions"] in (96, 128)

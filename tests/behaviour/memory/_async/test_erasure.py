@@ -47,7 +47,7 @@ async def test_what_the_journal_took_is_erased_with_the_rest(tmp_path, kind):
         await async_sleep(0.3)  # SQL is asked again
         assert await memory.delete_user("ann") == 1 if kind == "user" else await memory.delete_agent(AGENT) == 1
         assert len(memory._lifecycle.parts.journal) == 0
-        assert files_holding(memory._resources.directory.journal) == [], "not even what it let go of"
+        assert files_holding(memory._resources.directory.journal) == [], "not even what it has removed"
         assert await memory.get(AGENT, note) is None
         assert await memory.retrieve(AGENT, MARK) == [] if kind == "agent" else True
         assert await memory.count(AGENT, user_id="ann") == 0

@@ -49,7 +49,7 @@ class AbsentableStore:
 
     def __getattr__(self, name):
         found = getattr(self._store, name)
-        if self.is_away and name not in ("open", "close"):
+        if self.is_away and name not in ("open", "close", "stats"):
             return self._refuse
         return found
 
@@ -101,14 +101,14 @@ async def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_condition
         embedding=[1.0, 0.0, 0.0],
         memory_type="fact",
         step=3,
-        timestamp=1.7e9,
+        timestamp_s=1.7e9,
         metadata={"source": "chat", "nested": {"a": [1]}},
         tags=["home", "city"],
         namespace=("users", "a/b"),
         user_id="u1",
         session_id="s1",
     )
-    rain = await memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp=1.7e9 + 60)
+    rain = await memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp_s=1.7e9 + 60)
     other = await memory.store("somebody else", "The user lives in Porto.", embedding=[1.0, 0.0, 0.0])
 
     weighted = await memory.retrieve(
@@ -136,8 +136,8 @@ async def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_condition
         user_id="u1",
         session_id="s1",
         memory_types=("fact",),
-        since=1.6e9,
-        until=1.7e9 + 1,
+        since_s=1.6e9,
+        until_s=1.7e9 + 1,
     )
 
     assert isinstance(lisbon, MemoryId)
@@ -159,7 +159,7 @@ async def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_condition
     assert [found.id for found in filtered] == [lisbon]
     assert await memory.get(AGENT, other) is None
     assert await memory.get(AGENT, "no such id") is None
-    assert [found.id async for found in memory.query(AGENT, since=1.7e9, until=1.7e9 + 1)] == [lisbon]
+    assert [found.id async for found in memory.query(AGENT, since_s=1.7e9, until_s=1.7e9 + 1)] == [lisbon]
     assert [found.id async for found in memory.query(AGENT, step_from=1, step_to=3)] == [lisbon]
     assert [found.id async for found in memory.query(AGENT, min_importance=0.7, tags=("home",))] == [lisbon]
     assert [found.id for found in await memory.history(AGENT)] == [lisbon, rain]
@@ -181,7 +181,7 @@ async def test_the_tiers_work_on_every_kind_of_server(server, tmp_path):
 
         assert [entry.id for entry in found] == [clean, dirty]
         assert (report.sync.synced, report.sync.beaten) == (1, 0)
-        assert (await memory.stats())["loader"]["loaded"] == 0
+        assert memory.stats()["loader"]["loaded"] == 0
         assert await memory.count(AGENT) == 2
 
 
@@ -208,7 +208,7 @@ async def test_what_is_wrong_is_refused_before_anything_is_written(memory):
             await memory.store(AGENT, "x", **{wrong: "red"})
         with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
             await memory.store_many(AGENT, [{"content": "x"}, {"content": "x", wrong: "red"}])
-        with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
+        with pytest.raises(TypeError, match=f"changes must be of .*, got '{wrong}'"):
             await memory.update(AGENT, "id", **{wrong: "red"})
         with pytest.raises(TypeError, match=f"conditions must be of .*, got '{wrong}'"):
             await memory.retrieve(AGENT, "x", **{wrong: "red"})
@@ -343,19 +343,20 @@ async def test_with_redis_away_everything_goes_on_and_redis_catches_up(start_ser
         await memory.update(AGENT, before, content="changed meanwhile")
         await memory.delete(AGENT, deleted)
         found = await memory.retrieve(AGENT, "meanwhile")
-        health = await memory.health()
+        health = await memory.check_health()
+        assert memory.health() == health
         promised_more = await memory.store(AGENT, "asked for less", durability="redis")
 
         server.start()
 
         async def is_healthy():
-            return await memory.health() == "healthy"
+            return await memory.check_health()
 
         await until(is_healthy)
         await memory.sync()
         contents = {entry.content for entry in await memory.retrieve(AGENT, "stored changed asked meanwhile")}
 
-    assert health == "degraded"
+    assert health.state == "degraded"
     assert {entry.id for entry in found} == {before, meanwhile}
     assert promised_more.durability == "sql"
     assert contents == {"stored meanwhile", "changed meanwhile", "asked for less"}
@@ -378,13 +379,13 @@ async def test_with_sql_away_redis_accepts_what_may_stay_there_and_sql_gets_it_l
     found = {entry.content for entry in await memory.retrieve(AGENT, "stored changed deleted meanwhile")}
     with pytest.raises(MemoryStoreUnavailableError):
         await memory.get(AGENT, "unknown")
-    assert await memory.health() == "degraded"
-    unsynced = (await memory.stats())["redis"]["dirty_bytes"]
+    assert (await memory.check_health()).state == "degraded"
+    unsynced = memory.stats()["redis"]["dirty_bytes"]
 
     store.is_away = False
 
     async def is_healthy():
-        return await memory.health() == "healthy"
+        return await memory.check_health()
 
     await until(is_healthy)
     report = await memory.sync()
@@ -395,7 +396,7 @@ async def test_with_sql_away_redis_accepts_what_may_stay_there_and_sql_gets_it_l
     assert (report.synced, report.beaten, report.remaining) == (3, 0, False)
     assert {entry.content async for entry in memory.query(AGENT)} == found
     assert {entry.content for entry in await memory.retrieve(AGENT, "stored changed deleted meanwhile")} == found
-    assert (await memory.stats())["redis"]["dirty_bytes"] == 0
+    assert memory.stats()["redis"]["dirty_bytes"] == 0
 
 
 async def test_with_both_away_a_write_is_refused(start_server, tmp_path):
@@ -411,7 +412,7 @@ async def test_with_both_away_a_write_is_refused(start_server, tmp_path):
         for arguments in ({}, {"minimum": "redis"}, {"durability": "redis"}):
             with pytest.raises(DurabilityError):
                 await memory.store(AGENT, "y", **arguments)
-        assert await memory.health() == "down"
+        assert (await memory.check_health()).state == "down"
 
 
 JOURNALLED = MemorySettings(journal=True)
@@ -441,7 +442,7 @@ async def test_with_both_away_the_journal_keeps_what_may_stay_there_until_sql_ha
             with pytest.raises(DurabilityError):
                 await memory.store(AGENT, "y", **arguments)
         found = {entry.content for entry in await memory.retrieve(AGENT, "stored changed meanwhile degrading deleted")}
-        held = (await memory.stats())["journal"]["entries"]
+        held = memory.stats()["journal"]["entries"]
 
         store.is_away = False
         await async_sleep(0.3)  # an absence is remembered for a quarter of a second
@@ -453,7 +454,7 @@ async def test_with_both_away_the_journal_keeps_what_may_stay_there_until_sql_ha
         assert found == {"changed meanwhile", "stored by degrading"}
         assert held == 3
         assert report.synced == 3
-        assert (await memory.stats())["journal"] == {"entries": 0, "bytes": 0}
+        assert memory.stats()["journal"] == {"entries": 0, "bytes": 0}
         after = {entry.content async for entry in memory.query(AGENT)}
         assert after == {"stored before", "left alone", "changed meanwhile", "stored by degrading"}
         assert {
@@ -481,7 +482,7 @@ async def test_what_the_journal_holds_reaches_sql_with_the_next_write_and_loses_
     await memory.store(AGENT, "next")
 
     async def is_empty():
-        return not (await memory.stats())["journal"]["entries"]
+        return not memory.stats()["journal"]["entries"]
 
     await until(is_empty)
     assert {entry.content async for entry in other.query(AGENT)} == {"second", "kept", "next"}
@@ -519,7 +520,7 @@ with system as memory:
     options = {"redis": None, "store": f"sqlite:///{tmp_path}/memories.sqlite", "config": JOURNALLED}
     async with AsyncMemorySystem(tmp_path, **options) as memory:
         found = {entry.id: entry.content async for entry in memory.query("a")}
-        assert (await memory.stats())["journal"]["entries"] == 0
+        assert memory.stats()["journal"]["entries"] == 0
     assert found == {memory_id: f"memory {number}" for number, memory_id in enumerate(ids)}
     async with AsyncMemorySystem(tmp_path, **options) as memory:
         assert await memory.count("a") == 20
@@ -635,9 +636,9 @@ async def test_batches_of_a_thousand_are_synchronised_and_moved_though_no_script
     assert (report.sync.synced, report.sync.remaining) == (1_100, False)
     assert report.moved == {"STM to IM": 1_099, "STM to LTM": 0, "IM to LTM": 0}
     assert [await tier.count(AGENT) for tier in (memory.short_term, memory.intermediate)] == [1, 1_099]
-    assert (await memory.stats())["redis"]["dirty_entries"] == 1_100  # as the round found them
+    assert memory.stats()["redis"]["dirty_entries"] == 1_100  # as the round found them
     assert (await memory.sync()).synced == 0
-    assert (await memory.stats())["redis"]["dirty_entries"] == 0
+    assert memory.stats()["redis"]["dirty_entries"] == 0
 
 
 async def test_the_sync_service_works_in_the_background_and_stops(open_memory):
@@ -653,7 +654,7 @@ async def test_the_sync_service_works_in_the_background_and_stops(open_memory):
     await memory.stop()
 
     assert stored.durability == "redis"
-    assert (await memory.stats())["service"]["failures"] == 0
+    assert memory.stats()["service"]["failures"] == 0
     assert (await memory.get(AGENT, stored)).version == stored.version
 
 
@@ -671,7 +672,7 @@ async def test_an_index_starts_from_a_snapshot_and_the_feed(open_memory, tmp_pat
     assert not any(entry.is_match for entry in await fresh.retrieve(AGENT, "word0 word1"))
     assert [entry.id for entry in await fresh.retrieve(AGENT, "changed")] == [ids[1]]
     assert [entry.id for entry in await fresh.retrieve(AGENT, embedding=vectors[7], k=1)] == [ids[7]]
-    assert (await fresh.stats())["index"]["loads"] == 1
+    assert fresh.stats()["index"]["loads"] == 1
     assert await fresh.rebuild_indices(AGENT) == 59
     assert list((tmp_path / "memory" / "snapshots").iterdir()) == []
 
@@ -683,7 +684,7 @@ async def test_the_least_recently_used_index_goes_where_memory_is_short(open_mem
     for agent_id in ("a", "b", "c", "a"):
         assert len(await memory.retrieve(agent_id, "word", k=10)) == 5
 
-    stats = (await memory.stats())["index"]
+    stats = memory.stats()["index"]
     assert stats["evicted"] > 0
     assert stats["agents"] < 3
 
@@ -751,7 +752,7 @@ async def test_an_import_raises_what_the_store_raised_for_a_batch(memory, open_m
     assert calls == [500, 500], "what comes after it is not begun"
 
     async def is_healthy():
-        return await other.health() == "healthy"
+        return await other.check_health()
 
     await until(is_healthy)
     assert await other.count(AGENT) == 500
@@ -767,7 +768,7 @@ async def test_many_dirty_copies_go_to_sql_in_parts(open_memory):
     report = await memory.sync()
     assert (report.synced, report.beaten, report.remaining) == (len(stored), 0, False)
     assert [await memory.count(agent_id) for agent_id in ("many", "few", "one")] == [40, 4, 1]
-    assert (await memory.stats())["redis"]["dirty_bytes"] == 0
+    assert memory.stats()["redis"]["dirty_bytes"] == 0
 
 
 async def test_redis_follows_only_what_no_process_has_put_there(open_memory):
@@ -808,11 +809,11 @@ async def test_a_copy_that_changes_while_sql_gets_it_stays_dirty(divided):
         return results
 
     async def is_healthy():
-        return await memory.health() == "healthy"
+        return await memory.check_health()
 
     store.write = write_and_be_overtaken
     assert (await memory.sync()).synced == 1
-    dirty_bytes = (await memory.stats())["redis"]["dirty_bytes"]
+    dirty_bytes = memory.stats()["redis"]["dirty_bytes"]
     await until(is_healthy)
     content = (await memory.get(AGENT, first)).content
     report = await memory.sync()
@@ -821,7 +822,7 @@ async def test_a_copy_that_changes_while_sql_gets_it_stays_dirty(divided):
     assert content == "second"
     assert (report.synced, report.remaining) == (1, False)
     assert [entry.content async for entry in memory.query(AGENT)] == ["second"]
-    assert (await memory.stats())["redis"]["dirty_bytes"] == 0
+    assert memory.stats()["redis"]["dirty_bytes"] == 0
 
 
 async def test_sql_that_goes_away_stops_all_parts_and_the_next_round_goes_on(open_memory):
@@ -845,7 +846,7 @@ async def test_sql_that_goes_away_stops_all_parts_and_the_next_round_goes_on(ope
     store.write = write
 
     async def is_healthy():
-        return await memory.health() == "healthy"
+        return await memory.check_health()
 
     await until(is_healthy)
     assert (await memory.sync()).synced == 40 - 4 * 3
@@ -923,7 +924,7 @@ async def test_misses_are_loaded_once_and_absence_is_remembered(memory):
     for _ in range(5):
         assert await memory.get(AGENT, "nowhere") is None
 
-    loader = (await memory.stats())["loader"]
+    loader = memory.stats()["loader"]
     assert {entry.content for entry in found} == {"x"}
     assert loader["absent_hits"] >= 1
 
@@ -943,25 +944,25 @@ with MemorySystem({os.fspath(tmp_path)!r}) as memory:
     owner = start_python(code)
     try:
         stored = (await async_in_thread(owner.stdout.readline)).strip()
-        async with AsyncMemorySystem(tmp_path) as heir, AsyncMemorySystem(tmp_path) as other:
-            assert (await heir.get("a", stored)).content == "in the owner's Redis"
+        async with AsyncMemorySystem(tmp_path) as successor, AsyncMemorySystem(tmp_path) as other:
+            assert (await successor.get("a", stored)).content == "in the owner's Redis"
             assert (await other.get("a", stored)).content == "in the owner's Redis"
             owner.kill()
             await async_in_thread(owner.wait)
-            meanwhile = await heir.store("a", "meanwhile")
+            meanwhile = await successor.store("a", "meanwhile")
 
             async def reaches_redis(memory):
                 with contextlib.suppress(DurabilityError, MemoryStoreUnavailableError):
                     return (await memory.store("a", "x", durability="redis")).durability == "redis"
 
-            await until(lambda: reaches_redis(heir))
+            await until(lambda: reaches_redis(successor))
             await until(lambda: reaches_redis(other))
-            assert [memory._resources.directory.server is not None for memory in (heir, other)].count(True) == 1
-            for memory in (heir, other):
+            assert [memory._resources.directory.server is not None for memory in (successor, other)].count(True) == 1
+            for memory in (successor, other):
                 assert (await memory.get("a", stored)).content == "in the owner's Redis"
                 assert (await memory.get("a", meanwhile)).content == "meanwhile"
-            await heir.sync()
-            assert (await heir.get("a", stored)).content == "in the owner's Redis"
+            await successor.sync()
+            assert (await successor.get("a", stored)).content == "in the owner's Redis"
     finally:
         owner.kill()
         owner.wait()
@@ -1001,7 +1002,7 @@ async def test_a_child_of_fork_opens_anew_and_leaves_its_parent_alone(tmp_path):
             "the child's",
             "the parent's again",
         }
-        assert await memory.health() == "healthy"
+        assert await memory.check_health()
 
 
 def _in_child(inherited, before):
@@ -1015,7 +1016,7 @@ def _in_child(inherited, before):
 
 async def _use(inherited, before):
     found = await inherited.get("a", before)
-    assert (await inherited.stats())["redis"]["here"]
+    assert inherited.stats()["redis"]["here"]
     await inherited.close()
     return found.content
 
@@ -1047,8 +1048,8 @@ async def test_a_new_content_has_no_old_vector(open_memory):
 
 async def test_of_equal_memories_the_newer_comes_first(open_memory):
     memory = await open_memory()
-    await memory.store(AGENT, "The colour is blue.", timestamp=1.70e9)
-    await memory.store(AGENT, "The colour is green.", timestamp=1.75e9)
+    await memory.store(AGENT, "The colour is blue.", timestamp_s=1.70e9)
+    await memory.store(AGENT, "The colour is green.", timestamp_s=1.75e9)
     found = await memory.retrieve(AGENT, "What is the colour?", k=1)
     assert [entry.content for entry in found] == ["The colour is green."]
 
@@ -1069,7 +1070,7 @@ async def test_relevance_is_comparable_between_calls(open_memory):
 
 async def test_a_question_without_any_match_gives_what_is_recent_and_important(open_memory):
     memory = await open_memory()
-    await memory.store(AGENT, "Bob: hello", importance=0.1, timestamp=1.6e9)
+    await memory.store(AGENT, "Bob: hello", importance=0.1, timestamp_s=1.6e9)
     await memory.store(AGENT, "The user is called Ann.", importance=1.0)
     found = await memory.retrieve(AGENT, "Who am I?", k=1)
     assert [(entry.content, entry.is_match, entry.relevance) for entry in found] == [
@@ -1095,7 +1096,7 @@ async def test_a_reranker_orders_the_best_of_the_pool(open_memory):
         await memory.retrieve(AGENT, embedding=[1.0], ranking=Ranking(rerank=prefer))
 
 
-@pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp": 1.7e9}])
+@pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp_s": 1.7e9}])
 async def test_the_order_of_storing_is_the_step_of_a_session(open_memory, given):
     memory = await open_memory()
     turns = [
@@ -1146,9 +1147,9 @@ async def test_forgetting_many_is_one_commit_and_others_see_it(open_memory, monk
     await memory.store_many(AGENT, [{"content": f"tea {number}", "tags": [str(number % 2)]} for number in range(300)])
     (kept, gone) = [entry async for entry in memory.query(AGENT, limit=2)]
     assert (await memory.get(AGENT, gone.id)) is not None  # it is in Redis, too
-    before = (await memory.stats())["store"]["transactions"]
+    before = memory.stats()["store"]["transactions"]
     assert await memory.forget(AGENT, tags=["1"]) == 150
-    assert (await memory.stats())["store"]["transactions"] == before + 1
+    assert memory.stats()["store"]["transactions"] == before + 1
     assert await memory.forget(AGENT, tags=["1"]) == 0
     assert await memory.count(AGENT) == 150
     assert (await memory.get(AGENT, gone.id), (await memory.get(AGENT, kept.id)).content) == (None, "tea 0")

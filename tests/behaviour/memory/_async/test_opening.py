@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from agent_memory._concurrency import AsyncEvent, async_gather, async_sleep, async_spawn
 from agent_memory.memory import (
     AsyncMemorySystem,
+    MemoryHealth,
     MemorySettings,
     MemoryStoreClosedError,
     MemoryStoreUnavailableError,
@@ -74,8 +77,7 @@ USES = {
     "sync": lambda memory: memory.sync(),
     "maintain": lambda memory: memory.maintain(),
     "rebuild_indices": lambda memory: memory.rebuild_indices("a"),
-    "stats": lambda memory: memory.stats(),
-    "health": lambda memory: memory.health(),
+    "check_health": lambda memory: memory.check_health(),
 }
 
 
@@ -84,12 +86,30 @@ async def test_every_first_use_opens_the_system_and_none_after_it_was_closed(use
     memory = AsyncMemorySystem(tmp_path / "memory", redis=None)
     assert not (tmp_path / "memory").exists()
     await use(memory)
-    assert await memory.health() == "healthy"
+    assert await memory.check_health()
     await memory.close()
     with pytest.raises(MemoryStoreClosedError, match="was closed"):
         await use(memory)
     async with memory:
         await use(memory)
+
+
+async def test_figures_and_health_are_plain_calls_that_open_nothing(tmp_path, watched):
+    memory = AsyncMemorySystem(tmp_path / "memory", redis=None, store=watched)
+    assert not any(inspect.iscoroutinefunction(method) for method in (memory.stats, memory.health))
+    closed = MemoryHealth(healthy=False, state="not open", sql="unknown", redis="unknown")
+    assert (memory.health(), memory.stats()) == (closed, {"open": False})
+    assert not memory.health()
+    async with memory:
+        assert memory.health()
+        assert memory.health() == await memory.check_health() == MemoryHealth(True, "healthy", "here", "none")
+        figures = memory.stats()
+        assert figures["open"]
+        assert figures["store"]["engine"] == "sqlite"
+    assert (memory.health(), memory.stats()) == (closed, {"open": False})
+    with pytest.raises(MemoryStoreClosedError, match="was closed"):
+        await memory.check_health()
+    assert watched.opened == 1
 
 
 async def test_the_default_system_needs_nothing_to_be_called_before(tmp_path, monkeypatch):
@@ -168,5 +188,5 @@ async def test_start_opens_again_what_was_closed(tmp_path):
     await memory.close()
     await memory.start()
     assert await memory.store("a", "x")
-    assert (await memory.stats())["service"]["running"]
+    assert memory.stats()["service"]["running"]
     await memory.close()

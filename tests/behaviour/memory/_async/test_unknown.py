@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from agent_memory.memory import AsyncMemorySystem, DurabilityError, MemoryStoreUnavailableError
+from agent_memory.memory import AsyncMemorySystem, DurabilityError, MemoryHealth, MemoryStoreUnavailableError
 from agent_memory.memory.stores import MemoryQuery
 from agent_memory.memory.stores.sqlite import AsyncSqliteStore
 from agent_memory.redis.asyncio import Redis as AsyncRedis
@@ -132,5 +132,6 @@ async def test_nothing_found_is_an_error_while_what_there_is_cannot_be_read(open
         await other.get_by_key(AGENT, "key")
     with pytest.raises(DurabilityError, match="SQL is away"):
         await other.delete(AGENT, "whatever")
-    assert (await other.health(), (await other.health()).sql, (await other.health()).redis) == ("down", "away", "away")
+    assert await other.check_health() == MemoryHealth(healthy=False, state="down", sql="away", redis="away")
+    assert other.health() == await other.check_health()
     assert await store.count(MemoryQuery(agent_id=AGENT)) == 1

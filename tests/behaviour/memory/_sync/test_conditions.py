@@ -19,8 +19,8 @@ EMPTY = {
     "session_id": None,
     "namespace": (),
     "tags": (),
-    "since": None,
-    "until": None,
+    "since_s": None,
+    "until_s": None,
     "memory_types": [],
 }
 EMPTY_RETRIEVALS = EMPTY | {"filters": {}}
@@ -150,7 +150,7 @@ def test_what_has_expired_is_gone_everywhere(memory):
     assert memory.count(AGENT) == memory.short_term.count(AGENT) == 1
     assert [entry.id for entry in collect(memory.query(AGENT))] == [kept]
     assert [entry.id for entry in memory.history(AGENT)] == [kept]
-    assert [entry.id for entry in memory.retrieve(AGENT, "code", ranking=Ranking(now=0.0))] == []
+    assert [entry.id for entry in memory.retrieve(AGENT, "code", ranking=Ranking(now_s=0.0))] == []
     assert len(list(memory.export(AGENT))) == 1
     assert memory.forget(AGENT, user_id="ann") == 0
     assert memory.delete(AGENT, over) is False
@@ -211,7 +211,7 @@ def test_an_import_says_what_it_skipped(memory):
     restored = collect(memory.query(AGENT))
     assert sorted(entry.content for entry in restored) == [f"memory {n}" for n in range(4)]
     assert not {entry.id for entry in restored} & set(ids)
-    assert {round(entry.created_at, 3) for entry in restored} == {
+    assert {round(entry.created_at_s, 3) for entry in restored} == {
         round(json.loads(line)["created_at"], 3) for line in lines
     }
     assert memory.count("other") == 1

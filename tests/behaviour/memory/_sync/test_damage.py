@@ -198,8 +198,10 @@ def test_long_term_memory_is_compressed_and_its_dictionary_trained_though_a_memo
         long_term=LongTermSettings(dictionary_bytes=4_096),
         maintenance=MaintenanceSettings(pause_s=0),
     )
-    who = ("Ann", "Bob", "Carla")
-    texts = [f"{who[n % 3]} said on day {n} that the meeting about project {n * 7 % 13} was moved." for n in range(400)]
+    person = ("Ann", "Bob", "Carla")
+    texts = [
+        f"{person[n % 3]} said on day {n} that the meeting about project {n * 7 % 13} was moved." for n in range(400)
+    ]
     stored = memory.store_many(AGENT, [{"content": text, "importance": 0.1} for text in texts])
     memory.maintain()
     place.change("UPDATE memories SET content = ?, dictionary = 0 WHERE id = ?", b"no zstd frame", stored[5])

@@ -1,6 +1,6 @@
 # Generated from ../_async/test_database_faults.py by tools/generate_sync.py: edit that file, not this one.
 
-"""What a fault of the database means: writes that it refuses leave the reads alone, and health() says why."""
+"""What a fault of the database means: writes that it refuses leave the reads alone, and the health says why."""
 
 from __future__ import annotations
 
@@ -89,12 +89,13 @@ def test_a_refused_write_says_why_and_reads_go_on(memory, fault, begin, words):
             assert memory.count(AGENT) == 1
             assert [entry.id for entry in memory.query(AGENT)] == [first]
             assert [entry.id for entry in memory.retrieve(AGENT, "first")] == [first]
-        health = memory.health()
-        assert (health, health.sql) == ("degraded", fault.value)
+        assert memory.health().sql == fault.value
+        health = memory.check_health()
+        assert (health.state, health.sql) == ("degraded", fault.value)
         stats = memory.stats()["sql"]
         assert (stats["here"], stats["refuses_writes"], stats["failures"]) == (True, fault.value, 0)
     memory._lifecycle.parts.sql.writability._refused_at = 0.0  # as if it were long ago
-    assert (memory.health(), memory.health().sql) == ("healthy", "here")
+    assert memory.check_health().sql == "here"
     memory.store(AGENT, os.urandom(100_000).hex())
     assert memory.stats()["sql"]["refuses_writes"] is None
 
@@ -125,7 +126,7 @@ def test_a_small_write_fits_where_a_large_one_does_not(memory):
         with pytest.raises(DurabilityError):
             memory.store(AGENT, os.urandom(100_000).hex())
         memory.store(AGENT, "small")
-        assert memory.health().sql == "here"
+        assert memory.check_health().sql == memory.health().sql == "here"
 
 
 def test_uses_wait_for_sql_and_are_dropped_only_beyond_their_bound(memory):

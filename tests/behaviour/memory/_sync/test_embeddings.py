@@ -201,9 +201,9 @@ def test_another_process_embeds_what_waits_and_one_text_that_fails_keeps_none_wa
         memory.store("a", text)
     other = Words()
     other.fails = lambda text: "poison" in text
-    heir = open_memory(other)
-    assert heir.maintain().embedded == 2
-    waiting = [entry.content for entry in heir.query("a") if entry.awaits_embedding]
+    successor = open_memory(other)
+    assert successor.maintain().embedded == 2
+    waiting = [entry.content for entry in successor.query("a") if entry.awaits_embedding]
     assert waiting == ["poison"]
 
 
@@ -308,16 +308,16 @@ def test_a_migration_that_was_broken_off_is_gone_on_with(open_memory, is_maintai
     assert found_by_vector(new, "ann green tea likes") == [] or "ann likes green tea" in done
 
     again = Words(96)
-    heir = open_memory(again)
-    assert not heir.stats()["embedding"]["complete"]
+    successor = open_memory(again)
+    assert not successor.stats()["embedding"]["complete"]
     if is_maintained:
-        assert heir.maintain().embedded == len(TEXTS) - len(done)
+        assert successor.maintain().embedded == len(TEXTS) - len(done)
     else:
-        assert heir.reembed().embedded == len(TEXTS) - len(done)
+        assert successor.reembed().embedded == len(TEXTS) - len(done)
     assert not done.intersection(again.texts), "what was done is not done again"
-    assert heir.stats()["embedding"]["complete"]
+    assert successor.stats()["embedding"]["complete"]
     for text in TEXTS:
-        assert found_by_vector(heir, text) == [text]
+        assert found_by_vector(successor, text) == [text]
 
 
 def test_a_memory_that_is_changed_during_the_migration_keeps_the_change(open_memory):
@@ -389,9 +389,11 @@ def test_two_migrations_to_two_models_do_not_mix(open_memory):
             errors.append(error)
     assert len(errors) <= 1
     # The overtaken one may have begun first. The system with the model of the current space finishes it.
+    old.check_health()  # which reads the space that `stats()` shows
     while not (present := old.stats()["embedding"])["complete"]:
         for system in systems:
             system.maintain()
+        old.check_health()
     lengths = {len(entry.embedding) for entry in old.query("a")}
     assert lengths == {present["dimensions"]}
     assert present["dimensions"] in (96, 128)

@@ -60,5 +60,5 @@ def test_agents_of_every_node_are_stored_found_synchronised_and_erased(cluster, 
         assert memory.delete(agents[0], clean[agents[0]])
         assert memory.get(agents[0], clean[agents[0]]) is None
         assert memory.delete_agent(agents[1]) == 2
-        assert memory.health() == "healthy"
+        assert memory.check_health()
     client.close()

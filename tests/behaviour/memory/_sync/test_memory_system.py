@@ -50,7 +50,7 @@ class AbsentableStore:
 
     def __getattr__(self, name):
         found = getattr(self._store, name)
-        if self.is_away and name not in ("open", "close"):
+        if self.is_away and name not in ("open", "close", "stats"):
             return self._refuse
         return found
 
@@ -102,14 +102,14 @@ def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_conditions(memo
         embedding=[1.0, 0.0, 0.0],
         memory_type="fact",
         step=3,
-        timestamp=1.7e9,
+        timestamp_s=1.7e9,
         metadata={"source": "chat", "nested": {"a": [1]}},
         tags=["home", "city"],
         namespace=("users", "a/b"),
         user_id="u1",
         session_id="s1",
     )
-    rain = memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp=1.7e9 + 60)
+    rain = memory.store(AGENT, "It rains.", embedding=[0.0, 1.0, 0.0], timestamp_s=1.7e9 + 60)
     other = memory.store("somebody else", "The user lives in Porto.", embedding=[1.0, 0.0, 0.0])
 
     weighted = memory.retrieve(
@@ -137,8 +137,8 @@ def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_conditions(memo
         user_id="u1",
         session_id="s1",
         memory_types=("fact",),
-        since=1.6e9,
-        until=1.7e9 + 1,
+        since_s=1.6e9,
+        until_s=1.7e9 + 1,
     )
 
     assert isinstance(lisbon, MemoryId)
@@ -160,7 +160,7 @@ def test_what_is_stored_is_found_by_id_by_words_by_vector_and_by_conditions(memo
     assert [found.id for found in filtered] == [lisbon]
     assert memory.get(AGENT, other) is None
     assert memory.get(AGENT, "no such id") is None
-    assert [found.id for found in memory.query(AGENT, since=1.7e9, until=1.7e9 + 1)] == [lisbon]
+    assert [found.id for found in memory.query(AGENT, since_s=1.7e9, until_s=1.7e9 + 1)] == [lisbon]
     assert [found.id for found in memory.query(AGENT, step_from=1, step_to=3)] == [lisbon]
     assert [found.id for found in memory.query(AGENT, min_importance=0.7, tags=("home",))] == [lisbon]
     assert [found.id for found in memory.history(AGENT)] == [lisbon, rain]
@@ -209,7 +209,7 @@ def test_what_is_wrong_is_refused_before_anything_is_written(memory):
             memory.store(AGENT, "x", **{wrong: "red"})
         with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
             memory.store_many(AGENT, [{"content": "x"}, {"content": "x", wrong: "red"}])
-        with pytest.raises(TypeError, match=f"attributes must be of .*, got '{wrong}'"):
+        with pytest.raises(TypeError, match=f"changes must be of .*, got '{wrong}'"):
             memory.update(AGENT, "id", **{wrong: "red"})
         with pytest.raises(TypeError, match=f"conditions must be of .*, got '{wrong}'"):
             memory.retrieve(AGENT, "x", **{wrong: "red"})
@@ -344,19 +344,20 @@ def test_with_redis_away_everything_goes_on_and_redis_catches_up(start_server, t
         memory.update(AGENT, before, content="changed meanwhile")
         memory.delete(AGENT, deleted)
         found = memory.retrieve(AGENT, "meanwhile")
-        health = memory.health()
+        health = memory.check_health()
+        assert memory.health() == health
         promised_more = memory.store(AGENT, "asked for less", durability="redis")
 
         server.start()
 
         def is_healthy():
-            return memory.health() == "healthy"
+            return memory.check_health()
 
         until(is_healthy)
         memory.sync()
         contents = {entry.content for entry in memory.retrieve(AGENT, "stored changed asked meanwhile")}
 
-    assert health == "degraded"
+    assert health.state == "degraded"
     assert {entry.id for entry in found} == {before, meanwhile}
     assert promised_more.durability == "sql"
     assert contents == {"stored meanwhile", "changed meanwhile", "asked for less"}
@@ -379,13 +380,13 @@ def test_with_sql_away_redis_accepts_what_may_stay_there_and_sql_gets_it_later(d
     found = {entry.content for entry in memory.retrieve(AGENT, "stored changed deleted meanwhile")}
     with pytest.raises(MemoryStoreUnavailableError):
         memory.get(AGENT, "unknown")
-    assert memory.health() == "degraded"
+    assert memory.check_health().state == "degraded"
     unsynced = memory.stats()["redis"]["dirty_bytes"]
 
     store.is_away = False
 
     def is_healthy():
-        return memory.health() == "healthy"
+        return memory.check_health()
 
     until(is_healthy)
     report = memory.sync()
@@ -412,7 +413,7 @@ def test_with_both_away_a_write_is_refused(start_server, tmp_path):
         for arguments in ({}, {"minimum": "redis"}, {"durability": "redis"}):
             with pytest.raises(DurabilityError):
                 memory.store(AGENT, "y", **arguments)
-        assert memory.health() == "down"
+        assert memory.check_health().state == "down"
 
 
 JOURNALLED = MemorySettings(journal=True)
@@ -746,7 +747,7 @@ def test_an_import_raises_what_the_store_raised_for_a_batch(memory, open_memory)
     assert calls == [500, 500], "what comes after it is not begun"
 
     def is_healthy():
-        return other.health() == "healthy"
+        return other.check_health()
 
     until(is_healthy)
     assert other.count(AGENT) == 500
@@ -803,7 +804,7 @@ def test_a_copy_that_changes_while_sql_gets_it_stays_dirty(divided):
         return results
 
     def is_healthy():
-        return memory.health() == "healthy"
+        return memory.check_health()
 
     store.write = write_and_be_overtaken
     assert memory.sync().synced == 1
@@ -840,7 +841,7 @@ def test_sql_that_goes_away_stops_all_parts_and_the_next_round_goes_on(open_memo
     store.write = write
 
     def is_healthy():
-        return memory.health() == "healthy"
+        return memory.check_health()
 
     until(is_healthy)
     assert memory.sync().synced == 40 - 4 * 3
@@ -938,25 +939,25 @@ with MemorySystem({os.fspath(tmp_path)!r}) as memory:
     owner = start_python(code)
     try:
         stored = in_thread(owner.stdout.readline).strip()
-        with MemorySystem(tmp_path) as heir, MemorySystem(tmp_path) as other:
-            assert heir.get("a", stored).content == "in the owner's Redis"
+        with MemorySystem(tmp_path) as successor, MemorySystem(tmp_path) as other:
+            assert successor.get("a", stored).content == "in the owner's Redis"
             assert other.get("a", stored).content == "in the owner's Redis"
             owner.kill()
             in_thread(owner.wait)
-            meanwhile = heir.store("a", "meanwhile")
+            meanwhile = successor.store("a", "meanwhile")
 
             def reaches_redis(memory):
                 with contextlib.suppress(DurabilityError, MemoryStoreUnavailableError):
                     return memory.store("a", "x", durability="redis").durability == "redis"
 
-            until(lambda: reaches_redis(heir))
+            until(lambda: reaches_redis(successor))
             until(lambda: reaches_redis(other))
-            assert [memory._resources.directory.server is not None for memory in (heir, other)].count(True) == 1
-            for memory in (heir, other):
+            assert [memory._resources.directory.server is not None for memory in (successor, other)].count(True) == 1
+            for memory in (successor, other):
                 assert memory.get("a", stored).content == "in the owner's Redis"
                 assert memory.get("a", meanwhile).content == "meanwhile"
-            heir.sync()
-            assert heir.get("a", stored).content == "in the owner's Redis"
+            successor.sync()
+            assert successor.get("a", stored).content == "in the owner's Redis"
     finally:
         owner.kill()
         owner.wait()
@@ -996,7 +997,7 @@ def test_a_child_of_fork_opens_anew_and_leaves_its_parent_alone(tmp_path):
             "the child's",
             "the parent's again",
         }
-        assert memory.health() == "healthy"
+        assert memory.check_health()
 
 
 def _in_child(inherited, before):
@@ -1042,8 +1043,8 @@ def test_a_new_content_has_no_old_vector(open_memory):
 
 def test_of_equal_memories_the_newer_comes_first(open_memory):
     memory = open_memory()
-    memory.store(AGENT, "The colour is blue.", timestamp=1.70e9)
-    memory.store(AGENT, "The colour is green.", timestamp=1.75e9)
+    memory.store(AGENT, "The colour is blue.", timestamp_s=1.70e9)
+    memory.store(AGENT, "The colour is green.", timestamp_s=1.75e9)
     found = memory.retrieve(AGENT, "What is the colour?", k=1)
     assert [entry.content for entry in found] == ["The colour is green."]
 
@@ -1064,7 +1065,7 @@ def test_relevance_is_comparable_between_calls(open_memory):
 
 def test_a_question_without_any_match_gives_what_is_recent_and_important(open_memory):
     memory = open_memory()
-    memory.store(AGENT, "Bob: hello", importance=0.1, timestamp=1.6e9)
+    memory.store(AGENT, "Bob: hello", importance=0.1, timestamp_s=1.6e9)
     memory.store(AGENT, "The user is called Ann.", importance=1.0)
     found = memory.retrieve(AGENT, "Who am I?", k=1)
     assert [(entry.content, entry.is_match, entry.relevance) for entry in found] == [
@@ -1090,7 +1091,7 @@ def test_a_reranker_orders_the_best_of_the_pool(open_memory):
         memory.retrieve(AGENT, embedding=[1.0], ranking=Ranking(rerank=prefer))
 
 
-@pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp": 1.7e9}])
+@pytest.mark.parametrize("given", [{}, {"user_id": "ann"}, {"timestamp_s": 1.7e9}])
 def test_the_order_of_storing_is_the_step_of_a_session(open_memory, given):
     memory = open_memory()
     turns = [

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from agent_memory._concurrency import Event, gather, sleep, spawn
 from agent_memory.memory import (
+    MemoryHealth,
     MemorySettings,
     MemoryStoreClosedError,
     MemoryStoreUnavailableError,
@@ -76,8 +79,7 @@ USES = {
     "sync": lambda memory: memory.sync(),
     "maintain": lambda memory: memory.maintain(),
     "rebuild_indices": lambda memory: memory.rebuild_indices("a"),
-    "stats": lambda memory: memory.stats(),
-    "health": lambda memory: memory.health(),
+    "check_health": lambda memory: memory.check_health(),
 }
 
 
@@ -86,12 +88,30 @@ def test_every_first_use_opens_the_system_and_none_after_it_was_closed(use, tmp_
     memory = MemorySystem(tmp_path / "memory", redis=None)
     assert not (tmp_path / "memory").exists()
     use(memory)
-    assert memory.health() == "healthy"
+    assert memory.check_health()
     memory.close()
     with pytest.raises(MemoryStoreClosedError, match="was closed"):
         use(memory)
     with memory:
         use(memory)
+
+
+def test_figures_and_health_are_plain_calls_that_open_nothing(tmp_path, watched):
+    memory = MemorySystem(tmp_path / "memory", redis=None, store=watched)
+    assert not any(inspect.iscoroutinefunction(method) for method in (memory.stats, memory.health))
+    closed = MemoryHealth(healthy=False, state="not open", sql="unknown", redis="unknown")
+    assert (memory.health(), memory.stats()) == (closed, {"open": False})
+    assert not memory.health()
+    with memory:
+        assert memory.health()
+        assert memory.health() == memory.check_health() == MemoryHealth(True, "healthy", "here", "none")
+        figures = memory.stats()
+        assert figures["open"]
+        assert figures["store"]["engine"] == "sqlite"
+    assert (memory.health(), memory.stats()) == (closed, {"open": False})
+    with pytest.raises(MemoryStoreClosedError, match="was closed"):
+        memory.check_health()
+    assert watched.opened == 1
 
 
 def test_the_default_system_needs_nothing_to_be_called_before(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import contextlib
 
 import pytest
 
-from agent_memory.memory import DurabilityError, MemoryStoreUnavailableError, MemorySystem
+from agent_memory.memory import DurabilityError, MemoryHealth, MemoryStoreUnavailableError, MemorySystem
 from agent_memory.memory.stores import MemoryQuery
 from agent_memory.memory.stores.sqlite import SqliteStore
 from agent_memory.redis import Redis
@@ -134,5 +134,6 @@ def test_nothing_found_is_an_error_while_what_there_is_cannot_be_read(open_memor
         other.get_by_key(AGENT, "key")
     with pytest.raises(DurabilityError, match="SQL is away"):
         other.delete(AGENT, "whatever")
-    assert (other.health(), other.health().sql, other.health().redis) == ("down", "away", "away")
+    assert other.check_health() == MemoryHealth(healthy=False, state="down", sql="away", redis="away")
+    assert other.health() == other.check_health()
     assert store.count(MemoryQuery(agent_id=AGENT)) == 1

@@ -28,14 +28,14 @@ class Database:
             return AsyncSqliteStore(self.place, clock_us=self.clock, **options)
         if self.kind == THROUGH_PYTHON:
             return AsyncSqliteStore.of_engine(engine_through_python(self.place, self.clock, **options))
-        return AsyncPostgresStore(self.place, clock_us=self.clock, settings=self._settings(), **options)
+        return AsyncPostgresStore(self.place, clock_us=self.clock, config=self._settings(), **options)
 
     def store(self, **options):
         if self.kind == SQLITE:
             return SqliteStore(self.place, clock_us=self.clock, **options)
         if self.kind == THROUGH_PYTHON:
             return SqliteStore.of_engine(engine_through_python(self.place, self.clock, **options))
-        return PostgresStore(self.place, clock_us=self.clock, settings=self._settings(), **options)
+        return PostgresStore(self.place, clock_us=self.clock, config=self._settings(), **options)
 
     def _settings(self):
         return PostgresSettings(schema=self.schema)

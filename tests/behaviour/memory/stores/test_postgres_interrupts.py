@@ -59,7 +59,7 @@ def on_signal():
 def test_the_writes_that_travelled_with_an_interrupted_thread_are_committed(
     postgres_url, connect, on_signal, max_connections
 ):
-    store = PostgresStore(postgres_url, settings=PostgresSettings(schema=SCHEMA, max_connections=max_connections))
+    store = PostgresStore(postgres_url, config=PostgresSettings(schema=SCHEMA, max_connections=max_connections))
     store.open()
     store.write([put(agent_id=name) for name in "abc"])
     group, ended = store._group, {}

@@ -306,7 +306,7 @@ def test_a_move_that_has_to_compress_is_left_to_python(path, monkeypatch):
 
 
 def test_jobs_that_wait_share_a_transaction_and_have_answers_of_their_own(path):
-    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=30.0)) as store:
+    with SqliteStore(path, config=SqliteSettings(busy_timeout_s=30.0)) as store:
         store.write([put(memory_id="old")])
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
@@ -436,7 +436,7 @@ def test_a_connection_that_its_owner_closed_is_refused(path):
         True,
     )
     assert writer.is_direct
-    connection.close()  # before the writer has let go of it
+    connection.close()  # before the writer has released it
     pending = writer.submit_direct([put()], 1, None, 1, 0)
     writer.close()
     assert writer.work(1_000) is None
@@ -451,7 +451,7 @@ sys.path.insert(0, sys.argv[2])
 from store_samples import put
 from agent_memory.memory import SqliteSettings
 from agent_memory.memory.stores.sqlite import SqliteStore
-store = SqliteStore(sys.argv[1], settings=SqliteSettings(busy_timeout_s=30.0))
+store = SqliteStore(sys.argv[1], config=SqliteSettings(busy_timeout_s=30.0))
 store.open()
 store.write([put(memory_id="before")])
 holder = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -489,7 +489,7 @@ def test_a_child_forked_while_the_writer_is_at_work_ends_in_order(path):
 
 
 def test_a_locked_database_is_unavailable_and_nothing_is_written(path):
-    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=0.05)) as store:
+    with SqliteStore(path, config=SqliteSettings(busy_timeout_s=0.05)) as store:
         store.write([put(memory_id="m")])
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
@@ -511,7 +511,7 @@ def keyboard_interrupts():
 
 @pytest.mark.usefixtures("keyboard_interrupts")
 def test_a_caller_of_a_locked_database_can_be_interrupted(path):
-    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=60.0)) as store:
+    with SqliteStore(path, config=SqliteSettings(busy_timeout_s=60.0)) as store:
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
 
@@ -532,7 +532,7 @@ def test_a_caller_of_a_locked_database_can_be_interrupted(path):
 
 def test_what_waited_for_long_is_of_the_time_at_which_it_was_written(path):
     clock = Clock()
-    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=30.0), clock_us=clock) as store:
+    with SqliteStore(path, config=SqliteSettings(busy_timeout_s=30.0), clock_us=clock) as store:
         assert store.write([put()])[0].version == clock.now_us
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
@@ -616,7 +616,7 @@ def test_the_log_stays_small_and_grows_while_a_reader_is_open(path, monkeypatch)
 def test_an_open_reader_does_not_keep_writers_waiting_all_the_time(path, monkeypatch):
     monkeypatch.setattr(_engine, "WAL_LIMIT_FACTOR", 2)
     monkeypatch.setattr(_engine, "WAL_BYTES", 1024 * 1024)
-    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=0.01)) as store:
+    with SqliteStore(path, config=SqliteSettings(busy_timeout_s=0.01)) as store:
         store.write([put()])
         statements = []
         store._engine._connection.set_trace_callback(statements.append)

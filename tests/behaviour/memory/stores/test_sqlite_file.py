@@ -120,7 +120,7 @@ def test_a_changed_byte_of_a_row_is_noticed(path):
 
 
 def test_a_database_that_another_process_holds_is_unavailable_for_a_while(path):
-    with SqliteStore(path, settings=SqliteSettings(busy_timeout_s=0.05)) as store:
+    with SqliteStore(path, config=SqliteSettings(busy_timeout_s=0.05)) as store:
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
         with pytest.raises(MemoryStoreUnavailableError, match="locked"):
@@ -165,7 +165,7 @@ def test_one_bad_write_does_not_fail_its_neighbours(path):
 
 def test_the_queue_has_a_bound(path):
     settings = SqliteSettings(max_pending_writes=2, busy_timeout_s=30.0)
-    with SqliteStore(path, settings=settings) as store:
+    with SqliteStore(path, config=settings) as store:
         holder = sqlite3.connect(path, isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
         threads = [threading.Thread(target=store.write, args=([put()],)) for _ in range(2)]

@@ -312,12 +312,12 @@ async def test_a_damaged_journal(mortal_server, journal, caplog, damage):
         log.write_bytes(data)
         caplog.clear()
         caplog.set_level(logging.WARNING)
-        async with open_client(mortal_server, log.parent) as heir:
-            assert await heir.recovery.flush(WAIT_S)
-            found = dict(zip(written, await heir.mget(written), strict=True))
-            figures = heir.recovery.stats()["journal"]
-            reported = heir.health().damaged_records
-            await heir.flushall()
+        async with open_client(mortal_server, log.parent) as successor:
+            assert await successor.recovery.flush(WAIT_S)
+            found = dict(zip(written, await successor.mget(written), strict=True))
+            figures = successor.recovery.stats()["journal"]
+            reported = successor.health().damaged_records
+            await successor.flushall()
         assert all(value in (None, written[key]) for key, value in found.items())
         lost = list(found.values()).count(None)
         if damage == "cut":
@@ -357,16 +357,16 @@ async def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mo
     data[before:after] = b"\xff" * (after - before)
     log.write_bytes(data)
     for _ in range(2):
-        async with open_client(mortal_server, log.parent) as heir:
-            assert await heir.recovery.flush(WAIT_S)
-            letters = [(letter.agent_id, letter.reason) for letter in heir.recovery.dead_letters()]
+        async with open_client(mortal_server, log.parent) as successor:
+            assert await successor.recovery.flush(WAIT_S)
+            letters = [(letter.agent_id, letter.reason) for letter in successor.recovery.dead_letters()]
             assert letters == [("executed", "damaged"), ("waits", "damaged")]
-            assert await heir.mget("executed", "waits", "later") == [None, None, "new"]
+            assert await successor.mget("executed", "waits", "later") == [None, None, "new"]
     assert "of 2 records it is unknown whether they were executed" in caplog.text
-    async with open_client(mortal_server, log.parent) as heir:
-        (waits,) = [letter for letter in heir.recovery.dead_letters() if letter.agent_id == "waits"]
-        assert await heir.recovery.retry(waits).wait(WAIT_S)
-        assert await heir.get("waits") == "old"
+    async with open_client(mortal_server, log.parent) as successor:
+        (waits,) = [letter for letter in successor.recovery.dead_letters() if letter.agent_id == "waits"]
+        assert await successor.recovery.retry(waits).wait(WAIT_S)
+        assert await successor.get("waits") == "old"
 
 
 @pytest.mark.parametrize("loses_lock", [False, True])

@@ -314,12 +314,12 @@ def test_a_damaged_journal(mortal_server, journal, caplog, damage):
         log.write_bytes(data)
         caplog.clear()
         caplog.set_level(logging.WARNING)
-        with open_client(mortal_server, log.parent) as heir:
-            assert heir.recovery.flush(WAIT_S)
-            found = dict(zip(written, heir.mget(written), strict=True))
-            figures = heir.recovery.stats()["journal"]
-            reported = heir.health().damaged_records
-            heir.flushall()
+        with open_client(mortal_server, log.parent) as successor:
+            assert successor.recovery.flush(WAIT_S)
+            found = dict(zip(written, successor.mget(written), strict=True))
+            figures = successor.recovery.stats()["journal"]
+            reported = successor.health().damaged_records
+            successor.flushall()
         assert all(value in (None, written[key]) for key, value in found.items())
         lost = list(found.values()).count(None)
         if damage == "cut":
@@ -359,16 +359,16 @@ def test_writes_that_damage_may_have_hidden_the_end_of_are_not_replayed(mortal_s
     data[before:after] = b"\xff" * (after - before)
     log.write_bytes(data)
     for _ in range(2):
-        with open_client(mortal_server, log.parent) as heir:
-            assert heir.recovery.flush(WAIT_S)
-            letters = [(letter.agent_id, letter.reason) for letter in heir.recovery.dead_letters()]
+        with open_client(mortal_server, log.parent) as successor:
+            assert successor.recovery.flush(WAIT_S)
+            letters = [(letter.agent_id, letter.reason) for letter in successor.recovery.dead_letters()]
             assert letters == [("executed", "damaged"), ("waits", "damaged")]
-            assert heir.mget("executed", "waits", "later") == [None, None, "new"]
+            assert successor.mget("executed", "waits", "later") == [None, None, "new"]
     assert "of 2 records it is unknown whether they were executed" in caplog.text
-    with open_client(mortal_server, log.parent) as heir:
-        (waits,) = [letter for letter in heir.recovery.dead_letters() if letter.agent_id == "waits"]
-        assert heir.recovery.retry(waits).wait(WAIT_S)
-        assert heir.get("waits") == "old"
+    with open_client(mortal_server, log.parent) as successor:
+        (waits,) = [letter for letter in successor.recovery.dead_letters() if letter.agent_id == "waits"]
+        assert successor.recovery.retry(waits).wait(WAIT_S)
+        assert successor.get("waits") == "old"
 
 
 @pytest.mark.parametrize("loses_lock", [False, True])

@@ -5,9 +5,9 @@ from agent_memory._concurrency import ASYNC
 
 DOCUMENTED = set(
     """
-    check close count delete delete_agent delete_user export forget get get_by_key health history import_ intermediate
-    long_term maintain namespaces open query rebuild_indices reembed retrieve settings short_term start stats stop store
-    store_many sync update
+    check check_health close config count delete delete_agent delete_user export forget get get_by_key health history
+    import_ intermediate long_term maintain namespaces open query rebuild_indices reembed retrieve short_term start stats
+    stop store store_many sync update
     """.split()
 )
 

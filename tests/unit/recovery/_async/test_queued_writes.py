@@ -21,7 +21,7 @@ class Ticket:
     def hold(self, by):
         self.held_by.append(by)
 
-    def let_go(self, by):
+    def release(self, by):
         self.held_by.remove(by)
 
 

@@ -165,11 +165,11 @@ class MemoryStore(Protocol):
         """Returns the statistics of use of those of `ids` that have any, in any order."""
         ...
 
-    def expire(self, now: float, *, limit: int = 1_000) -> list[WriteResult]:
+    def expire(self, now_s: float, *, limit: int = 1_000) -> list[WriteResult]:
         """Replaces expired memories by tombstones; returns the results of those that were.
 
-        `now`: memories with `expires_at <= now` have expired; seconds since the epoch. `limit`: the most memories of this call,
-        >= 1; default 1,000.
+        `now_s`: memories whose `expires_at_s` is not above it have expired; seconds since the epoch. `limit`: the most
+        memories of this call, >= 1; default 1,000.
         """
         ...
 
@@ -263,5 +263,5 @@ class MemoryStore(Protocol):
         ...
 
     def stats(self) -> StoreStats:
-        """Returns what the store has done and what it holds."""
+        """Returns what the store has done in this process. Asks the database nothing."""
         ...

@@ -135,7 +135,7 @@ class SqliteEngine:
         self._transactions = 0
         self._writes = 0
         self._longest_ns = 0
-        self._fold_pages = WAL_BYTES // _schema.PAGE_BYTES
+        self._checkpoint_pages = WAL_BYTES // _schema.PAGE_BYTES
         self._folded_changes = 0
 
     def _after_fork(self) -> None:
@@ -275,7 +275,7 @@ class SqliteEngine:
 
     def _work(self, connection: sqlite3.Connection, writer: MemoryWriter) -> None:
         try:
-            while (jobs := writer.work(self._fold_pages)) is not None:
+            while (jobs := writer.work(self._checkpoint_pages)) is not None:
                 if jobs:
                     self._run(connection, writer, jobs)
                 self._fold_log(connection, writer)
@@ -350,7 +350,7 @@ class SqliteEngine:
             pages, folded = writer.log_pages or 0, None  # the next write reports a full disk
         # All of it: the log begins anew with the next write. Not all: a reader still needs what is left, and an attempt that
         # waits for it keeps all writers waiting, so the next one has time.
-        self._fold_pages = limit if folded == pages else pages + limit
+        self._checkpoint_pages = limit if folded == pages else pages + limit
 
     def scrub(self) -> bool:
         """Takes what is erased out of the files: a database of up to `vacuum_bytes` is written anew, and the log is emptied.
@@ -376,7 +376,7 @@ class SqliteEngine:
         """The size of the write-ahead log; 0 where it has grown too little since the last look."""
         pages = writer.log_pages
         if pages is not None:
-            return pages * _schema.PAGE_BYTES if pages >= self._fold_pages else 0
+            return pages * _schema.PAGE_BYTES if pages >= self._checkpoint_pages else 0
         # Rows are a rough measure of the log's growth, and cost nothing; the file's size is asked for when they say so.
         changes = connection.total_changes
         if (changes - self._folded_changes) * _ROW_BYTES < WAL_BYTES // 8:

@@ -50,7 +50,7 @@ def record_accesses(connection: sqlite3.Connection, accesses: Iterable[Access]) 
     connection.executemany(
         "INSERT INTO accesses SELECT row_id, ?, ? FROM memories WHERE id = ? AND deleted = 0"
         " ON CONFLICT (row_id) DO UPDATE SET uses = uses + excluded.uses, last_at = max(last_at, excluded.last_at)",
-        [(access.uses, access.last_at, access.id) for access in accesses],
+        [(access.uses, access.last_at_s, access.id) for access in accesses],
     )
 
 

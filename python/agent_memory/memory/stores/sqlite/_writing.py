@@ -1,6 +1,6 @@
 """One write transaction of the SQLite store: what a plan wants to know is read, what it decided is written.
 
-Rows are inserted many at a time by one statement: sqlite3 lets go of the GIL for every statement it runs, and taking it back
+Rows are inserted many at a time by one statement: sqlite3 releases the GIL for every statement it runs, and taking it back
 while an event loop is busy can cost more than the row.
 """
 

@@ -30,7 +30,7 @@ _INFO_SERVER: Final = pack_command(("INFO", "server"))
 _INFO_MEMORY: Final = pack_command(("INFO", "memory"))
 # The number of no connection, to learn whether CLIENT KILL is permitted. Never 0: Redis 6.2 takes it for "any" and ends the
 # connections of all other clients.
-_KILL_NOBODY: Final = pack_command(("CLIENT", "KILL", "ID", 2**63 - 1))
+_KILL_UNKNOWN_ID: Final = pack_command(("CLIENT", "KILL", "ID", 2**63 - 1))
 _TIME: Final = pack_command(("TIME",))
 _CLIENT_INFO: Final = pack_command(("CLIENT", "INFO"))
 _MULTI: Final = pack_command(("MULTI",))
@@ -58,7 +58,7 @@ async def _greet(mode: Mode, ask: AsyncAsk, protocol: int, marker: Marker | None
         marking = [marker.creation(settings.marker_ttl_s), pack_command(gate)]
     # CLIENT INFO is the last: nothing has been received behind it when it is answered.
     server, memory, kill, time, *marked, client = await ask(
-        [_INFO_SERVER, _INFO_MEMORY, _KILL_NOBODY, _TIME, *marking, _CLIENT_INFO]
+        [_INFO_SERVER, _INFO_MEMORY, _KILL_UNKNOWN_ID, _TIME, *marking, _CLIENT_INFO]
     )
     for reply in (server, *marked[:1]):
         if isinstance(reply, Exception) and getattr(reply, "failure_kind", None) is not None:
@@ -93,7 +93,7 @@ async def _greet(mode: Mode, ask: AsyncAsk, protocol: int, marker: Marker | None
 async def async_fence(mode: Mode, ask: AsyncAsk, here: Stream, old: Stream, timeout_s: float | None) -> None:
     """Fence an old connection from `here`, then resolve its writes. May be repeated; raises where it could not be done now.
 
-    Where it can never be done, its writes become unresolvable and the old connection is let go.
+    Where it can never be done, its writes become unresolvable and the old connection is released.
     """
     deadline_ns = monotonic_ns() + int((5.0 if timeout_s is None else timeout_s) * 1e9)
     same = old.run_id == here.run_id

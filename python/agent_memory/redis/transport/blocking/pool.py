@@ -102,7 +102,7 @@ class ChannelPool:
         self._lock = threading.Lock()
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's sockets without a byte on the wire."""
+        """Drop the parent's sockets without a byte on the wire."""
         channels = list(self._open)
         self._start_afresh()
         self._opener.start_afresh()
@@ -281,9 +281,9 @@ class ChannelPool:
                     if may_connect and len(self._open) + len(self._connecting) < self._max_connections:
                         self._connecting.add(place)
                         return None
-                    nobody_returns_one = not (may_connect or len(self._open))
+                    none_is_in_use = not (may_connect or len(self._open))
                 left_s = None if deadline_ns is None else (deadline_ns - monotonic_ns()) / NS_PER_S
-                if (left_s is not None and left_s <= 0) or nobody_returns_one:
+                if (left_s is not None and left_s <= 0) or none_is_in_use:
                     return None
                 waiter.acquire(timeout=Line.patience_s(left_s))
             except BaseException:

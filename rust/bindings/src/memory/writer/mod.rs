@@ -125,8 +125,8 @@ impl MemoryWriter {
     }
 
     /// Writes what is direct until there are jobs for Python, and returns these: those of one transaction. None: closed. An
-    /// empty list: the write-ahead log has grown to `fold_pages` pages.
-    fn work(&self, py: Python<'_>, fold_pages: u32) -> Option<Vec<Py<PyAny>>> {
+    /// empty list: the write-ahead log has grown to `checkpoint_pages` pages.
+    fn work(&self, py: Python<'_>, checkpoint_pages: u32) -> Option<Vec<Py<PyAny>>> {
         py.detach(|| {
             loop {
                 match self.queue.next() {
@@ -138,7 +138,7 @@ impl MemoryWriter {
                         self.queue.finish_direct();
                     }
                 }
-                if self.log_pages().is_some_and(|pages| pages >= fold_pages) {
+                if self.log_pages().is_some_and(|pages| pages >= checkpoint_pages) {
                     return Some(Vec::new());
                 }
             }
@@ -179,7 +179,7 @@ impl MemoryWriter {
     }
 
     /// Does nothing: the writer is woken by what it is given.
-    #[expect(clippy::unused_self, reason = "those who wait for tickets call it")]
+    #[expect(clippy::unused_self, reason = "waiters for tickets call it")]
     fn wake(&self) {}
 
     /// The last ticket that is done.
@@ -212,7 +212,7 @@ impl MemoryWriter {
         self.queue.close();
     }
 
-    /// Lets go of the connection; then nothing is written here any more.
+    /// Releases the connection; then nothing is written here any more.
     fn release(&self, py: Python<'_>) {
         let writer = py.detach(|| locked(&self.writer).take());
         drop(writer);

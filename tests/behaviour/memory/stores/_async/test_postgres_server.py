@@ -44,7 +44,7 @@ def statement(postgres_url):
 @pytest.fixture
 def async_make(postgres_url):
     def make(**options):
-        return AsyncPostgresStore(postgres_url, settings=PostgresSettings(schema=SCHEMA, **options))
+        return AsyncPostgresStore(postgres_url, config=PostgresSettings(schema=SCHEMA, **options))
 
     return make
 
@@ -77,7 +77,7 @@ async def test_a_missing_server_is_unavailable_and_no_secret_is_shown(tmp_path):
     store = AsyncPostgresStore(f"postgresql://user:hunter2@/base?host={tmp_path}&port=1")
     with pytest.raises(MemoryStoreUnavailableError) as caught:
         await store.open()
-    assert "hunter2" not in f"{caught.value} {store!r} {(await store.stats())!r}"
+    assert "hunter2" not in f"{caught.value} {store!r} {store.stats()!r}"
 
 
 async def test_a_server_that_ends_its_idle_sessions_costs_no_call(async_make, statement):
@@ -88,7 +88,7 @@ async def test_a_server_that_ends_its_idle_sessions_costs_no_call(async_make, st
         statement("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent_memory'")
         (result,) = await store.write([put(memory_id="n", create=True)])
         assert result.status is WriteStatus.APPLIED
-        assert (await store.stats()).transactions == 2
+        assert store.stats().transactions == 2
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
@@ -96,7 +96,7 @@ async def test_the_isolation_is_the_stores_own(postgres_url, statement, level):
     """Defaults of roles and databases are a policy; transactions that lock what they decide by need READ COMMITTED."""
     options = "-c default_transaction_isolation=" + level.replace(" ", "\\ ")
     url = make_conninfo(postgres_url, options=options)
-    stores = [AsyncPostgresStore(url, settings=PostgresSettings(schema=SCHEMA)) for _ in range(3)]
+    stores = [AsyncPostgresStore(url, config=PostgresSettings(schema=SCHEMA)) for _ in range(3)]
     await stores[0].open()
 
     async def store_some(store):
@@ -191,7 +191,7 @@ async def test_the_queue_has_a_bound(async_make, statement, postgres_url):
             holder.execute("BEGIN")
             holder.execute(f"SELECT * FROM {SCHEMA}.agents FOR UPDATE")
             waiting = async_spawn(store.write, [put()])
-            while (await store.stats()).pending_writes == 0:
+            while store.stats().pending_writes == 0:
                 await store.agent("agent")
             with pytest.raises(MemoryStoreFullError, match="max_pending_writes"):
                 await store.write([put()])

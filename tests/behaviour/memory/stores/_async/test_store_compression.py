@@ -13,8 +13,8 @@ SMALL = LongTermSettings(dictionary_bytes=4_096)
 
 
 def sentence(number):
-    who = ("Ann", "Bob", "Carla")[number % 3]
-    return f"{who} said on day {number} that the meeting about project {number * 7 % 13} was moved to the next week."
+    person = ("Ann", "Bob", "Carla")[number % 3]
+    return f"{person} said on day {number} that the meeting about project {number * 7 % 13} was moved to the next week."
 
 
 async def fill(store, count, **options):

@@ -46,7 +46,7 @@ def statement(postgres_url):
 @pytest.fixture
 def make(postgres_url):
     def make(**options):
-        return PostgresStore(postgres_url, settings=PostgresSettings(schema=SCHEMA, **options))
+        return PostgresStore(postgres_url, config=PostgresSettings(schema=SCHEMA, **options))
 
     return make
 
@@ -98,7 +98,7 @@ def test_the_isolation_is_the_stores_own(postgres_url, statement, level):
     """Defaults of roles and databases are a policy; transactions that lock what they decide by need READ COMMITTED."""
     options = "-c default_transaction_isolation=" + level.replace(" ", "\\ ")
     url = make_conninfo(postgres_url, options=options)
-    stores = [PostgresStore(url, settings=PostgresSettings(schema=SCHEMA)) for _ in range(3)]
+    stores = [PostgresStore(url, config=PostgresSettings(schema=SCHEMA)) for _ in range(3)]
     stores[0].open()
 
     def store_some(store):

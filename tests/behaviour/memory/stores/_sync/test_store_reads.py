@@ -35,7 +35,7 @@ def test_conditions(store):
     )
     for query, expected in (
         ({}, "abcdefgh"),
-        ({"since": 20.0, "until": 40.0}, "bc"),
+        ({"since_s": 20.0, "until_s": 40.0}, "bc"),
         ({"step_from": 2}, "bde"),
         ({"step_from": 2, "step_to": 3}, "bd"),
         ({"min_importance": 0.5, "max_importance": 0.5}, "bdefgh"),
@@ -60,7 +60,7 @@ def test_conditions(store):
         ({"order_by": "step", "step_from": 0, "descending": True}, "edba"),
         ({"order_by": "step"}, "cfghabde"),
         ({"order_by": "importance", "descending": True, "min_importance": 0.6}, "c"),
-        ({"order_by": "seq", "descending": True, "until": 30.0}, "ba"),
+        ({"order_by": "seq", "descending": True, "until_s": 30.0}, "ba"),
     ):
         assert "".join(matching(store, **query)) == expected, query
         assert store.count(MemoryQuery(**({"agent_id": "agent"} | query))) == len(expected), query
@@ -99,7 +99,7 @@ def test_pages_give_each_memory_once_and_in_order(store, order_by, descending):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"agent_id": "a", "since": float("nan")}, {"agent_id": "a", "order_by": "x"}]
+    "arguments", [{}, {"agent_id": "a", "since_s": float("nan")}, {"agent_id": "a", "order_by": "x"}]
 )
 def test_a_query_that_makes_no_sense_is_refused(arguments):
     with pytest.raises(ValueError, match="must be"):

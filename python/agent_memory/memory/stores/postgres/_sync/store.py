@@ -84,7 +84,7 @@ class PostgresStore:
     """Memories in PostgreSQL (14 or newer), with the methods of `MemoryStore`, which documents them.
 
     - `conninfo`: a URL or a string of libpq's, `postgresql://user@host/database`.
-    - `settings`: the `PostgresSettings`; default `PostgresSettings()`.
+    - `config`: the `PostgresSettings`; default `PostgresSettings()`.
     - `long_term`: how long-term memory is stored; default `LongTermSettings()`.
     - `clock_us`: gives microseconds since the epoch, for versions and expiry; default: this machine's clock.
 
@@ -98,16 +98,16 @@ class PostgresStore:
         self,
         conninfo: str,
         *,
-        settings: PostgresSettings | None = None,
+        config: PostgresSettings | None = None,
         long_term: LongTermSettings | None = None,
         clock_us: Callable[[], int] = _clock_us,
     ) -> None:
-        if settings is not None:
-            _check.instance("settings", settings, PostgresSettings)
+        if config is not None:
+            _check.instance("config", config, PostgresSettings)
         if long_term is not None:
             _check.instance("long_term", long_term, LongTermSettings)
         _check.function("clock_us", clock_us)
-        self._settings = settings or PostgresSettings()
+        self._settings = config or PostgresSettings()
         self._long_term = long_term or LongTermSettings()
         self._clock_us = clock_us
         self._writer = new_writer()
@@ -179,8 +179,8 @@ class PostgresStore:
         """Adds to the statistics of use."""
         uses: dict[str, Access] = {}
         for one in accesses:
-            before = uses.get(one.id, Access(one.id, 0, one.last_at))
-            uses[one.id] = Access(one.id, before.uses + one.uses, max(before.last_at, one.last_at))
+            before = uses.get(one.id, Access(one.id, 0, one.last_at_s))
+            uses[one.id] = Access(one.id, before.uses + one.uses, max(before.last_at_s, one.last_at_s))
         # Always locked in one order, so that two batches never wait for each other.
         given = [uses[memory_id] for memory_id in sorted(uses)]
 
@@ -191,17 +191,17 @@ class PostgresStore:
                 " JOIN memories m ON m.id = g.id WHERE m.deleted = 0 ORDER BY m.row_id"
                 " ON CONFLICT (row_id) DO UPDATE SET uses = accesses.uses + excluded.uses,"
                 " last_at = greatest(accesses.last_at, excluded.last_at)",
-                ([one.id for one in given], [one.uses for one in given], [one.last_at for one in given]),
+                ([one.id for one in given], [one.uses for one in given], [one.last_at_s for one in given]),
             )
 
         self._connections.transact(record)
 
-    def expire(self, now: float, *, limit: int = 1_000) -> list[WriteResult]:
+    def expire(self, now_s: float, *, limit: int = 1_000) -> list[WriteResult]:
         """Leaves tombstones for at most `limit` memories with `expires_at <= now`; returns them."""
         due = self._fetch(
             f"SELECT m.id, a.agent_id, m.version {_FROM} AND m.expires_at IS NOT NULL AND m.expires_at <= %s"
             " ORDER BY m.expires_at LIMIT %s",
-            (now, limit),
+            (now_s, limit),
         )
         results = self.write([Delete(row[0], row[1], writer=self._writer, if_version=row[2]) for row in due])
         return [result for result in results if result.status is WriteStatus.APPLIED]

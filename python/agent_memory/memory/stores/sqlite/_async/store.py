@@ -44,7 +44,7 @@ class AsyncSqliteStore:
     """Memories in a SQLite file, with the methods of `AsyncMemoryStore`, which documents them.
 
     - `path`: the file; made if missing, in a folder that exists.
-    - `settings`: the `SqliteSettings`; default `SqliteSettings()`.
+    - `config`: the `SqliteSettings`; default `SqliteSettings()`.
     - `long_term`: how long-term memory is stored; default `LongTermSettings()`.
     - `clock_us`: gives microseconds since the epoch, for versions and expiry; default: the system's clock.
 
@@ -58,17 +58,17 @@ class AsyncSqliteStore:
         self,
         path: str | Path,
         *,
-        settings: SqliteSettings | None = None,
+        config: SqliteSettings | None = None,
         long_term: LongTermSettings | None = None,
         clock_us: Callable[[], int] = _clock_us,
     ) -> None:
         _check.path("path", path)
-        if settings is not None:
-            _check.instance("settings", settings, SqliteSettings)
+        if config is not None:
+            _check.instance("config", config, SqliteSettings)
         if long_term is not None:
             _check.instance("long_term", long_term, LongTermSettings)
         _check.function("clock_us", clock_us)
-        self._engine = SqliteEngine(path, settings or SqliteSettings(), long_term or LongTermSettings(), clock_us)
+        self._engine = SqliteEngine(path, config or SqliteSettings(), long_term or LongTermSettings(), clock_us)
 
     @classmethod
     def of_engine(cls, engine: SqliteEngine) -> Self:
@@ -118,14 +118,14 @@ class AsyncSqliteStore:
         self._engine.submit_function(waiter, lambda connection: _maintaining.record_accesses(connection, given))
         await waiter.wait()
 
-    async def expire(self, now: float, *, limit: int = 1_000) -> list[WriteResult]:
+    async def expire(self, now_s: float, *, limit: int = 1_000) -> list[WriteResult]:
         """Leaves tombstones for at most `limit` memories with `expires_at <= now`; returns them."""
         engine = self._engine
         waiter = AsyncWaiter()
         engine.submit_function(
             waiter,
             lambda connection: _maintaining.expire(
-                connection, engine.compression, engine.clock_us(), engine.writer_number, now, limit
+                connection, engine.compression, engine.clock_us(), engine.writer_number, now_s, limit
             ),
         )
         results: list[WriteResult] = await waiter.wait()
@@ -300,6 +300,6 @@ class AsyncSqliteStore:
         """Memories without a vector of `space`, in the order of their rows, after one of them."""
         return await self._engine.async_read(lambda reader: reader.unembedded(space, which, after_row, limit))
 
-    async def stats(self) -> StoreStats:
+    def stats(self) -> StoreStats:
         """Counters since `open()`."""
         return self._engine.stats()
