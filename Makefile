@@ -6,6 +6,7 @@
 #   make test-other-python   the memory's and the clients' main tests under OTHER_PYTHON=python3.13
 #   make test-loaded  the Python tests three times beside three busy loops for each core: tests that wait for time are found
 #   make compat   redis-py's own tests, with our classes in the place of its own
+#   make compat-versions   the same, and our own tests of what stands on redis-py, on every redis-py that is accepted (COMPAT_VERSIONS)
 #   make test-neon  the scoring kernels of 64-bit Arm under an emulator, on x86-64 with Debian's packages
 #   make fuzz     libFuzzer on the bytes of snapshots, of the journal and of servers and on texts, FUZZ_S seconds each (60)
 #   make mutants  faults put into the core's decisions one by one, each of which a test has to find (MUTATED="retry budget" for some)
@@ -136,6 +137,13 @@ test-loaded: $(STAMPS)/extra-test $(STAMPS)/installed
 # redis-py's own tests with our classes in the place of its own; COMPAT_ARGS="--suite pooled --server valkey" chooses.
 compat: $(STAMPS)/extra-compat $(STAMPS)/installed
 	$(BIN)/python tests/compat/run.py --cache $(VENV)/compat $(COMPAT_ARGS)
+
+# On each redis-py that the package accepts, in environments of their own: our tests of what stands on redis-py, and redis-py's
+# own. COMPAT_VERSIONS="--quick 6.4.0 7.4.1" runs a few tests on these two.
+COMPAT_VERSIONS ?=
+.PHONY: compat-versions
+compat-versions: $(STAMPS)/extra-compat $(STAMPS)/arq $(STAMPS)/installed
+	$(BIN)/python tests/compat/versions.py --cache $(VENV)/versions $(COMPAT_VERSIONS)
 
 lint: $(STAMPS)/extra-lint $(STAMPS)/extra-test $(STAMPS)/installed check-rust
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 \

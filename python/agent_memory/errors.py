@@ -13,7 +13,7 @@ import enum
 from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisPyConnectionError
-from redis.exceptions import ExceptionType, MaxConnectionsError, RedisError
+from redis.exceptions import MaxConnectionsError, RedisError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
 
 from agent_memory._enums import NamedIntEnum
@@ -71,7 +71,7 @@ class _Described:
     """The facts every error of the client carries, and the message built when it is read."""
 
     # redis-py's base class would set these two in its __init__, which costs more than the rest of a rejection.
-    error_type = ExceptionType.NETWORK
+    error_type: Any = getattr(RedisPyConnectionError(), "error_type", None)  # since redis-py 7.2
     status_code: str | None = None
 
     outcome: Outcome = Outcome.UNKNOWN

@@ -55,7 +55,7 @@ def _take_the_place_of_redis_py() -> None:
     from agent_memory.redis.transport.multiplexed.connection import MultiplexedConnection
 
     # CLIENT LIST shows this package behind redis-py's name, on purpose; redis-py's tests compare the whole of it.
-    settings._driver = lambda: settings.DriverInfo(lib_version=redis.__version__)
+    settings.driver_arguments = lambda _version: {}
     for method in ("call", "call_within", "call_leased", "call_many", "send_batch"):
         _count(BlockingTransport, method)
     for method in ("send", "send_window"):

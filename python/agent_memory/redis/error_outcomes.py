@@ -19,6 +19,7 @@ from agent_memory.errors import (
     RedisUnavailableError,
 )
 from agent_memory.policy import FailureKind
+from agent_memory.redis.redis_py_internals.features import code_of
 from agent_memory.redis.redis_py_internals.replies import parse_reply_error
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def classify(error: BaseException) -> tuple[FailureKind | None, Outcome]:
     if isinstance(error, redis_py.ResponseError | redis_py.BusyLoadingError):
         kind = getattr(error, "failure_kind", None)
         if outcome is None:  # raised by redis-py's own path: its text lost the code, its class kept it
-            facts = _facts_of(f"{getattr(error, 'status_code', None) or ''} {error}")
+            facts = _facts_of(f"{code_of(error)} {error}")
             kind, outcome = facts.kind, facts.outcome
         return kind, outcome
     if isinstance(error, RedisTimeoutError) and error.moving:

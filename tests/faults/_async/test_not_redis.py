@@ -58,7 +58,7 @@ async def failure_of(call):
 @pytest.mark.parametrize("name", GREETINGS)
 async def test_a_stranger_that_greets(async_connect, name, options):
     with saying(GREETINGS[name]) as fake:
-        client = async_connect(fake, resilience=ONCE, socket_timeout=1, **options)
+        client = async_connect(fake, resilience=ONCE, socket_timeout=1, protocol=3, **options)
         for _ in range(3):
             error = await failure_of(lambda: client.set("key", "value"))
             assert isinstance(error, UNAVAILABLE)
@@ -110,6 +110,7 @@ async def test_the_callers_own_mistake_is_not_blamed_on_the_server(async_connect
 async def test_queued_priorities_queue(name):
     with saying(GREETINGS[name]) as fake:
         options = {"circuit_threshold": 1, "retry_policy": ONCE.retry, "recovery": RecoveryConfig(close_timeout_s=0.01)}
+        options["protocol"] = 3
         async with AsyncResilientRedisClient("stranger", **fake.connection_kwargs, **options) as client:
             result = await client.with_priority(Priority.HIGH).set("key", "value")
             assert result.status == "queued"

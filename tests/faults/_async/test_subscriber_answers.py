@@ -44,7 +44,7 @@ async def test_a_command_of_the_callers_that_is_answered_OK(protocol, server, as
 
 
 async def test_commands_answers_and_messages_keep_their_order(server, async_connect):
-    client = async_connect(server)
+    client = async_connect(server, protocol=3)
     subscriber = client.pubsub()
     await subscriber.execute_command("CLIENT", "SETNAME", "one")
     await subscriber.subscribe("a", "b")
@@ -70,7 +70,7 @@ async def test_the_clients_own_PING_is_known_by_its_place(async_connect):
         return answered.get(command[0], b"+OK\r\n")
 
     with FakeServer(answer) as fake:
-        subscriber = async_connect(fake).pubsub()
+        subscriber = async_connect(fake, protocol=3).pubsub()
         await subscriber.subscribe("news")
         assert await next_reply(subscriber) == [b"subscribe", b"news", 1]
         await subscriber.execute_command("FIRST")
@@ -89,7 +89,7 @@ async def test_the_answer_to_renewed_credentials_reaches_no_caller(answer, async
     with FakeServer(
         lambda command, _: confirmation(b"subscribe", b"news") if command[0] == b"SUBSCRIBE" else MESSAGE
     ) as fake:
-        subscriber = async_connect(fake).pubsub()
+        subscriber = async_connect(fake, protocol=3).pubsub()
         await subscriber.subscribe("news")
         assert await next_reply(subscriber) == [b"subscribe", b"news", 1]
         fake._handshake = lambda *_: answer + MESSAGE
@@ -105,7 +105,7 @@ async def test_the_answer_to_renewed_credentials_reaches_no_caller(answer, async
 async def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_under_way(async_connect, monkeypatch):
     renewals = [("AUTH", "renewed")]
     with FakeServer(lambda *_: b"-NOPERM no such channel for you\r\n") as fake:
-        subscriber = async_connect(fake).pubsub()
+        subscriber = async_connect(fake, protocol=3).pubsub()
         await subscriber.subscribe("secret")
         monkeypatch.setattr(
             "agent_memory.redis._async.pubsub.take_renewal", lambda _: renewals.pop() if renewals else None
@@ -125,7 +125,7 @@ async def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_und
 )  # fmt: skip
 async def test_an_answer_without_a_request_ends_the_connection_and_reaches_no_caller(strange, async_connect):
     with FakeServer(lambda *_: confirmation(b"subscribe", b"news") + strange) as fake:
-        subscriber = async_connect(fake).pubsub(reconnect_timeout_s=0)
+        subscriber = async_connect(fake, protocol=3).pubsub(reconnect_timeout_s=0)
         await subscriber.subscribe("news")
         assert await next_reply(subscriber) == [b"subscribe", b"news", 1]
         with pytest.raises(RedisUnavailableError) as caught:
@@ -159,7 +159,7 @@ async def test_a_handler_of_pushes_is_given_them_and_answers_stay_the_callers(se
     async def handler(push):
         seen.append(push)
 
-    subscriber = async_connect(server).pubsub(push_handler_func=handler)
+    subscriber = async_connect(server, protocol=3).pubsub(push_handler_func=handler)
     await subscriber.subscribe("news")
     await subscriber.execute_command("CLIENT", "SETNAME", "reader")
     assert await next_reply(subscriber) == b"OK"

@@ -10,6 +10,7 @@ from agent_memory._concurrency import async_sleep, async_spawn
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.redis.asyncio import PubSub
 
 WITHIN_S = 20.0
 
@@ -24,6 +25,10 @@ async def next_message(subscriber, within_s=WITHIN_S, **options):
     raise AssertionError(f"no message within {within_s} s")
 
 
+KINDS = [kind for kind in ("subscribe", "psubscribe", "ssubscribe") if hasattr(PubSub, kind)]
+"""Redis-py's asyncio subscribers have no sharded channels before 8.0."""
+
+
 async def wait_until(condition):
     deadline_s = time.monotonic() + WITHIN_S
     while not condition():
@@ -36,8 +41,9 @@ async def subscribed(client, **options):
     subscriber = client.pubsub(**options)
     await subscriber.subscribe("plain")
     await subscriber.psubscribe("p*ttern")
-    await subscriber.ssubscribe("sharded")
-    for kind in ("subscribe", "psubscribe", "ssubscribe"):
+    if "ssubscribe" in KINDS:
+        await subscriber.ssubscribe("sharded")
+    for kind in KINDS:
         assert (await next_message(subscriber))["type"] == kind
     return subscriber
 
@@ -62,8 +68,8 @@ async def test_comes_back_and_tells_of_the_gap(end, protocol, valkey, proxy, asy
     assert (await next_message(subscriber))["data"] == b"before"
     end(relay)
     # Also the reader finds out by itself, and the confirmations come again, as with redis-py.
-    again = [await next_message(subscriber) for _ in range(3)]
-    assert [message["type"] for message in again] == ["subscribe", "psubscribe", "ssubscribe"]
+    again = [await next_message(subscriber) for _ in KINDS]
+    assert [message["type"] for message in again] == KINDS
     assert len(gaps) == 1
     gap = gaps[0]
     assert gap.heard_ns <= gap.noticed_ns <= gap.restored_ns
@@ -74,9 +80,10 @@ async def test_comes_back_and_tells_of_the_gap(end, protocol, valkey, proxy, asy
         assert await publisher.publish(channel, "after") == 1
         message = await next_message(subscriber)
         assert (message["type"], message["channel"], message["data"]) == (kind, channel.encode(), b"after")
-    await publisher.spublish("sharded", "after")
-    message = await subscriber.get_sharded_message(timeout=WITHIN_S)
-    assert (message["type"], message["data"]) == ("smessage", b"after")
+    if "ssubscribe" in KINDS:
+        await publisher.spublish("sharded", "after")
+        message = await subscriber.get_sharded_message(timeout=WITHIN_S)
+        assert (message["type"], message["data"]) == ("smessage", b"after")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "plain" not in caplog.text
     await subscriber.aclose()

@@ -59,7 +59,7 @@ def failure_of(call):
 @pytest.mark.parametrize("name", GREETINGS)
 def test_a_stranger_that_greets(connect, name, options):
     with saying(GREETINGS[name]) as fake:
-        client = connect(fake, resilience=ONCE, socket_timeout=1, **options)
+        client = connect(fake, resilience=ONCE, socket_timeout=1, protocol=3, **options)
         for _ in range(3):
             error = failure_of(lambda: client.set("key", "value"))
             assert isinstance(error, UNAVAILABLE)
@@ -111,6 +111,7 @@ def test_the_callers_own_mistake_is_not_blamed_on_the_server(connect):
 def test_queued_priorities_queue(name):
     with saying(GREETINGS[name]) as fake:
         options = {"circuit_threshold": 1, "retry_policy": ONCE.retry, "recovery": RecoveryConfig(close_timeout_s=0.01)}
+        options["protocol"] = 3
         with ResilientRedisClient("stranger", **fake.connection_kwargs, **options) as client:
             result = client.with_priority(Priority.HIGH).set("key", "value")
             assert result.status == "queued"

@@ -46,7 +46,7 @@ def test_a_command_of_the_callers_that_is_answered_OK(protocol, server, connect)
 
 
 def test_commands_answers_and_messages_keep_their_order(server, connect):
-    client = connect(server)
+    client = connect(server, protocol=3)
     subscriber = client.pubsub()
     subscriber.execute_command("CLIENT", "SETNAME", "one")
     subscriber.subscribe("a", "b")
@@ -72,7 +72,7 @@ def test_the_clients_own_PING_is_known_by_its_place(connect):
         return answered.get(command[0], b"+OK\r\n")
 
     with FakeServer(answer) as fake:
-        subscriber = connect(fake).pubsub()
+        subscriber = connect(fake, protocol=3).pubsub()
         subscriber.subscribe("news")
         assert next_reply(subscriber) == [b"subscribe", b"news", 1]
         subscriber.execute_command("FIRST")
@@ -91,7 +91,7 @@ def test_the_answer_to_renewed_credentials_reaches_no_caller(answer, connect, mo
     with FakeServer(
         lambda command, _: confirmation(b"subscribe", b"news") if command[0] == b"SUBSCRIBE" else MESSAGE
     ) as fake:
-        subscriber = connect(fake).pubsub()
+        subscriber = connect(fake, protocol=3).pubsub()
         subscriber.subscribe("news")
         assert next_reply(subscriber) == [b"subscribe", b"news", 1]
         fake._handshake = lambda *_: answer + MESSAGE
@@ -107,7 +107,7 @@ def test_the_answer_to_renewed_credentials_reaches_no_caller(answer, connect, mo
 def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_under_way(connect, monkeypatch):
     renewals = [("AUTH", "renewed")]
     with FakeServer(lambda *_: b"-NOPERM no such channel for you\r\n") as fake:
-        subscriber = connect(fake).pubsub()
+        subscriber = connect(fake, protocol=3).pubsub()
         subscriber.subscribe("secret")
         monkeypatch.setattr(
             "agent_memory.redis._sync.pubsub.take_renewal", lambda _: renewals.pop() if renewals else None
@@ -127,7 +127,7 @@ def test_a_refused_subscription_is_the_callers_error_though_an_AUTH_is_under_way
 )  # fmt: skip
 def test_an_answer_without_a_request_ends_the_connection_and_reaches_no_caller(strange, connect):
     with FakeServer(lambda *_: confirmation(b"subscribe", b"news") + strange) as fake:
-        subscriber = connect(fake).pubsub(reconnect_timeout_s=0)
+        subscriber = connect(fake, protocol=3).pubsub(reconnect_timeout_s=0)
         subscriber.subscribe("news")
         assert next_reply(subscriber) == [b"subscribe", b"news", 1]
         with pytest.raises(RedisUnavailableError) as caught:
@@ -161,7 +161,7 @@ def test_a_handler_of_pushes_is_given_them_and_answers_stay_the_callers(server, 
     def handler(push):
         seen.append(push)
 
-    subscriber = connect(server).pubsub(push_handler_func=handler)
+    subscriber = connect(server, protocol=3).pubsub(push_handler_func=handler)
     subscriber.subscribe("news")
     subscriber.execute_command("CLIENT", "SETNAME", "reader")
     assert next_reply(subscriber) == b"OK"

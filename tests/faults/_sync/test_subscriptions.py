@@ -12,6 +12,7 @@ from agent_memory._concurrency import sleep, spawn
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy import BreakerSettings, RetryPolicy
 from agent_memory.policy.resilience import ResiliencePolicy
+from agent_memory.redis import PubSub
 
 WITHIN_S = 20.0
 
@@ -26,6 +27,10 @@ def next_message(subscriber, within_s=WITHIN_S, **options):
     raise AssertionError(f"no message within {within_s} s")
 
 
+KINDS = [kind for kind in ("subscribe", "psubscribe", "ssubscribe") if hasattr(PubSub, kind)]
+"""Redis-py's asyncio subscribers have no sharded channels before 8.0."""
+
+
 def wait_until(condition):
     deadline_s = time.monotonic() + WITHIN_S
     while not condition():
@@ -38,8 +43,9 @@ def subscribed(client, **options):
     subscriber = client.pubsub(**options)
     subscriber.subscribe("plain")
     subscriber.psubscribe("p*ttern")
-    subscriber.ssubscribe("sharded")
-    for kind in ("subscribe", "psubscribe", "ssubscribe"):
+    if "ssubscribe" in KINDS:
+        subscriber.ssubscribe("sharded")
+    for kind in KINDS:
         assert next_message(subscriber)["type"] == kind
     return subscriber
 
@@ -64,8 +70,8 @@ def test_comes_back_and_tells_of_the_gap(end, protocol, valkey, proxy, connect, 
     assert next_message(subscriber)["data"] == b"before"
     end(relay)
     # Also the reader finds out by itself, and the confirmations come again, as with redis-py.
-    again = [next_message(subscriber) for _ in range(3)]
-    assert [message["type"] for message in again] == ["subscribe", "psubscribe", "ssubscribe"]
+    again = [next_message(subscriber) for _ in KINDS]
+    assert [message["type"] for message in again] == KINDS
     assert len(gaps) == 1
     gap = gaps[0]
     assert gap.heard_ns <= gap.noticed_ns <= gap.restored_ns
@@ -76,9 +82,10 @@ def test_comes_back_and_tells_of_the_gap(end, protocol, valkey, proxy, connect, 
         assert publisher.publish(channel, "after") == 1
         message = next_message(subscriber)
         assert (message["type"], message["channel"], message["data"]) == (kind, channel.encode(), b"after")
-    publisher.spublish("sharded", "after")
-    message = subscriber.get_sharded_message(timeout=WITHIN_S)
-    assert (message["type"], message["data"]) == ("smessage", b"after")
+    if "ssubscribe" in KINDS:
+        publisher.spublish("sharded", "after")
+        message = subscriber.get_sharded_message(timeout=WITHIN_S)
+        assert (message["type"], message["data"]) == ("smessage", b"after")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "plain" not in caplog.text
     subscriber.close()

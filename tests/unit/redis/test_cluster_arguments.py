@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 from redis.backoff import NoBackoff
 from redis.cache import CacheConfig
-from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 import agent_memory.redis
@@ -15,7 +16,7 @@ from agent_memory.redis.cluster.arguments import deadline_s_of, max_retries_of
 
 BOTH = (agent_memory.redis.RedisCluster, agent_memory.redis.asyncio.RedisCluster)
 SYNC = BOTH[:1]
-ENABLED = MaintNotificationsConfig(enabled=True)
+ENABLED = types.SimpleNamespace(enabled=True)
 
 
 @pytest.mark.parametrize(

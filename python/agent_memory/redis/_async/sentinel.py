@@ -24,10 +24,10 @@ from agent_memory._concurrency import ASYNC
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis.asyncio.client import Redis
 from agent_memory.redis.originals import AsyncRedisPySentinel
+from agent_memory.redis.redis_py_internals.features import AsyncReplicaNotFoundError as ReplicaNotFoundError
 from agent_memory.redis.redis_py_internals.pools import trust_async_pool
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
-from agent_memory.redis.redis_py_internals.versions import AsyncReplicaNotFoundError as ReplicaNotFoundError
 
 __all__ = [
     "MasterNotFoundError",

@@ -20,10 +20,10 @@ from agent_memory.redis.commands.prepared_pipeline import (
     refusal_of,
 )
 from agent_memory.redis.error_outcomes import as_ours, classify
+from agent_memory.redis.redis_py_internals.features import is_open
 from agent_memory.redis.redis_py_internals.leases import drop_idle
 from agent_memory.redis.redis_py_internals.patches import OwnFunction, StandIn
 from agent_memory.redis.redis_py_internals.replies import lost_while_watching
-from agent_memory.redis.redis_py_internals.versions import is_open
 from agent_memory.redis.transport.failures import connect_failure
 
 if TYPE_CHECKING:

@@ -44,6 +44,7 @@ from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, Re
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, UNREADABLE, as_ours, breaks_connection, undecodable
 from agent_memory.redis.redis_py_internals.codec import NOT_ENOUGH_DATA, reply_reader
 from agent_memory.redis.redis_py_internals.credentials import take_renewal
+from agent_memory.redis.redis_py_internals.features import is_open
 from agent_memory.redis.redis_py_internals.leases import connect_again, drop, lease
 from agent_memory.redis.redis_py_internals.replies import PushNotification, as_text, message_class
 from agent_memory.redis.redis_py_internals.settings import DEFAULT_SOCKET_TIMEOUT
@@ -60,7 +61,6 @@ from agent_memory.redis.redis_py_internals.subscribers import (
     read_push,
     sending_lock,
 )
-from agent_memory.redis.redis_py_internals.versions import is_open
 from agent_memory.redis.subscriptions.gap import SubscriptionGap
 from agent_memory.redis.subscriptions.pending_replies import Asker, PendingReplies, is_confirmation
 from agent_memory.redis.transport.failures import connect_failure
@@ -396,7 +396,10 @@ class PubSub(RedisPyPubSub):
     ) -> Any:
         """Handle messages in a thread, as redis-py does; without `exception_handler` it ends quietly with its client."""
         handler = end_with_client if exception_handler is None else exception_handler
-        return cast(Any, super()).run_in_thread(sleep_time, daemon, handler, pubsub, sharded_pubsub)
+        # An older redis-py does not know the last two.
+        given = {"pubsub": pubsub} if pubsub is not None else {}
+        given |= {"sharded_pubsub": True} if sharded_pubsub else {}
+        return cast(Any, super()).run_in_thread(sleep_time, daemon, handler, **given)
 
     # --- silence --------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from agent_memory.policy import FailureKind
 from agent_memory.redis.call_notes import note_retry
 from agent_memory.redis.error_outcomes import classify
 from agent_memory.redis.exactly_once.tickets import MISSING, NextStep
+from agent_memory.redis.redis_py_internals.features import call_with_retry
 
 if TYPE_CHECKING:
     from agent_memory.redis.commands.bound_command import BoundCommand
@@ -106,7 +107,7 @@ def retry_as_given(
     calls = _GivenRetry(command, attempt, permit, error, bounds, settle, shared)
     del error
     try:
-        return retry.call_with_retry(calls.attempt_next, calls.note, is_retryable=calls.may_repeat)
+        return call_with_retry(retry, calls.attempt_next, calls.note, calls.may_repeat)
     except Exception as last:
         _with_unknown(last, calls.perhaps_executed)
         raise

@@ -25,10 +25,10 @@ from redis.sentinel import SentinelManagedConnection as RedisPySentinelManagedCo
 from agent_memory.errors import Outcome, RedisUnavailableError
 from agent_memory.redis.client import Redis
 from agent_memory.redis.originals import RedisPySentinel
+from agent_memory.redis.redis_py_internals.features import ReplicaNotFoundError
 from agent_memory.redis.redis_py_internals.pools import trust_pool
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
-from agent_memory.redis.redis_py_internals.versions import ReplicaNotFoundError
 
 __all__ = [
     "MasterNotFoundError",

@@ -53,6 +53,7 @@ from agent_memory.redis.redis_py_internals.cluster import (
     is_node_flag,
     is_sent_by_flag,
     policies_of,
+    startup_nodes_of,
 )
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
 
@@ -188,7 +189,7 @@ class RedisCluster(RedisPyCluster):
         self._resilience = with_deadline(resilience, deadline_s)
         self._router = AsyncRouter(weakly(self._make_node), exchange, deadline_s, max_retries_of(given))
         self._refresher = AsyncRefresher(self._router, weakly(self._view_changed))
-        seeds = [(node.host, int(node.port)) for node in self.startup_nodes]
+        seeds = [(node.host, int(node.port)) for node in startup_nodes_of(self)]
         self._core = self._router.core = ClusterCore(
             seeds,
             weakly(self._router.node),
@@ -385,12 +386,13 @@ class RedisCluster(RedisPyCluster):
         if targets and not is_node_flag(self, targets):
             nodes = [chosen.node for chosen in self._parse_target_nodes(targets)]
         else:
-            policies = await policies_of(self).resolve(args[0].lower())
+            resolver = policies_of(self)
+            policies = None if resolver is None else await resolver.resolve(args[0].lower())
             policy = None if policies is None else policies.request_policy
             flag = targets or self.command_flags.get(args[0])
             if (policy in (None, RequestPolicy.DEFAULT_KEYED) and flag is None) or flag == SLOT_ID:
                 return await determine_slot_async(self, args)
-            nodes = await determine_nodes(self, args, request_policy=policy, node_flag=targets)
+            nodes = await determine_nodes(self, args, policy, targets, asynchronous=True)
         if len(nodes) > 1:
             raise RedisClusterException(f"Too many targets for command {args}")
         return slot_of_node(self.nodes_manager, nodes[0])

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.client_arguments import check_guarding, check_named, parameters_of
-from agent_memory.redis.redis_py_internals.settings import DEFAULT_SOCKET_TIMEOUT, no_maintenance_notifications
+from agent_memory.redis.redis_py_internals.features import (
+    DEFAULT_SOCKET_TIMEOUT,
+    no_maintenance_notifications,
+    takes_maintenance,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +37,8 @@ def check_cluster(
     notifications = given.get("maint_notifications_config")
     if notifications is not None and notifications.enabled:
         raise ValueError("maint_notifications_config must be disabled for a cluster client, got an enabled one")
-    named["maint_notifications_config"] = no_maintenance_notifications()
+    if takes_maintenance(asynchronous):
+        named["maint_notifications_config"] = no_maintenance_notifications()
     return given
 
 

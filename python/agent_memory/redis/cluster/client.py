@@ -399,7 +399,8 @@ class RedisCluster(RedisPyCluster):
         if targets and not is_node_flag(self, targets):
             nodes = [chosen.node for chosen in self._parse_target_nodes(targets)]
         else:
-            policies = policies_of(self).resolve(args[0].lower())
+            resolver = policies_of(self)
+            policies = None if resolver is None else resolver.resolve(args[0].lower())
             policy = None if policies is None else policies.request_policy
             flag = targets or self.command_flags.get(args[0])
             if (policy in (None, RequestPolicy.DEFAULT_KEYED) and flag is None) or flag == SLOT_ID:
@@ -410,7 +411,7 @@ class RedisCluster(RedisPyCluster):
                     if policies is not None or flag is not None or keys_of(self, args):
                         raise
                     policy = RequestPolicy.DEFAULT_KEYLESS
-            nodes = determine_nodes(self, args, request_policy=policy, nodes_flag=targets)
+            nodes = determine_nodes(self, args, policy, targets, asynchronous=False)
         if len(nodes) > 1:
             raise RedisClusterException(f"Too many targets for command {args}")
         return slot_of_node(self.nodes_manager, nodes[0])

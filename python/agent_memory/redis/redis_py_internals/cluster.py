@@ -5,8 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from redis._parsers.commands import RequestPolicy
-from redis.event import AfterSlotsCacheRefreshEvent, AsyncAfterSlotsCacheRefreshEvent
+from agent_memory.redis.redis_py_internals.features import (
+    RequestPolicy,
+    announce_slots,
+    announce_slots_async,
+    determine_nodes,
+    policies_of,
+    startup_nodes_of,
+)
 
 __all__ = [
     "RequestPolicy",
@@ -23,6 +29,7 @@ __all__ = [
     "must_be_covered",
     "pipeline_of",
     "policies_of",
+    "startup_nodes_of",
 ]
 
 _LOGGER = logging.getLogger(__name__)
@@ -41,7 +48,7 @@ def must_be_covered(manager: Any) -> bool:
 async def announce_view_async(client: Any) -> None:
     """Subscribers of the cluster look where their slots are now. What a listener raises is logged."""
     try:
-        await client._event_dispatcher.dispatch_async(AsyncAfterSlotsCacheRefreshEvent())
+        await announce_slots_async(client)
     except Exception:
         _LOGGER.exception("a listener failed after a change of the topology")
 
@@ -49,7 +56,7 @@ async def announce_view_async(client: Any) -> None:
 def announce_view(client: Any) -> None:
     """The same for threads."""
     try:
-        client._event_dispatcher.dispatch(AfterSlotsCacheRefreshEvent())
+        announce_slots(client)
     except Exception:
         _LOGGER.exception("a listener failed after a change of the topology")
 
@@ -67,16 +74,6 @@ def is_node_flag(client: Any, targets: Any) -> bool:
 async def determine_slot_async(client: Any, args: tuple[Any, ...]) -> int:
     """The slot of a command by its keys; asks a server where the keys are not at a known place."""
     return int(await client._determine_slot(*args))
-
-
-def determine_nodes(client: Any, args: tuple[Any, ...], **options: Any) -> Any:
-    """The nodes that a command is for; on asyncio to be awaited."""
-    return client._determine_nodes(*args, **options)
-
-
-def policies_of(client: Any) -> Any:
-    """What resolves a command's policies of requests and replies."""
-    return client._policy_resolver
 
 
 def keys_of(client: Any, args: tuple[Any, ...]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import redis
@@ -11,6 +12,7 @@ import redis.asyncio.sentinel
 import redis.sentinel
 from redis.exceptions import RedisError, ResponseError
 
+from agent_memory.redis.redis_py_internals.features import add_in_use, disconnect_pool
 from agent_memory.redis.redis_py_internals.handshake import async_connect, hello_was_refused
 
 __all__ = [
@@ -49,7 +51,7 @@ def disconnect_idle(client: Any) -> None:
     if client.connection is not None:
         client.connection.disconnect()
     if isinstance(client.connection_pool, redis.ConnectionPool):
-        client.connection_pool.disconnect(False)
+        disconnect_pool(client.connection_pool, client.connection_pool.disconnect, False)
 
 
 async def async_disconnect_idle(client: Any) -> None:
@@ -99,7 +101,7 @@ def lease(pool: Any) -> Any:
             if not hello_was_refused(error, connection):
                 raise
             connection.protocol = 2
-            pool._in_use_connections.add(connection)
+            add_in_use(pool, connection)
         connection.connect()
         return connection
     except BaseException:
@@ -112,7 +114,7 @@ def drop_idle(pool: Any) -> None:
 
     Struck in a handshake, redis-py puts a connection back as if that had ended: its replies would be the next caller's.
     """
-    type(pool).disconnect(pool, False)
+    disconnect_pool(pool, functools.partial(type(pool).disconnect, pool), False)
 
 
 async def async_lease(pool: Any) -> Any:
@@ -124,6 +126,6 @@ async def async_lease(pool: Any) -> Any:
         if not hello_was_refused(error, connection):
             raise
         connection.protocol = 2
-        pool._in_use_connections.add(connection)
+        add_in_use(pool, connection)
         await async_connect(connection)
         return connection

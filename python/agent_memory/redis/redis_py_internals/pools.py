@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisPyTimeoutError
 
 from agent_memory.errors import Outcome
 from agent_memory.redis.redis_py_internals.codec import use_codec
+from agent_memory.redis.redis_py_internals.features import disconnect_pool, is_asynchronous
 
 __all__ = [
     "guard_connections",
@@ -60,11 +60,11 @@ def on_disconnect(pool: Any, close: Callable[[bool], None]) -> None:
     Pools come from outside and are shared, so it is this one pool that learns of them, not its class.
     """
     # The pool must not refer to itself: it would live on, with its connections, until the garbage collector comes.
-    disconnect, reset = weakly_bound(pool, "disconnect"), weakly_bound(pool, "reset")
+    disconnect, reset, weak = weakly_bound(pool, "disconnect"), weakly_bound(pool, "reset"), weakref.ref(pool)
 
     def disconnect_all(inuse_connections: bool = True) -> Any:
         close(inuse_connections)
-        return disconnect(inuse_connections)
+        return disconnect_pool(weak(), disconnect, inuse_connections)
 
     def reset_all() -> None:
         close(True)
@@ -82,7 +82,7 @@ def mark_unsent(pool: Any) -> None:
     if getattr(pool, "_agent_memory_marks_unsent", None) is True:
         return
     get_connection = weakly_bound(pool, "get_connection")
-    is_coroutine = inspect.iscoroutinefunction(pool.get_connection)
+    is_coroutine = is_asynchronous(pool)
 
     def leave_mark(error: BaseException) -> None:
         if isinstance(error, RedisPyConnectionError | RedisPyTimeoutError | OSError):

@@ -10,7 +10,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE, CaseInsensitiveDict
 from redis.exceptions import ResponseError, WatchError
 from redis.utils import str_if_bytes
 
-from agent_memory.redis.redis_py_internals.versions import get_response_callbacks
+from agent_memory.redis.redis_py_internals.features import get_response_callbacks
 
 __all__ = [
     "EMPTY_RESPONSE",

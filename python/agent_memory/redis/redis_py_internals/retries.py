@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,12 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
-from agent_memory.redis.redis_py_internals.versions import DEFAULT_RETRY_BASE, DEFAULT_RETRY_CAP, DEFAULT_RETRY_COUNT
+from agent_memory.redis.redis_py_internals.features import (
+    DEFAULT_RETRY_BASE,
+    DEFAULT_RETRY_CAP,
+    DEFAULT_RETRY_COUNT,
+    is_asynchronous,
+)
 
 __all__ = [
     "given_retry",
@@ -57,5 +61,5 @@ def given_retry(pool: Any, own: Mapping[str, Any]) -> Any:
 
 
 def _retry_for_errors(pool: Any) -> Any:
-    kind: Any = AsyncRetry if inspect.iscoroutinefunction(pool.get_connection) else Retry
+    kind: Any = AsyncRetry if is_asynchronous(pool) else Retry
     return kind(ExponentialWithJitterBackoff(base=DEFAULT_RETRY_BASE, cap=DEFAULT_RETRY_CAP), DEFAULT_RETRY_COUNT)

@@ -12,12 +12,17 @@ import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
 from redis.connection import parse_url
-from redis.driver_info import DriverInfo
-from redis.maint_notifications import MaintNotificationsConfig
 
 from agent_memory._core import __version__ as VERSION  # noqa: N812
+from agent_memory.redis.redis_py_internals.features import (
+    DEFAULT_SOCKET_TIMEOUT,
+    default_timeouts,
+    driver_arguments,
+    is_asynchronous,
+    no_maintenance_notifications,
+    takes_maintenance,
+)
 from agent_memory.redis.redis_py_internals.retries import no_async_retries, no_retries
-from agent_memory.redis.redis_py_internals.versions import DEFAULT_SOCKET_TIMEOUT
 
 __all__ = [
     "DEFAULT_SOCKET_TIMEOUT",
@@ -31,8 +36,6 @@ __all__ = [
 ]
 
 # A notice that a server is about to move would relax the timeouts of a redis-py connection; ours are swept elsewhere.
-_ASYNC_MAINTENANCE = int(redis.__version__.split(".")[0]) >= 8
-"""Whether redis-py's asyncio connections know maintenance notifications."""
 _MAINTENANCE_ARGUMENTS = frozenset(
     {
         "maint_notifications_pool_handler",
@@ -51,7 +54,7 @@ def connection_arguments(pool: Any) -> dict[str, Any]:
     arguments = {name: value for name, value in pool.connection_kwargs.items() if name not in _MAINTENANCE_ARGUMENTS}
     arguments["health_check_interval"] = 0
     _fill_driver(arguments, arguments)
-    if _ASYNC_MAINTENANCE or not inspect.iscoroutinefunction(pool.get_connection):
+    if takes_maintenance(is_asynchronous(pool)):
         arguments["maint_notifications_config"] = no_maintenance_notifications()
     return arguments
 
@@ -124,26 +127,21 @@ def fill_arguments(arguments: dict[str, Any], given: Mapping[str, Any] | None = 
     """Choose for a new pool what our clients want otherwise than redis-py, where the caller has not chosen.
 
     No retries of redis-py's, which would multiply ours; no question about maintenance; and the driver's name and version
-    without parsing the package's metadata once more for each client or connection, which takes as long as connecting.
+    without parsing the package's metadata once more for each client or connection, which takes as long as connecting. And
+    the time-outs that redis-py has by default since 8.0.
     """
     given = arguments if given is None else given  # by position, too
     if "retry" not in given:
         arguments["retry"] = no_async_retries() if asynchronous else no_retries()
-    if given.get("maint_notifications_config") is None and (not asynchronous or _ASYNC_MAINTENANCE):
+    if given.get("maint_notifications_config") is None and takes_maintenance(asynchronous):
         arguments["maint_notifications_config"] = no_maintenance_notifications()
+    arguments.update({name: value for name, value in default_timeouts(asynchronous).items() if name not in given})
     _fill_driver(arguments, given)
 
 
 def _fill_driver(arguments: dict[str, Any], given: Mapping[str, Any]) -> None:
     if given.keys().isdisjoint(_DRIVER_ARGUMENTS):
-        arguments["driver_info"] = _driver()
-
-
-def _driver() -> DriverInfo:
-    """What CLIENT LIST shows: redis-py, its version, and this package as what stands on it."""
-    driver = DriverInfo(lib_version=redis.__version__)
-    driver.add_upstream_driver("agent-memory", VERSION)
-    return driver
+        arguments.update(driver_arguments(VERSION))
 
 
 _DRIVER_ARGUMENTS = frozenset({"driver_info", "lib_name", "lib_version"})
@@ -152,9 +150,4 @@ _DRIVER_ARGUMENTS = frozenset({"driver_info", "lib_name", "lib_version"})
 def hide_arguments(pool: Any) -> None:
     """Leave what `fill_arguments` chose, which the user did not ask for, out of the pool's repr."""
     if hasattr(pool, "OMIT_REPR_KEYS"):  # redis-py 7's asyncio pools show all
-        pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry", "driver_info"}
-
-
-def no_maintenance_notifications() -> MaintNotificationsConfig:
-    """The setting that saves the handshake the question whether the server announces its maintenance."""
-    return MaintNotificationsConfig(enabled=False)
+        pool.OMIT_REPR_KEYS = pool.OMIT_REPR_KEYS | {"retry", *_DRIVER_ARGUMENTS}

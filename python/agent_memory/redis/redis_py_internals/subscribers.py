@@ -12,12 +12,12 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.credentials import StreamingCredentialProvider
 from redis.event import AfterPubSubConnectionInstantiationEvent, ClientType
 from redis.exceptions import ConnectionError as RedisPyConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisPyTimeoutError
-from redis.observability.providers import get_observability_instance
 
 from agent_memory.errors import ClientClosedError
 from agent_memory.redis.redis_py_internals.codec import reply_reader
+from agent_memory.redis.redis_py_internals.features import async_has_input, has_input, is_error_reply, metrics_are_on
 from agent_memory.redis.redis_py_internals.replies import PushNotification
 
 __all__ = [
@@ -38,11 +38,6 @@ __all__ = [
     "read_push",
     "sending_lock",
 ]
-
-
-def metrics_are_on() -> bool:
-    """Whether redis-py's observability counts messages: then its own path has to be taken."""
-    return get_observability_instance().get_provider_manager() is not None
 
 
 def as_parsed(connection: Any, reply: Any) -> Any:
@@ -67,10 +62,6 @@ async def async_as_parsed(connection: Any, reply: Any) -> Any:
 DROPPED: Any = object()
 
 
-def _is_reply(error: RedisError) -> bool:
-    return isinstance(error, ResponseError) or getattr(error, "status_code", None) is not None
-
-
 def _note_read(connection: Any, now_s: float) -> None:
     if connection.health_check_interval:
         connection.next_health_check = now_s + connection.health_check_interval
@@ -83,7 +74,8 @@ def read_push(connection: Any, timeout_s: float | None) -> Any:
         if reader is None:
             return connection.read_response(timeout=timeout_s, disconnect_on_error=False, push_request=True)
         while (reply := reader.gets()) is NOT_ENOUGH_DATA:
-            connection._parser.read_from_socket(timeout=timeout_s)
+            if not connection._parser.read_from_socket(timeout=timeout_s, raise_on_timeout=False):
+                return NOT_ENOUGH_DATA
     except RedisPyTimeoutError:
         return NOT_ENOUGH_DATA
     except AttributeError as error:
@@ -92,7 +84,7 @@ def read_push(connection: Any, timeout_s: float | None) -> Any:
         # Another thread has disconnected it meanwhile, its parser included.
         raise RedisPyConnectionError("closed on this side") from error
     except RedisError as error:
-        if _is_reply(error):
+        if is_error_reply(error):
             return error
         raise
     _note_read(connection, time.monotonic())
@@ -113,7 +105,7 @@ async def async_read_push(connection: Any, timeout_s: float | None) -> Any:
     except TimeoutError:
         return NOT_ENOUGH_DATA
     except RedisError as error:
-        if _is_reply(error):
+        if is_error_reply(error):
             return error
         raise
     _note_read(connection, asyncio.get_running_loop().time())
@@ -149,16 +141,17 @@ def end_with_client(error: BaseException, _subscriber: Any, thread: Any) -> None
 
 def can_read(connection: Any, timeout_s: float) -> bool:
     """Whether there is something to read (the end of the stream counts) within `timeout_s`."""
-    return bool(connection.can_read(timeout=timeout_s))
+    reader = reply_reader(connection)
+    return bool(connection.can_read(timeout=timeout_s)) if reader is None else has_input(connection, reader, timeout_s)
 
 
 async def async_can_read(connection: Any, timeout_s: float) -> bool:
     """The same for asyncio."""
-    look = getattr(connection, "can_read", None) or connection.can_read_destructive  # the latter in redis-py 7
-    if await look():
+    reader = reply_reader(connection)
+    if await async_has_input(connection, reader):
         return True
     await asyncio.sleep(timeout_s)  # the loop reads meanwhile
-    return bool(await look())
+    return await async_has_input(connection, reader)
 
 
 def announce_subscriber(subscriber: Any, asynchronous: bool) -> None:

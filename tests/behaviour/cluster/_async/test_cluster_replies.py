@@ -57,6 +57,8 @@ COMMANDS = [
     ("execute_command", ("RENAME", "{t}l", "{t}l2"), {}),
 ]
 OPTIONS: list[dict[str, object]] = [{}, {"decode_responses": True}]
+if ASYNC and redis.asyncio.Connection().protocol != 3:  # before redis-py 8.0
+    OPTIONS = [{"protocol": 3, **options} for options in OPTIONS]
 if not ASYNC:  # with RESP2 redis-py's asyncio transactions raise TypeError for most replies
     OPTIONS.append({"protocol": 2})
 WAYS = ["plain", "pipeline", "transaction", "watched"]

@@ -10,6 +10,8 @@ import pytest
 import redis
 from redis.exceptions import DataError
 
+from agent_memory._concurrency import ASYNC
+
 COMMANDS = [
     ("set", ("{t}s", 1), {}),
     ("set", ("{t}s", 2), {"get": True}),
@@ -56,6 +58,8 @@ COMMANDS = [
     ("execute_command", ("RENAME", "{t}l", "{t}l2"), {}),
 ]
 OPTIONS: list[dict[str, object]] = [{}, {"decode_responses": True}]
+if ASYNC and redis.Connection().protocol != 3:  # before redis-py 8.0
+    OPTIONS = [{"protocol": 3, **options} for options in OPTIONS]
 # with RESP2 redis-py's asyncio transactions raise TypeError for most replies
 OPTIONS.append({"protocol": 2})
 WAYS = ["plain", "pipeline", "transaction", "watched"]

@@ -188,7 +188,7 @@ async def test_refused_credentials_are_reported_without_being_shown(valkey, user
 
 async def test_a_subscriber_authenticates_among_its_messages(valkey, users, async_connect):
     provider = Provider("alice", users["alice"])
-    client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
+    client = Redis(**where(valkey), credential_provider=provider, decode_responses=True, protocol=3)
     gaps = []
     subscriber = client.pubsub(ignore_subscribe_messages=True, on_gap=gaps.append)
     await subscriber.subscribe("channel")

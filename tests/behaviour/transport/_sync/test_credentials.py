@@ -190,7 +190,7 @@ def test_refused_credentials_are_reported_without_being_shown(valkey, users, cap
 
 def test_a_subscriber_authenticates_among_its_messages(valkey, users, connect):
     provider = Provider("alice", users["alice"])
-    client = Redis(**where(valkey), credential_provider=provider, decode_responses=True)
+    client = Redis(**where(valkey), credential_provider=provider, decode_responses=True, protocol=3)
     gaps = []
     subscriber = client.pubsub(ignore_subscribe_messages=True, on_gap=gaps.append)
     subscriber.subscribe("channel")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import socket
 import threading
@@ -68,6 +69,9 @@ REDIS_PYS = [
     ("credential_provider", "secret", "CredentialProvider"),
     ("unix_socket_path", 3, "non-empty str"),
 ]
+SINCE_8 = {"legacy_responses", "socket_read_size"}
+if SINCE_8.isdisjoint(inspect.signature(redis.Redis.__init__).parameters):
+    REDIS_PYS = [row for row in REDIS_PYS if row[0] not in SINCE_8]
 DROP_IN = [
     ("retry", 3, "Retry or None"),
     ("retry", WRONG_RETRY, "Retry or None"),

@@ -183,8 +183,17 @@ class AsyncPipelineRun:
             if known is None:
                 known = callbacks[node.number] = node.callbacks_for(node.transport_here().protocol)
             callback = callback_named(known, args[0])
-            shaped.append(reply if callback is None else call_back(callback, reply, options))
+            shaped.append(reply if callback is None else self._shape(callback, reply, options))
         return shaped
+
+    @staticmethod
+    def _shape(callback: Any, reply: Any, options: dict[str, Any]) -> Any:
+        if ASYNC:  # redis-py has what a callback raises as the result; its pipelines for threads raise it
+            try:
+                return call_back(callback, reply, options)
+            except Exception as error:
+                return error
+        return call_back(callback, reply, options)
 
 
 class _RoutedTransaction(AsyncRoutedCall):

@@ -182,8 +182,12 @@ class PipelineRun:
             if known is None:
                 known = callbacks[node.number] = node.callbacks_for(node.transport_here().protocol)
             callback = callback_named(known, args[0])
-            shaped.append(reply if callback is None else call_back(callback, reply, options))
+            shaped.append(reply if callback is None else self._shape(callback, reply, options))
         return shaped
+
+    @staticmethod
+    def _shape(callback: Any, reply: Any, options: dict[str, Any]) -> Any:
+        return call_back(callback, reply, options)
 
 
 class _RoutedTransaction(RoutedCall):
