@@ -22,6 +22,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 import typing
@@ -51,6 +52,16 @@ class _Guarding(TypedDict, total=False):
     guard: Guard | None
     exactly_once: bool | ExactlyOnce
 """
+CLUSTERED = """
+class _Clustered(TypedDict, total=False):
+    resilience: ResiliencePolicy | None
+    exactly_once: Literal[False]
+"""
+OF_ONE_SERVER = ("host", "port", "connection_pool", "auto_close_connection_pool", "single_connection_client")
+"""What `redis.RedisCluster` does not hand on to the clients of its nodes."""
+REFUSED_IN_CLUSTERS = (
+    "cache cache_config retry_on_error maint_notifications_config oss_cluster_maint_notifications_handler unix_socket_path"
+).split()
 RESILIENT = """
 class {prefix}ResilientOptions({prefix}ConnectionOptions, total=False):
     client: Any
@@ -285,12 +296,20 @@ class Stub:
         self.classes: list[str] = []
         self._hidden: set[str] = set()  # names of the class that is being written
 
-    def need(self, text: str, module: Module) -> None:
+    def need(self, text: str, module: Module) -> str:
+        """The text, with an alias for each class of redis.asyncio that has the name of one of redis."""
         for node in ast.walk(ast.parse(text)):
             name = node.id if isinstance(node, ast.Name) else None
-            if name is None or name in self.names or name in {"T", "R", "Self", "builtins"} or hasattr(builtins, name):
+            if name is None or name in {"T", "R", "Self", "builtins"} or hasattr(builtins, name):
                 continue
-            self.names[name] = source_of(name, module)
+            if name not in self.names:
+                self.names[name] = source_of(name, module)
+            elif module.module.__name__.startswith("redis.asyncio") and not name.startswith("Async"):
+                source = source_of(name, module)
+                if source.startswith("redis.asyncio") and source != self.names[name]:
+                    self.names[f"{name} as Async{name}"] = source
+                    text = re.sub(rf"\b{name}\b", f"Async{name}", text)
+        return text
 
     def add_class(self, header: str, client: type, waited: str, shape: str) -> None:
         lines = [header]
@@ -312,6 +331,17 @@ class Stub:
         (init,) = module.methods[client.__name__, "__init__"]
         self.classes.append(self._fields(f"class {name}({base}, total=False):", init, module, without))
 
+    def add_cluster_options(self, prefix: str, client: type) -> None:
+        """The keyword arguments of a cluster client's constructor: its own, and in threads those of its nodes' clients."""
+        cluster = redis.asyncio.RedisCluster if prefix else redis.RedisCluster
+        own = set(inspect.signature(cluster).parameters)
+        without = ["host", "port", "startup_nodes", *REFUSED_IN_CLUSTERS]
+        base = "_Clustered"
+        if not prefix:
+            base = "_NodeOptions"
+            self.add_options(base, client, without=[*OF_ONE_SERVER, *own, *REFUSED_IN_CLUSTERS], base="_Clustered")
+        self.add_options(f"{prefix}ClusterOptions", cluster, without=without, base=base)
+
     def add_keywords(self, method: str, client: type, without: list[str]) -> None:
         """The options of a command as `MethodOptions`."""
         function = inspect.getattr_static(client, method)
@@ -326,8 +356,7 @@ class Stub:
         for argument in [*arguments.args[1:], *arguments.kwonlyargs]:
             if argument.arg not in without:
                 written = ast.unparse(_Written(set()).visit(argument.annotation))
-                self.need(written, module)
-                lines.append(f"    {argument.arg}: {written}")
+                lines.append(f"    {argument.arg}: {self.need(written, module)}")
         return "\n".join(lines) + "\n"
 
     def _method(self, module: Module, written: list[Function], name: str, waited: str, shape: str) -> list[str]:
@@ -342,8 +371,7 @@ class Stub:
                 lines.append("    @overload")
             text = f"def {name}({self.arguments(function)}) -> {self.returned(function, waited, shape)}: ..."
             written_out = self._written_out(text)
-            self.need(written_out, module)
-            lines.append("    " + written_out)
+            lines.append("    " + self.need(written_out, module))
         return lines
 
     def _written_out(self, text: str) -> str:
@@ -431,10 +459,11 @@ def stub() -> str:
                 made.add_keywords(method, client, without.split())
         made.classes.append(RESILIENT.format(prefix=prefix))
         made.add_options(f"{prefix}RedisOptions", client, without=[*POSITIONAL, "decode_responses"], base="_Guarding")
+        made.add_cluster_options(prefix, client)
         made.add_class(f"class {prefix}TypedCommands(Generic[T]):", client, waited, "reply")
         made.add_class(f"class {prefix}TypedResults(Generic[R]):", client, waited, "result")
     made.add_class("class TypedPipeline:", redis.Redis, SYNC, "self")
-    for name in ("Any", "Generic", "Self", "TypedDict", "overload"):
+    for name in ("Any", "Generic", "Literal", "Self", "TypedDict", "overload"):
         made.names[name] = "typing"
     made.names |= {
         "TypeVar": "typing_extensions",
@@ -450,7 +479,7 @@ def stub() -> str:
         imports.setdefault(module, set()).add(name)
     lines = [f"import {name}" for name in sorted({"builtins", *imports.pop("", ())})]
     lines += [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(imports.items())]
-    head = '"""The commands, typed."""\n\n' + "\n".join(lines) + "\n" + VARIABLES + GUARDING
+    head = '"""The commands, typed."""\n\n' + "\n".join(lines) + "\n" + VARIABLES + GUARDING + CLUSTERED
     return IGNORED + head + "\n".join(made.classes)
 
 

@@ -272,9 +272,9 @@ class Backoff:
         base_delay: float = ...,
         max_delay: float = ...,
         *,
-        strategy: str | Callable[[int], float] | None = None,
+        strategy: Literal["exponential", "linear", "constant", "fibonacci"] | Callable[[int], float] | None = None,
         factor: float = ...,
-        jitter: str = ...,
+        jitter: Literal["full", "equal", "decorrelated", "none"] = ...,
         seed: int | None = None,
     ) -> Backoff: ...
     def delay(self, attempt: int, previous: float | None = None) -> float: ...

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
+from redis.asyncio.connection import ConnectionPool as AsyncConnectionPool
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.retry import Retry
+
 from agent_memory import (
     AsyncCircuitBreaker,
     AsyncMemorySystem,
@@ -22,9 +28,10 @@ from agent_memory import (
     Tier,
     resilient_operation,
 )
-from agent_memory.memory import MemoryAttributes, MemoryId, NewMemory, Ranking
-from agent_memory.redis import Redis
+from agent_memory.memory import MemoryAttributes, MemoryHealth, MemoryId, NewMemory, Ranking
+from agent_memory.redis import Redis, RedisCluster
 from agent_memory.redis.asyncio import Redis as AsyncRedis
+from agent_memory.redis.asyncio import RedisCluster as AsyncRedisCluster
 from agent_memory.scoring import PowerLaw, ScoreWeights
 from agent_memory.testing import EmbeddedServer
 
@@ -145,7 +152,37 @@ async def breakers() -> None:
     assert_type(CircuitBreaker("pages").execute(lambda: 7), int)
 
 
+# --- clusters, and what redis-py has for either world ---
+
+
+def clusters(policy: ResiliencePolicy) -> None:
+    Redis(retry=Retry(NoBackoff(), 3))
+    RedisCluster("redis-1", 7000, password="secret", ssl=True, resilience=policy)
+    RedisCluster(startup_nodes=[ClusterNode("redis-1", 7000)], read_from_replicas=True, retry=Retry(NoBackoff(), 3))
+    with ResilientRedisClient("cluster", client=RedisCluster(host="redis-1", resilience=None)) as client:
+        client.set("key", "value")
+
+
+async def clusters_in_a_loop() -> None:
+    AsyncRedis(retry=AsyncRetry(NoBackoff(), 3), connection_pool=AsyncConnectionPool())
+    given = AsyncRedisCluster(host="redis-1", port=7000, retry=AsyncRetry(NoBackoff(), 3))
+    async with AsyncResilientRedisClient("cluster", client=given) as client:
+        await client.set("key", "value")
+
+
 # --- memory ---
+
+
+def goes(memory: MemorySystem) -> None:
+    assert_type(memory.health(), MemoryHealth)
+    assert_type(memory.check_health(), MemoryHealth)
+    assert_type(memory.stats(), dict[str, Any])
+    print(memory.health().state if memory.health() else memory.health().sql)
+
+
+async def goes_in_a_loop(memory: AsyncMemorySystem) -> None:
+    assert_type(memory.health(), MemoryHealth)
+    assert_type(await memory.check_health(), MemoryHealth)
 
 
 def remembers(memory: MemorySystem) -> None:

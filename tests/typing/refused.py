@@ -15,8 +15,10 @@ from agent_memory import (
     resilient_operation,
 )
 from agent_memory.memory import MemorySettings, Ranking
-from agent_memory.redis import Redis
+from agent_memory.policy import Backoff
+from agent_memory.redis import Redis, RedisCluster
 from agent_memory.redis.asyncio import Redis as AsyncRedis
+from agent_memory.redis.asyncio import RedisCluster as AsyncRedisCluster
 from agent_memory.scoring import ScoreWeights
 
 # --- the drop-in ---
@@ -134,6 +136,25 @@ def memories(memory: MemorySystem) -> None:
     memory.query("agent-1", order_by="relevance")  # refused: arg-type / reportArgumentType
     memory.count("agent-1", user_id=None)  # refused: arg-type / reportArgumentType
     memory.short_term.query("agent-1", tiers=())  # refused: call-arg / reportCallIssue
+
+
+def clusters() -> None:
+    RedisCluster(hots="redis-1")  # refused: call-overload / reportCallIssue
+    RedisCluster(host="redis-1", resilience=3)  # refused: call-overload / reportArgumentType
+    RedisCluster(host="redis-1", exactly_once=True)  # refused: call-overload / reportArgumentType
+    AsyncRedisCluster(host="redis-1", socket_timout=1)  # refused: call-overload / reportCallIssue
+
+
+def health(memory: MemorySystem) -> None:
+    print(memory.health().status)  # refused: attr-defined / reportAttributeAccessIssue
+    memory.store("agent-1", "tea", timestamp=1.7e9)  # refused: call-arg / reportCallIssue
+    Ranking(now=1.7e9)  # refused: call-arg / reportCallIssue
+    Backoff(strategy="linearly")  # refused: arg-type / reportArgumentType
+
+
+async def health_in_a_loop(memory: AsyncMemorySystem) -> None:
+    await memory.health()  # refused: misc / reportGeneralTypeIssues
+    print(memory.check_health().state)  # refused: attr-defined / reportAttributeAccessIssue
 
 
 async def memories_in_a_loop(memory: AsyncMemorySystem) -> None:

@@ -16,7 +16,10 @@ from typing import (
     TypedDict,
 )
 
+from redis.asyncio.connection import ConnectionPool as AsyncConnectionPool
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.cache import CacheConfig, CacheInterface
+from redis.cluster import LoadBalancingStrategy
 from redis.commands.bf import (
     AsyncBFBloom,
     AsyncCFBloom,
@@ -41,6 +44,7 @@ from redis.commands.core import (
     Script,
 )
 from redis.commands.json import JSON, AsyncJSON
+from redis.commands.policies import AsyncPolicyResolver, PolicyResolver
 from redis.commands.search import AsyncSearch, Search
 from redis.commands.timeseries import AsyncTimeSeries, TimeSeries
 from redis.commands.vectorset import AsyncVectorSet, VectorSet
@@ -87,6 +91,10 @@ class _Guarding(TypedDict, total=False):
     resilience: ResiliencePolicy | None
     guard: Guard | None
     exactly_once: bool | ExactlyOnce
+
+class _Clustered(TypedDict, total=False):
+    resilience: ResiliencePolicy | None
+    exactly_once: Literal[False]
 
 class ConnectionOptions(TypedDict, total=False):
     socket_read_size: int
@@ -231,6 +239,60 @@ class RedisOptions(_Guarding, total=False):
     event_dispatcher: EventDispatcher | None
     maint_notifications_config: MaintNotificationsConfig | None
     oss_cluster_maint_notifications_handler: OSSMaintNotificationsHandler | None
+
+class _NodeOptions(_Clustered, total=False):
+    db: int
+    password: str | None
+    socket_timeout: float | None
+    socket_connect_timeout: float | None
+    socket_read_size: int
+    socket_keepalive: bool | None
+    socket_keepalive_options: Mapping[int, int | bytes] | object | None
+    encoding: str
+    encoding_errors: str
+    decode_responses: bool
+    retry_on_timeout: bool
+    ssl: bool
+    ssl_keyfile: str | None
+    ssl_certfile: str | None
+    ssl_cert_reqs: str | ssl.VerifyMode
+    ssl_include_verify_flags: list[ssl.VerifyFlags] | None
+    ssl_exclude_verify_flags: list[ssl.VerifyFlags] | None
+    ssl_ca_certs: str | None
+    ssl_ca_path: str | None
+    ssl_ca_data: str | None
+    ssl_check_hostname: bool
+    ssl_password: str | None
+    ssl_validate_ocsp: bool
+    ssl_validate_ocsp_stapled: bool
+    ssl_ocsp_context: Any | None
+    ssl_ocsp_expected_cert: str | None
+    ssl_min_version: ssl.TLSVersion | None
+    ssl_ciphers: str | None
+    max_connections: int | None
+    health_check_interval: int
+    client_name: str | None
+    lib_name: str | object | None
+    lib_version: str | object | None
+    driver_info: DriverInfo | object | None
+    username: str | None
+    redis_connect_func: Callable[[], None] | None
+    credential_provider: CredentialProvider | None
+    protocol: int | None
+    legacy_responses: bool
+
+class ClusterOptions(_NodeOptions, total=False):
+    cluster_error_retry_attempts: int
+    retry: Retry | None
+    require_full_coverage: bool
+    reinitialize_steps: int
+    read_from_replicas: bool
+    load_balancing_strategy: LoadBalancingStrategy | None
+    dynamic_startup_nodes: bool
+    url: str | None
+    address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None
+    event_dispatcher: EventDispatcher | None
+    policy_resolver: PolicyResolver
 
 class TypedCommands(Generic[T]):
     def acl_cat(self, category: str | None = ..., **kwargs: Any) -> list[T]: ...
@@ -2181,12 +2243,12 @@ class AsyncRedisOptions(_Guarding, total=False):
     socket_read_size: int
     socket_keepalive: bool | None
     socket_keepalive_options: Mapping[int, int | bytes] | object | None
-    connection_pool: ConnectionPool | None
+    connection_pool: AsyncConnectionPool | None
     unix_socket_path: str | None
     encoding: str
     encoding_errors: str
     retry_on_timeout: bool
-    retry: Retry
+    retry: AsyncRetry
     retry_on_error: list[Any] | None
     ssl: bool
     ssl_keyfile: str | None
@@ -2216,6 +2278,50 @@ class AsyncRedisOptions(_Guarding, total=False):
     legacy_responses: bool
     event_dispatcher: EventDispatcher | None
     maint_notifications_config: MaintNotificationsConfig | None
+
+class AsyncClusterOptions(_Clustered, total=False):
+    require_full_coverage: bool
+    read_from_replicas: bool
+    load_balancing_strategy: LoadBalancingStrategy | None
+    dynamic_startup_nodes: bool
+    reinitialize_steps: int
+    cluster_error_retry_attempts: int
+    max_connections: int
+    retry: AsyncRetry | None
+    db: str | int
+    path: str | None
+    credential_provider: CredentialProvider | None
+    username: str | None
+    password: str | None
+    client_name: str | None
+    lib_name: str | object | None
+    lib_version: str | object | None
+    driver_info: DriverInfo | object | None
+    encoding: str
+    encoding_errors: str
+    decode_responses: bool
+    health_check_interval: float
+    socket_timeout: float | None
+    socket_connect_timeout: float | None
+    socket_read_size: int
+    socket_keepalive: bool
+    socket_keepalive_options: Mapping[int, int | bytes] | object | None
+    ssl: bool
+    ssl_ca_certs: str | None
+    ssl_ca_data: str | None
+    ssl_cert_reqs: str | VerifyMode
+    ssl_include_verify_flags: list[VerifyFlags] | None
+    ssl_exclude_verify_flags: list[VerifyFlags] | None
+    ssl_certfile: str | None
+    ssl_check_hostname: bool
+    ssl_keyfile: str | None
+    ssl_min_version: TLSVersion | None
+    ssl_ciphers: str | None
+    protocol: int | None
+    legacy_responses: bool
+    address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None
+    event_dispatcher: EventDispatcher | None
+    policy_resolver: AsyncPolicyResolver
 
 class AsyncTypedCommands(Generic[T]):
     def acl_cat(self, category: str | None = ..., **kwargs: Any) -> Coroutine[Any, Any, list[T]]: ...

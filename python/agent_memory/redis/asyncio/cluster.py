@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast, overload
 
 from redis.asyncio.cluster import ClusterNode as RedisPyClusterNode
 from redis.asyncio.cluster import ClusterPipeline as RedisPyClusterPipeline
@@ -60,6 +60,7 @@ from agent_memory.redis.redis_py_internals.settings import fill_arguments
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
 
+    from agent_memory.redis._typing import AsyncClusterOptions
     from agent_memory.redis.commands.bound_command import BoundCommand
 
 __all__ = ["ClusterNode", "RedisCluster"]
@@ -174,6 +175,20 @@ class RedisCluster(RedisPyCluster):
     call that is cancelled before it was sent is not sent; afterwards its reply is dropped, and the other calls
     of the connection go on.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self, host: str, port: int | str = ..., **options: Unpack[AsyncClusterOptions]) -> None: ...
+
+        @overload
+        def __init__(
+            self,
+            host: None = ...,
+            port: int | str = ...,
+            startup_nodes: list[RedisPyClusterNode] | None = ...,
+            **options: Unpack[AsyncClusterOptions],
+        ) -> None: ...
 
     def __init__(
         self,

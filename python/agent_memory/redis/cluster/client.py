@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Unpack, cast, overload
 
 from redis.cluster import SLOT_ID, ClusterNode
 from redis.cluster import ClusterPipeline as RedisPyClusterPipeline
@@ -58,6 +58,8 @@ from agent_memory.redis.redis_py_internals.settings import fill_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from agent_memory.redis._typing import ClusterOptions
 
 __all__ = ["ClusterPipeline", "RedisCluster"]
 
@@ -156,6 +158,20 @@ class RedisCluster(RedisPyCluster):
     _reads_elsewhere = False
     _own_callbacks = False
     _filled = -1
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self, host: str, port: int = ..., **options: Unpack[ClusterOptions]) -> None: ...
+
+        @overload
+        def __init__(
+            self,
+            host: None = ...,
+            port: int = ...,
+            startup_nodes: list[ClusterNode] | None = ...,
+            **options: Unpack[ClusterOptions],
+        ) -> None: ...
 
     def __init__(
         self,
