@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,7 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1]))
 from ceilings import asyncio_get, sync_get
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 HOST = "127.0.0.1"
 KEY, VALUE = "foo", "barbarbarbarbar"
@@ -208,8 +209,9 @@ PEERS: Final = {"drop-in": "ceiling", "facade": "drop-in of text"}
 """What each client is compared with: the resilient clients give text."""
 
 
-def run_counted(port: int) -> None:
+def run_counted(ports: list[int]) -> None:
     """The body of the counted process."""
+    (port,) = ports
     gc.disable()
     asyncio.run(count_asyncio(port))
     count_blocking(port)
@@ -218,15 +220,28 @@ def run_counted(port: int) -> None:
 # --- counting -----------------------------------------------------------------------------------------------------------
 
 
-def count(keep: str | None) -> dict[str, float]:
+@dataclass(frozen=True)
+class Program:
+    """A script whose rows are counted."""
+
+    path: Path
+    rows: Mapping[str, int]
+    """How many calls each row makes, in the order in which the counted process makes them."""
+    peers: Mapping[str, str]
+    """The row that each row is compared with."""
+    limits: Mapping[str, float]
+    """What rows cost, times the row that they are compared with."""
+
+
+def count(program: Program, keep: str | None) -> dict[str, float]:
     """Instructions of one call of each row."""
-    own = [sys.executable, os.fspath(Path(__file__).resolve())]
+    own = [sys.executable, os.fspath(program.path.resolve())]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen([*own, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
     ):
         assert server.stdout is not None
-        port = server.stdout.readline().strip()
+        ports = server.stdout.readline().split()
         callgrind = [
             "valgrind",
             "--tool=callgrind",
@@ -236,7 +251,7 @@ def count(keep: str | None) -> dict[str, float]:
         ]
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
         done = subprocess.run(
-            [*callgrind, *own, "--count", port], capture_output=True, text=True, env=environment, check=False
+            [*callgrind, *own, "--count", *ports], capture_output=True, text=True, env=environment, check=False
         )
         server.communicate("")
         if done.returncode:
@@ -245,24 +260,14 @@ def count(keep: str | None) -> dict[str, float]:
         counted = [profile.read_text(errors="replace") for profile in profiles]
         parts = [int(found[1]) for text in counted if (found := re.search(r"^totals: (\d+)", text, re.MULTILINE))]
         # Between the two marks of one row is what is counted; between rows, what comes before the next one.
-        rows = parts[1 : 2 * len(ROWS) : 2]
-        assert len(rows) == len(ROWS), f"{len(rows)} rows were counted instead of {len(ROWS)}"
+        places = slice(1, 2 * len(program.rows), 2)
+        assert len(parts[places]) == len(program.rows), (
+            f"{len(parts[places])} rows were counted, not {len(program.rows)}"
+        )
         if keep:
-            for name, profile in zip(ROWS, profiles[1 : 2 * len(ROWS) : 2], strict=True):
+            for name, profile in zip(program.rows, profiles[places], strict=True):
                 Path(f"{keep}{name.replace(', ', '-').replace(' ', '-')}").write_bytes(profile.read_bytes())
-    tasks = [TASKS if name.startswith("asyncio") and ", 1 task" not in name else 1 for name in ROWS]
-    return {name: total / calls_of(number) for name, total, number in zip(ROWS, rows, tasks, strict=True)}
-
-
-def ratios(rows: dict[str, float]) -> dict[str, tuple[str, float]]:
-    """Each row of ours times the one that it is compared with."""
-    compared = {}
-    for name, instructions in rows.items():
-        work, client = name.rsplit(", ", 1)
-        peer = f"{work}, " + PEERS.get(client, "nothing")
-        if peer in rows:
-            compared[name] = (peer, instructions / rows[peer])
-    return compared
+    return {name: total / calls for (name, calls), total in zip(program.rows.items(), parts[places], strict=True)}
 
 
 def has_limits() -> bool:
@@ -271,41 +276,57 @@ def has_limits() -> bool:
     return sys.version_info[:2] == (3, 11) and "--enable-optimizations" not in options
 
 
-def report(rows: dict[str, float], *, check: bool) -> int:
+def report(program: Program, rows: dict[str, float], *, check: bool) -> int:
     """Print the table; how many rows have left their limits."""
-    compared, left = ratios(rows), 0
+    left = 0
     for name, instructions in rows.items():
-        peer, ratio = compared.get(name, ("", 0.0))
-        line = f"{name:28}{instructions:9,.0f}"
-        if peer:
+        peer = program.peers.get(name)
+        line = f"{name:34}{instructions:9,.0f}"
+        if peer is not None:
+            ratio = instructions / rows[peer]
             line += f"   {ratio:.3f} x {peer}"
-        if name in LIMITS and check:
-            wanted = LIMITS[name]
-            is_off = abs(ratio / wanted - 1) > TOLERANCE
-            left += is_off
-            line += f" (is to be {wanted:.3f} within {TOLERANCE:.0%})" + (" LEFT IT" if is_off else "")
+            if name in program.limits and check:
+                wanted = program.limits[name]
+                is_off = abs(ratio / wanted - 1) > TOLERANCE
+                left += is_off
+                line += f" (is to be {wanted:.3f} within {TOLERANCE:.0%})" + (" LEFT IT" if is_off else "")
         print(line)
     return left
 
 
-def main() -> None:
+def run_program(
+    program: Program, description: str, *, serve: Callable[[], None], body: Callable[[list[int]], None]
+) -> None:
     """Count, print, and with --check hold the ratios against their limits."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where a ratio has left its limits")
     parser.add_argument("--keep", help="keep the profiles under names that begin so")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        run_server()
+        serve()
     elif arguments.count:
-        run_counted(arguments.count)
+        body(arguments.count)
     elif arguments.check and not has_limits():
         print("left out: LIMITS are those of CPython 3.11, built without profile-guided optimisation")
-    elif report(count(arguments.keep), check=arguments.check):
+    elif report(program, count(program, arguments.keep), check=arguments.check):
         raise SystemExit(
             "what a row costs has changed by more than it may: change LIMITS and docs/explanation/performance.md, or the code"
         )
+
+
+def main() -> None:
+    """The rows of one server."""
+    peers = {}
+    for name in ROWS:
+        work, client = name.rsplit(", ", 1)
+        peer = f"{work}, " + PEERS.get(client, "nothing")
+        if peer in ROWS:
+            peers[name] = peer
+    calls = {name: CALLS_OF_TASKS if name.startswith("asyncio") and ", 1 task" not in name else CALLS for name in ROWS}
+    program = Program(Path(__file__), calls, peers, LIMITS)
+    run_program(program, str(__doc__), serve=run_server, body=run_counted)
 
 
 if __name__ == "__main__":

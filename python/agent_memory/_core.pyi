@@ -52,6 +52,7 @@ __all__ = [
     "ReplyScanner",
     "RetryRules",
     "Waiter",
+    "Window",
     "Wire",
     "__version__",
     "accept_copy",
@@ -65,6 +66,7 @@ __all__ = [
     "erase_agent",
     "exponential_backoff",
     "fence_step",
+    "first_error",
     "is_expired",
     "kernel_tiers",
     "languages",
@@ -75,6 +77,7 @@ __all__ = [
     "score_rows",
     "set_virtual_time",
     "split_export_line",
+    "take_replies",
     "verdict_of_marker",
     "verdict_of_offset",
 ]
@@ -248,6 +251,14 @@ class ClusterPipeline:
         slots: dict[int, int] | None = None,
         /,
     ) -> ClusterPipeline: ...
+    @staticmethod
+    def collected(
+        core: ClusterCore, commands: list[Any], one_key: dict[str, int], deadline_ns: int, /
+    ) -> ClusterPipeline | None:
+        """The same for tuples of plain words whose first is a key of `one_key`; None where a command is anything else."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
     def next_round(self) -> tuple[float, list[ClusterBatch], int] | None:
         """(pause in seconds, batches, a slot without an owner or -1); None when every command has its result."""
 
@@ -263,6 +274,13 @@ class ClusterPipeline:
     ) -> None: ...
     def give_up(self, error: BaseException, /) -> int: ...
     def results(self, barred: object = None, /) -> list[Any]: ...
+    def shown(
+        self,
+        callbacks: Sequence[Callable[[Any], Any] | None],
+        barred: object,
+        note: Callable[[Exception], object],
+        /,
+    ) -> list[Any]: ...
     def barred(self) -> list[int]: ...
 
 @final
@@ -664,8 +682,33 @@ class ReplyScanner:
     @property
     def is_between_replies(self) -> bool: ...
 
+def take_replies(
+    gets: Callable[[], Any],
+    replies: list[Any],
+    upto: int,
+    incomplete: object,
+    push: type,
+    undecodable: Callable[[UnicodeError], Any],
+    /,
+) -> bool: ...
+def first_error(replies: list[Any], /) -> int | None: ...
+
+@final
+class Window:
+    """The slot of a window of a pipeline: stands in the queue once for each of its commands, resolves once for all."""
+
+    def __new__(cls, future: Any, count: int, /) -> Window: ...
+    @property
+    def future(self) -> Any: ...
+    @property
+    def replies(self) -> list[Any]: ...
+    def done(self) -> Any: ...
+    def set_result(self, reply: Any) -> None: ...
+    def set_exception(self, error: Any) -> None: ...
+
 @disjoint_base
 class Exchange:
+    shares_turn: bool
     accepting: bool
     sweeping: bool
     busy: bool
@@ -774,6 +817,8 @@ def command_face(
     named: Sequence[tuple[str, str, bool]] = ...,
     base: tuple[type, str] | None = None,
     listed: tuple[Iterable[tuple[type | None, str, object]], str, object] | None = None,
+    nodes: Iterable[tuple[type | None, str, object]] | None = None,
+    collects: bool = False,
 ) -> Any: ...
 
 @final

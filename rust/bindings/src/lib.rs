@@ -60,5 +60,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<guard::Guard>()?;
     module.add_class::<protocol::wire::Wire>()?;
     module.add_class::<protocol::replies::ReplyScanner>()?;
+    module.add_function(wrap_pyfunction!(protocol::replies::take_replies, module)?)?;
+    module.add_function(wrap_pyfunction!(protocol::replies::first_error, module)?)?;
     module.add_class::<guard::Operation>()
 }

@@ -339,6 +339,8 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
         # The loops hold the connections: without this those of a pool that is dropped would stay open.
         weakref.finalize(pool, _close_dropped, self).atexit = False
         self._patience_s = 0.0
+        self.share_turns = False
+        """Whether calls go to other servers as well, as those of a cluster do; see `MultiplexedTransport.shares_turn`."""
 
     def be_patient(self, deadline_s: float) -> None:
         """A client of this pool gives its calls `deadline_s`: as long as bytes move, commands are waited for as long."""
@@ -355,6 +357,7 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
         assert pool is not None  # its client asks
         transport = self.setdefault(get_running_loop(), MultiplexedTransport(pool))
         transport.patience_s = max(self._patience_s, transport.patience_s)
+        transport.shares_turn = self.share_turns
         return transport
 
     def close(self) -> None:

@@ -43,8 +43,10 @@ from agent_memory.redis.cluster.views import (
     slot_of_node,
     weakly,
 )
+from agent_memory.redis.commands.direct import add_cluster_commands, add_collected_commands
 from agent_memory.redis.commands.keys import ONE_KEY
 from agent_memory.redis.commands.packing import refused_words
+from agent_memory.redis.originals import AsyncRedisPy
 from agent_memory.redis.redis_py_internals.cluster import (
     RequestPolicy,
     announce_view_async,
@@ -56,6 +58,7 @@ from agent_memory.redis.redis_py_internals.cluster import (
     startup_nodes_of,
 )
 from agent_memory.redis.redis_py_internals.settings import fill_arguments
+from agent_memory.redis.transport.multiplexed.admission import forget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
@@ -70,6 +73,8 @@ SLOT_GIVEN: Final = -1
 UNCOVERED_S: Final = 2.0
 """How long a call waits for its slot to get an owner."""
 LOOK_S: Final = 0.05
+UNHURRIED: Final = 0.9
+"""The share of a connection's patience from which on a call's own deadline needs no timer."""
 
 
 class NodeClient(AsyncNodeCalls, Redis[Any]):  # type: ignore[misc]
@@ -82,6 +87,7 @@ class NodeClient(AsyncNodeCalls, Redis[Any]):  # type: ignore[misc]
         self._router = weakref.ref(router)
         if self._foreign:
             raise ValueError("the connections of a cluster client must be redis-py's own, got others")
+        self._transports.share_turns = True
 
     def barrier(self) -> bytes | None:
         """See `AsyncNodeCalls`."""
@@ -216,6 +222,8 @@ class RedisCluster(RedisPyCluster):
         )
         self._opening = AsyncKeyedLocks()
         self._route: Any = _no_route
+        self._direct_core: ClusterCore | None = None
+        """While it is a core, the extension sends the commands of `commands.direct` by itself."""
         self._filled = -1
         self._reads_elsewhere = bool(self.read_from_replicas or self.load_balancing_strategy)
         self.startup_nodes = [self._node_of(number, *seed, None) for number, seed in enumerate(seeds)]
@@ -273,6 +281,7 @@ class RedisCluster(RedisPyCluster):
             raise
         self._initialize = False
         self._route = self._core.route
+        self._direct_core = None if self._reads_elsewhere else self._core
         self._refresher.ensure_running()
 
     def _fill(self) -> None:
@@ -316,10 +325,7 @@ class RedisCluster(RedisPyCluster):
 
     async def _execute_anyhow(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """The same where there is no node to send it to at once."""
-        if self._initialize:
-            await self.initialize()
-        elif self._filled != self._core.version:
-            self._fill()
+        await self._be_open()
         name = args[0]
         if name not in ONE_KEY or "target_nodes" in options or len(args) == 1:
             return await super().execute_command(*args, **options)
@@ -379,12 +385,26 @@ class RedisCluster(RedisPyCluster):
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
         return ClusterPipeline(self, transaction)
 
-    async def _run_pipeline(self, commands: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
-        """The results of commands by position, errors as values."""
+    async def _run_collected(self, queue: list[Any]) -> list[Any]:
+        """The results of what a pipeline has collected by position, errors as values."""
+        if self._initialize or self._filled != self._core.version:
+            await self._be_open()
+        run = AsyncPipelineRun.of_collected(self._router, queue)
+        if run is None:
+            return await self._run_pipeline(
+                [(one, {}) if type(one) is tuple else (one.args, one.kwargs) for one in queue]
+            )
+        return await run.run()
+
+    async def _be_open(self) -> None:
         if self._initialize:
             await self.initialize()
         elif self._filled != self._core.version:
             self._fill()
+
+    async def _run_pipeline(self, commands: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
+        """The results of commands by position, errors as values."""
+        await self._be_open()
         places: list[int] = []
         slots: dict[int, int] = {}
         for number, (args, options) in enumerate(commands):
@@ -394,7 +414,7 @@ class RedisCluster(RedisPyCluster):
                 continue
             slots[number] = await self._slot_in_pipeline(args, targets)
             places.append(SLOT_GIVEN)
-        return await AsyncPipelineRun(self._router, commands, places, slots).run()
+        return await AsyncPipelineRun.of_commands(self._router, commands, places, slots).run()
 
     async def _slot_in_pipeline(self, args: tuple[Any, ...], targets: Any) -> int:
         """The slot of a command that redis-py places: that of its keys, or one of the node that it is for."""
@@ -439,6 +459,7 @@ class RedisCluster(RedisPyCluster):
         The client may be used again afterwards: it connects anew.
         """
         self._route = _no_route
+        self._direct_core = None
         await self._close_nodes()
         await super().aclose()
 
@@ -458,21 +479,59 @@ class ClusterPipeline(RedisPyClusterPipeline):
     outcome UNKNOWN, unless the pipeline only reads.
     """
 
+    _collected: list[Any] | None = None
+    """What the extension appends the commands of `commands.direct` to; None where they are not collected."""
+
     def __init__(self, client: RedisCluster, transaction: bool | None = None) -> None:
         super().__init__(client, transaction)
         self._event_dispatcher = client._event_dispatcher
         self._execution_strategy = TransactionStrategy(self) if transaction else PipelineStrategy(self)
 
 
+add_cluster_commands(RedisCluster, RedisPyCluster, NodeClient, AsyncRedisPy, asynchronous=True)
+add_collected_commands(ClusterPipeline, RedisPyClusterPipeline)
+
+
 async def exchange(batches: Sequence[tuple[Any, bytes, int, list[int]]], timeout_s: float) -> list[Any]:
     """Send packed commands to several nodes, all before any reply is read; a list of replies or an error for each."""
+    futures = _send_at_once(batches, timeout_s)
+    if futures is None:
+        return await asyncio.gather(*(_send(*batch, timeout_s) for batch in batches))
+    outcomes: list[Any] = []
+    try:
+        for future in futures:
+            try:
+                outcomes.append(await future)
+            except Exception as error:
+                outcomes.append(error)
+    finally:
+        for future in futures[len(outcomes) :]:
+            forget(future)
+    return outcomes
 
-    async def send(node: Any, packed: bytes, count: int, raw: list[int]) -> Any:
-        try:
-            return await node.send_many(packed, count, raw, timeout_s)
-        except Exception as error:
-            return error
 
-    if len(batches) == 1:
-        return [await send(*batches[0])]
-    return await asyncio.gather(*(send(*batch) for batch in batches))
+async def _send(node: Any, packed: bytes, count: int, raw: list[int], timeout_s: float) -> Any:
+    try:
+        return await node.send_many(packed, count, raw, timeout_s)
+    except Exception as error:
+        return error
+
+
+def _send_at_once(
+    batches: Sequence[tuple[Any, bytes, int, list[int]]], timeout_s: float
+) -> list[asyncio.Future[list[Any]]] | None:
+    """The futures of all batches, which leave in this turn of the loop; None where one of them would have to wait for that.
+
+    No timer is needed while there is nearly all of a call's time: the sweep of each connection bounds what is sent.
+    """
+    connections = []
+    for node, *_ in batches:
+        transport = node.transport_here()
+        connection = transport.current
+        if connection is None or not connection.accepting or timeout_s < UNHURRIED * transport.patience_s:
+            return None
+        connections.append(connection)
+    return [
+        connection.send_window(packed, count, raw)
+        for connection, (_, packed, count, raw) in zip(connections, batches, strict=True)
+    ]

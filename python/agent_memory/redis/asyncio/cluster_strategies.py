@@ -8,30 +8,41 @@ from redis.asyncio.cluster import PipelineCommand
 from redis.asyncio.cluster import PipelineStrategy as RedisPyPipelineStrategy
 from redis.asyncio.cluster import TransactionStrategy as RedisPyTransactionStrategy
 
+from agent_memory._core import first_error
 from agent_memory.redis.cluster._async.transaction import AsyncTransactionSteps
+from agent_memory.redis.cluster.collected import CollectedCommands
 from agent_memory.redis.cluster.views import annotate, annotate_watched
 from agent_memory.redis.redis_py_internals.cluster import annotate_error, determine_slot_async, pipeline_of
 
 __all__ = ["PipelineStrategy", "TransactionStrategy"]
 
 
-class PipelineStrategy(RedisPyPipelineStrategy):
+class PipelineStrategy(CollectedCommands, RedisPyPipelineStrategy):
     """How a pipeline that is no transaction is executed."""
+
+    @staticmethod
+    def _command_of(words: tuple[Any, ...], position: int) -> PipelineCommand:
+        return PipelineCommand(position, *words)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Collect a command."""
+        self._collect(PipelineCommand(len(self), *args, **options))
+        return self._pipe
 
     async def execute(self, raise_on_error: bool = True, allow_redirections: bool = True) -> list[Any]:
         """Results by position; raises the first error among them unless `raise_on_error` is false."""
         if not allow_redirections:
             raise ValueError("allow_redirections must be True: redirects are always followed, got False")
-        queue, self._command_queue = self._command_queue, []
+        queue = self._take_collected()
         if not queue:
             return []
         client: Any = pipeline_of(self).cluster_client
-        results: list[Any] = await client._run_pipeline([(one.args, one.kwargs) for one in queue])
-        if raise_on_error:
-            for one, result in zip(queue, results, strict=True):
-                if isinstance(result, Exception):
-                    annotate(result, one.position + 1, one.args)
-                    raise result
+        results: list[Any] = await client._run_collected(queue)
+        if raise_on_error and (place := first_error(results)) is not None:
+            error, one = results[place], queue[place]
+            position, words = (place, one) if type(one) is tuple else (one.position, one.args)
+            annotate(error, position + 1, words)
+            raise error
         return results
 
 

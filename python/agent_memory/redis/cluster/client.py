@@ -40,6 +40,7 @@ from agent_memory.redis.cluster.views import (
     weakly,
 )
 from agent_memory.redis.commands.callbacks import call_back, callback_of
+from agent_memory.redis.commands.direct import add_cluster_commands, add_collected_commands
 from agent_memory.redis.commands.keys import ONE_KEY
 from agent_memory.redis.commands.packing import refused_words
 from agent_memory.redis.originals import RedisPy
@@ -80,6 +81,12 @@ class NodeClient(NodeCalls, Redis[Any]):
         self._router = weakref.ref(router)
         if self._transport is None:
             raise ValueError("the connections of a cluster client must be redis-py's own, got others")
+
+    def _recover_routed(
+        self, _transport: Any, _command: Any, args: tuple[Any, ...], options: dict[str, Any], permit: int, error: Any
+    ) -> Any:
+        """A command of the cluster was admitted and sent here by the extension, and ended with `error`."""
+        return self._the_router().go_on(self, args, options, _slot_of_first(args), permit, error)
 
     def barrier(self) -> bytes | None:
         """See `NodeCalls`."""
@@ -158,6 +165,8 @@ class RedisCluster(RedisPyCluster):
     _reads_elsewhere = False
     _own_callbacks = False
     _filled = -1
+    _direct_core: ClusterCore | None = None
+    """While it is the client's own attribute, and a core, the extension sends the commands of `commands.direct` by itself."""
 
     if TYPE_CHECKING:
 
@@ -253,6 +262,8 @@ class RedisCluster(RedisPyCluster):
             self._fill()
             check_coverage(self.nodes_manager)
             self._route = self.core.route
+            if not self._reads_elsewhere and not self._own_callbacks:
+                self._direct_core = self.core
             self._refresher.ensure_running()
 
     def _fill(self) -> None:
@@ -299,10 +310,7 @@ class RedisCluster(RedisPyCluster):
         core = self._core
         if core is None:
             return cast(Any, super()).execute_command(*args, **options)
-        if self._route is _no_route:
-            self._open()
-        elif self._filled != core.version:
-            self._fill()
+        self._be_open()
         name = args[0]
         if name not in ONE_KEY or "target_nodes" in options or len(args) == 1:
             return cast(Any, super()).execute_command(*args, **options)
@@ -350,6 +358,7 @@ class RedisCluster(RedisPyCluster):
         """Set a custom response callback."""
         cast(Any, super()).set_response_callback(command, callback)
         self._own_callbacks = True
+        self._direct_core = None
 
     def _slot_finder(self, args: tuple[Any, ...]) -> Any:
         """Finds out the slot of a command that redis-py has placed."""
@@ -372,29 +381,34 @@ class RedisCluster(RedisPyCluster):
         """A pipeline over all nodes, or with `transaction` a transaction on the node of its keys' slot."""
         if shard_hint:
             raise RedisClusterException("shard_hint is deprecated in cluster mode")
-        pipeline = ClusterPipeline(
-            nodes_manager=self.nodes_manager,
-            commands_parser=self.commands_parser,
-            startup_nodes=cast(Any, self.nodes_manager.startup_nodes),
-            result_callbacks=self.result_callbacks,
-            cluster_response_callbacks=self.cluster_response_callbacks,
-            read_from_replicas=self.read_from_replicas,
-            load_balancing_strategy=self.load_balancing_strategy,
-            reinitialize_steps=self.reinitialize_steps,
-            retry=self.retry,
-            lock=self._lock,
-            transaction=transaction,
-            event_dispatcher=cast(Any, self._event_dispatcher),
-        )
+        pipeline = ClusterPipeline.__new__(ClusterPipeline)
+        pipeline._begin(self, transaction)
         pipeline._execution_strategy = (TransactionStrategy if transaction else PipelineStrategy)(pipeline, self)
         return pipeline
 
-    def _run_pipeline(self, commands: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
-        """The results of commands by position, errors as values."""
+    def _run_collected(self, queue: list[Any]) -> list[Any]:
+        """The results of what a pipeline has collected by position, errors as values."""
+        self._be_open()
+        run = PipelineRun.of_collected(self._router, queue)
+        if run is None:
+            return self._run_pipeline([(one, {}) if type(one) is tuple else (one.args, one.options) for one in queue])
+        results = run.run()
+        if self.cluster_response_callbacks.keys().isdisjoint(run.names):
+            return results
+        return [
+            result if isinstance(result, Exception) else self._show(args[0], result, {})
+            for args, result in zip(queue, results, strict=True)
+        ]
+
+    def _be_open(self) -> None:
         if self._route is _no_route:
             self._open()
         elif self._filled != self.core.version:
             self._fill()
+
+    def _run_pipeline(self, commands: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
+        """The results of commands by position, errors as values."""
+        self._be_open()
         places: list[int] = []
         slots: dict[int, int] = {}
         for number, (args, options) in enumerate(commands):
@@ -404,7 +418,7 @@ class RedisCluster(RedisPyCluster):
                 continue
             slots[number] = self._slot_in_pipeline(args, targets)
             places.append(SLOT_GIVEN)
-        results = PipelineRun(self._router, commands, places, slots).run()
+        results = PipelineRun.of_commands(self._router, commands, places, slots).run()
         return [
             result if isinstance(result, Exception) else self._show(args[0], result, options)
             for (args, options), result in zip(commands, results, strict=True)
@@ -451,6 +465,7 @@ class RedisCluster(RedisPyCluster):
     def close(self) -> None:
         """Close the connections to all nodes; calls under way end with ClientClosedError. May be used again afterwards."""
         self._route = _no_route
+        self._direct_core = None
         router = getattr(self, "_router", None)
         if router is not None and self._core is not None:
             router.shared.end()
@@ -468,6 +483,53 @@ class ClusterPipeline(RedisPyClusterPipeline):
     command goes again, in the order of its slot. What may have been executed is never sent again: its result is an error with
     outcome UNKNOWN, unless the pipeline only reads.
     """
+
+    _collected: list[Any] | None = None
+    """What the extension appends the commands of `commands.direct` to; None where they are not collected."""
+
+    _client: Any = None
+
+    def _begin(self, client: RedisCluster, transaction: Any) -> None:
+        """What the constructor does, without the tables that only redis-py's own way of executing a pipeline needs.
+
+        The copies of the flags and the two tables of policies are a tenth of what a pipeline of 100 commands costs.
+        """
+        self._client, self._transaction = client, transaction
+        self.command_stack = []
+        self.nodes_manager = client.nodes_manager
+        self.cluster_response_callbacks = client.cluster_response_callbacks
+        self.command_flags = client.command_flags
+
+    def __getattr__(self, name: str) -> Any:
+        client, own = self._client, vars(self)
+        if client is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._client = None
+        kept = dict(own)
+        super().__init__(
+            nodes_manager=client.nodes_manager,
+            commands_parser=client.commands_parser,
+            startup_nodes=client.nodes_manager.startup_nodes,
+            result_callbacks=client.result_callbacks,
+            cluster_response_callbacks=client.cluster_response_callbacks,
+            read_from_replicas=client.read_from_replicas,
+            load_balancing_strategy=client.load_balancing_strategy,
+            reinitialize_steps=client.reinitialize_steps,
+            retry=client.retry,
+            lock=client._lock,
+            transaction=self._transaction,
+            event_dispatcher=client._event_dispatcher,
+        )
+        own.update(kept)
+        return getattr(self, name)
+
+    def __len__(self) -> int:
+        queue = cast(Any, self._execution_strategy).command_queue if self._collected is None else self._collected
+        return len(queue)
+
+
+add_cluster_commands(RedisCluster, RedisPyCluster, NodeClient, RedisPy, asynchronous=False)
+add_collected_commands(ClusterPipeline, RedisPyClusterPipeline)
 
 
 def exchange(batches: Sequence[tuple[Any, bytes, int, list[int]]], timeout_s: float) -> list[Any]:

@@ -8,22 +8,34 @@ from redis.cluster import PipelineCommand
 from redis.cluster import PipelineStrategy as RedisPyPipelineStrategy
 from redis.cluster import TransactionStrategy as RedisPyTransactionStrategy
 
+from agent_memory._core import first_error
 from agent_memory.redis.cluster._sync.transaction import TransactionSteps
+from agent_memory.redis.cluster.collected import CollectedCommands
 from agent_memory.redis.redis_py_internals.cluster import pipeline_of
 
 __all__ = ["PipelineStrategy", "TransactionStrategy"]
 
 
-class PipelineStrategy(RedisPyPipelineStrategy):
+class PipelineStrategy(CollectedCommands, RedisPyPipelineStrategy):
     """A pipeline that is no transaction."""
 
     def __init__(self, pipe: Any, client: Any) -> None:
+        self._pipe = pipe
         super().__init__(pipe)
         self._client = client
 
+    def pipeline_execute_command(self, *args: Any, **options: Any) -> Any:
+        """Collect a command."""
+        self._collect(PipelineCommand(args, options, len(self)))
+        return self._pipe
+
+    @staticmethod
+    def _command_of(words: tuple[Any, ...], position: int) -> PipelineCommand:
+        return PipelineCommand(words, {}, position)
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Results by position; raises the first error among them unless `raise_on_error` is false."""
-        queue, self._command_queue = self._command_queue, []
+        queue = self._take_collected()
         return self.send_cluster_commands(queue, raise_on_error) if queue else []
 
     def send_cluster_commands(
@@ -32,13 +44,14 @@ class PipelineStrategy(RedisPyPipelineStrategy):
         """Execute these commands; see `execute`."""
         if not allow_redirections:
             raise ValueError("allow_redirections must be True: redirects are always followed, got False")
-        results: list[Any] = self._client._run_pipeline([(one.args, one.options) for one in stack])
-        if raise_on_error:
-            for one, result in zip(stack, results, strict=True):
-                if isinstance(result, Exception):
-                    if result.args:
-                        cast(Any, self).annotate_exception(result, one.position + 1, one.args)
-                    raise result
+        results: list[Any] = self._client._run_collected(stack)
+        if raise_on_error and (place := first_error(results)) is not None:
+            error = results[place]
+            if error.args:
+                one = stack[place]
+                position, words = (place, one) if type(one) is tuple else (one.position, one.args)
+                cast(Any, self).annotate_exception(error, position + 1, words)
+            raise error
         return results
 
 

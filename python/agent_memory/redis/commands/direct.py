@@ -13,12 +13,19 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent_memory._core import command_face
+from agent_memory.redis.commands.keys import ONE_KEY
 from agent_memory.redis.redis_py_internals.patches import OwnFunction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DIRECT", "add_direct_commands", "add_listed_commands"]
+__all__ = [
+    "DIRECT",
+    "add_cluster_commands",
+    "add_collected_commands",
+    "add_direct_commands",
+    "add_listed_commands",
+]
 
 DIRECT: Final[Mapping[str, tuple[str, str]]] = {
     # Strings and keys
@@ -175,6 +182,42 @@ def add_direct_commands(client: type, base: type, *, asynchronous: bool) -> None
             base=(base, name),
         )
         setattr(client, name, face)
+
+
+def add_cluster_commands(client: type, base: type, node: type, node_base: type, *, asynchronous: bool) -> None:
+    """Puts those commands of `DIRECT` that name one key into a cluster's client.
+
+    `node` is the class of the clients of its nodes, a subclass of redis-py's `node_base`.
+    """
+    ways = ("execute_routed",) if hasattr(node, "execute_routed") else ()
+    nodes: Stock = [*_own_of(node, node_base), *((None, name, getattr(node, name)) for name in ways)]
+    _add_of_one_key(client, base, asynchronous=asynchronous, nodes=nodes, collects=False)
+
+
+def add_collected_commands(pipeline: type, base: type) -> None:
+    """The same for a cluster's pipeline, which collects them."""
+    _add_of_one_key(pipeline, base, asynchronous=False, nodes=None, collects=True)
+
+
+def _add_of_one_key(owner: type, base: type, *, asynchronous: bool, nodes: Stock | None, collects: bool) -> None:
+    own: Stock = [(None, name, getattr(owner, name)) for name in ("execute_command",)]
+    for name, (word, parameters) in DIRECT.items():
+        ordinary, shape = getattr(base, name, None), _shape_of(parameters)
+        if ordinary is None or word not in ONE_KEY or name in vars(owner) or not _fits(ordinary, shape):
+            continue
+        face = command_face(
+            ordinary,
+            word,
+            asynchronous=asynchronous,
+            shape=shape.shape,
+            stock=[*own, (base, name, ordinary)],
+            fill=shape.fill,
+            named=_NAMED.get(name, []),
+            base=(base, name),
+            nodes=nodes,
+            collects=collects,
+        )
+        setattr(owner, name, face)
 
 
 def add_listed_commands(

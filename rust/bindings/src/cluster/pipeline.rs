@@ -8,7 +8,7 @@ use agent_memory_core::cluster::pipeline::{self as core, Fate, Way};
 use agent_memory_core::cluster::state::{Decision, Reason};
 use agent_memory_core::config::ns_to_seconds;
 use agent_memory_core::protocol::commands::{Word, Writer, header_len};
-use pyo3::exceptions::{PyBaseException, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyException, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -57,10 +57,53 @@ pub(crate) struct ClusterPipeline {
     ranges: Vec<Range<usize>>,
     results: Vec<Option<Py<PyAny>>>,
     deadline_ns: u64,
+    /// Of a pipeline that was collected: its different first words, and which of them each command has.
+    names: Vec<Py<PyAny>>,
+    name_places: Vec<u8>,
 }
+
+/// With more different names a pipeline is not a collected one.
+const MOST_NAMES: usize = 64;
 
 #[pymethods]
 impl ClusterPipeline {
+    /// The same for a list of tuples of plain words, as the methods of a pipeline collect them: the first is a key of the dict
+    /// `one_key`, the second the command's one key. None where a command is anything else; `names` are the first words then.
+    #[staticmethod]
+    #[pyo3(signature = (core, commands, one_key, deadline_ns, /))]
+    fn collected(
+        core: Py<ClusterCore>,
+        commands: &Bound<'_, PyList>,
+        one_key: &Bound<'_, PyDict>,
+        deadline_ns: u64,
+    ) -> PyResult<Option<Self>> {
+        let (mut names, mut name_places): (Vec<Py<PyAny>>, Vec<u8>) = (Vec::new(), Vec::with_capacity(commands.len()));
+        let (mut ranges, mut slots) = (Vec::with_capacity(commands.len()), Vec::with_capacity(commands.len()));
+        let mut packed = Vec::new();
+        for command in commands.iter() {
+            let Ok(words) = command.cast_exact::<PyTuple>() else { return Ok(None) };
+            let (Ok(first), Ok(key)) = (words.get_borrowed_item(0), words.get_borrowed_item(1)) else {
+                return Ok(None);
+            };
+            let place = match names.iter().position(|name| name.as_ptr() == first.as_ptr()) {
+                Some(place) => place,
+                None if names.len() < MOST_NAMES && one_key.contains(first)? => {
+                    names.push(first.to_owned().unbind());
+                    names.len() - 1
+                }
+                None => return Ok(None),
+            };
+            name_places.push(u8::try_from(place).unwrap_or(0));
+            slots.push(Some(slot_of_key(&key)?));
+            let start = packed.len();
+            pack_into(words, &first, &mut packed)?;
+            ranges.push(start..packed.len());
+        }
+        let pipeline = core::Pipeline::new(Rules::ALL, slots);
+        let results = ranges.iter().map(|_| None).collect();
+        Ok(Some(Self { core, pipeline, packed, ranges, results, deadline_ns, names, name_places }))
+    }
+
     #[new]
     #[pyo3(signature = (core, commands, places, deadline_ns=0, slots=None, /))]
     fn new(
@@ -90,7 +133,8 @@ impl ClusterPipeline {
         }
         let pipeline = core::Pipeline::new(Rules::ALL, targets);
         let results = ranges.iter().map(|_| None).collect();
-        Ok(Self { core, pipeline, packed, ranges, results, deadline_ns })
+        let (names, name_places) = (Vec::new(), Vec::new());
+        Ok(Self { core, pipeline, packed, ranges, results, deadline_ns, names, name_places })
     }
 
     /// (pause in seconds, batches, slot without an owner or -1); None when every command has its result.
@@ -166,6 +210,54 @@ impl ClusterPipeline {
     fn results<'py>(&self, py: Python<'py>, barred: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
         let instead = barred.map_or_else(|| py.None(), |barred| barred.clone().unbind());
         PyList::new(py, self.results.iter().map(|result| result.as_ref().unwrap_or(&instead).bind(py)))
+    }
+
+    /// The different first words of a pipeline that was `collected`.
+    #[getter]
+    fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.names)
+    }
+
+    /// The results of a pipeline that was `collected`, shown by `callbacks`: for each of the `names` a callable, or None.
+    ///
+    /// What a callback raises is given to `note` first.
+    #[pyo3(signature = (callbacks, barred, note, /))]
+    #[expect(clippy::needless_pass_by_value, reason = "extracted arguments are owned")]
+    fn shown<'py>(
+        &self,
+        py: Python<'py>,
+        callbacks: Vec<Option<Bound<'py, PyAny>>>,
+        barred: &Bound<'py, PyAny>,
+        note: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let results = self.results(py, Some(barred))?;
+        if callbacks.len() != self.names.len() {
+            return Err(PyValueError::new_err(format!(
+                "callbacks must be {}, one for each name, got {}",
+                self.names.len(),
+                callbacks.len()
+            )));
+        }
+        if callbacks.iter().all(Option::is_none) {
+            return Ok(results);
+        }
+        for (position, place) in self.name_places.iter().enumerate() {
+            let Some(callback) = &callbacks[usize::from(*place)] else { continue };
+            let reply = results.get_item(position)?;
+            if reply.is_instance_of::<PyBaseException>() {
+                continue;
+            }
+            match callback.call1((reply,)) {
+                Ok(shown) => results.set_item(position, shown)?,
+                Err(error) => {
+                    if error.is_instance_of::<PyException>(py) {
+                        note.call1((error.value(py),))?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(results)
     }
 
     /// The positions of the commands that were held back behind one of unknown outcome in their slot.

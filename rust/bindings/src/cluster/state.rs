@@ -94,11 +94,8 @@ impl ClusterCore {
 
     /// The handle of the owner of the key's slot; None where no owner is known.
     #[pyo3(signature = (key, /))]
-    fn route(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
-        match self.table.owner(slot_of_key(key)?) {
-            Some(node) => self.handle_of(py, node).map(Some),
-            None => Ok(None),
-        }
+    fn route<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.owner_of(key)
     }
 
     /// The handle of the slot's owner; None where no owner is known.
@@ -442,6 +439,15 @@ impl ClusterCore {
             Some(Refusal::Ask(slot, address)) => Some(Refusal::Ask(slot, self.remapped(error.py(), address)?)),
             other => other,
         })
+    }
+
+    /// The handle of the owner of the key's slot; `None` where no owner is known.
+    #[inline]
+    pub(crate) fn owner_of<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.table.owner(slot_of_key(key)?) {
+            Some(node) => self.handle_of(key.py(), node).map(|handle| Some(handle.into_bound(key.py()))),
+            None => Ok(None),
+        }
     }
 
     #[inline]

@@ -1,9 +1,10 @@
-//! `ReplyScanner`: what of a server's bytes is for the parser.
+//! `ReplyScanner`: what of a server's bytes is for the parser. `take_replies`: what the parser has made of it.
 
 use agent_memory_core::protocol::replies::Scanner;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyException, PyUnicodeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 
 use crate::raw;
 
@@ -54,4 +55,40 @@ impl ReplyScanner {
     fn is_between_replies(&self) -> bool {
         self.scanner.is_between_replies()
     }
+}
+
+/// Appends what `gets()` gives to `replies` until there are `upto`, pushes left out; false where it gives `incomplete` before.
+///
+/// `push` is the class of pushes, `undecodable(error)` makes a reply of a `UnicodeError`.
+#[pyfunction]
+#[pyo3(signature = (gets, replies, upto, incomplete, push, undecodable, /))]
+pub(crate) fn take_replies(
+    gets: &Bound<'_, PyAny>,
+    replies: &Bound<'_, PyList>,
+    upto: usize,
+    incomplete: &Bound<'_, PyAny>,
+    push: &Bound<'_, PyAny>,
+    undecodable: &Bound<'_, PyAny>,
+) -> PyResult<bool> {
+    let py = gets.py();
+    while replies.len() < upto {
+        let reply = match gets.call0() {
+            Err(error) if error.is_instance_of::<PyUnicodeError>(py) => undecodable.call1((error.value(py),))?,
+            reply => reply?,
+        };
+        if reply.is(incomplete) {
+            return Ok(false);
+        }
+        if reply.get_type_ptr().cast() != push.as_ptr() {
+            replies.append(reply)?;
+        }
+    }
+    Ok(true)
+}
+
+/// Where the first exception stands among the replies; None without one.
+#[pyfunction]
+#[pyo3(signature = (replies, /))]
+pub(crate) fn first_error(replies: &Bound<'_, PyList>) -> Option<usize> {
+    replies.iter().position(|reply| reply.is_instance_of::<PyException>())
 }

@@ -12,12 +12,23 @@ use crate::protocol::commands::pack_plain;
 
 /// The reply as redis-py would show it; `None` where nothing was done, and the ordinary way has to be taken.
 ///
-/// What it holds of the guard it gives back exactly once: with the reply, with an error to the client's `_recover_direct`, or with
-/// an interruption.
+/// What it holds of the guard it gives back exactly once: with the reply, with an error to the client's `_recover_direct`, or
+/// with an interruption.
+#[inline]
 pub(super) fn call<'py>(
     client: &Bound<'py, DirectCalls>,
     words: &Bound<'py, PyTuple>,
     options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    call_or_recover(client, words, options, intern!(client.py(), "_recover_direct"))
+}
+
+/// The same with another method in the place of `_recover_direct`.
+pub(super) fn call_or_recover<'py>(
+    client: &Bound<'py, DirectCalls>,
+    words: &Bound<'py, PyTuple>,
+    options: Option<&Bound<'py, PyDict>>,
+    recovery: &Bound<'py, PyString>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = client.py();
     let options = options.filter(|options| !options.is_empty());
@@ -61,7 +72,7 @@ pub(super) fn call<'py>(
     let recover = |error: Bound<'py, PyAny>| {
         let options = options.map_or_else(|| PyDict::new(py), Clone::clone);
         let given = (&transport, &facts.bound, words, options, permit, error);
-        client.call_method1(intern!(py, "_recover_direct"), given).map(Some)
+        client.call_method1(recovery, given).map(Some)
     };
     let started = permit.into_pyobject(py)?;
     let raw = pyo3::types::PyBool::new(py, false);

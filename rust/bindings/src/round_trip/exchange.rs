@@ -16,6 +16,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use super::objects::{self, Held, call_soon, call_within, known};
 use super::waiter;
+use super::window::{self, Window};
 use crate::raw;
 
 /// A command of so many bytes is not copied together with others in the making, but once, when all leave.
@@ -160,6 +161,10 @@ pub(crate) struct Exchange {
     /// Whether it was silent past a deadline, and no byte has arrived since.
     #[pyo3(get, set)]
     suspect: bool,
+    /// Whether the tasks that are woken by its replies send to other connections too, whose replies wake tasks that send here: what
+    /// they send leaves in one write, in the loop's next turn.
+    #[pyo3(get, set)]
+    shares_turn: bool,
 }
 
 #[pymethods]
@@ -194,6 +199,7 @@ impl Exchange {
             partial_since_s: 0.0,
             busy: false,
             suspect: false,
+            shares_turn: false,
         }
     }
 
@@ -601,6 +607,15 @@ impl Exchange {
     }
 }
 
+/// The same where there is any output.
+fn ask_flush_of_output(slf: &Bound<'_, Exchange>) -> PyResult<()> {
+    let is_empty = {
+        let this = slf.try_borrow()?;
+        this.output.is_empty() && this.parts.is_empty()
+    };
+    if is_empty { Ok(()) } else { ask_flush(slf) }
+}
+
 /// Makes sure that the output leaves at the end of this iteration.
 pub(super) fn ask_flush(slf: &Bound<'_, Exchange>) -> PyResult<()> {
     let py = slf.py();
@@ -838,6 +853,10 @@ fn match_replies(slf: &Bound<'_, Exchange>, parser: &Parser<'_>) -> PyResult<()>
             }
         } else {
             let slot = slot.bind(py);
+            if let Ok(window) = slot.cast_exact::<Window>() {
+                window::take(window, reply)?;
+                continue;
+            }
             if !slot.call_method0(intern!(py, "done"))?.is_truthy()? {
                 slot.call_method1(intern!(py, "set_result"), (reply,))?;
             }
@@ -904,10 +923,14 @@ fn wake(slf: &Bound<'_, Exchange>) -> PyResult<()> {
         ended = wake_one(py, &face, &waiter);
     }
     drop(waking);
-    slf.try_borrow_mut()?.waking = false;
+    let leaves_later = {
+        let mut this = slf.try_borrow_mut()?;
+        this.waking = false;
+        this.shares_turn && !this.alone
+    };
     // Something like KeyboardInterrupt came out of a task: it goes on, and so do the others.
     let rest = ask_wake(slf);
-    let flushed = flush(slf);
+    let flushed = if leaves_later { ask_flush_of_output(slf) } else { flush(slf) };
     ended.and(rest).and(flushed)
 }
 

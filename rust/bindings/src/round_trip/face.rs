@@ -16,12 +16,13 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 
 use super::bases::{DirectCalls, DirectListed};
 #[cfg(Py_LIMITED_API)]
 use super::objects::known;
 use super::objects::{self, clear, raise};
+use super::routed::Routed;
 use super::{blocking, call};
 
 #[repr(C)]
@@ -63,6 +64,8 @@ struct Facts {
     stock: Stock,
     /// Where this is the method of a resilient client.
     listed: Option<Listed>,
+    /// Where this is the method of a cluster's client or pipeline.
+    routed: Option<Routed>,
 }
 
 struct Listed {
@@ -76,7 +79,7 @@ struct Listed {
 
 /// What has to stand in a class: (the class, or None for the class that is asked about; a name; what stands there, or a predicate
 /// of the class `OwnFunction` that says so).
-type Entry = (Option<Py<PyAny>>, Py<PyString>, Py<PyAny>);
+pub(super) type Entry = (Option<Py<PyAny>>, Py<PyString>, Py<PyAny>);
 
 pub(super) struct Stock {
     entries: Vec<Entry>,
@@ -93,7 +96,7 @@ const SEEN: usize = 2;
 unsafe impl Sync for Stock {}
 
 impl Stock {
-    fn new(entries: Vec<Entry>) -> Self {
+    pub(super) fn new(entries: Vec<Entry>) -> Self {
         Self {
             entries,
             #[cfg(all(not(Py_LIMITED_API), not(Py_GIL_DISABLED)))]
@@ -173,16 +176,23 @@ fn has_own_methods(client: &Bound<'_, PyAny>) -> bool {
 /// Whether a client itself has attributes of one of these names.
 #[inline]
 pub(super) fn has_own<const N: usize>(client: &Bound<'_, PyAny>, names: [&Bound<'_, PyString>; N]) -> bool {
-    let py = client.py();
-    // SAFETY: the client is alive, and has a dict or none.
-    let dict =
-        unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyObject_GenericGetDict(client.as_ptr(), ptr::null_mut())) };
-    let Some(dict) = dict else {
-        drop(PyErr::take(py));
-        return false;
-    };
+    let Some(dict) = own_attributes(client) else { return false };
     // SAFETY: it is a dict. The names are str, which no other code looks at.
     names.iter().any(|name| unsafe { ffi::PyDict_Contains(dict.as_ptr(), name.as_ptr()) } != 0)
+}
+
+/// The attributes of the object itself, if it has a dict of them.
+#[inline]
+pub(super) fn own_attributes<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyDict>> {
+    let py = object.py();
+    // SAFETY: the object is alive, and has a dict or none.
+    let dict =
+        unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyObject_GenericGetDict(object.as_ptr(), ptr::null_mut())) };
+    if dict.is_none() {
+        drop(PyErr::take(py));
+    }
+    // SAFETY: CPython gives a dict.
+    dict.map(|dict| unsafe { dict.cast_into_unchecked() })
 }
 
 static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -312,6 +322,9 @@ fn go_straight<'py>(facts: &Facts, given: Given<'py, '_>) -> PyResult<Option<Bou
         return Ok(None);
     }
     let given = Given { positional: rest, ..given };
+    if let Some(routed) = &facts.routed {
+        return routed.go_straight(&called, facts.asynchronous, || facts.words(given));
+    }
     let Some(listed) = &facts.listed else {
         if has_own_methods(&called) {
             return Ok(None);
@@ -518,7 +531,7 @@ pub(super) fn class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
     CLASS.get_or_try_init(py, || make_class(py).map(Bound::unbind)).map(|class| class.bind(py).clone())
 }
 
-fn entries(given: &Bound<'_, PyAny>) -> PyResult<Vec<Entry>> {
+pub(super) fn entries(given: &Bound<'_, PyAny>) -> PyResult<Vec<Entry>> {
     given.try_iter()?.map(|entry| entry?.extract::<Entry>()).collect()
 }
 
@@ -530,8 +543,12 @@ fn entries(given: &Bound<'_, PyAny>) -> PyResult<Vec<Entry>> {
 /// the ordinary way is what stands there at the time. `stock` are (class or None, name, object): what
 /// has to stand in a class, None for the class of the client that is called. Of a method of a resilient client, `listed` is (the
 /// stock of the drop-in behind it, what errors call it, the context variable of the call that it may be part of).
+/// Of a method of a cluster's client, `nodes` is the stock of the clients of its nodes; with `collects` it is the method of a
+/// cluster's pipeline.
 #[pyfunction]
-#[pyo3(signature = (ordinary, word, *, asynchronous, shape, stock, fill=None, named=vec![], base=None, listed=None))]
+#[pyo3(signature = (
+    ordinary, word, *, asynchronous, shape, stock, fill=None, named=vec![], base=None, listed=None, nodes=None, collects=false,
+))]
 #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
 #[expect(clippy::needless_pass_by_value, reason = "what PyO3 can extract")]
 pub(super) fn command_face<'py>(
@@ -545,6 +562,8 @@ pub(super) fn command_face<'py>(
     named: Vec<(String, String, bool)>,
     base: Option<(Py<PyAny>, String)>,
     listed: Option<(Bound<'py, PyAny>, String, Py<PyAny>)>,
+    nodes: Option<Bound<'py, PyAny>>,
+    collects: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     if !ordinary.is_callable() {
         return Err(PyTypeError::new_err("ordinary must be callable"));
@@ -578,6 +597,10 @@ pub(super) fn command_face<'py>(
         base: base.map(|(base, name)| (base, interned(&name))),
         stock: Stock::new(entries(stock)?),
         listed,
+        routed: match nodes {
+            Some(nodes) => Some(Routed::Client(Stock::new(entries(&nodes)?))),
+            None => collects.then_some(Routed::Pipeline),
+        },
     });
     let class = class(py)?;
     // SAFETY: all fields are set before any other code sees it.

@@ -7,6 +7,7 @@
 //!   reply) by itself and hands everything else to a coroutine of the client's.
 //! - [`face`] are the command methods that make one without a frame of Python's, and those of the sync client, whose round trip
 //!   [`blocking`] admits, records and shapes.
+//! - [`routed`] are those of a cluster's clients, which find the node, and of its pipelines, which collect.
 //! - [`bases`] is what the Python classes inherit whose attributes are read on that way.
 
 pub(crate) mod bases;
@@ -15,13 +16,16 @@ pub(crate) mod call;
 pub(crate) mod exchange;
 mod face;
 mod objects;
+mod routed;
 mod waiter;
+mod window;
 
 use pyo3::prelude::*;
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     objects::prepare(module.py())?;
     module.add_class::<exchange::Exchange>()?;
+    module.add_class::<window::Window>()?;
     module.add_class::<bases::DirectCalls>()?;
     module.add_class::<bases::BlockingCalls>()?;
     module.add_class::<bases::DirectListed>()?;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from redis.exceptions import (
     AskError,
@@ -21,7 +21,8 @@ from agent_memory._core import CLUSTER_WAIT, CLUSTER_WAIT_ROUTE, ClusterBatch, C
 from agent_memory.errors import CircuitOpenError, ClientClosedError, Outcome, RedisUnavailableError
 from agent_memory.policy import FailureKind
 from agent_memory.redis.cluster._async.router import LOOK_AGAIN_S, AsyncRoutedCall
-from agent_memory.redis.commands.callbacks import call_back, callback_named
+from agent_memory.redis.commands.callbacks import call_back, callback_named, callback_of, note_applied
+from agent_memory.redis.commands.keys import ONE_KEY
 from agent_memory.redis.commands.packing import refused_words
 from agent_memory.redis.commands.prepared_pipeline import (
     PreparedPipeline,
@@ -41,6 +42,7 @@ __all__ = ["AsyncPipelineRun", "async_run_transaction"]
 
 MAX_READS_REPEATED: Final = 3
 """How often a pipeline that only reads is sent again to a node after its connection was lost."""
+NS_PER_S: Final = 1e9
 NO_NODE: Final = -1
 """Stands for the node of a slot without an owner."""
 BARRED: Final = "not sent: the outcome of a command before it, in the same slot, is unknown"
@@ -52,21 +54,48 @@ class AsyncPipelineRun:
     """One execution of a pipeline. Used by one caller."""
 
     def __init__(
-        self, router: AsyncRouter, commands: Sequence[Command], places: Sequence[int], slots: dict[int, int]
+        self,
+        router: AsyncRouter,
+        pipeline: ClusterPipeline,
+        started_ns: int,
+        deadline_ns: int,
+        *,
+        commands: Sequence[Command] = (),
+        collected: list[tuple[Any, ...]] | None = None,
     ) -> None:
-        self._router, self._commands = router, commands
-        self._started_ns = monotonic_ns()
-        self._deadline_ns = self._started_ns + int(router.deadline_s * 1e9)
-        try:
-            self._pipeline = ClusterPipeline(
-                router.core, [args for args, _ in commands], places, self._deadline_ns, slots or None
-            )
-        except TypeError as error:
-            raise refused_words(error) from None
+        """See `of_commands` and `of_collected`."""
+        self._router, self._pipeline, self._started_ns, self._deadline_ns = router, pipeline, started_ns, deadline_ns
+        self._commands, self._collected = commands, collected
+        self.names = pipeline.names
+        """The different names of commands that were collected."""
         self._operation = ""
         self._reads = 0
         self._has_raw = any(NEVER_DECODE in options for _, options in commands)
-        self._nodes: list[Any] = [None] * len(commands)
+        self._answered: list[ClusterBatch] = []
+
+    @classmethod
+    def of_commands(
+        cls, router: AsyncRouter, commands: Sequence[Command], places: Sequence[int], slots: dict[int, int]
+    ) -> Self:
+        """Any commands; `places` says where the key of each stands, `slots` names slots by position."""
+        started_ns = monotonic_ns()
+        deadline_ns = started_ns + int(router.deadline_s * NS_PER_S)
+        try:
+            pipeline = ClusterPipeline(router.core, [args for args, _ in commands], places, deadline_ns, slots or None)
+        except TypeError as error:
+            raise refused_words(error) from None
+        return cls(router, pipeline, started_ns, deadline_ns, commands=commands)
+
+    @classmethod
+    def of_collected(cls, router: AsyncRouter, queue: list[Any]) -> Self | None:
+        """Commands that the extension's methods have collected; None where any other is among them."""
+        started_ns = monotonic_ns()
+        deadline_ns = started_ns + int(router.deadline_s * NS_PER_S)
+        try:
+            pipeline = ClusterPipeline.collected(router.core, queue, ONE_KEY, deadline_ns)
+        except TypeError as error:
+            raise refused_words(error) from None
+        return None if pipeline is None else cls(router, pipeline, started_ns, deadline_ns, collected=queue)
 
     async def run(self) -> list[Any]:
         """The results by position: replies as redis-py's nodes show them, or errors."""
@@ -80,10 +109,17 @@ class AsyncPipelineRun:
             if homeless >= 0:
                 covered = SlotNotCoveredError(f'Slot "{homeless}" not covered by the cluster.')
                 await self._wait(NO_NODE, homeless, covered)
-        results = pipeline.results(RedisUnavailableError(BARRED, outcome=Outcome.NOT_SENT))
+        barred = RedisUnavailableError(BARRED, outcome=Outcome.NOT_SENT)
+        callbacks = self._callbacks_of_names()
+        if callbacks is None:
+            shaped = self._shaped(pipeline.results(barred))
+        else:
+            shaped = pipeline.shown(callbacks, barred, note_applied)
+        if callbacks is not None and not any(callbacks):
+            return shaped
         if ASYNC:
-            return [await one if hasattr(one, "__await__") else one for one in self._shaped(results)]
-        return self._shaped(results)
+            return [await one if hasattr(one, "__await__") else one for one in shaped]
+        return shaped
 
     async def _send(self, batches: list[ClusterBatch]) -> None:
         """One round: every batch is written before a reply is read."""
@@ -113,15 +149,15 @@ class AsyncPipelineRun:
                     stuck.append((batch, answer))
                 continue
             command.success(permit)
-            for place in batch.positions:
-                self._nodes[place] = batch.handle
+            self._answered.append(batch)
             self._pipeline.answered(batch, answer, permit)
         for batch, reason in stuck:
             await self._wait(batch.node, batch.slot, reason)
 
     def _name_of(self, node: Any) -> str:
         if not self._operation:
-            self._operation = pipeline_operation(node.bound_commands, self._commands, False)
+            commands = self._commands if self._collected is None else [((name,), {}) for name in self.names]
+            self._operation = pipeline_operation(node.bound_commands, commands, False)
         return self._operation
 
     def _raw_of(self, batch: ClusterBatch) -> list[int]:
@@ -170,11 +206,32 @@ class AsyncPipelineRun:
         elif verdict != CLUSTER_WAIT_ROUTE:
             self._pipeline.give_up(error)
 
+    def _callbacks_of_names(self) -> list[Any] | None:
+        """What shows the replies of each name; None where that depends on the node, or on a command's options."""
+        if self._collected is None:
+            return None
+        tables = [batch.handle.callbacks_for(batch.handle.transport_here().protocol) for batch in self._answered]
+        if not tables:
+            return [None] * len(self.names)
+        first = tables[0]
+        for table in tables:
+            # Each node's client has a table of its own, filled alike; what matters is what it says of these names.
+            if table is not first and any(
+                callback_of(table, name) is not callback_of(first, name) for name in self.names
+            ):
+                return None
+        return [callback_of(first, name) for name in self.names]
+
     def _shaped(self, results: list[Any]) -> list[Any]:
         """The results as redis-py's nodes show them; asyncio's callbacks may give awaitables."""
         callbacks: dict[int, Any] = {}
         shaped = []
-        for (args, options), node, reply in zip(self._commands, self._nodes, results, strict=True):
+        commands = self._commands if self._collected is None else [(args, {}) for args in self._collected]
+        nodes: list[Any] = [None] * len(commands)
+        for batch in self._answered:
+            for place in batch.positions:
+                nodes[place] = batch.handle
+        for (args, options), node, reply in zip(commands, nodes, results, strict=True):
             if isinstance(reply, Exception):
                 empty = EMPTY_RESPONSE in options and isinstance(reply, ResponseError)
                 shaped.append(options[EMPTY_RESPONSE] if empty else reply)

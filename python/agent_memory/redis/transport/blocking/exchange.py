@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory._core import monotonic_ns
+from agent_memory._core import monotonic_ns, take_replies
 from agent_memory.errors import ClientClosedError, Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.error_outcomes import UNREADABLE, undecodable
 from agent_memory.redis.transport.common import INCOMPLETE
@@ -98,9 +98,13 @@ def see_off(channel: Channel, until_ns: int | None) -> None:
 def receive_many(channel: Channel, count: int, replies: list[Any], until_ns: int | None, raw: frozenset[int]) -> None:
     gets = channel.gets
     append, upto = replies.append, len(replies) + count
+    if not raw:
+        while not take_replies(gets, replies, upto, INCOMPLETE, _PushNotification, undecodable):
+            receive_more(channel, until_ns)
+        return
     while len(replies) < upto:
         try:
-            reply = gets() if not raw or len(replies) not in raw else gets(False)
+            reply = gets(False) if len(replies) in raw else gets()
         except UnicodeError as error:
             reply = undecodable(error)
         if reply is INCOMPLETE:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import hiredis
 from redis import exceptions as redis_py
 
-from agent_memory._core import Exchange
+from agent_memory._core import Exchange, Window
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.error_outcomes import UNREADABLE, undecodable
 from agent_memory.redis.exactly_once.settings import Level
@@ -26,7 +26,6 @@ from agent_memory.redis.transport.multiplexed.departures import LARGE_WRITE_BYTE
 from agent_memory.redis.transport.multiplexed.health import HealthCheck
 from agent_memory.redis.transport.multiplexed.marks import conclude_writes
 from agent_memory.redis.transport.multiplexed.order import KEPT_BYTES, Unanswered
-from agent_memory.redis.transport.multiplexed.replies import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

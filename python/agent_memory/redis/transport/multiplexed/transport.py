@@ -79,6 +79,8 @@ class MultiplexedTransport(Entrance):
         self.protocol = int(arguments.get("protocol") or 3)
         """The protocol that was negotiated last; what the response callbacks have to follow."""
         self.reachability = pool_state_of(pool, AsyncEvent).reachability
+        self.shares_turn = False
+        """Whether calls go over other transports of this loop as well, as those of a cluster do."""
         self.dismissed = False
         """Whether its pool was closed. The pool's next call has a transport of its own; one that was under way must not
         open a connection beside that."""
@@ -283,6 +285,7 @@ class MultiplexedTransport(Entrance):
         self.connections_opened += 1
         self.protocol = connection.protocol
         self.current = connection
+        connection.shares_turn = self.shares_turn
         connection.writes = True
         self._replacement.fail_suspect()
         self.second.take_over(connection)
