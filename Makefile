@@ -264,6 +264,7 @@ bench: $(STAMPS)/extra-bench $(STAMPS)/installed
 instructions: $(STAMPS)/extra-test $(STAMPS)/installed
 	@command -v valgrind >/dev/null || { echo "missing: valgrind; on Debian: apt-get install valgrind"; exit 1; }
 	$(BIN)/python benches/python/count_instructions.py --check
+	$(BIN)/python benches/python/count_cluster_instructions.py --check
 
 clean:
 	rm -rf $(VENV) target dist demo-report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

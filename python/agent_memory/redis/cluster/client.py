@@ -487,7 +487,9 @@ class ClusterPipeline(RedisPyClusterPipeline):
     _collected: list[Any] | None = None
     """What the extension appends the commands of `commands.direct` to; None where they are not collected."""
 
-    _client: Any = None
+    _client: RedisCluster | None = None
+    _is_whole = False
+    """Whether redis-py's constructor has run."""
 
     def _begin(self, client: RedisCluster, transaction: Any) -> None:
         """What the constructor does, without the tables that only redis-py's own way of executing a pipeline needs.
@@ -502,14 +504,14 @@ class ClusterPipeline(RedisPyClusterPipeline):
 
     def __getattr__(self, name: str) -> Any:
         client, own = self._client, vars(self)
-        if client is None or name.startswith("__"):
+        if client is None or self._is_whole or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self._client = None
+        self._is_whole = True
         kept = dict(own)
         super().__init__(
             nodes_manager=client.nodes_manager,
             commands_parser=client.commands_parser,
-            startup_nodes=client.nodes_manager.startup_nodes,
+            startup_nodes=cast(Any, client.nodes_manager.startup_nodes),
             result_callbacks=client.result_callbacks,
             cluster_response_callbacks=client.cluster_response_callbacks,
             read_from_replicas=client.read_from_replicas,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest import mock
 
 import pytest
+import redis.asyncio
 from redis.exceptions import ResponseError
 
 from agent_memory._concurrency import ASYNC
@@ -147,6 +148,20 @@ async def test_a_patched_pipeline_collects_as_the_patch_says(cluster, async_conn
     assert seen == [("GET", "key")]
     assert await client.pipeline().get("key").execute() == [b"value"]
     assert len(seen) == 1
+
+
+async def test_a_pipeline_has_the_attributes_of_redis_pys(cluster, async_connect_cluster):
+    client = async_connect_cluster(cluster)
+    await client.set("key", "value")
+    stock = redis.asyncio.RedisCluster(**cluster.connection_kwargs)
+    try:
+        names = set(vars(stock.pipeline()))
+    finally:
+        await stock.aclose()
+    pipeline = client.pipeline().get("key")
+    assert all(hasattr(pipeline, name) for name in names)
+    assert not hasattr(pipeline, "unknown")
+    assert await pipeline.set("key", 1).execute() == [b"value", True]
 
 
 async def test_a_transaction_collects_by_itself(cluster, async_connect_cluster):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from unittest import mock
 
 import pytest
+import redis
 from redis.exceptions import ResponseError
 
 from agent_memory.redis import RedisCluster
@@ -148,6 +149,20 @@ def test_a_patched_pipeline_collects_as_the_patch_says(cluster, connect_cluster)
     assert seen == [("GET", "key")]
     assert client.pipeline().get("key").execute() == [b"value"]
     assert len(seen) == 1
+
+
+def test_a_pipeline_has_the_attributes_of_redis_pys(cluster, connect_cluster):
+    client = connect_cluster(cluster)
+    client.set("key", "value")
+    stock = redis.RedisCluster(**cluster.connection_kwargs)
+    try:
+        names = set(vars(stock.pipeline()))
+    finally:
+        stock.close()
+    pipeline = client.pipeline().get("key")
+    assert all(hasattr(pipeline, name) for name in names)
+    assert not hasattr(pipeline, "unknown")
+    assert pipeline.set("key", 1).execute() == [b"value", True]
 
 
 def test_a_transaction_collects_by_itself(cluster, connect_cluster):
