@@ -441,7 +441,9 @@ class RedisCluster(RedisPyCluster):
             ((slot, words),) = slots_to_args.items()
             node = await self._owner_of(slot)
             return [await node.execute_command(command, *words)]
-        results = await self._run_pipeline([((command, *words), {}) for words in slots_to_args.values()])
+        commands: list[Any] = [((command, *words), {}) for words in slots_to_args.values()]
+        slots = dict(enumerate(slots_to_args))
+        results = await AsyncPipelineRun.of_commands(self._router, commands, [SLOT_GIVEN] * len(commands), slots).run()
         for result in results:
             if isinstance(result, Exception):
                 raise result

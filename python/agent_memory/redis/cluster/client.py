@@ -450,11 +450,14 @@ class RedisCluster(RedisPyCluster):
         if len(slots_to_args) == 1 and self._route is not _no_route:
             ((slot, words),) = slots_to_args.items()
             return [self._show(command, self._owner_of(slot).execute_routed((command, *words), {}), {})]
-        results = self._run_pipeline([((command, *words), {}) for words in slots_to_args.values()])
+        self._be_open()
+        commands: list[Any] = [((command, *words), {}) for words in slots_to_args.values()]
+        slots = dict(enumerate(slots_to_args))
+        results = PipelineRun.of_commands(self._router, commands, [SLOT_GIVEN] * len(commands), slots).run()
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        return results
+        return [self._show(command, result, {}) for result in results]
 
     # --- state ----------------------------------------------------------------------------------------------------
 
