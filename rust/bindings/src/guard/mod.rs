@@ -160,7 +160,7 @@ impl Guard {
     /// opened.
     #[getter]
     fn opened_by(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
-        Ok(self.circuit.snapshot(py)?.opened_by.map(|by| by.name()))
+        Ok(self.circuit.snapshot(py)?.opened_by.map(agent_memory_core::guard::OpenedBy::name))
     }
 
     /// The address that errors name; None without one.
