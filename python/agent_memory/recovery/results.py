@@ -6,8 +6,10 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent_memory.policy import Priority
+
 if TYPE_CHECKING:
-    from agent_memory.policy import Priority
+    from agent_memory.redis.server_checks import Finding
 
 __all__ = ["DeadLetter", "Health", "PendingWrite", "StoreStatus"]
 
@@ -63,7 +65,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a client is doing, from what it knows without asking the server."""
+    """How a client is doing: by `health()` from what it knows, by `check_health()` as the server says."""
 
     healthy: bool
     """Whether the circuit is closed."""
@@ -78,6 +80,12 @@ class Health:
     """Writes that were given up and are kept for inspection."""
     damaged_records: int = 0
     """Records of the journal that were lost, or found in an older state, when it was opened; at least 1 if it was damaged."""
+    latency_s: float | None = None
+    """Seconds that a PING took; None by `health()`, and where there was no answer."""
+    clock_skew_s: float | None = None
+    """Seconds that the server's clock is ahead of this machine's, by half the latency at the worst; None by `health()`."""
+    findings: tuple[Finding, ...] = ()
+    """What the server's INFO says is wrong or risky: a failed snapshot, evicted keys, rejected connections and the like."""
 
     def __bool__(self) -> bool:
         return self.healthy

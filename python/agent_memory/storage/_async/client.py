@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import redis.asyncio
+from redis.exceptions import RedisError
 
 from agent_memory import _check
 from agent_memory._concurrency import ASYNC, async_in_thread, async_settle
@@ -38,12 +40,14 @@ from agent_memory.recovery._async.recovery import AsyncRecovery
 from agent_memory.recovery._async.storing import AsyncStoring
 from agent_memory.recovery.results import Health
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
+from agent_memory.redis._async.server_facts import async_health_facts
 from agent_memory.redis._typing import TextT
 from agent_memory.redis.asyncio import Redis
 from agent_memory.redis.commands.direct import add_listed_commands
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.originals import AsyncRedisPy
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
+from agent_memory.redis.server_checks import check_server
 from agent_memory.storage import argument_checks
 from agent_memory.storage._async.commands import AsyncListedCommands
 from agent_memory.storage._async.injected import AsyncInjectedCommands
@@ -528,6 +532,23 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
             queued=waiting["queued"],
             dead_letters=waiting["dead_letters"],
             damaged_records=self.recovery.damaged_records,
+        )
+
+    async def check_health(self) -> Health:
+        """Asks the server (PING, TIME, INFO, as one guarded call) and returns what `health()` does, and its answers.
+
+        Raises nothing for a server that cannot be reached or refuses: `healthy` is False then. `findings` leave it True where
+        the server answers: they say what is risky.
+        """
+        try:
+            facts = await self._runner.run("check_health", lambda: async_health_facts(self._client), repeat=False)
+        except (*_OURS, RedisError):
+            return replace(self.health(), healthy=False)
+        return replace(
+            self.health(),
+            latency_s=facts.latencies_s[0],
+            clock_skew_s=facts.clock_skew_s,
+            findings=tuple(check_server(facts)),
         )
 
     def _execute_with_circuit_breaker(self, operation_name: str, operation: Callable[[], Any]) -> Awaitable[Any]:

@@ -16,10 +16,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
 
 import redis
+from redis.exceptions import RedisError
 
 from agent_memory import _check
 from agent_memory._concurrency import in_thread, settle
@@ -41,11 +43,13 @@ from agent_memory.recovery._sync.storing import Storing
 from agent_memory.recovery.results import Health
 from agent_memory.redis import Redis
 from agent_memory.redis._sync.probe import DEFAULT_INTERVAL_S, Prober
+from agent_memory.redis._sync.server_facts import health_facts
 from agent_memory.redis._typing import TextT
 from agent_memory.redis.commands.direct import add_listed_commands
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.originals import RedisPy
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
+from agent_memory.redis.server_checks import check_server
 from agent_memory.storage import argument_checks
 from agent_memory.storage._sync.commands import ListedCommands
 from agent_memory.storage._sync.injected import InjectedCommands
@@ -519,6 +523,23 @@ class ResilientRedisClient(ListedCommands[TextT]):
             queued=waiting["queued"],
             dead_letters=waiting["dead_letters"],
             damaged_records=self.recovery.damaged_records,
+        )
+
+    def check_health(self) -> Health:
+        """Asks the server (PING, TIME, INFO, as one guarded call) and returns what `health()` does, and its answers.
+
+        Raises nothing for a server that cannot be reached or refuses: `healthy` is False then. `findings` leave it True where
+        the server answers: they say what is risky.
+        """
+        try:
+            facts = self._runner.run("check_health", lambda: health_facts(self._client), repeat=False)
+        except (*_OURS, RedisError):
+            return replace(self.health(), healthy=False)
+        return replace(
+            self.health(),
+            latency_s=facts.latencies_s[0],
+            clock_skew_s=facts.clock_skew_s,
+            findings=tuple(check_server(facts)),
         )
 
     def _execute_with_circuit_breaker(self, operation_name: str, operation: Callable[[], Any]) -> Any:
