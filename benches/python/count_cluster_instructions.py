@@ -34,10 +34,10 @@ PIPELINE, PIPELINES = 100, 20
 TASKS: Final = 50
 
 LIMITS: Final = {
-    "asyncio GET, cluster": 0.437,
-    "asyncio SET, cluster": 0.549,
+    "asyncio GET, cluster": 0.435,
+    "asyncio SET, cluster": 0.540,
     "asyncio GET, 1 task, cluster": 0.561,
-    "asyncio pipeline of 100, cluster": 0.503,
+    "asyncio pipeline of 100, cluster": 0.506,
     "sync GET, cluster": 0.815,
     "sync SET, cluster": 1.016,
     "sync pipeline of 100, cluster": 0.715,
