@@ -15,6 +15,8 @@
 #                 LangGraph store beside LangGraph's own (MACHINE_EXAMPLES)
 #   make streams  generated streams of replies, right and wrong, against both transports (STREAM_EXAMPLES)
 #   make interrupts   interruptions at every place where a signal can strike, cancellation at every suspension
+#   make cancels  CANCELS cancelled calls (100,000) on asyncio's loop and on uvloop: no wrong reply, no connection lost
+#   make leaks    LEAK_CALLS calls (1,000,000) of each kind, of which nothing may be kept
 #   make sim      the simulations: memory from 100,000 seeds (SEEDS=1000000 for more), clients from 10,000 (CLIENT_SEEDS),
 #                 each scenario of a cluster from 2,000 (CLUSTER_SEEDS), the client-side cache from 100,000 (CACHE_SEEDS)
 #   make instructions   what a GET and a SET cost in instructions, held against what they are to cost (needs valgrind)
@@ -200,6 +202,16 @@ INTERRUPTS_EVERY ?= 1
 .PHONY: interrupts
 interrupts: $(STAMPS)/extra-test $(STAMPS)/installed
 	INTERRUPTS_EVERY=$(INTERRUPTS_EVERY) $(BIN)/python -m pytest -q --timeout 1200 tests/machines -k interrupts $(PYTEST_ARGS)
+
+# The tests' cancels and 10,000 calls of each kind are made many.
+CANCELS ?= 100000
+LEAK_CALLS ?= 1000000
+.PHONY: cancels leaks
+cancels: $(STAMPS)/extra-test $(STAMPS)/installed
+	CANCELS=$(CANCELS) $(BIN)/python -m pytest -q tests/behaviour/transport/test_asyncio_round_trip.py -k storm $(PYTEST_ARGS)
+
+leaks: $(STAMPS)/extra-test $(STAMPS)/installed
+	LEAK_CALLS=$(LEAK_CALLS) $(BIN)/python -m pytest -q tests/behaviour/transport/test_asyncio_leaks.py $(PYTEST_ARGS)
 
 # Every mutant of a file of the core is built and held against the tests named after it. A seed of its own, so that what one
 # run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not
