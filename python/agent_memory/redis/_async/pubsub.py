@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
     from agent_memory.redis._async.guarded import AsyncGuardedCalls
 
-__all__ = ["DEFAULT_PING_INTERVAL_S", "PubSub"]
+__all__ = ["DEFAULT_PING_INTERVAL_S", "Loss", "PubSub"]
 
 DEFAULT_PING_INTERVAL_S: Final = 10.0
 """How long a subscribed connection may be silent before it is pinged, where the client has no `health_check_interval`."""
@@ -158,7 +158,7 @@ class PubSub(RedisPyPubSub):
         self._pong_timeout_ns = int((timeout_s or DEFAULT_SOCKET_TIMEOUT) * _NS_PER_S)
         self._reconnect_timeout_ns = None if reconnect_timeout_s is None else int(reconnect_timeout_s * _NS_PER_S)
         self._connecting = AsyncLock()
-        self._loss: _Loss | None = None
+        self._loss: Loss | None = None
         self._subscribed_ns = 0  # when it was last told to (un)subscribe
         self._heard_ns = self._pinged_ns = self._connected_ns = 0
         self._short_lives = 0  # how many connections in a row ended as soon as they stood
@@ -171,7 +171,7 @@ class PubSub(RedisPyPubSub):
 
     async def execute_command(self, *args: Any) -> Any:
         """Send one command of the subscriber's, guarded; what it answers arrives among the messages."""
-        if _restoring.get() is self:
+        if self._is_restoring():
             await self._send(args)
             return
         self._subscribed_ns = monotonic_ns()
@@ -205,6 +205,10 @@ class PubSub(RedisPyPubSub):
             raise
         else:
             (command.success if opened else command.abandon)(permit)
+
+    def _is_restoring(self) -> bool:
+        """Whether the running code is reconnecting this subscriber."""
+        return _restoring.get() is self
 
     async def _send(self, args: tuple[Any, ...]) -> None:
         connection = self.connection
@@ -283,6 +287,7 @@ class PubSub(RedisPyPubSub):
                 taken, unreadable = _INCOMPLETE, None  # of the connection that was lost
                 if not await self._restore(until_ns):
                     return None
+                continue  # a subscriber of a cluster may have another connection now
             try:
                 if unreadable is not None:
                     raise unreadable
@@ -311,7 +316,7 @@ class PubSub(RedisPyPubSub):
             reply = reply.value if reply.__class__ is _Handled else reply
             if self._loss is not None:
                 gap = await self._regain(self._loss)
-                if gap is not None and self._gap_messages:
+                if self._gap_messages:
                     self._held_back = reply if is_theirs else None
                     return gap
             if is_theirs:
@@ -473,7 +478,7 @@ class PubSub(RedisPyPubSub):
         if self._loss is None and self.subscribed:
             lived_ns = monotonic_ns() - self._connected_ns
             self._short_lives = 0 if lived_ns > SHORT_LIFE_S * _NS_PER_S else self._short_lives + 1
-            self._loss = _Loss(error, self._heard_ns, self._short_lives)
+            self._loss = Loss(error, self._heard_ns, self._short_lives)
 
     def _check_not_closed(self, error: Exception | None) -> None:
         if self._client._shared.was_ended_since(self._subscribed_ns):
@@ -527,11 +532,11 @@ class PubSub(RedisPyPubSub):
                 if connection is None:
                     await self._lease()
                 else:
-                    await async_connect_again(connection)
+                    await self._connect_anew(connection)
             except BaseException as error:
-                if connection is not None:
+                if connection is not None and self.connection is not None:
                     # It may stand, and its subscriptions not.
-                    await async_drop(connection)
+                    await async_drop(self.connection)
                 if self._loss is not None and isinstance(error, Exception):
                     self._loss.failed(error)
                 raise
@@ -542,8 +547,15 @@ class PubSub(RedisPyPubSub):
             self._message_class = message_class(self.connection)
             return True
 
+    async def _connect_anew(self, connection: Any) -> None:
+        """Connect the connection that was lost; its callback subscribes to what was subscribed to."""
+        await async_connect_again(connection)
+
     async def _lease(self) -> None:
-        connection = await async_lease(self.connection_pool)
+        self._use(await async_lease(self.connection_pool))
+
+    def _use(self, connection: Any) -> None:
+        """Listen on a connection that has just been leased."""
         self._answers.start_afresh()
         self.connection = connection
         connection.register_connect_callback(self.on_connect)
@@ -551,19 +563,23 @@ class PubSub(RedisPyPubSub):
             handle_pushes(connection, _noting(self._answers, self.push_handler_func))
         announce_subscriber(self, ASYNC)
 
-    async def _regain(self, loss: _Loss) -> SubscriptionGap | None:
+    async def _regain(self, loss: Loss) -> SubscriptionGap:
         """The first word on a new connection: tell of the gap."""
         self._loss = None
         gap = loss.gap(self._heard_ns)
-        _LOGGER.warning(
-            "subscriber of %s was away for %.3f s (%s): messages published meanwhile are lost to it",
-            self._client.endpoint,
-            gap.duration_s,
-            gap.reason,
-        )
+        await self._tell(gap)
+        return gap
+
+    async def _tell(self, gap: SubscriptionGap, is_logged: bool = True) -> None:
+        if is_logged:
+            _LOGGER.warning(
+                "subscriber of %s was away for %.3f s (%s): messages published meanwhile are lost to it",
+                self._client.endpoint,
+                gap.duration_s,
+                gap.reason,
+            )
         if self._on_gap is not None:
             await async_settle(self._on_gap(gap))
-        return gap
 
 
 class _Handled:
@@ -586,15 +602,15 @@ def _noting(answers: PendingReplies, handler: Callable[[Any], Any]) -> Callable[
     return handle
 
 
-class _Loss:
+class Loss:
     """A gap that is not over yet."""
 
-    __slots__ = ("_error", "_heard_ns", "_noticed_ns", "attempts", "not_before_ns")
+    __slots__ = ("attempts", "error", "heard_ns", "not_before_ns", "noticed_ns")
 
     def __init__(self, error: Exception | None, heard_ns: int, short_lives: int) -> None:
-        self._error = error
-        self._noticed_ns = monotonic_ns()
-        self._heard_ns = heard_ns or self._noticed_ns
+        self.error = error
+        self.noticed_ns = monotonic_ns()
+        self.heard_ns = heard_ns or self.noticed_ns
         self.attempts = 0
         self.not_before_ns = 0
         if short_lives > 1:  # what accepts connections and ends them again is no better than what refuses them
@@ -602,8 +618,8 @@ class _Loss:
 
     def failed(self, error: Exception) -> None:
         """An attempt to connect has failed."""
-        if self._error is None:
-            self._error = error
+        if self.error is None:
+            self.error = error
         self._pause(self.attempts)
 
     def _pause(self, failures: int) -> None:
@@ -613,10 +629,12 @@ class _Loss:
 
     def is_over(self, timeout_ns: int | None) -> bool:
         """Whether reconnecting has been tried for long enough."""
-        return timeout_ns is not None and monotonic_ns() - self._noticed_ns >= timeout_ns
+        return timeout_ns is not None and monotonic_ns() - self.noticed_ns >= timeout_ns
 
-    def gap(self, restored_ns: int) -> SubscriptionGap:
+    def gap(self, restored_ns: int, channels: tuple[Any, ...] | None = None) -> SubscriptionGap:
         """What is reported to the user."""
-        error = self._error
+        error = self.error
         reason = "closed on this side" if error is None else (str(error) or type(error).__name__)
-        return SubscriptionGap(reason, error, self._heard_ns, self._noticed_ns, restored_ns, max(1, self.attempts))
+        return SubscriptionGap(
+            reason, error, self.heard_ns, self.noticed_ns, restored_ns, max(1, self.attempts), channels
+        )

@@ -24,6 +24,7 @@ from agent_memory.redis.asyncio.client import Redis
 from agent_memory.redis.asyncio.cluster_strategies import PipelineStrategy, TransactionStrategy
 from agent_memory.redis.cluster._async.node import AsyncNodeCalls
 from agent_memory.redis.cluster._async.pipeline import AsyncPipelineRun
+from agent_memory.redis.cluster._async.pubsub import ClusterPubSub
 from agent_memory.redis.cluster._async.refresher import AsyncRefresher
 from agent_memory.redis.cluster._async.router import NO_SLOT, AsyncRouter
 from agent_memory.redis.cluster.arguments import (
@@ -33,6 +34,7 @@ from agent_memory.redis.cluster.arguments import (
     max_retries_of,
     with_deadline,
 )
+from agent_memory.redis.cluster.subscribers import Subscribers
 from agent_memory.redis.cluster.views import (
     Chosen,
     check_coverage,
@@ -210,6 +212,7 @@ class RedisCluster(RedisPyCluster):
         self._resilience = with_deadline(resilience, deadline_s)
         self._router = AsyncRouter(weakly(self._make_node), exchange, deadline_s, max_retries_of(given))
         self._refresher = AsyncRefresher(self._router, weakly(self._view_changed))
+        self._subscribers = Subscribers()
         seeds = [(node.host, int(node.port)) for node in startup_nodes_of(self)]
         self._core = self._router.core = ClusterCore(
             seeds,
@@ -295,6 +298,7 @@ class RedisCluster(RedisPyCluster):
         if self._initialize:
             return
         self._fill()
+        self._subscribers.view_changed()
         await announce_view_async(self)
         for number in self._core.retirable():
             retired = self._core.retire(number)
@@ -448,6 +452,12 @@ class RedisCluster(RedisPyCluster):
             if isinstance(result, Exception):
                 raise result
         return results
+
+    def pubsub(  # type: ignore[override]  # redis-py's class for it does the same by other means
+        self, node: Any = None, host: str | None = None, port: int | None = None, **kwargs: Any
+    ) -> ClusterPubSub:
+        """A subscriber as redis-py's that comes back by itself and reports gaps; `ClusterPubSub` says what it takes."""
+        return ClusterPubSub(self, node=node, host=host, port=port, **kwargs)
 
     # --- state ----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis.client import Redis
 from agent_memory.redis.cluster._sync.node import NodeCalls, pack_words
 from agent_memory.redis.cluster._sync.pipeline import PipelineRun
+from agent_memory.redis.cluster._sync.pubsub import ClusterPubSub
 from agent_memory.redis.cluster._sync.refresher import Refresher
 from agent_memory.redis.cluster._sync.router import NO_SLOT, Router
 from agent_memory.redis.cluster.arguments import (
@@ -29,6 +30,7 @@ from agent_memory.redis.cluster.arguments import (
     with_deadline,
 )
 from agent_memory.redis.cluster.strategies import PipelineStrategy, TransactionStrategy
+from agent_memory.redis.cluster.subscribers import Subscribers
 from agent_memory.redis.cluster.views import (
     Chosen,
     check_coverage,
@@ -197,6 +199,7 @@ class RedisCluster(RedisPyCluster):
         self._reads_elsewhere = bool(self.read_from_replicas or self.load_balancing_strategy)
         router = self._router = Router(weakly(self._make_node), exchange, deadline_s, max_retries_of(given))
         refresher = self._refresher = Refresher(router, weakly(self._view_changed))
+        self._subscribers = Subscribers()
         seeds = [(node.host, int(node.port)) for node in self.startup_nodes]
         seeds += [seed for node in cast(Any, self).get_nodes() if (seed := (node.host, int(node.port))) not in seeds]
         arguments = self.nodes_manager.connection_kwargs
@@ -277,6 +280,7 @@ class RedisCluster(RedisPyCluster):
         if self._route is _no_route:
             return
         self._fill()
+        self._subscribers.view_changed()
         announce_view(self)
         for number in self.core.retirable():
             retired = self.core.retire(number)
@@ -458,6 +462,12 @@ class RedisCluster(RedisPyCluster):
             if isinstance(result, Exception):
                 raise result
         return [self._show(command, result, {}) for result in results]
+
+    def pubsub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, node: Any = None, host: str | None = None, port: int | None = None, **kwargs: Any
+    ) -> ClusterPubSub:
+        """A subscriber as redis-py's that comes back by itself and reports gaps; `ClusterPubSub` says what it takes."""
+        return ClusterPubSub(self, node=node, host=host, port=port, **kwargs)
 
     # --- state ----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,15 +31,27 @@ __all__ = [
     "async_check_health",
     "async_health_check_is_due",
     "async_read_push",
+    "async_wait_for_input",
     "can_read",
     "check_health",
     "end_with_client",
     "handle_pushes",
     "health_check_is_due",
     "metrics_are_on",
+    "normalized",
     "read_push",
     "sending_lock",
+    "shut_down",
+    "wait_for_input",
 ]
+
+
+_LOOK_S = 0.01
+
+
+def normalized(subscriber: Any, names: dict[Any, Any]) -> dict[Any, Any]:
+    """Channels by their names as messages show them."""
+    return dict(subscriber._normalize_keys(names))
 
 
 def as_parsed(connection: Any, reply: Any) -> Any:
@@ -175,3 +189,50 @@ def handle_pushes(connection: Any, handler: Callable[..., Any]) -> None:
 def sending_lock(subscriber: Any) -> Any:
     """The lock under which redis-py's subscribers send, and its listeners re-authenticate them."""
     return subscriber._lock
+
+
+def wait_for_input(connections: list[Any], timeout_s: float) -> None:
+    """Wait until one of the connections has something to read, at most `timeout_s`; what was received has been parsed."""
+    sockets = [sock for connection in connections if (sock := connection._sock) is not None]
+    if not sockets:
+        time.sleep(timeout_s)
+        return
+    poll = select.poll()
+    try:
+        for sock in sockets:
+            poll.register(sock, select.POLLIN)
+    except ValueError:
+        return  # another thread has closed it meanwhile, which is something to look at
+    poll.poll(timeout_s * 1e3)
+
+
+async def async_wait_for_input(connections: list[Any], timeout_s: float) -> None:
+    """The same for asyncio. Reads into the parsers; errors are left to the next read."""
+    parsers = [connection._parser for connection in connections if reply_reader(connection) is not None]
+    if not parsers:
+        await asyncio.sleep(min(timeout_s, _LOOK_S))
+        return
+    # Being cancelled, such a read leaves what arrives in its stream.
+    reading = [asyncio.ensure_future(parser.read_from_socket()) for parser in parsers]
+    try:
+        await asyncio.wait(reading, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+def shut_down(connection: Any) -> None:
+    """End a connection from any thread, so that its reader finds it lost; never raises."""
+    try:
+        if hasattr(connection, "_sock"):
+            ended = connection._sock
+        else:
+            writer = connection._writer
+            ended = None if writer is None else writer.get_extra_info("socket")
+        if ended is not None:
+            # Not SSLSocket's own: that would go on in plain text.
+            with socket.fromfd(ended.fileno(), ended.family, ended.type) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+    except (OSError, ValueError):
+        pass

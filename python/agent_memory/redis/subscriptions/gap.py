@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["SubscriptionGap"]
 
@@ -27,6 +28,8 @@ class SubscriptionGap:
     """When the first word arrived on the new connection, in nanoseconds: what is published after it is delivered."""
     attempts: int
     """Attempts to connect that it took, the successful one included."""
+    channels: tuple[Any, ...] | None = None
+    """The shard channels of a cluster that are concerned, all of one slot; None: everything but shard channels of a cluster."""
 
     @property
     def duration_s(self) -> float:

@@ -111,6 +111,15 @@ class PendingReplies:
                     self._awaited.popleft()
         return True
 
+    def refused(self) -> tuple[str, Sequence[bytes]] | None:
+        """An error reply that answers a SUBSCRIBE or UNSUBSCRIBE: its kind and names; None where it answers something else."""
+        with self._lock:
+            head = self._awaited[0] if self._awaited else None
+            if not isinstance(head, _Names) or head.confirmed:
+                return None
+        self.answered(is_error=True)
+        return head.kind, head.names
+
     def answered(self, *, is_error: bool) -> Asker:
         """The asker of a reply that is neither message nor confirmation. Raises InvalidResponse if unexpected."""
         with self._lock:

@@ -1,0 +1,373 @@
+# Generated from ../_async/test_cluster_subscriptions.py by tools/generate_sync.py: edit that file, not this one.
+
+"""Subscribers of a cluster: kills, failovers and moved slots cost messages, never without a word of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+from redis.exceptions import RedisClusterException
+
+from agent_memory._concurrency import Event, in_thread, sleep, spawn
+from agent_memory.redis import SubscriptionGap
+
+WITHIN_S = 20.0
+CHANNELS = 60
+
+
+class Ledger:
+    """What one subscriber has received: the numbers of each channel, which grow by one, and the gaps between them."""
+
+    def __init__(self, publishing):
+        self.publishing = publishing
+        self.last, self.gaps, self.silent = {}, [], []
+        self.excused = set()
+
+    def take(self, message):
+        if message is None or message["type"] in ("subscribe", "psubscribe", "ssubscribe"):
+            return
+        if message["type"] == "gap":
+            gap = message["data"]
+            assert isinstance(gap, SubscriptionGap)
+            self.gaps.append(gap)
+            self.excused.update(gap.channels or self.last)
+            return
+        assert message["type"] in ("message", "smessage"), message
+        channel, number = message["channel"], int(message["data"])
+        if number in self.publishing.failed[channel]:
+            return  # of unknown outcome: a node that hung may publish it late
+        before = self.last.get(channel)
+        if before is not None:
+            assert number > before, f"{channel} came twice or out of order"
+            missed = {*range(before + 1, number)} - self.publishing.failed[channel]
+            if missed and channel not in self.excused:
+                self.silent.append((channel, missed))
+        self.excused.discard(channel)
+        self.last[channel] = number
+
+
+class Publishing:
+    """Numbers every channel's messages, one after the other; a number that could not be published is used up."""
+
+    def __init__(self, client, channels, sharded):
+        self.client, self.channels, self.sharded = client, channels, sharded
+        self.failed = {channel.encode(): set() for channel in channels}
+        self.over = Event()
+        self.number = 0
+        self.task = spawn(self.run)
+
+    def run(self):
+        while not self.over.is_set():
+            self.number += 1
+            for channel in self.channels:
+                try:
+                    if self.sharded:
+                        self.client.spublish(channel, self.number)
+                    else:
+                        self.client.publish(channel, self.number)
+                except redis.RedisError:
+                    self.failed[channel.encode()].add(self.number)
+            sleep(0.002)
+
+    def end(self, take, ledger):
+        """End when every channel has heard something that is published from now on."""
+        number = self.number
+        listen_until(take, ledger, lambda: min(ledger.last.values()) > number)
+        self.over.set()
+        while not self.task.is_done():
+            ledger.take(take(timeout=0.05))
+        self.task.result()
+
+
+def next_of(take, kinds, within_s=WITHIN_S):
+    """The next message of one of these kinds."""
+    until_s = time.monotonic() + within_s
+    while (left_s := until_s - time.monotonic()) > 0:
+        message = take(timeout=left_s)
+        if message is not None and message["type"] in kinds:
+            return message
+    raise AssertionError(f"none of {kinds} within {within_s} s")
+
+
+def subscribed(client, channels, **options):
+    """A subscriber to shard channels that has read its confirmations."""
+    subscriber = client.pubsub(gap_messages=True, **options)
+    subscriber.ssubscribe(*channels)
+    for _ in channels:
+        next_of(subscriber.get_sharded_message, ["ssubscribe"])
+    return subscriber
+
+
+def listen_until(take, ledger, condition, within_s=WITHIN_S):
+    """Enter what arrives until the condition holds."""
+    until_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until_s, f"never came true: {len(ledger.gaps)} gaps, {ledger.last}"
+        ledger.take(take(timeout=0.2))
+
+
+def names_of(count, tag="shard"):
+    return [f"{tag}{number}" for number in range(count)]
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_ordinary_channels_and_patterns(cluster, connect_cluster, decode, protocol):
+    client = connect_cluster(cluster, decode_responses=decode, protocol=protocol)
+    text = (lambda word: word) if decode else str.encode
+    subscriber = client.pubsub()
+    assert subscriber.get_pubsub_node() is None
+    subscriber.subscribe("one", "two")
+    subscriber.psubscribe("th*")
+    kinds = [next_of(subscriber.get_message, ["subscribe", "psubscribe"])["channel"] for _ in range(3)]
+    assert kinds == [text("one"), text("two"), text("th*")]
+    assert subscriber.get_pubsub_node().name in client.nodes_manager.nodes_cache
+    for channel in ("one", "three"):
+        for node in client.get_primaries():
+            client.execute_command("PUBLISH", channel, node.name, target_nodes=node)
+            message = next_of(subscriber.get_message, ["message", "pmessage"])
+            assert (message["channel"], message["data"]) == (text(channel), text(node.name))
+    subscriber.unsubscribe()
+    subscriber.punsubscribe("th*")
+    for _ in range(3):
+        next_of(subscriber.get_message, ["unsubscribe", "punsubscribe"])
+    assert not subscriber.subscribed
+    subscriber.close()
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_shard_channels_over_all_slots(cluster, connect_cluster, decode):
+    client = connect_cluster(cluster, decode_responses=decode)
+    channels = names_of(300)
+    text = (lambda word: word) if decode else str.encode
+    subscriber = subscribed(client, channels)
+    assert set(subscriber.node_pubsub_mapping) == {node.name for node in client.get_primaries()}
+    heard = []
+    subscriber.ssubscribe(**{channels[0]: heard.append})
+    next_of(subscriber.get_sharded_message, ["ssubscribe"])
+    for channel in channels:
+        assert client.spublish(channel, "word") == 1
+    taken = [next_of(subscriber.get_sharded_message, ["smessage"]) for _ in channels[1:]]
+    assert sorted(message["channel"] for message in taken) == sorted(map(text, channels[1:]))
+    until_s = time.monotonic() + WITHIN_S
+    while not heard and time.monotonic() < until_s:
+        assert subscriber.get_sharded_message(timeout=0.1) is None
+    assert [message["data"] for message in heard] == [text("word")]
+    subscriber.sunsubscribe(*channels[:5])
+    gone = {next_of(subscriber.get_sharded_message, ["sunsubscribe"])["channel"] for _ in range(5)}
+    assert gone == set(map(text, channels[:5]))
+    assert client.spublish(channels[0], "word") == 0
+    subscriber.sunsubscribe()
+    for _ in channels[5:]:
+        next_of(subscriber.get_sharded_message, ["sunsubscribe"])
+    assert not subscriber.subscribed
+    assert not subscriber.node_pubsub_mapping
+    assert subscriber.get_sharded_message(timeout=0.01) is None
+    subscriber.close()
+
+
+def test_shard_channels_survive_the_kill_of_a_primary(cluster, connect_cluster):
+    client, publisher = connect_cluster(cluster), connect_cluster(cluster)
+    channels = names_of(CHANNELS)
+    victim = in_thread(cluster.owner_of_key, channels[0])
+    lost = {name.encode() for name in channels if cluster.owner_of_key(name) is victim}
+    subscriber = subscribed(client, channels)
+    publishing = Publishing(publisher, channels, True)
+    ledger = Ledger(publishing)
+    listen_until(subscriber.get_sharded_message, ledger, lambda: len(ledger.last) == CHANNELS)
+    victim.kill()
+    killed_s = time.monotonic()
+    told = lambda: {channel for gap in ledger.gaps for channel in gap.channels}  # noqa: E731
+    listen_until(subscriber.get_sharded_message, ledger, lambda: told() >= lost)
+    back_s = time.monotonic() - killed_s
+    in_thread(cluster.wait_ok)
+    failover_s = time.monotonic() - killed_s
+    publishing.end(subscriber.get_sharded_message, ledger)
+    assert ledger.silent == []
+    assert told() == lost  # the others have missed nothing
+    assert all(gap.reason and gap.heard_ns <= gap.noticed_ns <= gap.restored_ns for gap in ledger.gaps)
+    assert back_s <= failover_s + 1.0
+    subscriber.close()
+
+
+def test_ordinary_channels_move_to_another_node(cluster, connect_cluster):
+    client, publisher = connect_cluster(cluster), connect_cluster(cluster)
+    channels = names_of(3, "plain")
+    subscriber = client.pubsub(gap_messages=True)
+    subscriber.subscribe(*channels)
+    publishing = Publishing(publisher, channels, False)
+    ledger = Ledger(publishing)
+    listen_until(subscriber.get_message, ledger, lambda: len(ledger.last) == 3)
+    home = subscriber.get_pubsub_node()
+    victim = next(node for node in cluster.nodes if node.port == home.port)
+    killed_s = time.monotonic()
+    victim.kill()
+    listen_until(subscriber.get_message, ledger, lambda: ledger.gaps)
+    assert time.monotonic() - killed_s <= 1.5  # another node is there: no failover is waited for
+    assert subscriber.get_pubsub_node() != home
+    in_thread(cluster.wait_ok)
+    publishing.end(subscriber.get_message, ledger)
+    assert ledger.silent == []
+    assert {gap.channels for gap in ledger.gaps} == {None}
+    subscriber.close()
+
+
+def test_moved_slots(cluster, connect_cluster):
+    ways = [False, True] if cluster.nodes[0].product == "valkey" else [False]  # Redis 7 cannot move slots atomically
+    client, publisher = connect_cluster(cluster), connect_cluster(cluster)
+    channels = [*names_of(8, "{first}"), *names_of(8, "{second}"), *names_of(8, "{third}")]
+    slots = sorted({cluster.slot_of(channel) for channel in channels})
+    subscriber = subscribed(client, channels)
+    publishing = Publishing(publisher, channels, True)
+    ledger = Ledger(publishing)
+    listen_until(subscriber.get_sharded_message, ledger, lambda: len(ledger.last) == len(channels))
+    for atomic in ways:
+        for target in in_thread(cluster.primaries):
+            wanted = len(ledger.gaps) + len([slot for slot in slots if cluster.owner_of(slot) is not target])
+            task = spawn(
+                in_thread, lambda target=target, atomic=atomic: cluster.move_slots(slots, target, atomic=atomic)
+            )
+            listen_until(
+                subscriber.get_sharded_message,
+                ledger,
+                lambda wanted=wanted: len(ledger.gaps) >= wanted,
+            )
+            task.result()
+    publishing.end(subscriber.get_sharded_message, ledger)
+    assert ledger.silent == []
+    # Each names the channels of one slot, all of them.
+    assert {len(gap.channels) for gap in ledger.gaps} == {8}
+    subscriber.close()
+
+
+def test_an_ordered_failover(cluster, connect_cluster):
+    client, publisher = connect_cluster(cluster), connect_cluster(cluster)
+    channels = names_of(30)
+    primary = in_thread(cluster.owner_of_key, channels[0])
+    replica = in_thread(cluster.replicas_of, primary)[0]
+    subscriber = subscribed(client, channels)
+    publishing = Publishing(publisher, channels, True)
+    ledger = Ledger(publishing)
+    listen_until(subscriber.get_sharded_message, ledger, lambda: len(ledger.last) == 30)
+    failing_over = spawn(in_thread, cluster.failover, replica)
+    while not failing_over.is_done():
+        ledger.take(subscriber.get_sharded_message(timeout=0.05))
+    in_thread(cluster.wait_ok)
+    publishing.end(subscriber.get_sharded_message, ledger)
+    assert ledger.silent == []
+    subscriber.close()
+
+
+def test_a_primary_that_hangs(cluster, connect_cluster):
+    client, publisher = (connect_cluster(cluster, socket_timeout=0.5) for _ in range(2))
+    channels = names_of(CHANNELS)
+    victim = in_thread(cluster.owner_of_key, channels[0])
+    lost = {name.encode() for name in channels if cluster.owner_of_key(name) is victim}
+    subscriber = subscribed(client, channels, ping_interval_s=0.3)
+    node = client.get_node(port=victim.port, host="127.0.0.1")
+    ordinary = client.pubsub(gap_messages=True, ping_interval_s=0.3)
+    ordinary.subscribe(next(name for name in names_of(100, "any") if cluster.owner_of_key(name) is victim))
+    assert ordinary.get_pubsub_node() == node
+    publishing = Publishing(publisher, channels, True)
+    ledger = Ledger(publishing)
+    listen_until(subscriber.get_sharded_message, ledger, lambda: len(ledger.last) == CHANNELS)
+    victim.pause()
+    told = lambda: {channel for gap in ledger.gaps for channel in gap.channels}  # noqa: E731
+    listen_until(subscriber.get_sharded_message, ledger, lambda: told() >= lost)
+    next_of(ordinary.get_message, ["gap"])
+    assert ordinary.get_pubsub_node() != node
+    victim.resume()
+    in_thread(cluster.wait_ok)
+    publishing.end(subscriber.get_sharded_message, ledger)
+    assert ledger.silent == []
+    subscriber.close()
+    ordinary.close()
+
+
+def test_a_cut_connection_is_made_again_at_the_same_node(cluster, connect_cluster):
+    client = connect_cluster(cluster)
+    gaps = []
+    subscriber = client.pubsub(on_gap=gaps.append, ignore_subscribe_messages=True)
+    subscriber.subscribe("plain")
+    subscriber.ssubscribe("sharded")
+    subscriber.get_message(timeout=1)
+    subscriber.get_sharded_message(timeout=1)
+    home = subscriber.get_pubsub_node()
+    for node in cluster.primaries():
+        node.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    until_s = time.monotonic() + WITHIN_S
+    while len(gaps) < 2 and time.monotonic() < until_s:
+        assert subscriber.get_message(timeout=0.05) is None
+        assert subscriber.get_sharded_message(timeout=0.05) is None
+    assert sorted(gap.channels or () for gap in gaps) == [(), (b"sharded",)]
+    assert subscriber.get_pubsub_node() == home
+    assert client.publish("plain", "after") >= 0
+    assert next_of(subscriber.get_message, ["message"])["data"] == b"after"
+    assert client.spublish("sharded", "after") == 1
+    assert next_of(subscriber.get_sharded_message, ["smessage"])["data"] == b"after"
+    subscriber.close()
+
+
+def test_subscribing_waits_for_a_failover(cluster, connect_cluster):
+    client = connect_cluster(cluster)
+    client.set("key", "value")
+    victim = in_thread(cluster.owner_of_key, "shard")
+    victim.kill()
+    subscriber = subscribed(client, ["shard"])
+    assert client.spublish("shard", "word") == 1
+    assert next_of(subscriber.get_sharded_message, ["smessage"])["data"] == b"word"
+    subscriber.close()
+
+
+def test_unsubscribing_while_there_is_no_node(cluster, connect_cluster):
+    client = connect_cluster(cluster)
+    subscriber = subscribed(client, ["shard", "other"])
+    victim = in_thread(cluster.owner_of_key, "shard")
+    victim.kill()
+    until_s = time.monotonic() + WITHIN_S
+    while (place := subscriber.node_pubsub_mapping.get(f"127.0.0.1:{victim.port}")) is not None and place.held:
+        assert time.monotonic() < until_s
+        subscriber.get_sharded_message(timeout=0.01)
+    subscriber.sunsubscribe("shard")
+    assert next_of(subscriber.get_sharded_message, ["sunsubscribe"])["channel"] == b"shard"
+    assert set(subscriber.shard_channels) == {b"other"}
+    subscriber.close()
+
+
+def test_the_chosen_node_is_kept(cluster, connect_cluster):
+    client = connect_cluster(cluster)
+    client.get("key")
+    node = client.get_primaries()[0]
+    subscriber = client.pubsub(node=node, gap_messages=True)
+    subscriber.subscribe("plain")
+    victim = next(server for server in cluster.nodes if server.port == node.port)
+    next_of(subscriber.get_message, ["subscribe"])
+    victim.kill()
+    assert subscriber.get_message(timeout=0.5) is None
+    in_thread(cluster.start)
+    assert next_of(subscriber.get_message, ["gap"])["data"].channels is None
+    assert subscriber.get_pubsub_node() == node
+    subscriber.close()
+    for wrong in ({"host": "127.0.0.1"}, {"host": "127.0.0.1", "port": 1}):
+        with pytest.raises((redis.DataError, RedisClusterException)):
+            client.pubsub(**wrong)
+
+
+def test_handlers_in_a_thread(cluster, connect_cluster):
+    client = connect_cluster(cluster)
+    heard = []
+    subscriber = client.pubsub(ignore_subscribe_messages=True)
+    subscriber.ssubscribe(**dict.fromkeys(names_of(20), heard.append))
+    thread = subscriber.run_in_thread(sleep_time=0.05, sharded_pubsub=True)
+    try:
+        until_s = time.monotonic() + WITHIN_S
+        while len({message["channel"] for message in heard}) < 20:
+            assert time.monotonic() < until_s
+            for channel in names_of(20):
+                client.spublish(channel, "word")
+    finally:
+        thread.stop()
+        thread.join(WITHIN_S)
+    assert not thread.is_alive()
