@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from agent_memory.redis.cache import MISSING, Cache
 from agent_memory.redis.client import Pipeline, PubSub, Redis
 from agent_memory.redis.cluster.client import RedisCluster
 from agent_memory.redis.subscriptions.gap import SubscriptionGap
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INSTALLED_RESILIENCE",
+    "MISSING",
+    "Cache",
     "Pipeline",
     "PubSub",
     "Redis",

@@ -17,6 +17,7 @@ from agent_memory.redis._sync.monitor import Monitor
 from agent_memory.redis._sync.pipeline import Pipeline
 from agent_memory.redis._sync.pubsub import PubSub
 from agent_memory.redis._typing import ReplyT, TypedCommands
+from agent_memory.redis.cache import refuse_cache
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of, note_applied
 from agent_memory.redis.commands.direct import add_direct_commands
@@ -116,6 +117,7 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
         **kwargs: Any,
     ) -> None:
         check_guarding(resilience, guard, exactly_once)
+        refuse_cache(kwargs.get("cache"), "the synchronous client")
         resilience = policy_of(resilience)
         given = check_client(RedisPy, args, kwargs, asynchronous=False)
         pool = given.get("connection_pool")
@@ -148,6 +150,7 @@ class Redis(GuardedCalls, BlockingCalls, TypedCommands[ReplyT], RedisPy):  # typ
         own = own_arguments(kwargs)
         _check.url(url)
         check_guarding(**own)
+        refuse_cache(kwargs.get("cache"), "the synchronous client")
         check_named(kwargs, asynchronous=False)
         single = kwargs.pop("single_connection_client", False)
         pool = pool_from_url(ConnectionPool, url, kwargs, asynchronous=False)

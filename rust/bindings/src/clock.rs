@@ -83,6 +83,26 @@ pub(crate) fn now_ns() -> u64 {
     }
 }
 
+/// Nanoseconds of a clock that also counts while the machine is suspended, where the system has one; the simulated time while one
+/// is set.
+#[inline]
+pub(crate) fn waking_and_sleeping_ns() -> u64 {
+    match VIRTUAL_NS.load(Ordering::Relaxed) {
+        REAL => boot_ns(),
+        simulated => simulated,
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[inline]
+fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+#[cfg(not(target_os = "linux"))]
+use counter::now_ns as boot_ns;
+
 /// Makes `monotonic_ns()`, and every guard without a clock of its own, stand still at `now_ns`; None lets time pass again.
 ///
 /// For simulations: it holds for the whole process. Guards that are made meanwhile draw repeatable jitter.

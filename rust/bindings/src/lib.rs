@@ -1,12 +1,13 @@
 //! The extension module `agent_memory._core`: converts between Python and `agent-memory-core`; it decides nothing.
 //!
-//! * `cluster`, `guard`, `fence`, `recovery`, `memory`, `scoring`, `protocol`: the Python side of the core's module of that name.
+//! * `cache`, `cluster`, `guard`, `fence`, `recovery`, `memory`, `scoring`, `protocol`: the Python side of the core's module of that name.
 //! * `clock`: the monotonic clock. `errors`: exceptions. `convert`: small conversions. `raw`: the only unsafe code
 //!   beside the raw types of `round_trip`: the awaitable of the asyncio client, its slots and wakes.
 
 use pyo3::prelude::*;
 
 mod arguments;
+mod cache;
 mod clock;
 mod cluster;
 mod convert;
@@ -22,6 +23,7 @@ mod scoring;
 
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    cache::register(module)?;
     cluster::register(module)?;
     scoring::register(module)?;
     round_trip::register(module)?;

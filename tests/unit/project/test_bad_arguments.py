@@ -96,6 +96,7 @@ RIGHT: dict[str, Any] = {
     "store_func": lambda agent_id, data: True,
     "texts": {"a": "text"},
     "timeout_s": 0.0,
+    "ttl_s": 1.0,
     "upstream": ("127.0.0.1", 1),
     "url": "redis://127.0.0.1:1",
     "user": "user",

@@ -44,6 +44,7 @@ from agent_memory.redis.transport.failures import connect_failure
 if TYPE_CHECKING:
     from agent_memory._core import Guard
     from agent_memory.policy.resilience import ResiliencePolicy
+    from agent_memory.redis.cache import PoolCache
     from agent_memory.redis.endpoint_guards import EndpointProbe
     from agent_memory.redis.exactly_once.settings import ExactlyOnce
     from agent_memory.redis.exactly_once.tickets import Stream, Ticket
@@ -78,6 +79,8 @@ class AsyncGuardedCalls:
     connection_pool: Any
     response_callbacks: Any
     execute_command: Any
+    _pool_cache: PoolCache | None = None
+    """The client-side cache of the pool; None without one."""
     """The client's own hot path."""
     subscribers_reconnect = False
     """Whether subscribers reconnect also where the pool was given to the client: set by a client that made both."""

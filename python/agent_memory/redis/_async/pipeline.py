@@ -75,8 +75,21 @@ class Pipeline(TypedPipeline, RedisPyPipeline):  # type: ignore[misc]
         if queue is not None:
             writes = [args for args, _ in commands if not client.bound_commands[args[0]].only_reads]
             async with queue.admit(writes, client._deadline_s):
-                return await self._execute_now(raise_on_error)
-        return await self._execute_now(raise_on_error)
+                return await self._execute_noted(raise_on_error)
+        return await self._execute_noted(raise_on_error)
+
+    async def _execute_noted(self, raise_on_error: bool) -> list[Any]:
+        """Execute; whatever becomes of it, the client's cache forgets what the commands write."""
+        cache = self._client._pool_cache
+        if cache is None:
+            return await self._execute_now(raise_on_error)
+        commands: Any = self.command_stack
+        commands = list(commands)
+        try:
+            return await self._execute_now(raise_on_error)
+        finally:
+            for args, _ in commands:
+                cache.core.wrote(tuple(args))
 
     async def _execute_now(self, raise_on_error: bool) -> list[Any]:
         commands: Any = self.command_stack

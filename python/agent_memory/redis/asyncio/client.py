@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from agent_memory import _check
 from agent_memory._concurrency import AsyncEvent
-from agent_memory._core import ClassWatch, DirectCalls
+from agent_memory._core import CacheView, ClassWatch, DirectCalls
 from agent_memory.errors import CircuitOpenError
 from agent_memory.policy.resilience import DEFAULT_RESILIENCE, ResiliencePolicy
 from agent_memory.redis._async.guarded import AsyncGuardedCalls
@@ -20,6 +20,7 @@ from agent_memory.redis._async.monitor import Monitor
 from agent_memory.redis._async.pipeline import Pipeline
 from agent_memory.redis._async.pubsub import PubSub
 from agent_memory.redis._typing import AsyncTypedCommands, ReplyT
+from agent_memory.redis.cache import CACHEABLE, Cache, CacheHandle, cache_of, check_cache
 from agent_memory.redis.client_arguments import check_client, check_guarding, check_named, own_arguments
 from agent_memory.redis.commands.callbacks import call_back, callback_of, note_applied
 from agent_memory.redis.commands.direct import add_direct_commands
@@ -67,6 +68,10 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
       only where they were not executed; `agent_memory.redis.exactly_once` says what that means. ValueError where the pool is
       not redis-py's own, is already in use without it, or `single_connection_client` is set.
 
+    - `cache` (None): a `Cache` with the settings of client-side caching: reads of what has not changed are served without
+      asking the server, and are never older than its `max_staleness_s`; `docs/how-to/client-side-cache.md`. ValueError where
+      the pool is not redis-py's own, or is already in use without it.
+
     redis-py's `retry=` and `retry_on_error=`, of the client or of its pool, take the place of the policy's retries: they decide
     how often, how soon and after which errors, the guard still decides what is safe to repeat. Without them redis-py's own
     retries are off.
@@ -89,6 +94,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             password: str | None = ...,
             socket_timeout: float | None = ...,
             *,
+            cache: Cache | None = ...,
             decode_responses: Literal[False] = ...,
             **options: Unpack[AsyncRedisOptions],
         ) -> None: ...
@@ -102,6 +108,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             password: str | None = ...,
             socket_timeout: float | None = ...,
             *,
+            cache: Cache | None = ...,
             decode_responses: Literal[True],
             **options: Unpack[AsyncRedisOptions],
         ) -> None: ...
@@ -115,6 +122,7 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
             password: str | None = ...,
             socket_timeout: float | None = ...,
             *,
+            cache: Cache | None = ...,
             decode_responses: bool = ...,
             **options: Unpack[AsyncRedisOptions],
         ) -> None: ...
@@ -125,9 +133,11 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
         resilience: ResiliencePolicy | None = DEFAULT_RESILIENCE,
         guard: Guard | None = None,
         exactly_once: bool | ExactlyOnce = False,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> None:
         check_guarding(resilience, guard, exactly_once)
+        check_cache(cache)
         resilience = policy_of(resilience)
         given = check_client(RedisPy, args, kwargs, asynchronous=True)
         has_pool = given.get("connection_pool") is not None
@@ -149,19 +159,62 @@ class Redis(AsyncGuardedCalls, DirectCalls, AsyncTypedCommands[ReplyT], RedisPy)
         self._transports: TransportsByLoop = transports_of(self.connection_pool)
         self._direct_commands = self.bound_commands.direct
         self._stock_reading, self._stock_calling = STOCK_READING, STOCK_CALLING
+        self._resilience = resilience
+        self._bind_cache(cache)
         if not self._foreign:
             self._transports.be_patient(self._deadline_s)
 
+    def _bind_cache(self, settings: Cache | None) -> None:
+        if self._foreign and settings is not None:
+            raise ValueError("cache must be None for connections that are redis-py's to use, got a pool of them")
+        cache = None if self._foreign else cache_of(self.connection_pool, settings)
+        self._pool_cache = cache
+        if cache is not None:
+            for name in CACHEABLE:  # the extension asks the cache about the commands that it knows
+                self.bound_commands[name]
+            # A client without the cache has own writes, too.
+            self._cache_view = CacheView(cache.core, 0.0 if settings is None else settings.ttl_s)
+
+    @property
+    def cache(self) -> CacheHandle | None:
+        """What is cached for this client's pool: `peek()`, `clear()`, `stats()`; None without `cache=`."""
+        return None if self._pool_cache is None else self._pool_cache.handle
+
+    def cached(self, *, ttl_s: float) -> Redis[ReplyT]:
+        """A view on this client that is served only what was asked for less than `ttl_s` seconds ago; 0: asks the server.
+
+        What it asks for is cached for `ttl_s`, for other views, too. It shares connection, guard and cache with the client and
+        need not be closed. Raises ValueError for a client without `cache=`, and for a `ttl_s` that is not >= 0.
+        """
+        _check.at_least("ttl_s", ttl_s, 0)
+        cache = self._pool_cache
+        if cache is None:
+            raise ValueError(f"ttl_s must be asked of a client with cache=, got {ttl_s!r} for one without")
+        made: Redis[Any] = Redis(connection_pool=self.connection_pool, resilience=self._resilience, guard=self.guard)
+        made._cache_view = CacheView(cache.core, ttl_s)
+        made._prober, made._endpoint_probe = self._prober, self._endpoint_probe
+        made._own_retry, made._uses_given_retry = self._own_retry, self._uses_given_retry
+        made.response_callbacks, made._own_callbacks = self.response_callbacks, self._own_callbacks
+        return made
+
+    def stats(self) -> dict[str, Any]:
+        """The guard's figures; with `exactly_once` and `cache` also theirs, under these names."""
+        figures = super().stats()
+        if self._pool_cache is not None:
+            figures["cache"] = self._pool_cache.handle.stats()
+        return figures
+
     @classmethod
     def from_url(cls, url: str, single_connection_client: bool = False, **kwargs: Any) -> Self:  # type: ignore[override]
-        """As `redis.asyncio.Redis.from_url`; `resilience=`, `guard=` and `exactly_once=` are taken too."""
-        own = own_arguments(kwargs)
+        """As `redis.asyncio.Redis.from_url`; `resilience=`, `guard=`, `exactly_once=` and `cache=` are taken too."""
+        own, cache = own_arguments(kwargs), kwargs.pop("cache", None)
         _check.url(url)
         check_guarding(**own)
+        check_cache(cache)
         check_named(kwargs, asynchronous=True)
         pool = pool_from_url(ConnectionPool, url, kwargs, asynchronous=True)
         hide_arguments(pool)
-        client = cls(connection_pool=pool, single_connection_client=single_connection_client, **own)
+        client = cls(connection_pool=pool, single_connection_client=single_connection_client, cache=cache, **own)
         client.auto_close_connection_pool = True
         return client
 
@@ -352,7 +405,9 @@ class TransportsByLoop(dict[Any, MultiplexedTransport]):
     def open(self) -> MultiplexedTransport:
         """The transport of the running loop, made now."""
         for loop in [loop for loop in self.copy() if loop.is_closed()]:
-            self.pop(loop, None)
+            ended = self.pop(loop, None)
+            if ended is not None and ended.tracking is not None:
+                ended.tracking.drop()
         pool = self._pool()
         assert pool is not None  # its client asks
         transport = self.setdefault(get_running_loop(), MultiplexedTransport(pool))

@@ -9,6 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use super::exchange::Exchange;
 use super::face::{self, ClassWatch};
 use super::{blocking, call};
+use crate::cache::CacheView;
 use crate::guard::Operation;
 
 /// A client whose commands are awaitables of the extension.
@@ -48,6 +49,9 @@ pub(crate) struct DirectCalls {
     /// Whether redis-py's `execute_command` is its own: another one has to see every call.
     #[pyo3(get, set, name = "_stock_calling")]
     pub(super) calling: Option<Py<ClassWatch>>,
+    /// What is read from the cache; None without one.
+    #[pyo3(get, set, name = "_cache_view")]
+    pub(super) cache: Option<Py<CacheView>>,
     /// How long a call may take, in seconds.
     #[pyo3(get, set, name = "_deadline_s")]
     pub(super) deadline: Option<Py<PyAny>>,
@@ -76,6 +80,7 @@ impl DirectCalls {
             asked_protocol: 0,
             response_callbacks: None,
             blocking: None,
+            cache: None,
             deadline: None,
             reading: None,
             calling: None,
@@ -159,6 +164,7 @@ impl DirectCalls {
         visit.call(&self.transports)?;
         visit.call(&self.connection)?;
         visit.call(&self.response_callbacks)?;
+        visit.call(&self.cache)?;
         visit.call(&self.blocking)
     }
 
@@ -168,6 +174,7 @@ impl DirectCalls {
         self.connection = None;
         self.response_callbacks = None;
         self.blocking = None;
+        self.cache = None;
     }
 }
 

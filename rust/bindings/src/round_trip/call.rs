@@ -17,6 +17,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 
 use super::bases::{DirectCalls, DirectCommand, Entrance};
+use super::cached;
 use super::exchange::{self, Exchange};
 use super::objects::{self, FreeList, Held, clear, is_exception, known, raise, raise_instance, runtime_error};
 use super::waiter::{self, State as Wait, boolean, none};
@@ -199,6 +200,7 @@ impl<'py> This<'py> {
         if let Some(inner) = inner {
             waiter::abandon(inner.as_ptr());
         }
+        self.note_write();
     }
 
     fn forget(self) {
@@ -236,14 +238,86 @@ impl<'py> This<'py> {
     // --- the first step -----------------------------------------------------------------------------------------------
 
     fn start(self) -> PyResult<Step<'py>> {
-        if !self.fields().leaves
-            && let Some(waiter) = self.start_straight()?
-        {
-            return Ok(Step::Wait(waiter));
+        if !self.fields().leaves {
+            if self.client()?.try_borrow()?.cache.is_some()
+                && let Some(step) = self.start_cached()?
+            {
+                return Ok(step);
+            }
+            if let Some(waiter) = self.start_straight()? {
+                return Ok(Step::Wait(waiter));
+            }
         }
         let coroutine =
             self.client()?.call_method1(intern!(self.token, "_execute_ordinarily"), (self.args()?, self.options()?))?;
         self.hand_over(coroutine)
+    }
+
+    /// Asks the cache, and where that has nothing, asks the server for it.
+    fn start_cached(self) -> PyResult<Option<Step<'py>>> {
+        let py = self.token;
+        let (client, args) = (self.client()?, self.args()?);
+        if self.fields().options.is_null()
+            && let Some(reply) = cached::hit(&client, &args)
+        {
+            return Ok(Some(Step::Reply(reply)));
+        }
+        let (commands, transports, is_slow) = {
+            let client = client.try_borrow()?;
+            if client.foreign || client.connection.is_some() || !self.has_plain_options()? {
+                return Ok(None);
+            }
+            let (Some(commands), Some(transports)) = (&client.commands, &client.transports) else { return Ok(None) };
+            (commands.bind(py).clone(), transports.bind(py).clone(), client.takes_slow_path)
+        };
+        let Ok(first) = args.get_item(0) else { return Ok(None) };
+        let Some(command) = item_of(&commands, &first)? else { return Ok(None) };
+        let Ok(command) = command.cast_into::<DirectCommand>() else { return Ok(None) };
+        let Some(transport) = item_of(&transports, &running_loop(py)?)? else { return Ok(None) };
+        let Ok(transport) = transport.cast_into::<Entrance>() else { return Ok(None) };
+        let connection = transport.try_borrow()?.current.as_ref().map(|current| current.bind(py).clone());
+        let (question, found) = match cached::look_up(&client, &args, connection.as_ref())? {
+            None => return Ok(None),
+            Some(cached::Answer::Reply(reply)) => {
+                self.fields().transport = transport.into_any().into_ptr();
+                return self.shape(&command, reply).map(Some);
+            }
+            Some(cached::Answer::Ask(question, found)) => (question, found),
+        };
+        let Some(connection) = connection.filter(|_| !is_slow) else { return Ok(None) };
+        let operation = command.get().operation.as_ref();
+        let permit = match operation {
+            None => clock::now_ns(),
+            Some(operation) => match operation.get().admit_straight() {
+                Some(permit) => permit,
+                None => return Ok(None),
+            },
+        };
+        let asked = cached::ask(&connection, question, found);
+        let Ok(Some(waiter)) = asked else {
+            if let Some(operation) = operation {
+                operation.get().give_up(permit);
+            }
+            return asked.map(|_| None);
+        };
+        let fields = self.fields();
+        fields.permit = permit;
+        fields.inner = waiter.bind(py).into_ptr();
+        fields.command = command.into_any().into_ptr();
+        fields.transport = transport.into_any().into_ptr();
+        fields.state = State::Waiting;
+        Ok(Some(Step::Wait(waiter.into_bound(py))))
+    }
+
+    /// It is over, in whatever way: the cache forgets what it wrote.
+    fn note_write(self) {
+        let client = self.held(self.fields().client);
+        let args = self.held(self.fields().args);
+        if let (Some(client), Some(args)) = (client, args) {
+            // SAFETY: they were such when they were put there.
+            let (client, args) = unsafe { (client.cast_into_unchecked(), args.cast_into_unchecked()) };
+            cached::note_write(&client, &args);
+        }
     }
 
     /// Sends it, where the fast path is free.
@@ -261,12 +335,7 @@ impl<'py> This<'py> {
         let Ok(first) = args.get_item(0) else { return Ok(None) };
         let Some(command) = item_of(&commands, &first)? else { return Ok(None) };
         let Ok(command) = command.cast_into::<DirectCommand>() else { return Ok(None) };
-        let event_loop = match exchange::waking_loop() {
-            event_loop if event_loop.is_null() => objects::call(known(py).get_running_loop.bind(py), [])?,
-            // SAFETY: its tasks are being woken, by this thread.
-            event_loop => unsafe { Bound::from_borrowed_ptr(py, event_loop) },
-        };
-        let Some(transport) = item_of(&transports, &event_loop)? else { return Ok(None) };
+        let Some(transport) = item_of(&transports, &running_loop(py)?)? else { return Ok(None) };
         let Ok(transport) = transport.cast_into::<Entrance>() else { return Ok(None) };
         let Some(connection) = transport.try_borrow()?.current.as_ref().map(|current| current.bind(py).clone()) else {
             return Ok(None);
@@ -459,6 +528,7 @@ impl<'py> This<'py> {
         };
         self.fields().running = 0;
         if !matches!(step, Ok(Step::Wait(_))) && self.fields().state != State::Waiting {
+            self.note_write();
             self.forget();
         }
         if let Err(error) = &step {
@@ -476,6 +546,15 @@ impl<'py> This<'py> {
             note.call1((name, error.value(self.token)))?;
         }
         Ok(())
+    }
+}
+
+/// The running event loop.
+fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    match exchange::waking_loop() {
+        event_loop if event_loop.is_null() => objects::call(known(py).get_running_loop.bind(py), []),
+        // SAFETY: its tasks are being woken, by this thread.
+        event_loop => Ok(unsafe { Bound::from_borrowed_ptr(py, event_loop) }),
     }
 }
 
@@ -573,6 +652,7 @@ unsafe extern "C" fn throw(
         State::HandedOver => {
             let step = throw_inner(this, arguments);
             if !matches!(step, Ok(Step::Wait(_))) {
+                this.note_write();
                 this.forget();
             }
             as_iterator(this.token, step)
@@ -643,6 +723,9 @@ unsafe extern "C" fn close(this: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *
         && let Err(error) = inner.call_method0(intern!(this.token, "close"))
     {
         return raise(this.token, error);
+    }
+    if this.fields().state == State::HandedOver {
+        this.note_write();
     }
     this.give_up();
     this.forget();
@@ -769,6 +852,9 @@ unsafe extern "C" fn clear_fields(this: *mut ffi::PyObject) -> c_int {
     unsafe {
         let call = This::of(this);
         call.give_up();
+        if call.fields().state == State::HandedOver {
+            call.note_write();
+        }
         if call.fields().state != State::New {
             call.fields().state = State::Over;
         }

@@ -14,9 +14,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
+use super::cached::{self, CacheFlight, Tracking};
 use super::objects::{self, Held, call_soon, call_within, known};
 use super::waiter;
 use super::window::{self, Window};
+use crate::cache::ClientCache;
+use crate::clock;
 use crate::raw;
 
 /// A command of so many bytes is not copied together with others in the making, but once, when all leave.
@@ -140,6 +143,8 @@ pub(crate) struct Exchange {
     /// Whether the reader holds the beginning of something that came while no command was unanswered: a push, or a reply that
     /// no command asked for, whose rest must not be taken for the next command's.
     torn: bool,
+    /// What the cache needs of it, while the server tracks what is read here.
+    tracking: Option<Tracking>,
     /// Whether commands may be sent without asking the transport.
     #[pyo3(get, set)]
     accepting: bool,
@@ -192,6 +197,7 @@ impl Exchange {
             wake_scheduled: false,
             waking: false,
             torn: false,
+            tracking: None,
             accepting: false,
             closed: false,
             sweeping: true,
@@ -252,6 +258,22 @@ impl Exchange {
         this.kept_bytes = kept_bytes;
         this.large_write_bytes = large_write_bytes;
         this.accepting = true;
+        Ok(())
+    }
+
+    /// The server is going to track what is read here for a lane of the cache; returns whether the cache is on.
+    #[pyo3(signature = (cache, lane, /))]
+    fn _track(&mut self, cache: &Bound<'_, ClientCache>, lane: usize) -> bool {
+        self.tracking = Tracking::new(cache, lane);
+        self.scanner.note_pushes();
+        self.tracking.is_some()
+    }
+
+    /// Whether the server tracks, or the connection is to be trusted: without that the cache serves nothing.
+    #[pyo3(signature = (is_tracked, /))]
+    fn _set_tracked(slf: &Bound<'_, Self>, is_tracked: bool) -> PyResult<()> {
+        let Some((cache, speaker)) = slf.try_borrow()?.speaker(slf.py()) else { return Ok(()) };
+        cache.get().with(speaker, |machine| if is_tracked { machine.connected() } else { machine.disconnected() });
         Ok(())
     }
 
@@ -411,9 +433,12 @@ impl Exchange {
     #[pyo3(signature = (received=None, /))]
     fn end<'py>(slf: &Bound<'py, Self>, received: Option<u64>) -> PyResult<(Bound<'py, PyList>, usize)> {
         let py = slf.py();
+        // Before any caller learns of it.
+        Self::_set_tracked(slf, false)?;
         let mut this = slf.try_borrow_mut()?;
         this.closed = true;
         this.accepting = false;
+        this.tracking = None;
         let maybe_executed = this.slots.maybe_executed(received);
         let parts = std::mem::take(&mut this.parts);
         this.parts_len = 0;
@@ -445,6 +470,9 @@ impl Exchange {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.face)?;
+        if let Some(tracking) = &self.tracking {
+            visit.call(&tracking.cache)?;
+        }
         let ways = self.ways.iter().flat_map(|ways| {
             [
                 &ways.feed,
@@ -465,6 +493,7 @@ impl Exchange {
 
     fn __clear__(&mut self) {
         self.ways = None;
+        self.tracking = None;
         self.write = None;
         self.flush_callback = None;
         self.wake_callback = None;
@@ -500,6 +529,32 @@ fn cut_off<'py>(py: Python<'py>, bytes: &[u8], lens: &[usize], kept_bytes: usize
 }
 
 impl Exchange {
+    /// The cache that the connection tracks for.
+    #[inline]
+    pub(super) fn speaker<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, ClientCache>, crate::cache::Speaker)> {
+        self.tracking.as_ref().map(|tracking| (tracking.cache.bind(py).clone(), tracking.speaker))
+    }
+
+    /// Puts packed commands into the output whose replies are for a flight.
+    pub(super) fn append_flight(&mut self, flight: &Held, packed: &Bound<'_, PyBytes>, count: usize) {
+        for number in 0..count {
+            let len = if number == 0 { packed.as_bytes().len() } else { 0 };
+            self.slots.push(flight.clone_ref(), false, len);
+        }
+        self.put(packed);
+        self.note_pushed();
+    }
+
+    /// Whether so many more commands may be sent.
+    pub(super) fn has_room_for(&self, count: usize) -> bool {
+        self.accepts() && self.slots.len() + count <= self.max_in_flight
+    }
+
+    /// A waiter has its reply: its task is woken at the end of the read.
+    pub(super) fn note_woken(&mut self, waiter: Held) {
+        self.woken.push_back(waiter);
+    }
+
     fn ways(&self) -> PyResult<&Ways> {
         self.ways.as_ref().ok_or_else(|| PyValueError::new_err("the exchange has not begun"))
     }
@@ -507,6 +562,12 @@ impl Exchange {
     #[inline]
     pub(super) fn face(&self) -> PyResult<&Py<LoopFace>> {
         self.face.as_ref().ok_or_else(|| PyValueError::new_err("the exchange has not begun"))
+    }
+
+    /// Whether what the parser gives next is known to be a push.
+    #[inline]
+    fn next_is_push(&mut self) -> bool {
+        self.tracking.as_ref().is_some_and(|tracking| self.scanner.is_push(tracking.taken))
     }
 
     #[inline]
@@ -594,6 +655,11 @@ impl Exchange {
         self.alone && self.slots.len() == 1 && !self.waking
     }
 
+    /// The same where the only call has so many slots.
+    pub(super) fn is_alone_with(&self, slots: usize) -> bool {
+        self.alone && self.slots.len() == slots && !self.waking
+    }
+
     /// Whether a command may be sent without asking the transport.
     #[inline]
     pub(super) fn accepts(&self) -> bool {
@@ -671,8 +737,13 @@ pub(super) fn flush(slf: &Bound<'_, Exchange>) -> PyResult<()> {
         this.parts_len = 0;
         this.output.clear();
         this.output.shrink_to(KEPT_BUFFER_BYTES);
-        this.alone = this.slots.unsent() == 1;
+        let unsent = this.slots.unsent();
+        this.alone = unsent == 1 || (unsent == cached::SLOTS_OF_ONE && this.tracking.is_some());
         this.slots.hand_over(now_s, len, kept);
+        let upto = this.slots.answered() + this.slots.len() as u64;
+        if let Some(tracking) = &mut this.tracking {
+            tracking.sent(upto, clock::waking_and_sleeping_ns());
+        }
         let largest = if is_large { lens.iter().copied().max() } else { None };
         (bytes, largest, !this.sweeping, this.write.as_ref().map(Held::clone_ref), parts)
     };
@@ -703,7 +774,7 @@ struct Parser<'py> {
 
 enum Got<'py> {
     Nothing,
-    Push,
+    Push(Bound<'py, PyAny>),
     Reply(Bound<'py, PyAny>),
 }
 
@@ -719,7 +790,7 @@ impl<'py> Parser<'py> {
             return Ok(Got::Nothing);
         }
         if reply.get_type_ptr().cast() == self.push.as_ptr() {
-            return Ok(Got::Push);
+            return Ok(Got::Push(reply));
         }
         Ok(Got::Reply(reply))
     }
@@ -796,6 +867,10 @@ fn take_in(slf: &Bound<'_, Exchange>, count: usize) -> PyResult<()> {
         let moved = this.slots.answered() != before;
         if moved {
             this.partial_since_s = 0.0;
+            let answered = this.slots.answered();
+            if let Some(tracking) = &mut this.tracking {
+                tracking.prove(py, answered);
+            }
         }
         (settled, moved)
     };
@@ -814,13 +889,29 @@ fn take_in(slf: &Bound<'_, Exchange>, count: usize) -> PyResult<()> {
     Ok(())
 }
 
+/// A push has come: what of it is for the cache.
+fn note_push(slf: &Bound<'_, Exchange>, push: &Bound<'_, PyAny>) -> PyResult<()> {
+    let speaker = {
+        let mut this = slf.try_borrow_mut()?;
+        if let Some(tracking) = &mut this.tracking {
+            tracking.taken += 1;
+        }
+        this.speaker(slf.py())
+    };
+    match speaker {
+        None => Ok(()),
+        Some((cache, speaker)) => cached::note_push(&cache, speaker, push),
+    }
+}
+
 /// Whether the push that had begun while no command was unanswered is complete; anything else is not the protocol.
 fn skip_torn(slf: &Bound<'_, Exchange>, parser: &Parser<'_>) -> PyResult<bool> {
     match parser.get(true)? {
         Got::Nothing => Ok(false),
         Got::Reply(_) => Err(parser.surplus()),
-        Got::Push => {
+        Got::Push(push) => {
             slf.try_borrow_mut()?.torn = false;
+            note_push(slf, &push)?;
             Ok(true)
         }
     }
@@ -830,14 +921,17 @@ fn match_replies(slf: &Bound<'_, Exchange>, parser: &Parser<'_>) -> PyResult<()>
     let py = slf.py();
     loop {
         let (is_empty, raw) = {
-            let this = slf.try_borrow()?;
-            (this.slots.is_empty(), this.slots.next_wants_bytes())
+            let mut this = slf.try_borrow_mut()?;
+            (this.slots.is_empty(), this.slots.next_wants_bytes() || this.next_is_push())
         };
         if is_empty && !parser.holds_part()? {
             return Ok(());
         }
         let reply = match parser.get(raw)? {
-            Got::Push => continue,
+            Got::Push(push) => {
+                note_push(slf, &push)?;
+                continue;
+            }
             Got::Nothing => {
                 let mut this = slf.try_borrow_mut()?;
                 this.torn = this.slots.is_empty();
@@ -845,12 +939,17 @@ fn match_replies(slf: &Bound<'_, Exchange>, parser: &Parser<'_>) -> PyResult<()>
             }
             Got::Reply(reply) => reply,
         };
+        if let Some(tracking) = &mut slf.try_borrow_mut()?.tracking {
+            tracking.taken += 1;
+        }
         let Some(slot) = slf.try_borrow_mut()?.slots.answer() else { return Err(parser.surplus()) };
         if waiter::is_waiter(py, slot.as_ptr()) {
             match waiter::answer(slot.as_ptr(), Held::taken(reply)) {
                 Ok(()) => slf.try_borrow_mut()?.woken.push_back(slot),
                 Err(unwanted) => drop(unwanted),
             }
+        } else if let Ok(flight) = slot.bind(py).cast_exact::<CacheFlight>() {
+            cached::answer(slf, flight, &reply)?;
         } else {
             let slot = slot.bind(py);
             if let Ok(window) = slot.cast_exact::<Window>() {

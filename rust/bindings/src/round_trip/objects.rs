@@ -15,56 +15,56 @@ use pyo3::types::{PyString, PyTuple, PyType};
 /// A strong reference that is released at once. These types are only dropped while the thread is attached to Python. `PyO3`'s own
 /// reference would be released later if it is dropped in a slot function.
 #[derive(Debug)]
-pub(super) struct Held(ManuallyDrop<Py<PyAny>>);
+pub(crate) struct Held(ManuallyDrop<Py<PyAny>>);
 
 impl Held {
-    pub(super) fn of(object: &Bound<'_, PyAny>) -> Self {
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> Self {
         Self::taken(object.clone())
     }
 
     #[inline]
-    pub(super) fn taken(object: Bound<'_, PyAny>) -> Self {
+    pub(crate) fn taken(object: Bound<'_, PyAny>) -> Self {
         Self(ManuallyDrop::new(object.unbind()))
     }
 
     /// Takes over a reference; `None` for null.
     #[inline]
-    pub(super) unsafe fn from_owned(py: Python<'_>, object: *mut ffi::PyObject) -> Option<Self> {
+    pub(crate) unsafe fn from_owned(py: Python<'_>, object: *mut ffi::PyObject) -> Option<Self> {
         // SAFETY: the caller gives up a reference, or null.
         unsafe { Bound::from_owned_ptr_or_opt(py, object) }.map(Self::taken)
     }
 
     #[inline]
-    pub(super) fn as_ptr(&self) -> *mut ffi::PyObject {
+    pub(crate) fn as_ptr(&self) -> *mut ffi::PyObject {
         self.0.as_ptr()
     }
 
     #[inline]
-    pub(super) fn into_ptr(self) -> *mut ffi::PyObject {
+    pub(crate) fn into_ptr(self) -> *mut ffi::PyObject {
         let object = self.0.as_ptr();
         std::mem::forget(self);
         object
     }
 
     #[inline]
-    pub(super) fn bind<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+    pub(crate) fn bind<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.0.bind(py).clone()
     }
 
     #[inline]
-    pub(super) fn into_bound(self, py: Python<'_>) -> Bound<'_, PyAny> {
+    pub(crate) fn into_bound(self, py: Python<'_>) -> Bound<'_, PyAny> {
         // SAFETY: the reference is owned, and handed over.
         unsafe { Bound::from_owned_ptr(py, self.into_ptr()) }
     }
 
     #[inline]
-    pub(super) fn clone_ref(&self) -> Self {
+    pub(crate) fn clone_ref(&self) -> Self {
         // SAFETY: a thread that holds one is attached.
         Self(ManuallyDrop::new(self.0.clone_ref(unsafe { Python::assume_attached() })))
     }
 
     /// For the collector.
-    pub(super) fn seen(&self) -> &Py<PyAny> {
+    pub(crate) fn seen(&self) -> &Py<PyAny> {
         &self.0
     }
 }

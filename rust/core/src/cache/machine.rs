@@ -191,6 +191,12 @@ impl<V, F: Clone> Machine<V, F> {
         self.store.take_grave()
     }
 
+    /// Until when hits are served.
+    #[must_use]
+    pub fn lease_ns(&self) -> u64 {
+        self.lease_ns
+    }
+
     /// Whether there is a tracking connection.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -290,7 +296,21 @@ impl<V, F: Clone> Machine<V, F> {
     ///
     /// `is_absent` says that the reply is that of a key that does not exist, `value_bytes` what it takes.
     pub fn land(&mut self, id: FlightId, value: V, value_bytes: usize, is_absent: bool, expiry: Expiry) -> bool {
+        self.land_as(id, None, value, value_bytes, is_absent, expiry)
+    }
+
+    /// The same; the reply is kept as that of another variant, where one is given.
+    pub fn land_as(
+        &mut self,
+        id: FlightId,
+        variant: Option<&[u8]>,
+        value: V,
+        value_bytes: usize,
+        is_absent: bool,
+        expiry: Expiry,
+    ) -> bool {
         let Some(flight) = self.take_flight(id) else { return false };
+        let variant = variant.unwrap_or(&flight.variant);
         let mut life_ms = flight.life_ms;
         if self.rules.keeps_expiry {
             match expiry {
@@ -299,7 +319,7 @@ impl<V, F: Clone> Machine<V, F> {
                 Expiry::Unasked | Expiry::Never | Expiry::Gone => {}
             }
         }
-        let is_kept = self.store.put(&flight.key, &flight.variant, value, value_bytes, flight.sent_ns, life_ms);
+        let is_kept = self.store.put(&flight.key, variant, value, value_bytes, flight.sent_ns, life_ms);
         self.counts.not_kept += u64::from(!is_kept);
         is_kept
     }

@@ -6,6 +6,7 @@
 
 use core::fmt;
 use core::ops::Range;
+use std::collections::VecDeque;
 
 /// Bound of aggregates within aggregates; hiredis' is 1024.
 pub const MAX_DEPTH: usize = 1_000;
@@ -79,6 +80,12 @@ pub struct Scanner {
     owes_value: bool,
     state: State,
     violation: Option<Violation>,
+    /// Whether pushes are noted.
+    notes_pushes: bool,
+    /// How many replies and pushes have been complete since pushes are noted.
+    complete: u64,
+    /// The numbers of those that are pushes, complete or not, as long as they are not taken.
+    pushes: VecDeque<u64>,
 }
 
 impl Default for Scanner {
@@ -91,7 +98,31 @@ impl Scanner {
     /// At the beginning of a stream.
     #[must_use]
     pub fn new() -> Self {
-        Self { open: Vec::new(), announced: 0, attributes: 0, owes_value: false, state: State::Type, violation: None }
+        Self {
+            open: Vec::new(),
+            announced: 0,
+            attributes: 0,
+            owes_value: false,
+            state: State::Type,
+            violation: None,
+            notes_pushes: false,
+            complete: 0,
+            pushes: VecDeque::new(),
+        }
+    }
+
+    /// From now on it is noted which of the replies are pushes. What was scanned has to be taken by now, but for a part.
+    pub fn note_pushes(&mut self) {
+        self.notes_pushes = true;
+    }
+
+    /// Whether the reply of this number, counted from when pushes are noted, is a push; asked for each in order.
+    #[inline]
+    pub fn is_push(&mut self, number: u64) -> bool {
+        while self.pushes.front().is_some_and(|first| *first < number) {
+            self.pushes.pop_front();
+        }
+        self.pushes.front() == Some(&number)
     }
 
     /// Whether the stream stands between two replies; behind an attribute it does not.
@@ -188,7 +219,13 @@ impl Scanner {
                 State::Length { kind, value: 0, digits: 0, is_negative: false, is_ending: false }
             }
             b'>' if !self.open.is_empty() => return Err(Violation::PushInside),
-            b'$' | b'=' | b'*' | b'%' | b'~' | b'>' | b'|' => {
+            b'>' => {
+                if self.notes_pushes {
+                    self.pushes.push_back(self.complete);
+                }
+                State::Length { kind, value: 0, digits: 0, is_negative: false, is_ending: false }
+            }
+            b'$' | b'=' | b'*' | b'%' | b'~' | b'|' => {
                 State::Length { kind, value: 0, digits: 0, is_negative: false, is_ending: false }
             }
             _ => return Err(Violation::Type(kind)),
@@ -300,6 +337,7 @@ impl Scanner {
             }
         }
         self.owes_value = false;
+        self.complete += u64::from(self.notes_pushes);
     }
 }
 

@@ -2,9 +2,12 @@
 
 import redis.asyncio
 
+from agent_memory._concurrency import ASYNC
 from agent_memory.redis.asyncio import Redis
 
 OWN = {"endpoint", "guard", "resolve", "resolve_records", "stats"}
+if ASYNC:
+    OWN |= {"cache", "cached"}  # client-side caching is for asyncio so far
 
 
 def names_of(thing):

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent_memory._concurrency import AsyncEvent
 from agent_memory._core import Entrance, monotonic_ns
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
+from agent_memory.redis.cache import cache_of
 from agent_memory.redis.error_outcomes import is_full
 from agent_memory.redis.exactly_once.mode import mode_of
 from agent_memory.redis.exactly_once.multiplexed import MultiplexedOnce
@@ -44,6 +45,7 @@ from agent_memory.redis.transport.multiplexed.leases import Leases
 from agent_memory.redis.transport.multiplexed.opening import Opener
 from agent_memory.redis.transport.multiplexed.replacement import Replacement
 from agent_memory.redis.transport.multiplexed.second import SecondConnection
+from agent_memory.redis.transport.multiplexed.tracking import Tracking
 from agent_memory.redis.transport.multiplexed.waits import Waits
 from agent_memory.redis.transport.multiplexed.windows import send_windows
 
@@ -92,6 +94,9 @@ class MultiplexedTransport(Entrance):
         mode = mode_of(pool, None, self.endpoint)
         self.once = None if mode is None else MultiplexedOnce(self, mode)
         """Exactly once; None where it is off."""
+        cache = cache_of(pool)
+        self.tracking = None if cache is None else Tracking(cache, self.loop, self.endpoint)
+        """Client-side caching; None where it is off."""
         self._waits = Waits(self.endpoint, self.loop)
         self._opener = Opener(pool, self, self._waits)
         if self.once is not None:
@@ -287,9 +292,14 @@ class MultiplexedTransport(Entrance):
         self.current = connection
         connection.shares_turn = self.shares_turn
         connection.writes = True
+        self._track(connection)
         self._replacement.fail_suspect()
         self.second.take_over(connection)
         self.admit_waiters(connection)
+
+    def _track(self, connection: MultiplexedConnection) -> None:
+        if self.tracking is not None:
+            self.tracking.begin(connection)
 
     def connecting_failed(self, error: Exception) -> None:
         """No connection could be opened: its waiters fail."""
@@ -330,6 +340,8 @@ class MultiplexedTransport(Entrance):
         if self.second.connection is not None and self._lives_without(self.second.connection, connection):
             connection.fail(RedisUnavailableError("silent past a deadline, replaced", endpoint=self.endpoint))
             return
+        if self.tracking is not None:
+            self.tracking.distrust(connection)
         connection.suspect = True
         connection.accepting = False
         self.note_lost(self.late(moving=False))
@@ -349,6 +361,8 @@ class MultiplexedTransport(Entrance):
         self.reachability.connected(self.endpoint)
         self._replacement.suspect = None
         self.current = connection
+        if self.tracking is not None:
+            self.tracking.trust_again(connection)
         self._replacement.hurry()
         self._replacement.stop()
         self.admit_waiters(connection)
@@ -368,6 +382,7 @@ class MultiplexedTransport(Entrance):
         elif connection is self.current and other is not None and not other.suspect:
             self.current = self.second.stop()
             self.connections_opened += 1
+            self._track(other)
             self.admit_waiters(other)
         elif connection is self.current:
             self.current = None
@@ -387,6 +402,8 @@ class MultiplexedTransport(Entrance):
         """
         self._opener.renew(authentication, (self.current, self._replacement.suspect, self.second.connection))
         self._leases.close_idle()
+        if self.tracking is not None:
+            self.tracking.forget()
 
     def retire(self) -> None:
         """The server is no longer the one to ask: the next command connects anew.
@@ -398,6 +415,8 @@ class MultiplexedTransport(Entrance):
         current, self.current = self.current, None
         for connection in (current, self.second.stop()):
             if connection is not None:
+                if self.tracking is not None:
+                    self.tracking.distrust(connection)
                 connection.accepting = False
                 connection.retired = True
                 self._close_if_drained(connection)
