@@ -17,7 +17,7 @@ from agent_memory.redis.redis_py_internals.cluster import annotate_error, determ
 __all__ = ["PipelineStrategy", "TransactionStrategy"]
 
 
-class PipelineStrategy(CollectedCommands, RedisPyPipelineStrategy):
+class PipelineStrategy(CollectedCommands, RedisPyPipelineStrategy):  # pyright: ignore[reportIncompatibleVariableOverride]
     """How a pipeline that is no transaction is executed."""
 
     @staticmethod

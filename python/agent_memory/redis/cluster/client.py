@@ -533,7 +533,7 @@ class ClusterPipeline(RedisPyClusterPipeline):
             retry=client.retry,
             lock=client._lock,
             transaction=self._transaction,
-            event_dispatcher=client._event_dispatcher,
+            event_dispatcher=cast(Any, client._event_dispatcher),
         )
         own.update(kept)
         return getattr(self, name)

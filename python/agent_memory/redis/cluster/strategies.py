@@ -16,7 +16,7 @@ from agent_memory.redis.redis_py_internals.cluster import pipeline_of
 __all__ = ["PipelineStrategy", "TransactionStrategy"]
 
 
-class PipelineStrategy(CollectedCommands, RedisPyPipelineStrategy):
+class PipelineStrategy(CollectedCommands, RedisPyPipelineStrategy):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A pipeline that is no transaction."""
 
     def __init__(self, pipe: Any, client: Any) -> None:

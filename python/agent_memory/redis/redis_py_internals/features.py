@@ -281,9 +281,8 @@ def code_of(error: BaseException) -> str:
 
     Since 7.2 the error has it as `status_code`; before, its class tells.
     """
-    if hasattr(error, "status_code"):
-        return error.status_code or ""
-    return _CODES.get(type(error), "")
+    code: str | None = getattr(error, "status_code", _CODES.get(type(error)))
+    return code or ""
 
 
 def is_error_reply(error: BaseException) -> bool:
