@@ -39,6 +39,8 @@ class OpenTelemetryMetrics:
     """
 
     def __init__(self, *sources: Source, meter_provider: MeterProvider | None = None) -> None:
+        if meter_provider is not None and not hasattr(meter_provider, "get_meter"):
+            raise TypeError(f"meter_provider must be a MeterProvider or None, got {meter_provider!r}")
         self._sources = Sources()
         for source in sources:
             self._sources.add(source)
@@ -57,7 +59,7 @@ class OpenTelemetryMetrics:
         self._sources.add(source, name)
 
     def remove(self, source: Source) -> None:
-        """Observes it no more."""
+        """Observes `source` no more. Raises TypeError for what has no `stats()`."""
         self._sources.remove(source)
 
     def _make_instruments(self, meter: Any, metric: Metric) -> None:

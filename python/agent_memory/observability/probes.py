@@ -49,7 +49,7 @@ def asgi_health(*sources: Any) -> Callable[[Any, Any, Any], Awaitable[None]]:
 
 
 def wsgi_health(*sources: Any) -> Callable[[Any, Any], Iterable[bytes]]:
-    """The same as a WSGI application. Raises TypeError for what has no `health()`."""
+    """The same of `sources` as a WSGI application. Raises TypeError for what has no `health()`."""
     _check(sources)
 
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:

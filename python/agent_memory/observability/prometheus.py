@@ -33,13 +33,15 @@ class PrometheusCollector(Collector):
 
     - `sources`: clients (drop-in, cluster, resilient; sync or asyncio) and memory systems, held weakly: one that is gone has no
       series any more.
-    - `registry` (prometheus_client's `REGISTRY`): where it is registered; None: nowhere.
+    - `registry` ("default": prometheus_client's `REGISTRY`): where it is registered; None: nowhere.
 
     Calls cost nothing more: a scrape reads `stats()`, without I/O. The metrics are those of
     `agent_memory.observability.METRICS`. Thread-safe. Raises TypeError for what has no `stats()`.
     """
 
     def __init__(self, *sources: Source, registry: CollectorRegistry | str | None = "default") -> None:
+        if registry not in ("default", None) and not hasattr(registry, "register"):
+            raise TypeError(f"registry must be a CollectorRegistry or None, got {registry!r}")
         self._sources = Sources()
         for source in sources:
             self._sources.add(source)
@@ -47,9 +49,7 @@ class PrometheusCollector(Collector):
             from prometheus_client import REGISTRY
 
             registry = REGISTRY
-        if registry is not None:
-            if isinstance(registry, str):
-                raise TypeError(f"registry must be a CollectorRegistry or None, got {registry!r}")
+        if registry is not None and not isinstance(registry, str):
             registry.register(self)
 
     def add(self, source: Source, name: str | None = None) -> None:
@@ -60,7 +60,7 @@ class PrometheusCollector(Collector):
         self._sources.add(source, name)
 
     def remove(self, source: Source) -> None:
-        """Exports it no more."""
+        """Exports `source` no more. Raises TypeError for what has no `stats()`."""
         self._sources.remove(source)
 
     def describe(self) -> Iterator[Any]:

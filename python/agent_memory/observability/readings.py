@@ -86,6 +86,11 @@ class Source(Protocol):
         ...
 
 
+def _check_source(source: Any) -> None:
+    if not isinstance(source, Source) or isinstance(source, type):
+        raise TypeError(f"source must be a client or a memory system, got {source!r}")
+
+
 class Sources:
     """The clients and memory systems that are read, held weakly. Thread-safe."""
 
@@ -100,8 +105,7 @@ class Sources:
         `name` (default: its own name; "memory" for a memory system) is the label. Adding it again changes the name. Raises
         TypeError for what has no `stats()`, ValueError beyond 1,024 sources.
         """
-        if not isinstance(source, Source) or isinstance(source, type):
-            raise TypeError(f"source must be a client or a memory system, got {source!r}")
+        _check_source(source)
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be str or None, got {name!r}")
         with self._mutex:
@@ -116,6 +120,7 @@ class Sources:
 
     def remove(self, source: Source) -> None:
         """Reads it no more."""
+        _check_source(source)
         with self._mutex:
             self._known = {number: entry for number, entry in self._known.items() if entry[0]() is not source}
 

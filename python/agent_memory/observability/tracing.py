@@ -75,9 +75,11 @@ def instrument(*, tracer_provider: TracerProvider | None = None) -> Instrumentat
 
     Spans of clients that exist already begin with their next call. They hold no keys, values or texts of errors. Where
     opentelemetry-instrumentation-redis, sentry-sdk or ddtrace patch redis-py, their spans appear as well: use one or the other.
-    Calling it again returns what is on. Thread-safe.
+    Calling it again returns what is on. Raises TypeError for what is no tracer provider. Thread-safe.
     """
     global _active
+    if not hasattr(get_tracer_provider() if tracer_provider is None else tracer_provider, "get_tracer"):
+        raise TypeError(f"tracer_provider must be a TracerProvider or None, got {tracer_provider!r}")
     with _mutex:
         if _active is None:
             _active = Instrumentation(tracer_provider or get_tracer_provider())
@@ -85,9 +87,10 @@ def instrument(*, tracer_provider: TracerProvider | None = None) -> Instrumentat
 
 
 class Instrumentation:
-    """Spans that are on; made by `instrument()`."""
+    """Spans that are on; made by `instrument()`. Thread-safe."""
 
     def __init__(self, provider: TracerProvider) -> None:
+        """Made by `instrument()`."""
         self._tracer = provider.get_tracer("agent_memory", schema_url="https://opentelemetry.io/schemas/1.33.0")
         # Only then a span whose parent is not sampled cannot be sampled itself.
         self._follows_parent = type(getattr(provider, "sampler", None)).__name__ == "ParentBased"

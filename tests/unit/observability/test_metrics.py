@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from paths import ROOT
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agent_memory.observability import METRICS, dashboard
@@ -149,6 +150,12 @@ def test_the_dashboard_asks_for_metrics_that_are_exported_by_their_labels():
         name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", definition).groups()
         assert label in exported[name].labels
     assert len(asked) >= 25
+
+
+def test_the_reference_lists_every_metric_with_its_labels():
+    page = (ROOT / "docs/reference/observability.md").read_text()
+    rows = set(re.findall(r"^\| `(agent_memory_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE))
+    assert rows == {(m.name, m.kind, ", ".join(f"`{label}`" for label in m.labels)) for m in METRICS.values()}
 
 
 def test_the_dashboard_has_what_grafana_needs():

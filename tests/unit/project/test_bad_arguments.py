@@ -10,7 +10,8 @@ A parameter that has no default needs a right value in `RIGHT`. What is left out
 - constructors whose docstring begins with "Made by", and methods whose docstring begins with "For the": the package's own;
 - methods of `testing.EmbeddedCluster` and its nodes, which ask servers that run;
 - methods of the memory's SQL stores, which are refused before `open()` whatever they are given:
-  `tests/behaviour/memory/stores/` tries them; what the memory system itself has given to objects of its own.
+  `tests/behaviour/memory/stores/` tries them; what the memory system itself has given to objects of its own;
+- `observability.tracing.instrument`, which changes the classes of the process: `tests/unit/observability/` tries it.
 
 Keywords of a TypedDict count as parameters. The memory systems are not open, and their database is away.
 """
@@ -39,6 +40,7 @@ import agent_memory
 import agent_memory.redis
 import agent_memory.redis.asyncio
 from agent_memory import memory, policy, scoring, testing
+from agent_memory.observability.prometheus import PrometheusCollector
 from agent_memory.policy.resilience import ResiliencePolicy
 
 SECRET = "hunter2"
@@ -92,6 +94,7 @@ RIGHT: dict[str, Any] = {
     "reason": "reason",
     "seconds": 1.0,
     "seed": 1,
+    "source": agent_memory.ResilientRedisClient("source"),
     "state_data": {},
     "store_func": lambda agent_id, data: True,
     "texts": {"a": "text"},
@@ -191,6 +194,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "Guard": lambda: agent_memory.Guard("guard"),
     "ManualClock": testing.ManualClock,
     "MemoryIndex": index,
+    "PrometheusCollector": lambda: PrometheusCollector(registry=None),
     "RecoveryQueue": queue,
     "ReplyDrop": lambda: testing.ReplyDrop(1, None, "silence"),
     "RequestCut": lambda: testing.RequestCut(1, None, "reset"),
@@ -286,6 +290,8 @@ def is_made_of_arguments(value: Any) -> bool:
 def tried(name: Name) -> bool:
     """Whether a name is this package's to judge."""
     value, label = name.value, str(name)
+    if label.endswith("tracing.instrument"):
+        return False
     if name.owner is not None and issubclass(name.owner, testing.EmbeddedCluster | testing.ClusterServer):
         return False
     if is_of_memory(name) and not is_made_of_arguments(value):
