@@ -50,6 +50,7 @@ __all__ = [
     "is_open",
     "metrics_are_on",
     "no_maintenance_notifications",
+    "parse_pubsub_subscriptions",
     "policies_of",
     "startup_nodes_of",
     "takes_maintenance",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from redis._defaults import DEFAULT_RETRY_BASE, DEFAULT_RETRY_CAP, DEFAULT_RETRY_COUNT, DEFAULT_SOCKET_TIMEOUT
     from redis._parsers.commands import RequestPolicy
     from redis._parsers.response_callbacks import get_response_callbacks
+    from redis.commands.helpers import parse_pubsub_subscriptions
     from redis.driver_info import DriverInfo
 else:
     try:
@@ -77,6 +79,14 @@ else:
         from redis.driver_info import DriverInfo
     except ImportError:  # before 7.2
         DriverInfo = None
+
+    try:
+        from redis.commands.helpers import parse_pubsub_subscriptions
+    except ImportError:  # before 8.0: channels and keywords, no `Subscription` objects
+        from redis.commands.helpers import list_or_args
+
+        def parse_pubsub_subscriptions(args: tuple[Any, ...], kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
+            return dict.fromkeys(list_or_args(args[0], args[1:]) if args else ()) | dict(kwargs)
 
     try:
         from redis._parsers.commands import RequestPolicy

@@ -11,7 +11,8 @@ States of a slot with shard channels
 Rules
 - Every slot that was moving reports a gap, behind the confirmation of its last channel and so before anything that is published
   from then on: one SSUBSCRIBE is carried out at once.
-- A shard message counts only from the connection where its channel is placed, so none is handed out twice.
+- A shard message counts only from the connection where its channel is placed. So none is handed out twice, but behind a gap: a
+  replica that becomes the primary may still get over the bus what the former primary has delivered.
 - Subscribing to shard channels is a call: it waits for a failover as other calls do.
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from redis.commands.helpers import list_or_args, parse_pubsub_subscriptions
+from redis.commands.helpers import list_or_args
 from redis.exceptions import ResponseError
 
 from agent_memory._concurrency import ASYNC, async_settle
@@ -34,6 +35,7 @@ from agent_memory.redis.cluster._async.shard_subscriber import (
     ShardSubscriber,
 )
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS
+from agent_memory.redis.redis_py_internals.features import parse_pubsub_subscriptions
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.subscribers import async_wait_for_input, normalized
 from agent_memory.redis.subscriptions.gap import SubscriptionGap
