@@ -19,11 +19,18 @@ from redis.retry import Retry
 
 import agent_memory.redis
 import agent_memory.redis.asyncio
+from agent_memory.policy import event_listeners
 from agent_memory.testing import EmbeddedServer, FaultProxy
 
 # How long one example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def fresh_event_log():
+    """The rate of log records is bounded for the process: each test has the whole of it."""
+    event_listeners._log._start_afresh()
 
 
 class SharedServers:

@@ -36,6 +36,8 @@ _LOGGERS: Final = {
     "store": logging.getLogger("agent_memory.memory"),
     "server": logging.getLogger("agent_memory.redis"),
 }
+# Silent, as a library's records are, where the application has not configured logging.
+logging.getLogger("agent_memory").addHandler(logging.NullHandler())
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
