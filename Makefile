@@ -217,10 +217,11 @@ leaks: $(STAMPS)/extra-test $(STAMPS)/installed
 # run finds the next one finds; no shrinking, since only the verdict matters. The library's own tests of the scoring are not
 # what these files are held against. What survives stands in target/mutants/.
 CARGO_MUTANTS_VERSION := 27.1.0
-MUTATED ?= backoff breaker budget expiry fence guard plan recovery retry window
+MUTATED ?= backoff breaker budget cluster expiry fence guard plan recovery retry window
 MUTANTS_FILES_backoff := guard/backoff.rs
 MUTANTS_FILES_breaker := guard/breaker.rs
 MUTANTS_FILES_budget := guard/budget.rs
+MUTANTS_FILES_cluster := cluster/{pipeline,plan,redirect,refresh,topology,waiting}.rs
 MUTANTS_FILES_expiry := memory/expiry.rs
 MUTANTS_FILES_fence := fence.rs
 MUTANTS_FILES_guard := guard/mod.rs
@@ -230,7 +231,8 @@ MUTANTS_FILES_retry := guard/retry.rs
 MUTANTS_FILES_window := guard/window.rs
 MUTANTS_TESTS_backoff := --test=backoff
 MUTANTS_TESTS_breaker := --test=breaker
-MUTANTS_TESTS_budget := --test=budget
+MUTANTS_TESTS_budget := --test=budget --test=guard
+MUTANTS_TESTS_cluster := --test=cluster_simulation --test=cluster_pipeline --test=cluster_views --lib
 MUTANTS_TESTS_expiry := --lib
 MUTANTS_TESTS_fence := --test=fence
 MUTANTS_TESTS_guard := --test=guard

@@ -65,6 +65,13 @@ REFUSED_IN_CLUSTERS = (
 RESILIENT = """
 class {prefix}ResilientOptions({prefix}ConnectionOptions, total=False):
     client: Any
+    cluster: Iterable[Any] | None
+    address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None
+    dynamic_startup_nodes: bool
+    load_balancing_strategy: Any
+    read_from_replicas: bool
+    reinitialize_steps: int
+    require_full_coverage: bool
     guard: Guard | None
     probe_interval_s: float | None
     recovery: RecoveryConfig | None

@@ -20,7 +20,9 @@ def ask_ping(address: Address, password: str | None, context: ssl.SSLContext | N
 
     Raises OSError: the connection was refused, or nothing came in `timeout_s`.
     """
-    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    family = socket.AF_UNIX
+    if isinstance(address, tuple):
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     target = address if isinstance(address, tuple) else os.fspath(address)
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:

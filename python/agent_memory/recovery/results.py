@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent_memory.policy import Priority
@@ -11,7 +12,7 @@ from agent_memory.policy import Priority
 if TYPE_CHECKING:
     from agent_memory.redis.server_checks import Finding
 
-__all__ = ["DeadLetter", "Health", "PendingWrite", "StoreStatus"]
+__all__ = ["DeadLetter", "Health", "NodeHealth", "PendingWrite", "StoreStatus"]
 
 
 class StoreStatus(enum.StrEnum):
@@ -64,13 +65,25 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """The circuit of one node of a cluster."""
+
+    state: str
+    """ "closed", "open" or "half_open"."""
+    retry_after_s: float | None
+    """Seconds until the node is asked again, while open; None while not open."""
+    role: str | None
+    """ "primary" or "replica"; None for a node that the cluster does not name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """How a client is doing: by `health()` from what it knows, by `check_health()` as the server says."""
 
     healthy: bool
-    """Whether the circuit is closed."""
+    """Whether the circuit is closed; of a cluster, whether those of all primaries are and every slot has an owner."""
     state: str
-    """ "closed", "open" or "half_open"."""
+    """ "closed", "open" or "half_open"; of a cluster, the worst of its primaries."""
     retry_after_s: float | None
     """Seconds until the server is asked again, while open, and more than 0 then: by the background probe, or by the first call
     that is let through. Infinite when forced open; None while not open."""
@@ -86,6 +99,8 @@ class Health:
     """Seconds that the server's clock is ahead of this machine's, by half the latency at the worst; None by `health()`."""
     findings: tuple[Finding, ...] = ()
     """What the server's INFO says is wrong or risky: a failed snapshot, evicted keys, rejected connections and the like."""
+    nodes: Mapping[str, NodeHealth] = field(default_factory=dict)
+    """Of a cluster: its nodes that have been used, by "host:port"."""
 
     def __bool__(self) -> bool:
         return self.healthy

@@ -185,6 +185,13 @@ class ScanIterOptions(TypedDict, total=False):
 
 class ResilientOptions(ConnectionOptions, total=False):
     client: Any
+    cluster: Iterable[Any] | None
+    address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None
+    dynamic_startup_nodes: bool
+    load_balancing_strategy: Any
+    read_from_replicas: bool
+    reinitialize_steps: int
+    require_full_coverage: bool
     guard: Guard | None
     probe_interval_s: float | None
     recovery: RecoveryConfig | None
@@ -2230,6 +2237,13 @@ class AsyncConnectionOptions(TypedDict, total=False):
 
 class AsyncResilientOptions(AsyncConnectionOptions, total=False):
     client: Any
+    cluster: Iterable[Any] | None
+    address_remap: Callable[[tuple[str, int]], tuple[str, int]] | None
+    dynamic_startup_nodes: bool
+    load_balancing_strategy: Any
+    read_from_replicas: bool
+    reinitialize_steps: int
+    require_full_coverage: bool
     guard: Guard | None
     probe_interval_s: float | None
     recovery: RecoveryConfig | None

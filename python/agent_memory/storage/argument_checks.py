@@ -10,6 +10,7 @@ from agent_memory._core import Guard
 from agent_memory.policy import Priority, RecoveryConfig, RetryPolicy
 from agent_memory.redis.client_arguments import check_named, parameters_of
 from agent_memory.redis.exactly_once.settings import settings_of
+from agent_memory.storage.cluster_arguments import OF_A_CLUSTER
 
 __all__ = ["client_arguments", "connection_arguments", "exactly_once", "policies", "priority"]
 
@@ -104,13 +105,19 @@ _NOT_FOR_RESILIENT: Final = {
 
 
 def connection_arguments(
-    client_class: type, client: object, arguments: Mapping[str, Any], secrets: Mapping[str, Any], *, asynchronous: bool
+    client_class: type,
+    client: object,
+    arguments: Mapping[str, Any],
+    secrets: Mapping[str, Any],
+    *,
+    asynchronous: bool,
+    is_cluster: bool = False,
 ) -> None:
     """Raises TypeError or ValueError for the first of redis-py's arguments that is unknown, unused or outside its rule.
 
     `client` is the injected client, which has a connection of its own; `client_class` is redis-py's class.
     """
-    known = parameters_of(client_class)
+    known = {*parameters_of(client_class), *(OF_A_CLUSTER if is_cluster else ())}
     for name, value in arguments.items():
         if name in _NOT_FOR_RESILIENT:
             raise ValueError(f"{name} must be left out, {_NOT_FOR_RESILIENT[name]}, got a {type(value).__name__}")

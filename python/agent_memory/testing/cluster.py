@@ -1,4 +1,4 @@
-"""A private cluster: several embedded servers that form one Redis Cluster on 127.0.0.1."""
+"""A private cluster: several embedded servers that form one Redis Cluster on the loopback."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from agent_memory import _check
 from agent_memory.embedded import EmbeddedServer, ServerError, ServerStartError
 from agent_memory.embedded.config import ConfigValue
+from agent_memory.embedded.server import check_host
 from agent_memory.embedded.workspace import PortReservation
 from agent_memory.testing._cluster_view import NodeView, parse_nodes
 
@@ -59,6 +60,8 @@ class ClusterServer(EmbeddedServer):
         """Made by `EmbeddedCluster`."""
         super().__init__(transport="tcp", protected=password is not None, **options)
         self._password = password
+        if first is not None:
+            self._user_passwords = first._user_passwords
         self._bus = bus
         self._first = first
         self._id: str | None = None
@@ -77,7 +80,7 @@ class ClusterServer(EmbeddedServer):
         """Host and port. Raises ServerError before start()."""
         if self.port is None:
             raise ServerError("the server was not started: call start()")
-        return "127.0.0.1", self.port
+        return self._host, self.port
 
     @property
     def bus_port(self) -> int:
@@ -124,7 +127,7 @@ class ClusterServer(EmbeddedServer):
 
 class EmbeddedCluster:
     """
-    A private Redis Cluster: `masters` primaries with `replicas` replicas each, on 127.0.0.1, stopped with their owner.
+    A private Redis Cluster: `masters` primaries with `replicas` replicas each, on the loopback, stopped with their owner.
 
     Node `i < masters` begins as the primary of an equal share of the slots, in order; the others are replicas of the
     primaries in turn. All nodes have one random password. Every server ends with its owner, as `EmbeddedServer` does.
@@ -138,6 +141,8 @@ class EmbeddedCluster:
     - `node_timeout_s` (2.0): `cluster-node-timeout`: how many seconds a node is silent until it counts as failed.
     - `first_port` (0): the nodes listen on this port and the following ones; 0: on free ports.
     - `protected` (True): whether there is a password. `tls` (False): TLS only, between the nodes too.
+    - `host` ("127.0.0.1", or "::1"): where the nodes listen. `users`: further ACL users, as for `EmbeddedServer`; each has one
+      password for all nodes, see connection_kwargs_for().
     - `config`: further directives for all nodes, such as {"cluster-announce-hostname": "localhost"}.
     - `binary`: as for `EmbeddedServer`; Redis 7.0, Valkey 7.2 or newer.
     - `ready_timeout_s` (60.0): how many seconds start() and each other wait may take.
@@ -155,6 +160,8 @@ class EmbeddedCluster:
         first_port: int = 0,
         protected: bool = True,
         tls: bool = False,
+        host: str = "127.0.0.1",
+        users: Mapping[str, str] | None = None,
         config: Mapping[str, ConfigValue] | None = None,
         binary: str | os.PathLike[str] | None = None,
         ready_timeout_s: float = 60.0,
@@ -169,10 +176,13 @@ class EmbeddedCluster:
         _check.whole("first_port", first_port, 0, 65_536 - masters * (1 + replicas))
         _check.above("node_timeout_s", node_timeout_s, 0)
         _check.above("ready_timeout_s", ready_timeout_s, 0)
+        check_host(host)
         if binary is not None:
             _check.path("binary", binary)
         if config is not None:
             _check.instance("config", config, Mapping)
+        if users is not None:
+            _check.instance("users", users, Mapping)
         for name in config or {}:
             if name.lower() in _OWN:
                 raise ValueError(f"config must not set what the cluster sets itself, got {name!r}")
@@ -182,7 +192,7 @@ class EmbeddedCluster:
         password = secrets.token_hex(24) if protected else None
         nodes: list[ClusterServer] = []
         for index in range(masters * (1 + replicas)):
-            bus = PortReservation()
+            bus = PortReservation(0, host)
             try:
                 node = ClusterServer(
                     index,
@@ -191,6 +201,8 @@ class EmbeddedCluster:
                     nodes[0] if nodes else None,
                     port=first_port and first_port + index,
                     tls=tls,
+                    host=host,
+                    users=users,
                     config=_directives(bus.port, node_timeout_s, password, tls) | dict(config or {}),
                     binary=binary,
                     ready_timeout_s=ready_timeout_s,
@@ -215,6 +227,10 @@ class EmbeddedCluster:
     def url(self) -> str:
         """A URL for `RedisCluster.from_url`, credentials included: that of a running node."""
         return self._any_running().url
+
+    def connection_kwargs_for(self, user: str) -> dict[str, Any]:
+        """Like connection_kwargs, for `user`, one of `users`. Raises KeyError for another name."""
+        return self._any_running().connection_kwargs_for(user)
 
     def __repr__(self) -> str:
         """Without password."""

@@ -85,7 +85,8 @@ fn required<'py>(value: &Bound<'py, PyAny>, name: &str, rule: &str) -> PyResult<
     if value.is_callable() { Ok(value.clone()) } else { Err(refused(value, name, rule)) }
 }
 
-fn refused(value: &Bound<'_, PyAny>, name: &str, rule: &str) -> PyErr {
+/// `name` is not what its `rule` says.
+pub(crate) fn refused(value: &Bound<'_, PyAny>, name: &str, rule: &str) -> PyErr {
     value.repr().map_or_else(|error| error, |given| PyTypeError::new_err(format!("{name} must be {rule}, got {given}")))
 }
 

@@ -234,6 +234,30 @@ fn retries_are_counted_and_paid_for_within_a_call_and_outside_of_one() {
 }
 
 #[test]
+fn guards_of_a_cluster_pay_from_one_bucket() {
+    let config = BudgetConfig::new(28.0, 14.0, 7.0, 0.0).expect("valid");
+    let (holder, one, other) = (guard(1_000, Some(config)), guard(1_000, Some(config)), guard(1_000, Some(config)));
+    one.share_budget_of(&holder);
+    other.share_budget_of(&holder);
+    assert!(one.pay_retry(SECOND) && other.pay_retry(SECOND));
+    assert!(
+        !one.pay_retry(SECOND) && !other.pay_retry(SECOND) && !holder.pay_retry(SECOND),
+        "two retries for all three"
+    );
+    let get = other.operation("GET");
+    let (permit, _) = other.admit(get, SECOND);
+    other.success(get, permit.expect("closed"), SECOND);
+    for guard in [&holder, &one, &other] {
+        assert_eq!(guard.snapshot(SECOND).0.budget_level, Some(7.0), "a success of one refunds all");
+    }
+    let unlimited = guard(1_000, None);
+    one.share_budget_of(&unlimited);
+    assert_eq!(one.snapshot(SECOND).0.budget_level, None);
+    one.share_budget_of(&one);
+    assert!(one.pay_retry(SECOND));
+}
+
+#[test]
 fn without_a_budget_every_retry_is_paid_for() {
     let guard = guard(1_000, None);
     assert!((0..1_000).all(|_| guard.pay_retry(SECOND)));

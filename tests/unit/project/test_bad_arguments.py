@@ -84,6 +84,7 @@ RIGHT: dict[str, Any] = {
     "operation": lambda: 1,
     "down_s": 0.0,
     "operation_name": "operation",
+    "other": agent_memory.Guard("other"),
     "path": "nothing is there",
     "payload": None,
     "permit": 1,

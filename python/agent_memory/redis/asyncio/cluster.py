@@ -32,7 +32,7 @@ from agent_memory.redis.cluster.arguments import (
     check_policy,
     deadline_s_of,
     max_retries_of,
-    with_deadline,
+    node_policy,
 )
 from agent_memory.redis.cluster.subscribers import Subscribers
 from agent_memory.redis.cluster.views import (
@@ -72,9 +72,6 @@ __all__ = ["ClusterNode", "RedisCluster"]
 
 SLOT_GIVEN: Final = -1
 """Stands for the place of the key in a command whose slot is given beside it."""
-UNCOVERED_S: Final = 2.0
-"""How long a call waits for its slot to get an owner."""
-LOOK_S: Final = 0.05
 UNHURRIED: Final = 0.9
 """The share of a connection's patience from which on a call's own deadline needs no timer."""
 
@@ -209,11 +206,11 @@ class RedisCluster(RedisPyCluster):
         given = check_cluster(RedisPyCluster, args, kwargs, asynchronous=True)
         super().__init__(*args, **kwargs)
         deadline_s = deadline_s_of(resilience, given)
-        self._resilience = with_deadline(resilience, deadline_s)
+        self._resilience = node_policy(resilience, given, deadline_s)
         self._router = AsyncRouter(weakly(self._make_node), exchange, deadline_s, max_retries_of(given))
         self._refresher = AsyncRefresher(self._router, weakly(self._view_changed))
         self._subscribers = Subscribers()
-        seeds = [(node.host, int(node.port)) for node in startup_nodes_of(self)]
+        seeds = list(dict.fromkeys((node.host, int(node.port)) for node in startup_nodes_of(self)))
         self._core = self._router.core = ClusterCore(
             seeds,
             weakly(self._router.node),
@@ -329,6 +326,7 @@ class RedisCluster(RedisPyCluster):
 
     async def _execute_anyhow(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """The same where there is no node to send it to at once."""
+        started_ns = monotonic_ns()
         await self._be_open()
         name = args[0]
         if name not in ONE_KEY or "target_nodes" in options or len(args) == 1:
@@ -340,19 +338,16 @@ class RedisCluster(RedisPyCluster):
         except TypeError as error:
             raise refused_words(error) from None
         node = await self._owner_of(slot)
-        return await node.execute_command(*args, **options)
+        return await self._router.execute(node, args, options, _slot_of_first(args), started_ns)
 
     async def _owner_of(self, slot: int) -> NodeClient:
-        """The node of a slot; waits a little where it has none. Raises SlotNotCoveredError."""
-        until_ns = monotonic_ns() + int(UNCOVERED_S * 1e9)
-        while (node := self._core.route_slot(slot)) is None:
-            if monotonic_ns() >= until_ns:
-                raise SlotNotCoveredError(
-                    f'Slot "{slot}" not covered by the cluster. '
-                    f'"require_full_coverage={self.nodes_manager.require_full_coverage}"'
-                )
-            self._core.want_refresh("unknown")
-            await asyncio.sleep(LOOK_S)
+        """The node of a slot; waits for one, where it has none, as the core says. Raises SlotNotCoveredError."""
+        node = await self._router.owner_of(slot)
+        if node is None:
+            raise SlotNotCoveredError(
+                f'Slot "{slot}" not covered by the cluster. '
+                f'"require_full_coverage={self.nodes_manager.require_full_coverage}"'
+            )
         return cast(NodeClient, node)
 
     def _parse_target_nodes(self, target_nodes: Any) -> list[Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_memory.policy.resilience import ResiliencePolicy
 from agent_memory.redis.client_arguments import check_guarding, check_named, parameters_of
+from agent_memory.redis.cluster.node_policy import NodePolicy
 from agent_memory.redis.redis_py_internals.features import (
     DEFAULT_SOCKET_TIMEOUT,
     no_maintenance_notifications,
@@ -16,7 +15,9 @@ from agent_memory.redis.redis_py_internals.features import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SHORTEST_DEADLINE_S", "check_cluster", "check_policy", "deadline_s_of", "max_retries_of", "with_deadline"]
+    from agent_memory.policy.resilience import ResiliencePolicy
+
+__all__ = ["SHORTEST_DEADLINE_S", "check_cluster", "check_policy", "deadline_s_of", "max_retries_of", "node_policy"]
 
 SHORTEST_DEADLINE_S: Final = 20.0
 """The least that a call of a cluster client may take by default: longer than a failover, which then costs time, not errors."""
@@ -57,11 +58,13 @@ def deadline_s_of(resilience: ResiliencePolicy | None, given: Mapping[str, Any])
     return max(2.0 * (DEFAULT_SOCKET_TIMEOUT if timeout_s is None else float(timeout_s)), SHORTEST_DEADLINE_S)
 
 
-def with_deadline(resilience: ResiliencePolicy | None, deadline_s: float) -> ResiliencePolicy | None:
-    """The policy of the nodes' clients: the cluster's deadline is theirs."""
+def node_policy(
+    resilience: ResiliencePolicy | None, given: Mapping[str, Any], deadline_s: float
+) -> ResiliencePolicy | None:
+    """The policy of the nodes' clients: the cluster's deadline and retry budget are theirs."""
     if resilience is None:
         return None
-    return dataclasses.replace(resilience, retry=dataclasses.replace(resilience.retry, deadline_s=deadline_s))
+    return NodePolicy.of(resilience, str(given.get("client_name") or "redis"), deadline_s)
 
 
 def max_retries_of(given: Mapping[str, Any]) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Unpack, cast, overload
 
@@ -27,7 +26,7 @@ from agent_memory.redis.cluster.arguments import (
     check_policy,
     deadline_s_of,
     max_retries_of,
-    with_deadline,
+    node_policy,
 )
 from agent_memory.redis.cluster.strategies import PipelineStrategy, TransactionStrategy
 from agent_memory.redis.cluster.subscribers import Subscribers
@@ -68,9 +67,6 @@ __all__ = ["ClusterPipeline", "RedisCluster"]
 
 SLOT_GIVEN: Final = -1
 """Stands for the place of the key in a command whose slot is given beside it."""
-UNCOVERED_S: Final = 2.0
-"""How long a call waits for its slot to get an owner."""
-LOOK_S: Final = 0.05
 
 
 class NodeClient(NodeCalls, Redis[Any]):
@@ -195,12 +191,12 @@ class RedisCluster(RedisPyCluster):
         given = check_cluster(RedisPyCluster, args, kwargs, asynchronous=False)
         super().__init__(*args, **kwargs)
         deadline_s = deadline_s_of(resilience, given)
-        self._resilience = with_deadline(resilience, deadline_s)
+        self._resilience = node_policy(resilience, given, deadline_s)
         self._reads_elsewhere = bool(self.read_from_replicas or self.load_balancing_strategy)
         router = self._router = Router(weakly(self._make_node), exchange, deadline_s, max_retries_of(given))
         refresher = self._refresher = Refresher(router, weakly(self._view_changed))
         self._subscribers = Subscribers()
-        seeds = [(node.host, int(node.port)) for node in self.startup_nodes]
+        seeds = list(dict.fromkeys((node.host, int(node.port)) for node in self.startup_nodes))
         seeds += [seed for node in cast(Any, self).get_nodes() if (seed := (node.host, int(node.port))) not in seeds]
         arguments = self.nodes_manager.connection_kwargs
         self._core = router.core = ClusterCore(
@@ -311,7 +307,7 @@ class RedisCluster(RedisPyCluster):
 
     def _execute_anyhow(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """The same where there is no node to send it to at once."""
-        core = self._core
+        core, started_ns = self._core, monotonic_ns()
         if core is None:
             return cast(Any, super()).execute_command(*args, **options)
         self._be_open()
@@ -324,19 +320,17 @@ class RedisCluster(RedisPyCluster):
             slot = key_slot(args[1])
         except TypeError as error:
             raise refused_words(error) from None
-        return self._show(name, self._owner_of(slot).execute_routed(args, options), options)
+        reply = self._router.execute(self._owner_of(slot), args, options, _slot_of_first(args), started_ns)
+        return self._show(name, reply, options)
 
     def _owner_of(self, slot: int) -> NodeClient:
-        """The node of a slot; waits a little where it has none. Raises SlotNotCoveredError."""
-        until_ns = monotonic_ns() + int(UNCOVERED_S * 1e9)
-        while (node := self.core.route_slot(slot)) is None:
-            if monotonic_ns() >= until_ns:
-                raise SlotNotCoveredError(
-                    f'Slot "{slot}" not covered by the cluster. '
-                    f'"require_full_coverage={must_be_covered(self.nodes_manager)}"'
-                )
-            self.core.want_refresh("unknown")
-            time.sleep(LOOK_S)
+        """The node of a slot; waits for one, where it has none, as the core says. Raises SlotNotCoveredError."""
+        node = self._router.owner_of(slot)
+        if node is None:
+            raise SlotNotCoveredError(
+                f'Slot "{slot}" not covered by the cluster. '
+                f'"require_full_coverage={must_be_covered(self.nodes_manager)}"'
+            )
         return cast(NodeClient, node)
 
     def _parse_target_nodes(self, target_nodes: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisClusterException
 from redis.utils import safe_str, truncate_text
 
 from agent_memory._core import key_slot
+from agent_memory.redis.cluster.figures import summed_stats
 from agent_memory.redis.commands.packing import refused_words
 from agent_memory.redis.redis_py_internals.cluster import is_dynamic, must_be_covered
 
@@ -153,8 +154,9 @@ def annotate_watched(error: Exception, number: int, args: tuple[Any, ...]) -> No
 
 
 def cluster_stats(core: ClusterCore, nodes: list[Any]) -> dict[str, Any]:
-    """The figures of the core under `cluster`, and those of each node's guard under `nodes`, by "host:port"."""
-    return {"cluster": core.stats(), "nodes": {node.endpoint: node.stats() for node in nodes}}
+    """The figures of the core under `cluster`, of each node's guard under `nodes` by "host:port", and summed under `total`."""
+    by_node = {node.endpoint: node.stats() for node in nodes}
+    return {"cluster": core.stats(), "nodes": by_node, "total": summed_stats(by_node.values())}
 
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:

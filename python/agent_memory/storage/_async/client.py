@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast, overload
@@ -42,17 +42,30 @@ from agent_memory.recovery.results import Health
 from agent_memory.redis._async.probe import DEFAULT_INTERVAL_S, AsyncProber
 from agent_memory.redis._async.server_facts import async_health_facts
 from agent_memory.redis._typing import TextT
-from agent_memory.redis.asyncio import Redis
+from agent_memory.redis.asyncio import Redis, RedisCluster
 from agent_memory.redis.commands.direct import add_listed_commands
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS, as_ours
 from agent_memory.redis.originals import AsyncRedisPy
 from agent_memory.redis.redis_py_internals.pools import mark_unsent
 from agent_memory.redis.server_checks import check_server
 from agent_memory.storage import argument_checks
+from agent_memory.storage._async.cluster import (
+    AsyncClusterBinding,
+    AsyncClusterCommands,
+    AsyncClusterRunner,
+    bind_cluster,
+)
 from agent_memory.storage._async.commands import AsyncListedCommands
 from agent_memory.storage._async.injected import AsyncInjectedCommands
 from agent_memory.storage._async.runner import AsyncOperationRunner
+from agent_memory.storage.cluster_arguments import (
+    addresses_of,
+    arguments_of_cluster_url,
+    check_cluster,
+    is_cluster_url,
+)
 from agent_memory.storage.decorator import Command, current_call, joins_a_call, resilient_operation
+from agent_memory.storage.injected_clusters import explain_cluster_error, is_redis_py_cluster, silence_retries
 from agent_memory.storage.urls import arguments_of_url
 
 if ASYNC:
@@ -125,6 +138,11 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
     - `health_check_interval` (30): seconds, handed to redis-py's connections.
     - `client`: a redis-py-compatible object to use instead of connecting (a mock, fakeredis, RedisCluster, the drop-in). It
       stays yours: `close()` leaves it open.
+    - `cluster`: nodes of a Redis Cluster, in the place of `host` and `port`: "host:port", (host, port) or redis-py's
+      ClusterNode; one that answers is enough. Each node has its own circuit, all share one retry budget, and a call with its
+      retries ends within max(2 x `socket_timeout`, 20 s), since it waits for a failover. `max_connections` is per node. Needs
+      `recovery=None`; `db`, `guard` and `exactly_once` are refused. redis-py's arguments of a cluster client are taken too,
+      such as `address_remap`.
     - `guard`: a Guard to share with other clients; the circuit's and the retry policy's parameters are then its own.
     - `probe_interval_s` (0.75): the longest pause in seconds between two background probes while the circuit is open, or None:
       no probe.
@@ -237,6 +255,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         health_check_interval: int = 30,
         *,
         client: Any = None,
+        cluster: Iterable[Any] | None = None,
         guard: Guard | None = None,
         probe_interval_s: float | None = DEFAULT_INTERVAL_S,
         recovery: RecoveryConfig | None = DEFAULT_RECOVERY,
@@ -266,12 +285,25 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
             decode_responses=decode_responses,
             connection_name=connection_name,
         )
+        nodes = None if cluster is None else addresses_of(cluster)
+        if nodes is not None:
+            given = {
+                "host": host,
+                "port": port,
+                "db": db,
+                "client": client,
+                "guard": guard,
+                "exactly_once": exactly_once,
+            }
+            check_cluster({**connection, **given}, recovery)
         argument_checks.policies(retry_policy=retry_policy, guard=guard, recovery=recovery, client=client)
         argument_checks.exactly_once(exactly_once, client)
         if connection_name is not None:
             connection["client_name"] = connection_name
         secrets = {"username": username, "password": password}
-        argument_checks.connection_arguments(AsyncRedisPy, client, connection, secrets, asynchronous=ASYNC)
+        argument_checks.connection_arguments(
+            AsyncRedisPy, client, connection, secrets, asynchronous=ASYNC, is_cluster=nodes is not None
+        )
         self.client_name = client_name
         self.critical_retry_attempts = critical_retry_attempts
         self.retry_base_delay = retry_base_delay
@@ -297,8 +329,9 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
             retry=retry_policy or RetryPolicy(),
             probe_interval_s=probe_interval_s,
         )
-        self.endpoint = self._endpoint() if client is None else type(client).__name__
-        """host:port or socket path of the server; the class of an injected client."""
+        self.endpoint = self._endpoint(nodes) if client is None else type(client).__name__
+        """host:port or socket path of the server, of the given nodes of a cluster; the class of an injected client."""
+        self._nodes = nodes
         self._assemble(client, guard, recovery, json.dumps([client_name, self.endpoint, db]))
         self.recovery = AsyncRecovery(self._engine)
         """What waits for the server to come back, and what was given up."""
@@ -307,15 +340,43 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         """Makes the parts of this client; `identity` names its journal."""
         name, timeout_s = self.client_name, self._connection["socket_timeout"]
         deadline_s = _DEADLINE_IN_TIMEOUTS * (_UNBOUNDED_TIMEOUT_S if timeout_s is None else timeout_s)
+        self._cluster: AsyncClusterBinding | None = None
+        self._runner: Any
+        self._commands: Any
+        self._client: Any
+        self._straight: SimpleNamespace | AsyncClusterBinding | None
+        self._direct_client: Any
+        self._owned = None if client is not None or self._nodes is not None else self._create_redis_client()
+        wrapped = self._owned if client is None else client
+        # The recovery queue needs one circuit for all that it sends: beside one, a cluster client is injected like any other.
+        if self._nodes is not None or (isinstance(wrapped, RedisCluster) and recovery is None and guard is None):
+            self._assemble_cluster(wrapped, identity)
+            return
         self._guard = guard or self._policy.make_guard(name, self.endpoint)
         self._runner = AsyncOperationRunner(self._guard, name, self.endpoint, deadline_s)
-        self._owned = self._create_redis_client() if client is None else None
-        self._wrap(self._owned if client is None else client)
+        self._wrap(wrapped)
         self._prober = self._make_prober(self._policy.probe_interval_s)
         if self._prober is not None:
             self._runner.ensure_probe = self._prober.ensure_running
         self._engine = AsyncRecoveryEngine(self._guard, recovery, name, identity, self._commands)
         self._storing = AsyncStoring(self._engine, self._guard, name, deadline_s, self._runner.ensure_probe)
+
+    def _assemble_cluster(self, injected: Any, identity: str) -> None:
+        """The same for a cluster client of this package, made here or `injected`, whose nodes have guards of their own."""
+        name = self.client_name
+        self._runner = AsyncClusterRunner(name)
+        note = self._runner.note_error
+        if injected is None:
+            self._cluster = bind_cluster(self._nodes or [], self._connection, self._policy, name, note)
+        else:
+            self._cluster = AsyncClusterBinding(lambda: injected, note, owns=False)
+        # It admits everything: what admits is each node's.
+        self._guard = self._policy.make_guard(name, self.endpoint)
+        self._client = None
+        self._commands = AsyncClusterCommands(self._cluster)
+        self._straight, self._direct_client, self._prober = self._cluster, None, None
+        self._engine = AsyncRecoveryEngine(self._guard, None, name, identity, self._commands)
+        self._storing = AsyncStoring(self._engine, self._guard, name, 0.0, self._runner.ensure_probe)
 
     # --- the wrapped client -------------------------------------------------------------------------------------------
 
@@ -337,25 +398,30 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
     def client(self) -> Any:
         """The wrapped client: the drop-in without a guard of its own, or what was injected.
 
-        Commands on it are not guarded. Assigning injects another one; the one that was connected here is still closed by
-        `close()`.
+        Commands on it are not guarded; those of a cluster client of this package are, by its nodes. Assigning injects another
+        one; the one that was connected here is still closed by `close()`. Raises ValueError for assigning where each node of a
+        cluster has its own circuit.
         """
-        return self._client
+        return self._client if self._cluster is None else self._cluster.client
 
     @client.setter
     def client(self, wrapped: Any) -> None:
+        if self._cluster is not None:
+            raise ValueError(f"client must be given to the constructor of a cluster's, got a {type(wrapped).__name__}")
         self._wrap(wrapped)
         self._engine.bind(self._commands)
 
     def _wrap(self, wrapped: Any) -> None:
         """Binds the wrapped client, and the guarded commands beyond the listed ones."""
-        self._commands: Any
-        self._straight: SimpleNamespace | None = None
+        self._straight = None
         self._direct_client = None
         self._runner.shared = wrapped._shared if isinstance(wrapped, Redis) else None
         if not isinstance(wrapped, Redis):
             if type(wrapped) is AsyncRedisPy:
                 mark_unsent(wrapped.connection_pool)
+            elif is_redis_py_cluster(wrapped) and not isinstance(wrapped, RedisCluster):
+                silence_retries(wrapped)
+                self._runner.explain = explain_cluster_error
             self._client = wrapped
             self._commands = AsyncInjectedCommands(wrapped, self._runner.run)
             return
@@ -369,7 +435,7 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         self._direct_client, self._direct_note = self._commands, self._runner.note_error
 
     @property
-    def _direct(self) -> SimpleNamespace | None:
+    def _direct(self) -> SimpleNamespace | AsyncClusterBinding | None:
         """What listed commands are called on at the drop-in's own speed; None where an operation has to be run."""
         return self._straight if type(self)._execute_with_circuit_breaker is _RUN else None
 
@@ -382,6 +448,12 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
 
     def _is_injected(self) -> bool:
         return isinstance(self._commands, AsyncInjectedCommands)
+
+    def _keys_of_cluster(self, match: Any, count: int | None, options: Any) -> AsyncIterator[TextT] | None:
+        """The keys of all primaries; None for one server."""
+        if self._cluster is None:
+            return None
+        return cast("AsyncIterator[TextT]", self._cluster.client.scan_iter(match=match, count=count, **options))
 
     if TYPE_CHECKING:  # a checker knows every command from AsyncTypedCommands, and what is no command from here
 
@@ -408,9 +480,11 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         )
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.client_name!r} at {self.endpoint}, circuit {self._guard.state}>"
+        return f"<{type(self).__name__} {self.client_name!r} at {self.endpoint}, circuit {self.state}>"
 
-    def _endpoint(self) -> str:
+    def _endpoint(self, nodes: list[tuple[str, int]] | None) -> str:
+        if nodes is not None:
+            return ",".join(f"{host}:{port}" for host, port in nodes)
         path = self._connection.get("unix_socket_path")
         return str(path) if path else f"{self._connection['host']}:{self._connection['port']}"
 
@@ -432,6 +506,8 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
     def from_url(cls, url: str, client_name: str = "default", **options: Any) -> Any:
         """A client for `url`: `redis://`, `rediss://`, `unix://` (or `valkey://`, `valkeys://`), `embedded://`, `embedded:///path`.
 
+        `redis+cluster://host:port,host:port` and `rediss+cluster://` are nodes of a cluster, as of `cluster=`.
+
         An embedded server is private to this client: it is started here (which takes a fraction of a second) and stopped by
         `close()`; with a path its data stays there. `options` are the parameters of the class; those in the URL's query,
         such as `?socket_timeout=5`, win over them, as in redis-py. `client_name` ("default"), or `?client_name=`, names
@@ -440,7 +516,8 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         """
         _check.url(url)
         if not url.startswith("embedded:"):
-            named: dict[str, Any] = {"client_name": client_name, **options, **arguments_of_url(url)}
+            arguments = arguments_of_cluster_url(url) if is_cluster_url(url) else arguments_of_url(url)
+            named: dict[str, Any] = {"client_name": client_name, **options, **arguments}
             return cls(**named)
         from agent_memory.embedded import open_embedded  # loaded only where a server is asked for
 
@@ -466,6 +543,9 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         if self._prober is not None:
             self._prober.reopen()
         try:
+            if self._cluster is not None:
+                await self._cluster.open()
+                return True
             await self._runner.run("ping", Command(_call_ping, self._client), repeat=False)
         except _OURS as error:
             logger.warning("%s: %s", self.client_name, error)
@@ -481,6 +561,8 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         await self._engine.close()
         if self._prober is not None:
             await self._prober.stop()
+        if self._cluster is not None:
+            await self._cluster.close()
         if self._owned is not None:
             await async_settle(self._owned.aclose())
         if self._server is not None:
@@ -508,21 +590,35 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
 
     @property
     def guard(self) -> Guard:
-        """The guard of this client; pass it as `guard=` to let another client share the circuit."""
+        """The guard of this client; pass it as `guard=` to let another client share the circuit.
+
+        Raises NotImplementedError for a cluster: each node has a guard of its own; see `health().nodes`.
+        """
+        if self._cluster is not None:
+            raise NotImplementedError("guard is not there for a cluster: each node has its own, see health().nodes")
         return self._guard
 
     @property
     def state(self) -> str:
-        """The state of the circuit: "closed", "open" or "half_open"."""
+        """The state of the circuit: "closed", "open" or "half_open"; of a cluster, the worst of its primaries."""
+        if self._cluster is not None:
+            return self._cluster.health().state
         return self._guard.state
 
     def stats(self) -> dict[str, Any]:
-        """The guard's figures (state, calls, errors, retries, rejections, latencies) and under "recovery" the queue's."""
+        """The guard's figures (state, calls, errors, retries, rejections, latencies) and under "recovery" the queue's.
+
+        Of a cluster those of all nodes summed, each node's under "nodes" by "host:port", the topology's under "cluster".
+        """
+        if self._cluster is not None:
+            return {**self._cluster.stats(), "recovery": self.recovery.stats()}
         figures = self._guard.stats() if self._is_injected() else self._commands.stats()
         return {**figures, "recovery": self.recovery.stats()}
 
     def health(self) -> Health:
         """How the client is doing, from what it knows: sends nothing."""
+        if self._cluster is not None:
+            return self._cluster.health()
         state, retry_after_s = self._guard.state_and_retry_after_s()
         waiting = self.recovery.stats()
         return Health(
@@ -540,6 +636,8 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         Raises nothing for a server that cannot be reached or refuses: `healthy` is False then. `findings` leave it True where
         the server answers: they say what is risky.
         """
+        if self._cluster is not None:
+            raise NotImplementedError("check_health is not there for a cluster yet: see health()")
         try:
             facts = await self._runner.run("check_health", lambda: async_health_facts(self._client), repeat=False)
         except (*_OURS, RedisError):
@@ -560,7 +658,8 @@ class AsyncResilientRedisClient(AsyncListedCommands[TextT]):
         """
         if joins_a_call(self):
             return async_settle(operation())
-        return self._runner.run(operation_name, operation, repeat=type(operation) is Command)
+        run: Callable[..., Awaitable[Any]] = self._runner.run
+        return run(operation_name, operation, repeat=type(operation) is Command)
 
     # --- storing by priority ------------------------------------------------------------------------------------------
 

@@ -161,8 +161,13 @@ class AsyncListedCommands(DirectListed, AsyncTypedCommands[TextT]):
         """SCAN: all keys that match, each page one guarded call; a key may come twice, as Redis says.
 
         `match` (None, all keys) is a pattern, `count` (None, the server's) the size of a page; `options` are redis-py's.
-        An injected client's own `scan_iter` is collected in one guarded call instead.
+        An injected client's own `scan_iter` is collected in one guarded call instead; of a cluster all primaries are asked.
         """
+        of_cluster = self._keys_of_cluster(match, count, options)
+        if of_cluster is not None:
+            async for key in of_cluster:
+                yield key
+            return
         if self._is_injected():
             for key in await async_settle(self._scan_all(match, count, **options)):
                 yield key
@@ -184,4 +189,7 @@ class AsyncListedCommands(DirectListed, AsyncTypedCommands[TextT]):
         return [key async for key in self.client.scan_iter(match=match, count=count, **options)]
 
     def _is_injected(self) -> bool:
+        raise NotImplementedError
+
+    def _keys_of_cluster(self, match: Any, count: int | None, options: Any) -> AsyncIterator[TextT] | None:
         raise NotImplementedError

@@ -18,7 +18,7 @@ from agent_memory.storage.guarded_operations import GuardedOperation, GuardedOpe
 if TYPE_CHECKING:
     from agent_memory._core import Guard
 
-__all__ = ["AsyncOperationRunner"]
+__all__ = ["AsyncOperationRunner", "log_error"]
 
 logger: Final = logging.getLogger("agent_memory.storage")
 
@@ -38,6 +38,8 @@ class AsyncOperationRunner:
         self._endpoint = endpoint
         self._deadline_s = deadline_s
         self.ensure_probe: Callable[[], object] = _no_probe
+        self.explain: Callable[[Exception], Exception] = _as_it_is
+        """Turns an error of the wrapped client into what it says; for injected clusters."""
         self.shared: Any = None
         """What the clients of the wrapped drop-in's pool share; None for an injected client."""
 
@@ -77,10 +79,10 @@ class AsyncOperationRunner:
             try:
                 return await async_settle(operation())
             except Exception as again:
-                raise as_ours(again, endpoint) from again
+                raise as_ours(self.explain(again), endpoint) from again
 
         try:
-            failure = as_ours(error, endpoint)
+            failure = as_ours(self.explain(error), endpoint)
             return await async_retry(guarded, attempt, permit, failure, deadline_s, shared=self.shared)
         except Exception as last:
             if isinstance(last, _OURS):
@@ -93,8 +95,17 @@ class AsyncOperationRunner:
         if isinstance(error, CircuitOpenError):
             self.ensure_probe()
         elif not isinstance(error, _OURS):
-            # The text of an error may quote what was stored; its class, and the code a server's error begins with, do not.
-            logger.error("%s: %s failed: %s", self._client_name, operation_name, _describe_without_values(error))
+            log_error(self._client_name, operation_name, error)
+
+
+def _as_it_is(error: Exception) -> Exception:
+    return error
+
+
+def log_error(client_name: str, operation_name: str, error: Exception) -> None:
+    """Logs an error that is neither the connection's nor a rejection."""
+    # The text of an error may quote what was stored; its class, and the code a server's error begins with, do not.
+    logger.error("%s: %s failed: %s", client_name, operation_name, _describe_without_values(error))
 
 
 def _no_probe() -> None:

@@ -198,12 +198,15 @@ impl ClusterCore {
     fn wait_or_reject(&self, py: Python<'_>, node: i64, slot: i64, is_open: bool) -> u8 {
         let verdict = self
             .act(py, |state, now_ns| state.wait_or_reject(number_of(node), u16::try_from(slot).ok(), is_open, now_ns));
-        match verdict {
-            Verdict::Route => WAIT_ROUTE,
-            Verdict::Wait => WAIT,
-            Verdict::Reject => REJECT,
-            Verdict::Full => FULL,
-        }
+        verdict_number(verdict)
+    }
+
+    /// What a call does whose slot has no owner, begun at `since_ns`: (a number as of `wait_or_reject`, the longest wait in seconds).
+    #[pyo3(signature = (slot, since_ns, deadline_ns, /))]
+    fn wait_for_owner(&self, py: Python<'_>, slot: u16, since_ns: u64, deadline_ns: u64) -> (u8, f64) {
+        let (verdict, pause_ns) =
+            self.act(py, |state, now_ns| state.wait_for_owner(slot, since_ns, deadline_ns, now_ns));
+        (verdict_number(verdict), ns_to_seconds(pause_ns))
     }
 
     /// Ends a wait: once for each that was counted.
@@ -527,6 +530,15 @@ impl ClusterCore {
             }
         });
         failure.map_or(Ok((Some(view), info)), Err)
+    }
+}
+
+fn verdict_number(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Route => WAIT_ROUTE,
+        Verdict::Wait => WAIT,
+        Verdict::Reject => REJECT,
+        Verdict::Full => FULL,
     }
 }
 

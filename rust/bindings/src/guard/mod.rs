@@ -202,6 +202,15 @@ impl Guard {
         Ok(self.circuit.core.pay_retry(self.circuit.clock.now_ns(py)?))
     }
 
+    /// Retries are paid from the bucket of `other` from now on, as those of a cluster's nodes are: one budget for several guards.
+    /// Raises `TypeError` for what is no guard.
+    #[pyo3(signature = (other, /))]
+    fn share_budget_of(&self, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        let guard = other.cast::<Self>().map_err(|_| arguments::refused(other, "other", "a Guard"))?;
+        self.circuit.core.share_budget_of(&guard.get().circuit.core);
+        Ok(())
+    }
+
     /// Closes the circuit and forgets every result that it was judged by. The counters of `stats()` go on.
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
         self.circuit.reset(py)

@@ -23,6 +23,8 @@
 //! | Redirects of one call are bounded | a loop lasts as long as the deadline |
 //! | While calls wait, questions go on | a failover is never noticed by a client that has nothing else to do |
 //! | An open circuit rejects only if a view asked for after it opened names the node, and no failover can be under way | errors during a failover |
+//! | A call whose slot has no owner waits for one | errors while a slot is assigned anew |
+//! | It waits two seconds, and until a view that was asked for later names no owner either | calls for a slot that is not served last as long as the deadline |
 //! | Waiting calls are bounded per node | memory grows with the outage |
 //! | Of a pipeline, what was answered or is unknown is never sent again, nor what follows the unknown in its slot | doubled or reordered writes |
 //!
@@ -71,6 +73,10 @@ pub struct Rules {
     pub calls_wait_for_failover: bool,
     /// A node without replicas, or past the time of a failover, is rejected.
     pub waiting_ends: bool,
+    /// Calls wait for their slot to get an owner.
+    pub calls_wait_for_owner: bool,
+    /// That wait ends before the deadline.
+    pub owner_wait_ends: bool,
     /// At most so many calls wait per node.
     pub waiting_is_bounded: bool,
     /// A command whose reply was lost is not sent again.
@@ -92,6 +98,8 @@ impl Rules {
         waiting_keeps_asking: true,
         calls_wait_for_failover: true,
         waiting_ends: true,
+        calls_wait_for_owner: true,
+        owner_wait_ends: true,
         waiting_is_bounded: true,
         unknown_is_final: true,
         order_follows_unknown: true,

@@ -311,6 +311,23 @@ impl Cluster {
         verdict
     }
 
+    /// What a call does whose `slot` has no owner, begun at `since_ns` (deadline 0: none), and the longest pause of a
+    /// [`Verdict::Wait`], which is to be ended by [`Cluster::end_waiting`] of [`NOWHERE`].
+    pub fn wait_for_owner(&mut self, slot: u16, since_ns: u64, deadline_ns: u64, now_ns: u64) -> (Verdict, u64) {
+        let standing = self.standing(NOWHERE, self.topology.owner(slot));
+        let (verdict, pause_ns) = self.waiting.for_owner(NOWHERE, standing, since_ns, deadline_ns, now_ns);
+        match verdict {
+            Verdict::Route => {}
+            Verdict::Wait => {
+                self.counters.waits += 1;
+                self.want(Reason::Unknown, now_ns);
+            }
+            Verdict::Reject => self.counters.waits_rejected += 1,
+            Verdict::Full => self.counters.waits_full += 1,
+        }
+        (verdict, pause_ns)
+    }
+
     fn has_replicas(&self, node: NodeNumber) -> bool {
         !self.topology.replicas(node).is_empty()
     }

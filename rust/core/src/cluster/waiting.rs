@@ -11,9 +11,17 @@
 //! * is rejected otherwise: the cluster stands by a node that this client cannot reach.
 //!
 //! At most `max_waiting` calls wait for one node. A call bound to the node itself (no slot) never waits.
+//!
+//! A call whose slot has no owner waits for one, within its deadline: for [`OWNERLESS_NS`], and until a view is accepted whose
+//! question was sent after the call began. Both give a slot that is being assigned anew the time to show up.
 
-use super::Rules;
 use super::nodes::NodeNumber;
+use super::{MILLISECOND_NS, Rules, SECOND_NS};
+
+/// How long a call waits at least for its slot to get an owner.
+pub const OWNERLESS_NS: u64 = 2 * SECOND_NS;
+/// The pause between two looks where only a newer view can end the wait.
+const LOOK_NS: u64 = 250 * MILLISECOND_NS;
 
 /// What a call does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +179,32 @@ impl Waiting {
         if waits && rules.calls_wait_for_failover { Self::count(health, rules, bound) } else { Verdict::Reject }
     }
 
+    /// What a call does whose slot has no owner, begun at `since_ns`, and how long it waits at most before it asks again.
+    /// `nowhere` stands for the node of such calls; the `standing` is that of the slot.
+    pub fn for_owner(
+        &mut self,
+        nowhere: NodeNumber,
+        standing: Standing,
+        since_ns: u64,
+        deadline_ns: u64,
+        now_ns: u64,
+    ) -> (Verdict, u64) {
+        let (rules, bound) = (self.rules, self.bound);
+        if standing.owner.is_some() {
+            return (Verdict::Route, 0);
+        }
+        let least_ns = since_ns.saturating_add(OWNERLESS_NS).saturating_sub(now_ns);
+        let is_confirmed = standing.confirmed_ns.is_some_and(|confirmed_ns| confirmed_ns > since_ns);
+        let is_over = deadline_ns != 0 && now_ns >= deadline_ns;
+        let ends = least_ns == 0 && is_confirmed && rules.owner_wait_ends;
+        if is_over || ends || !rules.calls_wait_for_owner {
+            return (Verdict::Reject, 0);
+        }
+        let left_ns = if deadline_ns == 0 { u64::MAX } else { deadline_ns - now_ns };
+        let pause_ns = if least_ns == 0 { LOOK_NS } else { least_ns };
+        (Self::count(self.health(nowhere), rules, bound), pause_ns.min(left_ns))
+    }
+
     /// Whether the calls that wait for a node have to look again after a view that says what was known: they fail now, or the
     /// node is suspect only, so that one of them may try it.
     #[must_use]
@@ -205,6 +239,30 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_slot_without_an_owner_is_waited_for_two_seconds_and_until_a_newer_view() {
+        let mut waiting = Waiting::new(Rules::default(), 2, 20 * SECOND);
+        let mut look = |owner, confirmed_ns, deadline_ns, now_ns| {
+            let standing = Standing { owner, has_replicas: false, confirmed_ns, is_failing: false };
+            waiting.for_owner(9, standing, 10 * SECOND, deadline_ns, now_ns)
+        };
+        assert_eq!(look(Some(1), None, 0, 10 * SECOND), (Verdict::Route, 0));
+        assert_eq!(look(None, Some(11 * SECOND), 0, 12 * SECOND - 1), (Verdict::Wait, 1), "not two seconds yet");
+        assert_eq!(look(None, Some(11 * SECOND), 0, 12 * SECOND), (Verdict::Reject, 0));
+        assert_eq!(look(None, Some(10 * SECOND), 0, 12 * SECOND), (Verdict::Wait, LOOK_NS), "that view is older");
+        assert_eq!(look(None, None, 13 * SECOND, 13 * SECOND), (Verdict::Reject, 0), "the deadline is over");
+        assert_eq!(look(None, None, 13 * SECOND, 13 * SECOND - 1).0, Verdict::Full, "two wait already");
+        assert_eq!(waiting.waiting_for(9), 2);
+    }
+
+    #[test]
+    fn no_wait_for_an_owner_reaches_beyond_the_deadline() {
+        let mut waiting = Waiting::new(Rules::default(), 2, 20 * SECOND);
+        let standing = Standing { owner: None, has_replicas: false, confirmed_ns: None, is_failing: false };
+        assert_eq!(waiting.for_owner(9, standing, 0, SECOND, SECOND - 7), (Verdict::Wait, 7));
+        assert_eq!(waiting.for_owner(9, standing, 0, 5 * SECOND, 5 * SECOND - 7), (Verdict::Wait, 7));
+    }
 
     fn verdict_after_a_restart(had_replicas: bool, now_ns: u64) -> Verdict {
         let mut waiting = Waiting::new(Rules::default(), 10, 20 * SECOND);

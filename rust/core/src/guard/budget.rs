@@ -8,7 +8,10 @@
 //! The defaults are those AWS settled on for its SDKs in 2026 (500 tokens, 14 a retry, 1 back for each success: a
 //! burst of 35 retries, then one retry in 14 successes, 7 %), plus one retry a second from the refill.
 
+use std::sync::{Arc, PoisonError};
+
 use crate::config::{ConfigError, Decimal, ns_to_seconds};
+use crate::sync::Mutex;
 
 /// Default size of the bucket, in tokens.
 pub const DEFAULT_CAPACITY: f64 = 500.0;
@@ -107,5 +110,50 @@ impl Budget {
         let elapsed_s = ns_to_seconds(now_ns.saturating_sub(self.refilled_ns));
         self.tokens = (self.tokens + elapsed_s * self.config.refill_per_s).min(self.config.capacity);
         self.refilled_ns = self.refilled_ns.max(now_ns);
+    }
+}
+
+/// What the retries of a guard are paid from: a bucket of its own, or one that the guards of a cluster's nodes share.
+///
+/// The shared bucket has a lock of its own, taken under the guard's and held for nothing else.
+#[derive(Debug)]
+pub enum Purse {
+    /// One guard's.
+    Own(Budget),
+    /// Several guards'.
+    Shared(Arc<Mutex<Budget>>),
+}
+
+impl Purse {
+    /// The same bucket for another guard.
+    #[must_use]
+    pub fn share(self) -> (Self, Self) {
+        let shared = match self {
+            Self::Own(budget) => Arc::new(Mutex::new(budget)),
+            Self::Shared(shared) => shared,
+        };
+        (Self::Shared(Arc::clone(&shared)), Self::Shared(shared))
+    }
+
+    /// See [`Budget::pay`].
+    pub fn pay(&mut self, now_ns: u64) -> bool {
+        self.with(|budget| budget.pay(now_ns))
+    }
+
+    /// See [`Budget::refund`].
+    pub fn refund(&mut self) {
+        self.with(Budget::refund);
+    }
+
+    /// See [`Budget::level`].
+    pub fn level(&mut self, now_ns: u64) -> f64 {
+        self.with(|budget| budget.level(now_ns))
+    }
+
+    fn with<T>(&mut self, act: impl FnOnce(&mut Budget) -> T) -> T {
+        match self {
+            Self::Own(budget) => act(budget),
+            Self::Shared(shared) => act(&mut shared.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 }

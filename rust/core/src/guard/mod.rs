@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 
 use crate::guard::breaker::{Breaker, BreakerConfig, Change, Rejection, State};
-use crate::guard::budget::{Budget, BudgetConfig};
+use crate::guard::budget::{Budget, BudgetConfig, Purse};
 use crate::guard::metrics::OperationMetrics;
 use crate::guard::random::Random;
 use crate::guard::retry::{Category, FailureKind, HealthSignal, Outcome, RetryConfig, may_repeat};
@@ -126,7 +126,7 @@ struct OperationState {
 
 struct Inner {
     breaker: Breaker,
-    budget: Option<Budget>,
+    budget: Option<Purse>,
     random: Random,
     retry: RetryConfig,
     overrides: HashMap<String, RetryConfig>,
@@ -159,7 +159,7 @@ impl Guard {
             gate: AtomicU64::new(breaker.oldest_permit()),
             inner: Mutex::new(Inner {
                 breaker,
-                budget: budget.map(|config| Budget::new(config, now_ns)),
+                budget: budget.map(|config| Purse::Own(Budget::new(config, now_ns))),
                 random: Random::new(seed),
                 retry,
                 overrides,
@@ -170,6 +170,17 @@ impl Guard {
                 opened_by: None,
             }),
         }
+    }
+
+    /// Retries are paid from the bucket of `other` from now on: the nodes of one cluster have one budget.
+    pub fn share_budget_of(&self, other: &Self) {
+        let shared = {
+            let mut theirs = other.lock();
+            let (kept, shared) = theirs.budget.take().map(Purse::share).unzip();
+            theirs.budget = kept;
+            shared
+        };
+        self.lock().budget = shared;
     }
 
     /// The number of the operation called `name`, made on first use.

@@ -8,7 +8,7 @@ use agent_memory_core::cluster::redirect::{MAX_REDIRECTS, Progress, Refusal};
 use agent_memory_core::cluster::refresh::{MAX_QUESTIONS, Next};
 use agent_memory_core::cluster::state::{Cluster, Decision, Heard, NOWHERE, Settings};
 use agent_memory_core::cluster::view::{Info, View};
-use agent_memory_core::cluster::waiting::Verdict;
+use agent_memory_core::cluster::waiting::{OWNERLESS_NS, Verdict};
 
 use super::run::Question;
 use super::servers::{SLOTS, World, address, server_at};
@@ -44,14 +44,23 @@ pub(crate) struct Call {
     pub(crate) redirects: u32,
     progress: Progress,
     pub(crate) waits_for: Option<NodeNumber>,
+    /// How often it waited for an owner.
+    pub(crate) waits: u32,
+    /// Since when it has found no owner.
+    ownerless: Option<Time>,
     pub(crate) end: Option<(Time, End)>,
 }
 
 /// What a call does next.
 pub(crate) enum Step {
-    Send { node: NodeNumber, server: usize, asking: bool },
+    Send {
+        node: NodeNumber,
+        server: usize,
+        asking: bool,
+    },
     Pause(Time),
-    Wait,
+    /// Until it is woken, at most for so long; `None`: until its deadline.
+    Wait(Option<Time>),
     Over,
 }
 
@@ -109,6 +118,8 @@ impl Client {
             redirects: 0,
             progress: Progress::default(),
             waits_for: None,
+            waits: 0,
+            ownerless: None,
             end: None,
         };
         self.calls.insert(id, call);
@@ -142,14 +153,14 @@ impl Client {
             To::Route => (self.core.topology().owner(slot), false),
             To::Node(node, asking) => (Some(node), asking),
         };
-        let Some(node) = node else { return self.wait(id, NOWHERE, false, now) };
+        let Some(node) = node else { return self.wait_for_owner(id, now) };
         if self.open.contains_key(&node) {
             self.calls.get_mut(&id).expect("known").to = To::Route;
             return self.wait(id, node, true, now);
         }
         let server = self.server_of(node).expect("a node of a route is known");
         let call = self.calls.get_mut(&id).expect("known");
-        (call.sent, call.attempt) = (now, call.attempt + 1);
+        (call.sent, call.attempt, call.ownerless) = (now, call.attempt + 1, None);
         Step::Send { node, server, asking }
     }
 
@@ -163,9 +174,29 @@ impl Client {
                 if waiting > MAX_WAITING {
                     self.violate(format!("{waiting} calls wait for one node"));
                 }
-                return Step::Wait;
+                return Step::Wait(None);
             }
             Verdict::Reject => self.end(id, End::Failed("rejected"), now),
+            Verdict::Full => self.end(id, End::Failed("full"), now),
+        }
+        Step::Over
+    }
+
+    fn wait_for_owner(&mut self, id: u64, now: Time) -> Step {
+        let call = self.calls.get_mut(&id).expect("known");
+        let since = *call.ownerless.get_or_insert(now);
+        let (verdict, pause) = self.core.wait_for_owner(SLOTS[call.slot], since, call.began + DEADLINE, now);
+        if now > since + OWNERLESS_NS + 3 * S / 2 {
+            self.violate(format!("call {id} waited {} ms for an owner", (now - since) / MS));
+        }
+        match verdict {
+            Verdict::Route => return Step::Pause(MS),
+            Verdict::Wait => {
+                let call = self.calls.get_mut(&id).expect("known");
+                (call.waits_for, call.waits) = (Some(NOWHERE), call.waits + 1);
+                return Step::Wait(Some(pause));
+            }
+            Verdict::Reject => self.end(id, End::Failed("no owner"), now),
             Verdict::Full => self.end(id, End::Failed("full"), now),
         }
         Step::Over

@@ -73,6 +73,11 @@ fn servers_that_name_each_other_are_left_alone() {
 }
 
 #[test]
+fn a_slot_without_an_owner_costs_time_and_then_an_error() {
+    holds(Scenario::Unassigned);
+}
+
+#[test]
 fn all_of_it_at_once() {
     holds(Scenario::Everything);
 }
@@ -97,5 +102,7 @@ fn every_rule_is_found_missing() {
     is_found(Scenario::Lull, Rules { waiting_keeps_asking: false, ..all }, "longer than a failover");
     is_found(Scenario::Failovers, Rules { calls_wait_for_failover: false, ..all }, "failed");
     is_found(Scenario::CutOff, Rules { waiting_ends: false, ..all }, "was not rejected in time");
+    is_found(Scenario::Unassigned, Rules { calls_wait_for_owner: false, ..all }, "had an owner again soon");
+    is_found(Scenario::Unassigned, Rules { owner_wait_ends: false, ..all }, "ms for an owner");
     is_found(Scenario::Failovers, Rules { waiting_is_bounded: false, ..all }, "calls wait for one node");
 }

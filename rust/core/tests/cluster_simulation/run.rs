@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use agent_memory_core::cluster::Rules;
 use agent_memory_core::cluster::nodes::NodeNumber;
 use agent_memory_core::cluster::view::{Info, View};
+use agent_memory_core::cluster::waiting::OWNERLESS_NS;
 use agent_memory_core::guard::random::Random;
 
 use super::client::{Client, DEADLINE, End, FAILOVER_WAIT, Step, To};
@@ -31,6 +32,8 @@ pub(crate) enum Scenario {
     Islands,
     Remade,
     Loop,
+    /// Slots lose their owner, for a moment or for long.
+    Unassigned,
     Everything,
 }
 
@@ -71,6 +74,8 @@ enum Event {
     Back { server: usize },
     Elect { primary: usize },
     MoveKey { slot: usize },
+    Assign { slot: usize },
+    LookAgain { client: usize, id: u64, number: u32 },
 }
 
 struct Run {
@@ -84,6 +89,8 @@ struct Run {
     clients: Vec<Client>,
     /// When each client looks at its schedule next.
     looks: [Time; CLIENTS],
+    /// When which slot had no owner.
+    absences: Vec<(usize, Time, Time)>,
     is_printing: bool,
 }
 
@@ -99,6 +106,7 @@ pub(crate) fn run(scenario: Scenario, seed: u64, rules: Rules) -> Result<Vec<(Ti
         world: World::new(),
         clients: (0..CLIENTS as u64).map(|number| Client::new(seed * 7 + number, rules)).collect(),
         looks: [Time::MAX; CLIENTS],
+        absences: Vec::new(),
         is_printing: std::env::var("CLUSTER_SEED").is_ok(),
     };
     for client in 0..CLIENTS {
@@ -207,6 +215,18 @@ impl Run {
                     self.print(|| format!("a replica of {primary} took over"));
                 } else if self.world.servers[primary].away_since.is_some() {
                     self.at(200 * MS, Event::Elect { primary });
+                }
+            }
+            Event::LookAgain { client, id, number } => {
+                let call = &self.clients[client].calls[&id];
+                if call.waits == number && call.waits_for.is_some() {
+                    self.step(client, id);
+                }
+            }
+            Event::Assign { slot } => {
+                if let Some(since) = self.world.unassigned.remove(&slot) {
+                    self.absences.push((slot, since, now));
+                    self.print(|| format!("slot {} has an owner again", SLOTS[slot]));
                 }
             }
             Event::MoveKey { slot } => {
@@ -338,9 +358,13 @@ impl Run {
     fn step(&mut self, client: usize, id: u64) {
         match self.clients[client].step(id, self.now) {
             Step::Over => {}
-            Step::Wait => {
+            Step::Wait(pause) => {
                 let left = self.clients[client].calls[&id].began + DEADLINE - self.now;
                 self.at(left, Event::Step { client, id });
+                if let Some(pause) = pause.filter(|pause| *pause < left) {
+                    let number = self.clients[client].calls[&id].waits;
+                    self.at(pause, Event::LookAgain { client, id, number });
+                }
             }
             Step::Pause(pause) => self.at(pause, Event::Step { client, id }),
             Step::Send { node, server, asking } => {
@@ -418,6 +442,19 @@ impl Run {
                 next = 9 * S;
                 self.at(9 * S - MS, Event::Back { server });
             }
+            Scenario::Unassigned => {
+                let slot = self.below(SLOTS.len());
+                let is_long = self.below(3) == 0;
+                let length = if is_long { self.between(5 * S, 9 * S) } else { self.between(200 * MS, 1_500 * MS) };
+                // Two absences in a row would be one for a client that did not look in between.
+                let is_recent = |(other, _, until): &(usize, Time, Time)| *other == slot && now < *until + S;
+                if !self.world.unassigned.contains_key(&slot) && !self.absences.iter().any(is_recent) {
+                    self.world.unassigned.insert(slot, now);
+                    self.print(|| format!("slot {} has no owner for {} ms", SLOTS[slot], length / MS));
+                    self.at(length, Event::Assign { slot });
+                }
+                next = self.between(500 * MS, 2 * S);
+            }
             Scenario::Remade if now < 3 * S => {
                 self.world.remake();
                 self.clients.iter_mut().for_each(|client| client.may_go_back = true);
@@ -464,6 +501,14 @@ impl Run {
         Ok(ends)
     }
 
+    /// Whether the slot had no owner for so long that a call may be rejected at `ended`.
+    fn was_long_without_owner(&self, slot: usize, ended: Time) -> bool {
+        let is_long = |(other, since, until): &(usize, Time, Time)| {
+            *other == slot && *since + OWNERLESS_NS <= ended && *until + 700 * MS >= ended
+        };
+        self.absences.iter().any(is_long)
+    }
+
     fn check_end(&self, id: u64, client: &Client, end: End, took: Time) -> Result<(), String> {
         let call = &client.calls[&id];
         let is_looping = self.scenario == Scenario::Loop && Some(call.slot) == self.world.loop_of;
@@ -482,6 +527,13 @@ impl Run {
             }
             (Scenario::Moves, End::Executed) if took > S => {
                 Err(format!("call {id} took {} ms while slots moved", took / MS))
+            }
+            (Scenario::Unassigned, End::Unknown) => Err(format!("call {id} is unknown though nothing was lost")),
+            (Scenario::Unassigned, End::Failed("the deadline" | "redirects")) => {
+                Err(format!("call {id} waited {} ms for an owner", took / MS))
+            }
+            (Scenario::Unassigned, End::Failed(_)) if !self.was_long_without_owner(call.slot, call.began + took) => {
+                Err(format!("call {id} failed although its slot had an owner again soon"))
             }
             (Scenario::CutOff, End::Failed("the deadline")) => Err(format!("call {id} was not rejected in time")),
             (Scenario::CutOff, _) if took > FAILOVER_WAIT + 2 * S => {

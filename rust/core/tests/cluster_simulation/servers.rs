@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) moves: BTreeMap<usize, Move>,
     /// Where and when each command was executed.
     pub(crate) executed: BTreeMap<u64, Vec<(Time, usize)>>,
+    /// Slots that no server serves, and since when.
+    pub(crate) unassigned: BTreeMap<usize, Time>,
     /// Two servers that name each other as the owner of this slot.
     pub(crate) loop_of: Option<usize>,
 }
@@ -76,6 +78,7 @@ impl World {
         Self {
             servers: (0..SERVERS).map(server).collect(),
             moves: BTreeMap::new(),
+            unassigned: BTreeMap::new(),
             executed: BTreeMap::new(),
             loop_of: None,
         }
@@ -113,6 +116,9 @@ impl World {
             return text("MOVED", (server + 1) % SHARDS);
         }
         let owner = self.servers[server].claims[slot].owner;
+        if self.unassigned.contains_key(&slot) {
+            return Err("CLUSTERDOWN Hash slot not served".into());
+        }
         if !self.is_ok(server, now) {
             return Err("CLUSTERDOWN The cluster is down".into());
         }
@@ -155,7 +161,13 @@ impl World {
             |claim: &&Claim| self.servers[claim.owner].away_since.is_some_and(|since| now > since + NODE_TIMEOUT);
         let view = View {
             nodes: (0..SERVERS).map(node).collect(),
-            ranges: known.claims.iter().enumerate().map(range).collect(),
+            ranges: known
+                .claims
+                .iter()
+                .enumerate()
+                .filter(|(slot, _)| !self.unassigned.contains_key(slot))
+                .map(range)
+                .collect(),
             slotless: Vec::new(),
         };
         let failing_slots = known.claims.iter().filter(is_away).count() as u64;

@@ -24,6 +24,8 @@ class Ledger:
         self.publishing = publishing
         self.last, self.gaps, self.silent = {}, [], []
         self.excused = set()
+        self.heard_since = {}
+        """The numbers of each channel that has had a gap, from its last one on."""
 
     def take(self, message):
         if message is None or message["type"] in ("subscribe", "psubscribe", "ssubscribe"):
@@ -33,22 +35,31 @@ class Ledger:
             assert isinstance(gap, SubscriptionGap)
             self.gaps.append(gap)
             self.excused.update(gap.channels or self.last)
+            self.heard_since.update({channel: set() for channel in gap.channels or self.last})
             return
         assert message["type"] in ("message", "smessage"), message
         channel, number = message["channel"], int(message["data"])
         if number in self.publishing.failed[channel]:
             return  # of unknown outcome: a node that hung may publish it late
         before = self.last.get(channel)
+        if before is not None and number <= before:
+            self.take_late(channel, number)
+            return
         if before is not None:
-            # After a failover the new primary may still get what it was sent over the bus as a replica.
-            assert number > before or channel in self.excused, f"{channel} came twice or out of order"
             missed = {*range(before + 1, number)} - self.publishing.failed[channel]
             if missed and channel not in self.excused:
                 self.silent.append((channel, missed))
-        if before is not None and number <= before:
-            return
         self.excused.discard(channel)
+        self.heard_since.get(channel, set()).add(number)
         self.last[channel] = number
+
+    def take_late(self, channel, number):
+        """After a failover the new primary may still get over the bus what was published at the former one: once."""
+        assert channel in self.heard_since, f"{channel} came twice or out of order"
+        assert number not in self.heard_since[channel], f"{channel} came twice"
+        self.heard_since[channel].add(number)
+        late = [(name, missed - {number} if name == channel else missed) for name, missed in self.silent]
+        self.silent = [(name, missed) for name, missed in late if missed]
 
 
 class Publishing:

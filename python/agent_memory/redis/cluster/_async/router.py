@@ -38,10 +38,12 @@ from agent_memory.redis.redis_py_internals.replies import EMPTY_RESPONSE
 if TYPE_CHECKING:
     from agent_memory._core import ClusterCore
 
-__all__ = ["NO_SLOT", "AsyncRoutedCall", "AsyncRouter"]
+__all__ = ["NO_NODE", "NO_SLOT", "AsyncRoutedCall", "AsyncRouter"]
 
 NO_SLOT: Final = -1
 """Stands for the slot of a call that stays with its node."""
+NO_NODE: Final = -1
+"""Stands for the node of a slot without an owner."""
 LOOK_AGAIN_S: Final = 0.25
 """The longest that a call waits for a failover before it asks the core again."""
 SHORTEST_ATTEMPT_S: Final = 0.001
@@ -89,9 +91,33 @@ class AsyncRouter:
                 self._made.discard(number)
         return found
 
-    async def execute(self, node: Any, args: tuple[Any, ...], options: dict[str, Any], slot_of: AsyncSlotOf) -> Any:
-        """One command, beginning at `node`; returns its reply as redis-py's node shows it."""
-        return await AsyncRoutedCall(self, node, args, options, slot_of).run()
+    async def execute(
+        self, node: Any, args: tuple[Any, ...], options: dict[str, Any], slot_of: AsyncSlotOf, started_ns: int = 0
+    ) -> Any:
+        """One command, begun at `started_ns` (0: now), first to `node`; returns its reply as redis-py's node shows it."""
+        return await AsyncRoutedCall(self, node, args, options, slot_of, started_ns).run()
+
+    async def owner_of(self, slot: int) -> Any:
+        """The node of a slot, waited for as the core says; None where it has none. Raises ClientClosedError."""
+        since_ns = monotonic_ns()
+        deadline_ns = since_ns + int(self.deadline_s * 1e9)
+        while (node := self.core.route_slot(slot)) is None:
+            if self.shared.was_closed_since(since_ns):
+                raise ClientClosedError(outcome=Outcome.NOT_SENT)
+            if not await self.wait_for_owner(slot, since_ns, deadline_ns):
+                return None
+        return node
+
+    async def wait_for_owner(self, slot: int, since_ns: int, deadline_ns: int) -> bool:
+        """A call has found no owner of `slot` since `since_ns`: wait a while; returns False where it fails instead."""
+        verdict, pause_s = self.core.wait_for_owner(slot, since_ns, deadline_ns)
+        if verdict != CLUSTER_WAIT:
+            return verdict == CLUSTER_WAIT_ROUTE
+        try:
+            await self.waiters.wait(NO_NODE, min(LOOK_AGAIN_S, pause_s))
+        finally:
+            self.core.end_waiting(NO_NODE)
+        return True
 
     async def go_on(
         self,

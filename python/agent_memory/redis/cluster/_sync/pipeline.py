@@ -44,8 +44,6 @@ __all__ = ["PipelineRun", "run_transaction"]
 MAX_READS_REPEATED: Final = 3
 """How often a pipeline that only reads is sent again to a node after its connection was lost."""
 NS_PER_S: Final = 1e9
-NO_NODE: Final = -1
-"""Stands for the node of a slot without an owner."""
 BARRED: Final = "not sent: the outcome of a command before it, in the same slot, is unknown"
 REDIRECTS: Final = (MovedError, AskError, TryAgainError, ClusterDownError, ReadOnlyError)
 """Error replies after which a transaction that was aborted goes to another node, or waits."""
@@ -71,6 +69,7 @@ class PipelineRun:
         """The different names of commands that were collected."""
         self._operation = ""
         self._reads = 0
+        self._ownerless_ns = 0
         self._has_raw = any(NEVER_DECODE in options for _, options in commands)
         self._answered: list[ClusterBatch] = []
 
@@ -107,9 +106,7 @@ class PipelineRun:
                 pipeline.give_up(ClientClosedError(outcome=Outcome.NOT_SENT))
                 continue
             self._send(batches)
-            if homeless >= 0:
-                covered = SlotNotCoveredError(f'Slot "{homeless}" not covered by the cluster.')
-                self._wait(NO_NODE, homeless, covered)
+            self._wait_for_owner(homeless)
         barred = RedisUnavailableError(BARRED, outcome=Outcome.NOT_SENT)
         callbacks = self._callbacks_of_names()
         if callbacks is None:
@@ -188,6 +185,17 @@ class PipelineRun:
             again = False
         self._pipeline.failed(batch, [] if again else list(getattr(error, "replies", ())), error, not again, permit)
         return again
+
+    def _wait_for_owner(self, slot: int) -> None:
+        """Before commands of a slot without an owner are routed anew; -1 where every slot had one."""
+        if slot < 0:
+            self._ownerless_ns = 0
+            return
+        self._ownerless_ns = self._ownerless_ns or monotonic_ns()
+        if self._router.shared.was_closed_since(self._started_ns):
+            self._pipeline.give_up(ClientClosedError(outcome=Outcome.NOT_SENT))
+        elif not self._router.wait_for_owner(slot, self._ownerless_ns, self._deadline_ns):
+            self._pipeline.give_up(SlotNotCoveredError(f'Slot "{slot}" not covered by the cluster.'))
 
     def _wait(self, node: int, slot: int, error: Exception) -> None:
         """Before what was not sent to this node goes again."""
