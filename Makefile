@@ -326,7 +326,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 fuzz: | check-rust
 	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --release --manifest-path rust/fuzz/Cargo.toml --target-dir target/fuzz \
 		--target $$(rustc -vV | sed -n 's/^host: //p')
-	@for target in snapshot tokeniser journal replies; do \
+	@for target in snapshot tokeniser journal replies cluster; do \
 		mkdir -p target/fuzz/corpus/$$target && \
 		target/fuzz/$$(rustc -vV | sed -n 's/^host: //p')/release/$$target -max_total_time=$(FUZZ_S) \
 			-artifact_prefix=target/fuzz/$$target- target/fuzz/corpus/$$target || exit 1; \
