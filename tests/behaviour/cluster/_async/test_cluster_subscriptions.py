@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import ClassVar
 
 import pytest
+import pytest_asyncio
 import redis
 from redis.exceptions import RedisClusterException
 
@@ -63,12 +65,15 @@ class Ledger:
 class Publishing:
     """Numbers every channel's messages, one after the other; a number that could not be published is used up."""
 
+    running: ClassVar = []
+
     def __init__(self, client, channels, sharded):
         self.client, self.channels, self.sharded = client, channels, sharded
         self.failed = {channel.encode(): set() for channel in channels}
         self.over = AsyncEvent()
         self.number = 0
         self.task = async_spawn(self.run)
+        self.running.append(self)
 
     async def run(self):
         while not self.over.is_set():
@@ -118,6 +123,16 @@ async def listen_until(take, ledger, condition, within_s=WITHIN_S):
     while not condition():
         assert time.monotonic() < until_s, f"never came true: {len(ledger.gaps)} gaps, {ledger.last}"
         ledger.take(await take(timeout=0.2))
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def ended_publishing():
+    """Ends what a test that failed would leave publishing."""
+    yield
+    for publishing in Publishing.running:
+        publishing.over.set()
+        await publishing.task.result()
+    Publishing.running.clear()
 
 
 def names_of(count, tag="shard"):

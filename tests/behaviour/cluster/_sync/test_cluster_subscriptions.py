@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from typing import ClassVar
 
 import pytest
 import redis
@@ -65,12 +66,15 @@ class Ledger:
 class Publishing:
     """Numbers every channel's messages, one after the other; a number that could not be published is used up."""
 
+    running: ClassVar = []
+
     def __init__(self, client, channels, sharded):
         self.client, self.channels, self.sharded = client, channels, sharded
         self.failed = {channel.encode(): set() for channel in channels}
         self.over = Event()
         self.number = 0
         self.task = spawn(self.run)
+        self.running.append(self)
 
     def run(self):
         while not self.over.is_set():
@@ -120,6 +124,16 @@ def listen_until(take, ledger, condition, within_s=WITHIN_S):
     while not condition():
         assert time.monotonic() < until_s, f"never came true: {len(ledger.gaps)} gaps, {ledger.last}"
         ledger.take(take(timeout=0.2))
+
+
+@pytest.fixture(autouse=True)
+def ended_publishing():
+    """Ends what a test that failed would leave publishing."""
+    yield
+    for publishing in Publishing.running:
+        publishing.over.set()
+        publishing.task.result()
+    Publishing.running.clear()
 
 
 def names_of(count, tag="shard"):

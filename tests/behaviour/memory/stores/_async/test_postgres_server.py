@@ -212,7 +212,7 @@ async def test_a_transaction_takes_no_more_writes_than_it_may(async_make, statem
     monkeypatch.setattr(group, "MAX_TRANSACTION_WRITES", 10)
     async with async_make() as store:
         results = await store.write([put(f"content {n}", memory_id=f"m{n:02}") for n in range(35)])
-        stats = await store.stats()
+        stats = store.stats()
 
     assert [result.status for result in results] == [WriteStatus.APPLIED] * 35
     assert (stats.transactions, stats.writes) == (4, 35)
