@@ -19,7 +19,7 @@ from agent_memory._concurrency import ASYNC
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.cluster._async.shard_channels import ShardChannels
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS
-from agent_memory.redis.redis_py_internals.leases import async_lease
+from agent_memory.redis.redis_py_internals.leases import async_drop, async_lease
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.subscribers import shut_down
 
@@ -165,6 +165,8 @@ class ClusterPubSub(ShardChannels):
         self._settle(client)
         self._use(fresh)
         connection.deregister_connect_callback(self.on_connect)
+        # It may still be subscribed, and the pool of a retired node is not closed again.
+        await async_drop(connection)
         await _release(left, connection)
         await self.on_connect(fresh)
 

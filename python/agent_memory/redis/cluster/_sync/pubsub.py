@@ -20,7 +20,7 @@ from redis.exceptions import DataError, RedisClusterException
 from agent_memory.errors import Outcome, RedisTimeoutError, RedisUnavailableError
 from agent_memory.redis.cluster._sync.shard_channels import ShardChannels
 from agent_memory.redis.error_outcomes import ERRORS_OF_CONNECTIONS
-from agent_memory.redis.redis_py_internals.leases import lease
+from agent_memory.redis.redis_py_internals.leases import drop, lease
 from agent_memory.redis.redis_py_internals.replies import as_text
 from agent_memory.redis.redis_py_internals.subscribers import shut_down
 
@@ -164,6 +164,8 @@ class ClusterPubSub(ShardChannels):
         self._settle(client)
         self._use(fresh)
         connection.deregister_connect_callback(self.on_connect)
+        # It may still be subscribed, and the pool of a retired node is not closed again.
+        drop(connection)
         _release(left, connection)
         self.on_connect(fresh)
 
